@@ -1,0 +1,21 @@
+"""Every recipe as data, and the one way to load it."""
+
+from configs.errors import CarryoverError, UserError, WorkError
+from configs.load import dump, find, header, load, recipe_names, register
+from configs.recipe import Incidental, Recipe, Section, recipe_hash
+
+__all__ = [
+    "CarryoverError",
+    "Incidental",
+    "Recipe",
+    "Section",
+    "UserError",
+    "WorkError",
+    "dump",
+    "find",
+    "header",
+    "load",
+    "recipe_hash",
+    "recipe_names",
+    "register",
+]

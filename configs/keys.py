@@ -1,0 +1,79 @@
+"""Which keys a recipe may have, and which valid one is nearest to a wrong one."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+
+def valid_keys(model: Any) -> list[str]:
+    """List every dotted key that a recipe of type `model` may have, unions' members included."""
+    return sorted(set(_walk(model, "")))
+
+
+def sibling_keys(model: Any, location: Sequence[str | int]) -> list[str]:
+    """List the keys allowed where pydantic found an unknown one at `location` (its last element)."""
+    types = [model]
+    for step in location[:-1]:
+        types = [inner for t in types for inner in _enter(t, step)]
+    return sorted({name for t in types for m in _members(t) for name in m.model_fields})
+
+
+def nearest(key: str, valid: Sequence[str]) -> str | None:
+    """Return the valid key that `key` was probably meant to be, or None.
+
+    A key that is complete but for its sections (``base_lr`` for ``optimizer.base_lr``) is found as well.
+    """
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
+    if close:
+        return close[0]
+    last = key.rsplit(".", 1)[-1]
+    by_last = [v for v in valid if v.rsplit(".", 1)[-1] == last]
+    if by_last:
+        return min(by_last, key=len)
+    lasts = difflib.get_close_matches(last, [v.rsplit(".", 1)[-1] for v in valid], n=1, cutoff=0.75)
+    return next((v for v in valid if lasts and v.rsplit(".", 1)[-1] == lasts[0]), None)
+
+
+def _members(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that a value of this annotation may be (Optional, Union, Annotated, containers)."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif get_origin(annotation) is not Literal:
+        for argument in get_args(annotation):
+            yield from _members(argument)
+
+
+def _enter(annotation: Any, step: str | int) -> list[Any]:
+    """Return the annotations found one `step` of a pydantic error location further in."""
+    if isinstance(step, int):
+        return [annotation]
+    members = list(_members(annotation))
+    inside = [m.model_fields[step].annotation for m in members if step in m.model_fields]
+    if inside:
+        return inside
+    # A step that is no field is the tag of a discriminated union, or the name of a union's member.
+    tagged = [m for m in members if _has_tag(m, step) or m.__name__ == step]
+    return list(tagged or [annotation])
+
+
+def _has_tag(model: type[BaseModel], tag: str) -> bool:
+    return any(
+        get_origin(f.annotation) is Literal and tag in get_args(f.annotation) for f in model.model_fields.values()
+    )
+
+
+def _walk(annotation: Any, prefix: str) -> Iterator[str]:
+    if get_origin(annotation) in (list, tuple, dict):
+        return
+    if get_origin(annotation) is Union or not isinstance(annotation, type):
+        for member in _members(annotation):
+            yield from _walk(member, prefix)
+        return
+    if issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            yield prefix + name
+            yield from _walk(field.annotation, f"{prefix}{name}.")
