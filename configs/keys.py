@@ -62,7 +62,8 @@ def _enter(annotation: Any, step: str | int) -> list[Any]:
 
 def _has_tag(model: type[BaseModel], tag: str) -> bool:
     return any(
-        get_origin(f.annotation) is Literal and tag in get_args(f.annotation) for f in model.model_fields.values()
+        get_origin(f.annotation) is Literal and tag in get_args(f.annotation)
+        for f in model.model_fields.values()
     )
 
 

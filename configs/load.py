@@ -190,19 +190,25 @@ def _resolved(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain(model: Any, error: Any, overridden: Sequence[str]) -> str:
-    location = [s for s in error["loc"]]
+    location = list(error["loc"])
     if error["type"] == "extra_forbidden":
         wrong = str(location[-1])
         siblings = sibling_keys(model, location)
         guess = nearest(wrong, siblings)
         if guess is None:
-            guess = next((g for o in overridden if wrong in o.split(".") if (g := nearest(o, valid_keys(model)))), None)
+            guess = next(
+                (g for o in overridden if wrong in o.split(".") if (g := nearest(o, valid_keys(model)))), None
+            )
         hint = f"; did you mean '{guess}'?" if guess else f"; the keys here are: {', '.join(siblings)}"
         return f"unknown key '{_dotted(model, location)}'{hint}"
     key = _dotted(model, location) or "recipe"
     message = error["msg"].removeprefix("Value error, ")
     value = error.get("input")
-    shown = "" if isinstance(value, dict | list | BaseModel) or error["type"] == "missing" else f" (got {value!r})"
+    shown = (
+        ""
+        if isinstance(value, dict | list | BaseModel) or error["type"] == "missing"
+        else f" (got {value!r})"
+    )
     return f"{key}: {message[0].lower()}{message[1:]}{shown}" if message else key
 
 

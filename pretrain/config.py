@@ -1,0 +1,197 @@
+"""PretrainConfig: everything that decides a pretraining run, checked before the first image is read."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from configs import Incidental, Recipe, Section, register
+from pretrain.backbone_config import BackboneConfig
+from pretrain.data_config import AugmentConfig, DataConfig
+from pretrain.method_config import MethodConfig
+
+__all__ = [
+    "AugmentConfig",
+    "BackboneConfig",
+    "DataConfig",
+    "LARSConfig",
+    "MethodConfig",
+    "OptimizerConfig",
+    "PretrainConfig",
+    "ProjectorConfig",
+    "SGDConfig",
+    "ScheduleConfig",
+]
+
+
+class ProjectorConfig(Section):
+    """The head between features and embeddings: a chain of linear layers.
+
+    Attributes
+    ----------
+    depth
+        Number of linear layers; 1 is a plain linear map (NPID, SqrtKL).
+    hidden, out
+        Width of the layers before the last, and of the embedding.
+    norm
+        Normalisation after every layer but the last, each followed by ReLU.
+    norm_last
+        Whether the last layer is normalised as well, without ReLU (SiMo: "a BN attached to each of the
+        fully-connected layers").
+    """
+
+    depth: Annotated[int, Field(ge=1, le=5)] = 3
+    hidden: PositiveInt = 2048
+    out: Annotated[int, Field(ge=2)] = 2048
+    norm: Literal["batch", "layer", "none"] = "batch"
+    norm_last: bool = False
+
+    @model_validator(mode="after")
+    def _norm_last_has_a_norm(self) -> "ProjectorConfig":
+        if self.norm_last and self.norm == "none":
+            raise ValueError("norm_last: true needs a norm: batch or layer")
+        return self
+
+
+class _OptimizerSection(Section):
+    """What both optimisers share.
+
+    Attributes
+    ----------
+    base_lr, lr_per
+        The linear scaling rule: the peak rate is base_lr x batch_size / lr_per, with the global batch size.
+        A rate given at one batch size ("0.1 at batch 512") has that batch as its `lr_per`.
+    lr
+        The scaled rate as the source states it. It decides nothing: when given, it must agree with the rule.
+    weight_decay
+        L2 penalty on the weights.
+    decay_norm_and_bias
+        Whether biases and normalisation parameters are decayed too.
+    """
+
+    base_lr: PositiveFloat
+    lr_per: PositiveInt = 256
+    lr: PositiveFloat | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
+    decay_norm_and_bias: bool = True
+
+
+class SGDConfig(_OptimizerSection):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    nesterov: bool = False
+
+
+class LARSConfig(_OptimizerSection):
+    """LARS (You et al. 2017): each weight's rate in proportion to |w| / |gradient|.
+
+    Attributes
+    ----------
+    trust_coefficient
+        eta, the factor of that proportion.
+    base_lr_norm_and_bias
+        A separate base rate for biases and normalisation parameters, which are excluded from the adaptation;
+        None: the weights' own.
+    """
+
+    name: Literal["lars"]
+    weight_decay: NonNegativeFloat = 1e-6
+    decay_norm_and_bias: bool = False
+    trust_coefficient: PositiveFloat = 1e-3
+    base_lr_norm_and_bias: PositiveFloat | None = None
+
+
+OptimizerConfig = Annotated[SGDConfig | LARSConfig, Field(discriminator="name")]
+
+
+class ScheduleConfig(Section):
+    """Length of the training, and the learning rate along it: linear warm-up, then half a cosine.
+
+    `floor` is the fraction of the peak rate that the warm-up starts from and the cosine ends at.
+    """
+
+    epochs: NonNegativeInt
+    warmup_epochs: NonNegativeFloat = 0.0
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "ScheduleConfig":
+        if self.warmup_epochs > 0 and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} leaves nothing of the {self.epochs} epochs:"
+                " the warm-up must end before the training does"
+            )
+        return self
+
+
+class PretrainConfig(Recipe):
+    """A pretraining recipe: method, network, data, optimisation and how the run is carried out.
+
+    Attributes
+    ----------
+    batch_size
+        Images of one optimiser step over all ranks.
+    precision
+        ``bf16`` autocasts the networks; objectives, optimiser and momentum encoder stay in float32.
+    sync_bn
+        Batch statistics over all ranks (then a run on n ranks computes what one process would).
+    checkpoint_every
+        Epochs between two saved states; a state is saved on SIGUSR2 and SIGTERM besides.
+    log_every
+        Steps between two lines of metrics.jsonl.
+    workers
+        Data-loading processes of each rank; 0 loads in the training process.
+    """
+
+    method: MethodConfig
+    backbone: BackboneConfig = BackboneConfig()
+    projector: ProjectorConfig | None = None
+    data: DataConfig
+    augment: AugmentConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    batch_size: Annotated[int, Field(ge=2)]
+    seed: Annotated[NonNegativeInt, Incidental] = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    channels_last: bool = True
+    sync_bn: bool = True
+    checkpoint_every: Annotated[PositiveInt, Incidental] = 1
+    log_every: Annotated[PositiveInt, Incidental] = 10
+    workers: Annotated[NonNegativeInt, Incidental] = 4
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up, scaled to the batch size."""
+        return self.optimizer.base_lr * self.batch_size / self.optimizer.lr_per
+
+    @model_validator(mode="after")
+    def _rate_agrees(self) -> "PretrainConfig":
+        o = self.optimizer
+        if o.lr is not None and not math.isclose(o.lr, self.peak_lr, rel_tol=1e-3):
+            raise ValueError(
+                f"optimizer.lr is stated as {o.lr:g}, but base_lr x batch_size / lr_per ="
+                f" {o.base_lr:g} x {self.batch_size} / {o.lr_per} = {self.peak_lr:g};"
+                " correct one of them, or set optimizer.lr=null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> "PretrainConfig":
+        method = self.method
+        if self.augment.views not in method.views:
+            wanted = " or ".join(method.views)
+            raise ValueError(f"method {method.name} needs augment.views: {wanted}, not {self.augment.views}")
+        if method.wants_projector and self.projector is None:
+            raise ValueError(f"method {method.name} needs a projector section")
+        if not method.wants_projector and self.projector is not None:
+            raise ValueError(f"method {method.name} has no projector: set projector: null")
+        if method.trains and self.schedule.epochs == 0:
+            raise ValueError(f"method {method.name} trains: schedule.epochs must be at least 1")
+        if not method.trains and self.schedule.epochs > 0:
+            raise ValueError(f"method {method.name} does not train: schedule.epochs must be 0")
+        return self
+
+
+register("pretrain", PretrainConfig)

@@ -1,0 +1,58 @@
+"""Stopping in good order: a scheduler's USR2 or TERM is noted, and the loop leaves after saving."""
+
+import signal
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """Raised by a training loop that was asked to stop and has saved its state; exit status 128 + signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return f"interrupted by {signal.Signals(self.signum).name}; the state is saved, run again to resume"
+
+
+class StopRequest:
+    """Catches SIGUSR2 and SIGTERM while inside its `with` block, and remembers that one came.
+
+    Handlers can be set only in a process's main thread; elsewhere nothing is caught. Requeueing is the
+    caller's business: the loop leaves with `Interrupted`, whose exit status tells it so.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in SIGNALS:
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread
+                break
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self) -> bool:
+        """Tell whether any rank was asked to stop; a collective call when torch.distributed runs."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+            flag = torch.tensor([self.signum], device=device)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            self.signum = int(flag.item())
+        return self.signum != 0
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum

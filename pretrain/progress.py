@@ -1,0 +1,78 @@
+"""Progress for people: a bar on a terminal, a sparse line in a log file."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Bar:
+    """What a loop advances; `numbers` are shown beside the bar."""
+
+    def __init__(self, description: str, total: int, display: Progress | None) -> None:
+        self._description, self._total, self._display = description, total, display
+        self._done = 0
+        self._said = self._started = time.monotonic()
+        self._task: TaskID | None = None
+        if display is not None:
+            self._task = display.add_task(description, total=total, numbers="")
+
+    def advance(self, steps: int = 1, **numbers: float | str) -> None:
+        """Count `steps` more as done."""
+        self._done += steps
+        text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
+        if self._display is not None and self._task is not None:
+            if numbers:
+                self._display.update(self._task, advance=steps, numbers=text)
+            else:
+                self._display.update(self._task, advance=steps)
+            return
+        now = time.monotonic()
+        if now - self._said >= _SECONDS_BETWEEN_LINES or self._done >= self._total:
+            self._said = now
+            rate = self._done / max(now - self._started, 1e-9)
+            log.info("%s: %d/%d (%.2f/s) %s", self._description, self._done, self._total, rate, text)
+
+
+@contextmanager
+def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """Show work of `total` steps, of which `done` were done before (a resumed run).
+
+    Ranks other than 0 and redirected outputs get no bar; a redirected output gets a line every half minute.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        bar = Bar(description, total, None)
+        bar._done = done
+        yield bar
+        return
+    display = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}", style="dim"),
+        console=console,
+        refresh_per_second=4,
+    )
+    with display:
+        bar = Bar(description, total, display)
+        if done:
+            bar.advance(done)
+        yield bar
