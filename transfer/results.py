@@ -62,8 +62,8 @@ class ResultRecord(Section):
     selected_on: str | None = None
     train_images: int | None = None
     label_fraction: float | None = None
-    facts: dict[str, str | int | float | bool | None] = {}
-    artifacts: dict[str, str] = {}
+    facts: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    artifacts: dict[str, str] = Field(default_factory=dict)
     wall_seconds: float
     gpu_hours: float
     hardware: str
@@ -96,6 +96,7 @@ def make_record(
     seed: int,
     metrics: Iterable[Metric],
     wall_seconds: float,
+    backend_version: str | None = None,
     selection: Literal["last", "best"] = "last",
     selected_on: str | None = None,
     train_images: int | None = None,
@@ -111,7 +112,8 @@ def make_record(
         The evaluation recipe, the canonical checkpoint's path and what it says of itself.
     backend
         Distribution name of the library that did the task ("torchvision", "detectron2", "mmsegmentation",
-        "carryover"); its version is looked up.
+        "carryover"); its version is looked up unless `backend_version` says it (an unbuilt source tree
+        has no distribution).
     wall_seconds
         Time spent over all attempts.
     facts
@@ -139,7 +141,7 @@ def make_record(
         dataset=dataset,
         split=split,
         backend=backend,
-        backend_version=_version(backend),
+        backend_version=backend_version or _version(backend),
         seed=seed,
         metrics=tuple(metrics),
         selection=selection,
