@@ -1,7 +1,7 @@
 """Which keys a recipe may have, and which valid one is nearest to a wrong one."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -34,6 +34,32 @@ def nearest(key: str, valid: Sequence[str]) -> str | None:
         return min(by_last, key=len)
     lasts = difflib.get_close_matches(last, [v.rsplit(".", 1)[-1] for v in valid], n=1, cutoff=0.75)
     return next((v for v in valid if lasts and v.rsplit(".", 1)[-1] == lasts[0]), None)
+
+
+def with_default_tags(model: Any, data: Any) -> Any:
+    """Fill in the tag of a discriminated union where a recipe states other keys of it but not the tag.
+
+    ``optimizer: {base_lr: 1}`` then means the default optimiser with another rate.
+    """
+    if not isinstance(data, Mapping) or not isinstance(model, type) or not issubclass(model, BaseModel):
+        return data
+    filled = dict(data)
+    for name, field in model.model_fields.items():
+        value = filled.get(name)
+        if not isinstance(value, Mapping):
+            continue
+        default = field.get_default(call_default_factory=True) if not field.is_required() else None
+        if isinstance(default, BaseModel):
+            if isinstance(field.discriminator, str):
+                value = {field.discriminator: getattr(default, field.discriminator), **value}
+                tag = str(value[field.discriminator])
+                kind: Any = next((m for m in _members(field.annotation) if _has_tag(m, tag)), type(default))
+            else:
+                kind = type(default)
+        else:
+            kind = field.annotation
+        filled[name] = with_default_tags(kind, value)
+    return filled
 
 
 def _members(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from configs.errors import UserError
-from configs.keys import nearest, sibling_keys, valid_keys
+from configs.keys import nearest, sibling_keys, valid_keys, with_default_tags
 
 _TYPES: dict[str, Any] = {}
 
@@ -48,6 +48,7 @@ def load(kind: str, name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
     model = _TYPES[kind]
     merged = _apply_overrides(_with_bases(kind, path, ()), overrides, model)
     merged["name"] = path.stem
+    merged = with_default_tags(model, merged)
     return validate(model, merged, str(path), overrides)
 
 
