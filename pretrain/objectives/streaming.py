@@ -1,0 +1,113 @@
+"""One pass over the bank in tiles: every sum over N classes that the instance losses and gradients need.
+
+A B x N matrix of logits never exists. Each query's own class is kept out of the sums and added by the
+caller, so that a prediction near one-hot loses nothing to cancellation: there, all that matters is the small
+rest. Logits are taken relative to a running maximum, as in online softmax; sums of a bank cut into shards
+combine with `merge`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows of the bank a tile holds, times queries: two float32 buffers of this many elements stay in a CPU's cache.
+TILE_ELEMENTS = 2**18
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Sums over the classes k other than a query's own, with y_k = (s_k - maximum) / 2 and s_k the logit."""
+
+    maximum: Tensor  # (B,) at least every logit, the own class's included
+    half: Tensor  # (B,) sum of e^y = sum of sqrt(e^(s - maximum))
+    total: Tensor  # (B,) sum of e^2y
+    tilt: Tensor  # (B,) sum of e^2y y
+    mean: Tensor  # (B, d) sum of e^2y w_k
+    tilted_mean: Tensor  # (B, d) sum of e^2y y w_k
+
+    def relative_to(self, maximum: Tensor) -> "ClassSums":
+        """The same sums relative to another maximum (B,), not below this one's."""
+        shift = (self.maximum - maximum) / 2
+        root = shift.exp()
+        scale = root.square()
+        return ClassSums(
+            maximum=maximum,
+            half=self.half * root,
+            total=self.total * scale,
+            tilt=(self.tilt + shift * self.total) * scale,
+            mean=self.mean * scale.unsqueeze(1),
+            tilted_mean=(self.tilted_mean + shift.unsqueeze(1) * self.mean) * scale.unsqueeze(1),
+        )
+
+
+def tile_rows(num_queries: int) -> int:
+    """Rows of the bank in one tile for this many queries."""
+    return max(64, TILE_ELEMENTS // max(num_queries, 1))
+
+
+def class_sums(
+    z: Tensor, bank: Tensor, index: Tensor, own_logit: Tensor, tau: float, tile: int | None = None
+) -> ClassSums:
+    """Sums over the rows of `bank` (n, d) for the queries z (B, d), logits z.w / tau.
+
+    index: (B,) row of each query's own class; any other value where it is not among these rows (a shard's).
+    own_logit: (B,) finite start of the running maximum. Sums are accumulated in z's precision; a bank stored in
+    another is converted a tile at a time. Memory beyond the result: two tiles of B x `tile`.
+    """
+    num_queries, width = z.shape
+    tile = tile or tile_rows(num_queries)
+    scaled = z / (2 * tau)
+    # Finite, so that weight zero times the masked own logit is zero and not NaN.
+    masked = torch.finfo(z.dtype).min / 4
+    maximum = own_logit.to(z.dtype).clone()
+    sums = ClassSums(
+        maximum=maximum,
+        half=torch.zeros_like(maximum),
+        total=torch.zeros_like(maximum),
+        tilt=torch.zeros_like(maximum),
+        mean=z.new_zeros(num_queries, width),
+        tilted_mean=z.new_zeros(num_queries, width),
+    )
+    buffer = z.new_empty(2 * num_queries * min(tile, bank.shape[0]))
+    for start in range(0, bank.shape[0], tile):
+        rows = bank[start : start + tile].to(z.dtype)
+        n = rows.shape[0]
+        weights = buffer[: 2 * num_queries * n].view(2 * num_queries, n)
+        e, y = weights[:num_queries], weights[num_queries:]
+        torch.mm(scaled, rows.T, out=y)
+        column = (index - start).clamp(0, n - 1).unsqueeze(1)
+        is_own = (column.squeeze(1) == index - start).unsqueeze(1)
+        y.scatter_(1, column, torch.where(is_own, masked, y.gather(1, column)))
+        sums = sums.relative_to(torch.maximum(sums.maximum, 2 * y.amax(dim=1)))
+        y.sub_(sums.maximum.unsqueeze(1), alpha=0.5)
+        torch.exp(y, out=e)
+        half = e.sum(dim=1)
+        e.square_()
+        total = e.sum(dim=1)
+        y.mul_(e)
+        moments = weights @ rows
+        sums = ClassSums(
+            maximum=sums.maximum,
+            half=sums.half + half,
+            total=sums.total + total,
+            tilt=sums.tilt + y.sum(dim=1),
+            mean=sums.mean + moments[:num_queries],
+            tilted_mean=sums.tilted_mean + moments[num_queries:],
+        )
+    return sums
+
+
+def merge(shards: Sequence[ClassSums]) -> ClassSums:
+    """The sums over all classes from the sums over disjoint shards of them, for the same queries."""
+    maximum = torch.stack([shard.maximum for shard in shards]).amax(dim=0)
+    aligned = [shard.relative_to(maximum) for shard in shards]
+    return ClassSums(
+        maximum=maximum,
+        half=torch.stack([shard.half for shard in aligned]).sum(dim=0),
+        total=torch.stack([shard.total for shard in aligned]).sum(dim=0),
+        tilt=torch.stack([shard.tilt for shard in aligned]).sum(dim=0),
+        mean=torch.stack([shard.mean for shard in aligned]).sum(dim=0),
+        tilted_mean=torch.stack([shard.tilted_mean for shard in aligned]).sum(dim=0),
+    )
