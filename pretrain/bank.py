@@ -45,7 +45,7 @@ class MemoryBank:
         return self.tensor[index.to(self.tensor.device)]
 
     def update(self, index: Tensor, rows: Tensor) -> None:
-        """Replace the rows of the images `index` (B,) by `rows` (B, d). An image named twice gets the mean."""
+        """Replace the rows of the images `index` (B,) by `rows` (B, d); one named twice gets the mean."""
         index = index.to(self.tensor.device)
         self.tensor.index_reduce_(0, index, rows.to(self.tensor), "mean", include_self=False)
 
@@ -54,8 +54,9 @@ class MemoryBank:
         expected = (num_images, width)
         if tuple(self.tensor.shape) != expected:
             raise UserError(
-                f"The memory bank holds {self.tensor.shape[0]} rows of {self.tensor.shape[1]} numbers, but the "
-                f"data set has {num_images} images and the head gives {width} numbers: it must be {expected}."
+                f"The memory bank holds {self.tensor.shape[0]} rows of {self.tensor.shape[1]} numbers, but "
+                f"the data set has {num_images} images and the head gives {width} numbers: it must be "
+                f"{expected}."
             )
 
     def state_dict(self) -> dict[str, Tensor]:

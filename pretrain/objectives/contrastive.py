@@ -1,8 +1,8 @@
 """Contrastive objectives: InfoNCE with the EqCo margin, and the losses of SiMo, MoCo and SimCLR.
 
-Sources: Zhu et al., "EqCo: Equivalent Rules for Self-supervised Contrastive Learning" (cited as EqCo); Tao et
-al., "Exploring the Equivalence of Siamese Self-Supervised Learning ..." (cited as UniGrad). Embeddings are
-l2-normalised throughout, so that a dot product is a cosine.
+Sources: Zhu et al., "EqCo: Equivalent Rules for Self-supervised Contrastive Learning" (cited as EqCo);
+Tao et al., "Exploring the Equivalence of Siamese Self-Supervised Learning via A Unified Gradient Framework"
+(cited as UniGrad). Embeddings are l2-normalised throughout, so that a dot product is a cosine.
 """
 
 import math
@@ -24,23 +24,38 @@ def sample_negatives(
 ) -> Tensor:
     """K distinct random keys for each query, its own excluded: (num_queries, K) indices into the keys.
 
-    own: (num_queries,), the index of each query's own key, or (num_queries, E) where E keys are excluded (SimCLR:
-    the query itself and its positive). Every admissible set of K keys is equally likely, independently for each
-    query (EqCo 2.3 and 3). The draw is made on the generator's device: ranks that must agree with a single
-    process draw for the whole batch from one seed and keep their own rows.
+    own: (num_queries,), the index of each query's own key; or (num_queries, E) where E keys are excluded
+    (SimCLR: the query itself and its positive). Every admissible set of K keys is equally likely,
+    independently for each query (EqCo 2.3 and 3). The draw is made on the generator's device: ranks that must
+    agree with a single process draw for the whole batch from one seed and keep their own rows.
     Raises UserError where K is less than 1 or more than the keys left after the exclusion.
     """
     own = own.reshape(num_queries, -1)
     available = num_keys - own.shape[1]
     if not 1 <= K <= available:
         raise UserError(
-            f"K = {K} negatives a query were asked for, but the batch has {num_keys} keys, of which {available} "
-            f"can be negatives of a query: give 1 <= K <= {available}, or a larger batch."
+            f"K = {K} negatives a query were asked for, but of the batch's {num_keys} keys only {available} "
+            f"can be a query's negatives: expected 1 <= K <= {available}, or a larger batch."
         )
     device = generator.device if generator is not None else torch.device("cpu")
     score = torch.rand(num_queries, num_keys, generator=generator, device=device)
     score.scatter_(1, own.to(device), -1.0)
     return score.topk(K, dim=1).indices.to(own.device)
+
+
+def enqueue(queue: Tensor, keys: Tensor, generator: Generator | None = None) -> Tensor:
+    """MoCo's queue after a batch: the newest keys at its end, the oldest dropped from its front.
+
+    queue: (K, d); keys: (B, d) of the whole (all-ranks) batch. Where K < B the queue becomes K random keys of
+    this batch, so that the next step's negatives are K random keys of the previous batch (EqCo 2.3).
+    """
+    K = queue.shape[0]
+    keys = keys.detach().to(queue.dtype)
+    if keys.shape[0] <= K:
+        return torch.cat([queue[keys.shape[0] :], keys])
+    device = generator.device if generator is not None else torch.device("cpu")
+    chosen = torch.randperm(keys.shape[0], generator=generator, device=device)[:K]
+    return keys[chosen.to(keys.device)]
 
 
 @at_least_float32
@@ -52,14 +67,28 @@ def info_nce_of_similarities(positive: Tensor, negatives: Tensor, tau: float, ma
 
 @at_least_float32
 def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, tau: float, margin: float = 0.0) -> Tensor:
-    """Mean over queries of -log(s0 / (s0 + sum s_i)), s0 = e^((q.k0 - m)/tau), s_i = e^(q.k_i/tau) (EqCo Eq. 1).
+    """Mean over queries of -log(s0 / (s0 + sum s_i)), s0 = e^((q.k0 - m)/tau), s_i = e^(q.k_i/tau).
 
     query, positive: (B, d); negatives: (K, d) shared by all queries, or (B, K, d) one set a query. With m = 0
-    and a queue of negatives this is MoCo; gradients flow into whatever asks for them.
+    and a queue of momentum keys this is MoCo. Gradients flow into whatever asks for them. EqCo Eq. 1.
     """
     pattern = "bd,kd->bk" if negatives.ndim == 2 else "bd,bkd->bk"
     similarities = torch.einsum(pattern, query, negatives)
     return info_nce_of_similarities((query * positive).sum(1), similarities, tau, margin)
+
+
+@at_least_float32
+def sampled_info_nce(
+    queries: Tensor, keys: Tensor, positive: Tensor, negatives: Tensor, tau: float, margin: float = 0.0
+) -> Tensor:
+    """InfoNCE with each query's positive and negatives picked from one set of keys by index.
+
+    queries: (B, d); keys: (M, d), gradients flow into them; positive: (B,); negatives: (B, K) from
+    `sample_negatives`. SimCLR with K < N (EqCo 2.3) is this with both branches' views as queries and keys.
+    """
+    similarities = queries @ keys.T
+    chosen = similarities.gather(1, torch.cat([positive.unsqueeze(1), negatives], dim=1))
+    return info_nce_of_similarities(chosen[:, 0], chosen[:, 1:], tau, margin)
 
 
 @at_least_float32
@@ -68,10 +97,61 @@ def simo_loss(
 ) -> Tensor:
     """SiMo: mean over queries of -log(s0 / (s0 + alpha/K sum s_i)) (EqCo Eqs. 1 and 5, section 3).
 
-    queries: (B, d) online; keys: (M, d) momentum keys of the whole (all-ranks) batch, constants here; own: (B,)
-    index of each query's positive key; negatives: (B, K) from `sample_negatives`.
+    queries: (B, d) online; keys: (M, d) momentum keys of the whole (all-ranks) batch, constants here; own:
+    (B,) index of each query's positive key; negatives: (B, K) from `sample_negatives`.
     """
-    similarities = queries @ keys.detach().T
-    positive = similarities.gather(1, own.unsqueeze(1)).squeeze(1)
     margin = eqco_margin(alpha, negatives.shape[1], tau)
-    return info_nce_of_similarities(positive, similarities.gather(1, negatives), tau, margin)
+    return sampled_info_nce(queries, keys.detach(), own, negatives, tau, margin)
+
+
+@at_least_float32
+def batch_info_nce(
+    queries: Tensor,
+    keys: Tensor,
+    positive: Tensor,
+    excluded: Tensor | None,
+    tau: float,
+    margin: float = 0.0,
+) -> Tensor:
+    """InfoNCE against every key of the batch but one: mean over queries, gradients flow into the keys.
+
+    queries: (B, d); keys: (M, d); positive, excluded: (B,) indices of each query's positive key and of the
+    key that is the query itself (None: none is left out, as in the UniGrad authors' SimCLR code).
+    """
+    similarities = queries @ keys.T
+    chosen = similarities.gather(1, positive.unsqueeze(1)).squeeze(1)
+    left_out = positive.unsqueeze(1)
+    if excluded is not None:
+        left_out = torch.cat([left_out, excluded.unsqueeze(1)], dim=1)
+    negatives = similarities.scatter(1, left_out, -torch.inf)
+    return info_nce_of_similarities(chosen, negatives, tau, margin)
+
+
+def _paired(num_images: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices of each view itself, and of its image's other view, in two views laid end to end."""
+    itself = torch.arange(2 * num_images, device=device)
+    return itself, itself.roll(num_images)
+
+
+@at_least_float32
+def simclr_loss(u1: Tensor, u2: Tensor, tau: float) -> Tensor:
+    """SimCLR's NT-Xent over both branches, gradients through queries and keys alike (UniGrad Eqs. 19, 20).
+
+    u1, u2: (B, d), the two views of the whole (all-ranks) batch. Every one of the 2B views is a query, its
+    negatives the 2B - 2 views of other images; the mean is over 2B queries (N in Eq. 20).
+    """
+    views = torch.cat([u1, u2])
+    itself, other = _paired(u1.shape[0], u1.device)
+    return batch_info_nce(views, views, other, itself, tau)
+
+
+@at_least_float32
+def simplified_simclr_loss(u1: Tensor, u2: Tensor, v1: Tensor, v2: Tensor, tau: float) -> Tensor:
+    """SimCLR with constant keys: only the query's half of the gradient is kept (UniGrad Eq. 21, Table 2 b).
+
+    u1, u2: (B, d) online views; v1, v2: (B, d) the same views' targets (the momentum encoder's, or u1 and u2
+    again for a stop-gradient). The value equals `simclr_loss` where v = u. A query's own view is left out of
+    its keys, as in the paper; the authors' public code keeps it in.
+    """
+    itself, other = _paired(u1.shape[0], u1.device)
+    return batch_info_nce(torch.cat([u1, u2]), torch.cat([v1, v2]).detach(), other, itself, tau)

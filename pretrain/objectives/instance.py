@@ -1,10 +1,10 @@
 """Instance discrimination over a memory bank: every image is its own class (NPID, SqrtKL).
 
 Source: Cao and Wu, "On Improving the Algorithm-, Model-, and Data-Efficiency of Self-Supervised Learning"
-(cited as SqrtKL); Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (NPID).
-Symbols: z_i an image's l2-normalised embedding, w_k the bank's row of image k, p_k = softmax_k(z.w_k / tau),
-u = sqrt(p) / sum sqrt(p). The sums over the N classes are streamed (`streaming.py`): memory does not grow with
-B x N. NPID is lam = 0, direction z (Eq. 3), plus `proximal_loss`.
+(cited as SqrtKL); Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination"
+(NPID). Symbols: z_i an image's l2-normalised embedding, w_k the bank's row of image k, p_k =
+softmax_k(z.w_k / tau), u = sqrt(p) / sum sqrt(p). The sums over the N classes are streamed (`streaming.py`):
+memory does not grow with B x N. NPID is lam = 0, direction z (Eq. 3), plus `proximal_loss`.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from pretrain.objectives.precision import at_least_float32
+from pretrain.objectives.precision import at_least_float32, promote
 from pretrain.objectives.streaming import ClassSums, class_sums
 
 
 @dataclass(frozen=True)
 class InstanceTerms:
-    """What one batch gives. Only `loss` carries a gradient; scalars stay tensors, so nothing waits for them."""
+    """What one batch gives. Only `loss` has a gradient; scalars stay tensors, so nothing waits for them."""
 
     loss: Tensor  # () cross entropy + lam x (l1 L1 + l2 L2), mean over the batch
     cross_entropy: Tensor  # () Eq. 2
@@ -53,7 +53,6 @@ def own_logits(z: Tensor, own_rows: Tensor, tau: float) -> Tensor:
     return (z.detach().double() * own_rows.double()).sum(1) / tau
 
 
-@at_least_float32
 def instance_loss(
     z: Tensor, bank: Tensor, index: Tensor, tau: float, lam: float, l1: float = 1.0, l2: float = 1.0
 ) -> InstanceTerms:
@@ -63,11 +62,13 @@ def instance_loss(
     -sum p log u, with u a constant in the gradient: Table 8's rows are (l1, l2) = (1, 0), (0, 1), (1, 1). The
     gradient is exact over all N classes, computed in the forward pass.
     """
-    bank = bank.detach()
-    own_rows = bank[index]
-    own = own_logits(z, own_rows, tau)
-    sums = class_sums(z.detach(), bank, index, own, tau)
-    return terms_of_sums(z, own_rows, own, sums, tau, lam, l1, l2)
+    # Not `at_least_float32`: it would copy a bank stored in bfloat16 as a whole.
+    with torch.autocast(z.device.type, enabled=False):
+        z, bank = promote(z), bank.detach()
+        own_rows = bank[index]
+        own = own_logits(z, own_rows, tau)
+        sums = class_sums(z.detach(), bank, index, own, tau)
+        return terms_of_sums(z, own_rows, own, sums, tau, lam, l1, l2)
 
 
 def terms_of_sums(
@@ -76,8 +77,8 @@ def terms_of_sums(
     """Loss and gradient from the sums over all classes but the own one.
 
     z, own_rows: (B, d); own: (B,) float64 from `own_logits`; sums: over all N classes. With a the weight of
-    p_k (s_k - E s) in the gradient (1 from L1, -1/2 from L2), dloss/ds_k = p_k (1 + a (s_k - E s)) for k other than
-    the own class; these and the own class's sum to zero, hence the difference w_k - w_own below.
+    p_k (s_k - E s) in the gradient (1 from L1, -1/2 from L2), dloss/ds_k = p_k (1 + a (s_k - E s)) for every
+    class k but the own; these and the own class's sum to zero, hence the differences w_k - w_own.
     """
     maximum = sums.maximum.double()
     total, tilt, half = sums.total.double(), 2 * sums.tilt.double(), sums.half.double()
@@ -114,8 +115,8 @@ def terms_of_sums(
 def class_probabilities(rows: Tensor, z: Tensor, log_partition: Tensor, tau: float) -> Tensor:
     """(R, B): [i, j] is the probability that instance j, embedding z_j, gives to the class with row w_i.
 
-    rows: (R, d) bank rows; z: (B, d) and log_partition: (B,) of the whole batch, gathered over ranks where there
-    are several. A constant.
+    rows: (R, d) bank rows; z: (B, d) and log_partition: (B,) of the whole batch, gathered over ranks where
+    there are several. A constant.
     """
     logits = rows.to(z.dtype) @ z.detach().T / tau
     return (logits - log_partition.to(z.dtype)).exp()
@@ -123,10 +124,10 @@ def class_probabilities(rows: Tensor, z: Tensor, log_partition: Tensor, tau: flo
 
 @at_least_float32
 def corrected_direction(z: Tensor, batch_probabilities: Tensor) -> Tensor:
-    """z^_i = (1 - p_i^(i)) z_i - sum_{j != i} p_i^(j) z_j (SqrtKL Eq. 5), for every instance of the batch: (B, d).
+    """z^_i = (1 - p_i^(i)) z_i - sum_{j != i} p_i^(j) z_j (SqrtKL Eq. 5), for every batch instance: (B, d).
 
-    It is the negative gradient of the batch's summed cross entropy (Eq. 4) in w_i, times tau. The paper writes
-    p_j for the weight of z_j; what Eq. 4 gives is the probability that instance j assigns to class *i*.
+    It is the negative gradient of the batch's summed cross entropy (Eq. 4) in w_i, times tau. The paper
+    writes p_j for the weight of z_j; what Eq. 4 gives is the probability that instance j gives to class *i*.
     """
     z = z.detach()
     return z - batch_probabilities @ z

@@ -9,9 +9,11 @@ from torch import Tensor
 
 P = ParamSpec("P")
 T = TypeVar("T")
+V = TypeVar("V")
 
 
-def _promote(value: object) -> object:
+def promote(value: V) -> V:
+    """A half-precision tensor as float32; anything else as it is. Differentiable."""
     if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
         return value.float()
     return value
@@ -21,7 +23,8 @@ def at_least_float32(objective: Callable[P, T]) -> Callable[P, T]:
     """Run an objective outside autocast, with its half-precision embeddings promoted to float32.
 
     A softmax over thousands of similarities divided by a temperature, or a sum of squares of a correlation
-    matrix, loses its small terms in bfloat16. float64 stays float64. Tensors inside containers are left alone.
+    matrix, loses its small terms in bfloat16. float64 stays float64. Only tensors that are themselves
+    arguments are promoted, not those inside containers.
     """
 
     @wraps(objective)
@@ -30,8 +33,8 @@ def at_least_float32(objective: Callable[P, T]) -> Callable[P, T]:
         device = tensors[0].device.type if tensors else "cpu"
         with torch.autocast(device_type=device, enabled=False):
             return objective(
-                *(_promote(value) for value in args),  # type: ignore[arg-type]
-                **{name: _promote(value) for name, value in kwargs.items()},  # type: ignore[arg-type]
+                *(promote(value) for value in args),  # type: ignore[arg-type]
+                **{name: promote(value) for name, value in kwargs.items()},  # type: ignore[arg-type]
             )
 
     return promoted

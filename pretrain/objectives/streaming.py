@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows of the bank a tile holds, times queries: two float32 buffers of this many elements stay in a CPU's cache.
+# Queries times rows of the bank in a tile: two float32 buffers of this many elements stay in a CPU's cache.
 TILE_ELEMENTS = 2**18
 
 
@@ -53,8 +53,8 @@ def class_sums(
     """Sums over the rows of `bank` (n, d) for the queries z (B, d), logits z.w / tau.
 
     index: (B,) row of each query's own class; any other value where it is not among these rows (a shard's).
-    own_logit: (B,) finite start of the running maximum. Sums are accumulated in z's precision; a bank stored in
-    another is converted a tile at a time. Memory beyond the result: two tiles of B x `tile`.
+    own_logit: (B,) finite start of the running maximum. Sums are accumulated in z's precision; a bank stored
+    in another is converted a tile at a time. Memory beyond the result: two tiles of B x `tile`.
     """
     num_queries, width = z.shape
     tile = tile or tile_rows(num_queries)
