@@ -1,0 +1,248 @@
+"""Which images a pretraining sees, and which random views of them: DataConfig and AugmentConfig."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from configs import Incidental, Section
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0)]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class SubsetConfig(Section):
+    """A part of a data set, drawn by a seed. Subsets of one seed are nested: the 10k lies in the 100k.
+
+    Attributes
+    ----------
+    count
+        Images kept.
+    stratified
+        Draw the same number from every class, up to one. Off by default: "we randomly sample (without using
+        any image label)" (sqrtkl 4.3).
+    """
+
+    count: PositiveInt
+    seed: NonNegativeInt = 0
+    stratified: bool = False
+
+
+class DataConfig(Section):
+    """A data set: its layout, where it lies, and what is done about images that cannot be read.
+
+    Attributes
+    ----------
+    kind
+        ``imagefolder``: one folder a class, under root/<split> or root itself (ImageNet; without class folders
+        the images have no labels). ``cifar10``, ``cifar100``: torchvision's pickled batches under root.
+        ``tiny_imagenet``: train/<wnid>/images, val/val_annotations.txt. ``list``: `list_file`, one
+        ``path[ label]`` a line, relative to root.
+    name
+        What records call the data set ("imagenet", "IN-10k"); the kind when empty.
+    root
+        Folder of the data set.
+    split
+        train, val, test: the folder or file of that name in the layout.
+    download
+        Fetch CIFAR when it is not under root (no other kind is ever fetched).
+    list_file
+        The image list of kind ``list``.
+    subset
+        Train on a part of the images only.
+    resize
+        Shorter side to which every image is resized on reading, then cropped centrally to a square;
+        None: images stay as they are.
+    check
+        What is tried before training: ``header`` opens every file, ``full`` decodes it, ``none`` trusts.
+    max_unreadable
+        Unreadable images tolerated, each shown as the next readable one; one more stops the run.
+    cache_gib
+        A data set whose images all have one size, and which decoded is no larger than this, is kept decoded.
+    """
+
+    kind: Literal["imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list"] = "imagefolder"
+    name: str = ""
+    root: Annotated[Path | None, Incidental] = None
+    split: str = "train"
+    download: Annotated[bool, Incidental] = False
+    list_file: Annotated[Path | None, Incidental] = None
+    subset: SubsetConfig | None = None
+    resize: PositiveInt | None = None
+    check: Annotated[Literal["header", "full", "none"], Incidental] = "header"
+    max_unreadable: Annotated[NonNegativeInt, Incidental] = 10
+    cache_gib: Annotated[float, Field(ge=0), Incidental] = 2.0
+
+    @property
+    def title(self) -> str:
+        """What records call this data set."""
+        return self.name or self.kind
+
+    @model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> "DataConfig":
+        if (self.list_file is not None) != (self.kind == "list"):
+            raise ValueError(f"list_file belongs to kind: list, and only to it (kind is {self.kind})")
+        if self.download and self.kind not in ("cifar10", "cifar100"):
+            raise ValueError(f"download: true is for cifar10 and cifar100 only (kind is {self.kind})")
+        splits = {
+            "cifar10": ("train", "test"),
+            "cifar100": ("train", "test"),
+            "tiny_imagenet": ("train", "val"),
+        }
+        allowed = splits.get(self.kind)
+        if allowed and self.split not in allowed:
+            raise ValueError(f"{self.kind} has the splits {' and '.join(allowed)}, not {self.split}")
+        return self
+
+
+class JitterConfig(Section):
+    """Colour jitter, its four operations in random order. Strengths as in torchvision's ColorJitter."""
+
+    brightness: Strength = 0.4
+    contrast: Strength = 0.4
+    saturation: Strength = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    p: Probability = 0.8
+
+
+class BlurConfig(Section):
+    """Gaussian blur: sigma in pixels of the finished view, drawn uniformly."""
+
+    sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    p: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BlurConfig":
+        if self.sigma[0] > self.sigma[1]:
+            raise ValueError(f"sigma {self.sigma} must be (smallest, largest)")
+        return self
+
+    @property
+    def radius(self) -> int:
+        """Half-width of the kernel: three times the largest sigma, where a Gaussian has ended."""
+        return int(-(-3 * self.sigma[1] // 1))
+
+
+class ViewConfig(Section):
+    """One random view of an image; the defaults are MoCo v2's.
+
+    Attributes
+    ----------
+    size
+        Side of the view in pixels.
+    scale
+        Area of the random crop as a fraction of the image; None: no random crop, the shorter side is
+        resized to `size` and the centre taken.
+    ratio
+        Aspect ratio of the random crop (width / height), log-uniform.
+    flip, grayscale, solarize
+        Probabilities of a horizontal flip, of losing colour, and of inverting the pixels above one half.
+    jitter, blur
+        None: never.
+    """
+
+    size: PositiveInt = 224
+    scale: tuple[PositiveFloat, PositiveFloat] | None = (0.2, 1.0)
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    flip: Probability = 0.5
+    jitter: JitterConfig | None = JitterConfig()
+    grayscale: Probability = 0.2
+    blur: BlurConfig | None = BlurConfig()
+    solarize: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _ranges_are_ranges(self) -> "ViewConfig":
+        if self.scale is not None and not self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {self.scale} must be (smallest, largest), at most 1")
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError(f"ratio {self.ratio} must be (smallest, largest)")
+        if self.blur is not None and self.blur.radius >= self.size:
+            raise ValueError(f"blur of sigma {self.blur.sigma[1]} is wider than a view of {self.size} pixels")
+        return self
+
+
+class LocalConfig(Section):
+    """The small crops of multi-crop (unigrad_arxiv 5.2: 6 of 96 pixels, scale (0.05, 0.4))."""
+
+    count: PositiveInt = 6
+    view: ViewConfig = ViewConfig(size=96, scale=(0.05, 0.4))
+
+
+class CutMixConfig(Section):
+    """CutMix (Yun et al. 2019): patches of the shuffled batch; area ratio from Beta(alpha, alpha)."""
+
+    alpha: PositiveFloat = 1.0
+
+
+class TestViewConfig(Section):
+    """The view without randomness: shorter side to `resize`, then the centre of `size` pixels."""
+
+    resize: PositiveInt
+    size: PositiveInt
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "TestViewConfig":
+        if self.size > self.resize:
+            raise ValueError(
+                f"a centre crop of {self.size} does not fit into images resized to {self.resize}"
+            )
+        return self
+
+
+class AugmentConfig(Section):
+    """The views of one image that a method sees in one step.
+
+    Attributes
+    ----------
+    views
+        ``single``: one of `view`. ``two``: one of `view`, one of `second` (as `view` when None; give it for
+        asymmetric augmentation). ``multicrop``: the same two, and `local.count` of `local.view`.
+    cutmix
+        Mixed images beside the views, made by the method (see `pretrain.cutmix`).
+    test
+        The view of evaluation and feature passes; None: the centre 7/8 of the image at `view.size` (Resize 256,
+        CenterCrop 224), the whole image for views of at most 96 pixels.
+    mean, std
+        Normalisation of RGB in [0, 1].
+    backend
+        Who makes the views. ``loader``: image by image, in the loader's processes. ``batched``: whole batches
+        of a decoded data set at once, on the CPU or the GPU. ``auto``: batched where the data set is cached and
+        views are small. Both draw the same parameters for the same sample.
+    """
+
+    views: Literal["single", "two", "multicrop"] = "two"
+    view: ViewConfig = ViewConfig()
+    second: ViewConfig | None = None
+    local: LocalConfig | None = None
+    cutmix: CutMixConfig | None = None
+    test: TestViewConfig | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGENET_STD
+    backend: Annotated[Literal["auto", "loader", "batched"], Incidental] = "auto"
+
+    @property
+    def view_list(self) -> tuple[ViewConfig, ...]:
+        """The views in the order in which a batch holds them: global ones first."""
+        if self.views == "single":
+            return (self.view,)
+        pair = (self.view, self.second or self.view)
+        return pair + (self.local.view,) * self.local.count if self.local else pair
+
+    @property
+    def test_view(self) -> TestViewConfig:
+        """The view of evaluation and feature passes."""
+        if self.test is not None:
+            return self.test
+        size = self.view.size
+        return TestViewConfig(resize=size if size <= 96 else round(size * 8 / 7), size=size)
+
+    @model_validator(mode="after")
+    def _sections_fit_the_views(self) -> "AugmentConfig":
+        if self.second is not None and self.views == "single":
+            raise ValueError("second: belongs to views: two or multicrop")
+        if (self.local is not None) != (self.views == "multicrop"):
+            raise ValueError(f"local: belongs to views: multicrop, and only to it (views is {self.views})")
+        return self
