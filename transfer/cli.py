@@ -1,0 +1,208 @@
+"""carryover: the command line. Commands import what they need when they run, so that --help is instant."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from configs.errors import UserError, WorkError
+from slurm.errors import RequestError, RunError
+
+app = typer.Typer(
+    name="carryover",
+    help="What does my pretraining carry over? Pretrain, convert with proof, evaluate, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+data_app = typer.Typer(help="Make the procedural data set, or validate a real one.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done in detail.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
+    )
+    for chatty in ("matplotlib", "PIL", "fontTools", "submitit"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works here, what is missing, and how to get it."""
+    from transfer.commands import print_findings
+    from transfer.doctor import examine
+
+    if not print_findings(examine()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory.")] = Path("runs/demo"),
+    overrides: Overrides = None,
+) -> None:
+    """Run the whole job, small, on a CPU: pretrain, convert, detect, fine-tune, report."""
+    from transfer.commands import run_pipeline
+
+    raise typer.Exit(run_pipeline("demo", out, "inline", overrides or [], dry_run=False))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this recipe, fully resolved.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """List the recipes, or show one fully resolved."""
+    from transfer.commands import print_recipe, print_recipes
+
+    if name is None:
+        print_recipes()
+    else:
+        print_recipe(name, overrides or [])
+
+
+@data_app.command("shapes")
+def data_shapes(
+    out: Annotated[Path, typer.Argument(help="Directory to create.")],
+    seed: int = 0,
+    train: Annotated[int, typer.Option(help="Training images of the classification set.")] = 2000,
+    val: Annotated[int, typer.Option(help="Validation images of the classification set.")] = 500,
+    detection: Annotated[int, typer.Option(help="Images of the detection set.")] = 200,
+) -> None:
+    """Write the procedural data set: an ImageFolder, and detection images in VOC and COCO layout."""
+    from transfer.shapes import write_shapes
+
+    typer.echo(write_shapes(out, seed=seed, n_train=train, n_val=val, n_detection=detection))
+
+
+@data_app.command("check")
+def data_check(
+    kind: Annotated[str, typer.Argument(help="imagefolder, voc or coco.")],
+    root: Annotated[Path, typer.Argument(help="The data set's root.")],
+) -> None:
+    """Validate a data set and list every defect."""
+    from transfer.commands import print_defects
+    from transfer.detect.check import check
+
+    if print_defects(check(kind, root)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
+    overrides: Overrides = None,
+    out: Out = None,
+) -> None:
+    """Train a pretraining recipe into a canonical checkpoint; run again to resume."""
+    import pretrain.config  # noqa: F401 (registers the kind)
+    from configs import load
+
+    config = load("pretrain", recipe, overrides or [])
+    from pretrain.trainer import train
+
+    typer.echo(train(config, out or Path("runs") / f"{config.name}-seed{config.seed}"))
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
+    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+) -> None:
+    """Say which layout and backbone a checkpoint has, and what is covered."""
+    from transfer.checkpoints.canonical import inspect_checkpoint
+
+    typer.echo(inspect_checkpoint(checkpoint, encoder=encoder).report())
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
+    to: Annotated[str, typer.Option(help="detectron2, mmseg, torchvision, timm or canonical.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; the receipt goes beside it.")],
+    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+) -> None:
+    """Convert a checkpoint, and prove that the target library loads all of it."""
+    from transfer.commands import convert_checkpoint
+
+    typer.echo(convert_checkpoint(checkpoint, to, out, encoder))
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", "-c", help="A canonical checkpoint, or any maker's.")
+    ],
+    overrides: Overrides = None,
+    out: Out = None,
+) -> None:
+    """Run one evaluation recipe on a checkpoint; run again to resume."""
+    from transfer.commands import evaluate_checkpoint
+
+    evaluate_checkpoint(recipe, checkpoint, overrides or [], out)
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline's name or YAML file.")],
+    overrides: Overrides = None,
+    executor: Annotated[str, typer.Option(help="inline, local or slurm.")] = "inline",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; run nothing.")] = False,
+    out: Out = None,
+) -> None:
+    """Run a pipeline; what is finished is not done again."""
+    from transfer.commands import run_pipeline
+
+    run_dir = out or Path("runs") / Path(pipeline).stem
+    raise typer.Exit(run_pipeline(pipeline, run_dir, executor, overrides or [], dry_run=dry_run))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or result records.")],
+    out: Out = None,
+    format: Annotated[str, typer.Option(help="Comma-separated: html, md, csv.")] = "html,md,csv",
+    title: str = "What the pretraining carries over",
+) -> None:
+    """Draw up the report of one or several runs."""
+    from transfer.commands import print_report
+
+    if not print_report(runs, out, format, title):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; 0 done, 1 the work failed, 2 what was asked is wrong."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app()
+    except (UserError, RequestError) as error:
+        if debug:
+            raise
+        _say(error, 2)
+    except (WorkError, RunError) as error:
+        if debug:
+            raise
+        _say(error, 1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _say(error: Exception, status: int) -> None:
+    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(str(error), err=True)
+    sys.exit(status)

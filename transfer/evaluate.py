@@ -1,0 +1,59 @@
+"""One evaluation recipe on one checkpoint: finds the protocol's module, runs it, writes the result record."""
+
+import importlib
+import logging
+from pathlib import Path
+
+from pretrain.canonical import FORMAT, load_canonical, save_canonical
+from transfer.config import PROTOCOLS, TransferConfig
+from transfer.results import RECORD_NAME, ResultRecord, write_record
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: TransferConfig, checkpoint: Path, out: Path) -> ResultRecord:
+    """Evaluate a canonical checkpoint and write `out`/result.json.
+
+    Resumes a half-finished `out`. Returns the record that is there when the evaluation is finished already
+    (of this very recipe, seed and checkpoint; the pipeline's content hash sees to that).
+    """
+    module = importlib.import_module(PROTOCOLS[type(config)](config))
+    record: ResultRecord = module.evaluate(config, checkpoint, out)
+    path = write_record(record, out)
+    for metric in record.metrics:
+        shown = "undefined" if metric.value is None else f"{metric.value:.2f} {metric.unit}"
+        log.info("%s: %s %s", record.recipe, metric.name, shown)
+    log.info("record: %s", path)
+    return record
+
+
+def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Path:
+    """Return `checkpoint` itself when it is canonical, else its import, written to `out`/imported.safetensors."""
+    if is_canonical(checkpoint):
+        return checkpoint
+    from transfer.checkpoints.importers import import_checkpoint
+
+    state, metadata = import_checkpoint(checkpoint, encoder=encoder)
+    path = out / "imported.safetensors"
+    save_canonical(path, state, metadata)
+    load_canonical(path)
+    log.info("%s: a %s checkpoint, %s encoder; imported as %s", checkpoint, metadata.maker, metadata.encoder, path)
+    return path
+
+
+def is_canonical(checkpoint: Path) -> bool:
+    """Tell a canonical checkpoint from another maker's by its own header; raises UserError if unreadable."""
+    from safetensors import SafetensorError, safe_open
+
+    from configs import UserError
+
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    try:
+        with safe_open(str(checkpoint), framework="pt") as file:
+            return FORMAT in str((file.metadata() or {}).get("carryover", ""))
+    except (SafetensorError, OSError):
+        return False
+
+
+__all__ = ["RECORD_NAME", "canonical_of", "evaluate", "is_canonical"]

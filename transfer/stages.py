@@ -1,0 +1,65 @@
+"""The stages of a pipeline: plain functions of JSON-able parameters and an output directory.
+
+Each resumes when called again with the same `out`. Heavy libraries are imported inside, so that a pipeline
+is planned and submitted without them.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+BACKBONE = "backbone.safetensors"
+
+
+def make_shapes(out: Path, **arguments: int) -> None:
+    """Write the procedural data set into `out`/data."""
+    from transfer.shapes import write_shapes
+
+    write_shapes(out / "data", **arguments)
+
+
+def pretrain(out: Path, recipe: Mapping[str, Any], name: str) -> None:
+    """Train a resolved pretraining recipe; leaves `out`/backbone.safetensors."""
+    from configs.load import validate
+    from pretrain.config import PretrainConfig
+    from pretrain.trainer import train
+
+    train(validate(PretrainConfig, {**recipe, "name": name}, name), out)
+
+
+def import_foreign(out: Path, checkpoint: str, label: str, encoder: str | None) -> None:
+    """Bring a checkpoint of any known maker into canonical form; leaves `out`/backbone.safetensors."""
+    from pretrain.canonical import save_canonical
+    from transfer.checkpoints.importers import import_checkpoint
+
+    state, metadata = import_checkpoint(Path(checkpoint), encoder=encoder)
+    save_canonical(out / BACKBONE, state, metadata)
+
+
+def convert(out: Path, checkpoint: str, to: Sequence[str]) -> None:
+    """Convert a canonical checkpoint for each library in `to`; a proof that fails is an error."""
+    from transfer.convert import SUFFIXES
+    from transfer.convert import convert as convert_to
+
+    for target in to:
+        receipt = convert_to(Path(checkpoint), target, out / f"{target}{SUFFIXES[target]}")
+        log.info("%s: %s", target, receipt.summary)
+
+
+def evaluate(out: Path, recipe: Mapping[str, Any], name: str, checkpoint: str) -> None:
+    """Run a resolved evaluation recipe on a canonical checkpoint; leaves `out`/result.json."""
+    from configs.load import validate
+    from transfer.config import TransferConfig
+    from transfer.evaluate import evaluate as run
+
+    run(validate(TransferConfig, {**recipe, "name": name}, name), Path(checkpoint), out)
+
+
+def report(out: Path, run_dir: str, title: str) -> None:
+    """Draw up the report of a run directory into its own `report/`; `out` keeps a copy of what was said."""
+    from transfer.report import write_report
+
+    write_report([Path(run_dir)], Path(run_dir) / "report", title=title)
