@@ -1,0 +1,118 @@
+"""Which images a classification evaluation trains and tests on, and how they are shown (torch-free)."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from configs import Incidental, Section, UserError
+from pretrain.data_config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
+
+Statistics = tuple[float, float, float]
+
+
+class ClassifyData(DataConfig):
+    """A labelled data set with a split to train on and a split to test on.
+
+    Attributes
+    ----------
+    split, test_split
+        Names of the two splits in the layout (`list_file` and `test_list_file` for kind ``list``).
+    max_unreadable
+        No unreadable image is tolerated unless the recipe says so: each one changes what is measured.
+    """
+
+    test_split: str = "val"
+    test_list_file: Annotated[Path | None, Incidental] = None
+    max_unreadable: Annotated[NonNegativeInt, Incidental] = 0
+
+    @property
+    def train(self) -> DataConfig:
+        """The training split as a data set of its own."""
+        return self._as_data_set()
+
+    @property
+    def test(self) -> DataConfig:
+        """The test split as a data set of its own, always whole."""
+        return self._as_data_set(split=self.test_split, list_file=self.test_list_file, subset=None)
+
+    @model_validator(mode="after")
+    def _two_splits(self) -> "ClassifyData":
+        if (self.test_list_file is not None) != (self.kind == "list"):
+            raise ValueError("test_list_file belongs to kind: list, and only to it")
+        same = self.list_file == self.test_list_file if self.kind == "list" else self.split == self.test_split
+        if same:
+            raise ValueError("the split to test on is the split to train on")
+        # Builds (and so checks) the test split's own section: cifar10 has no "val", for example.
+        _ = self.test
+        return self
+
+    def _as_data_set(self, **changed: object) -> DataConfig:
+        own = {name: getattr(self, name) for name in DataConfig.model_fields}
+        return DataConfig.model_validate(own | changed)
+
+
+class ImageConfig(Section):
+    """How images are shown: random resized crop and flip in training, resize and centre crop in testing.
+
+    Attributes
+    ----------
+    size, resize
+        Side of the crop, and the shorter side that test images are resized to first, in pixels.
+    scale, ratio, flip
+        Area and aspect ratio of the training crop, probability of the horizontal flip.
+    pixel_mean, pixel_std
+        Normalisation of RGB in [0, 1]; None: the checkpoint's own. Stated ones must be the checkpoint's.
+    input_size
+        "checkpoint": `size` must be the side of the crops the checkpoint was trained on; "any": it need not.
+    """
+
+    size: PositiveInt = 224
+    resize: PositiveInt = 256
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    pixel_mean: Statistics | None = None
+    pixel_std: Statistics | None = None
+    input_size: Literal["checkpoint", "any"] = "checkpoint"
+
+    @model_validator(mode="after")
+    def _sections_are_valid(self) -> "ImageConfig":
+        if (self.pixel_mean is None) != (self.pixel_std is None):
+            raise ValueError("pixel_mean and pixel_std are stated together, or neither")
+        _ = self.augment((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return self
+
+    def augment(self, mean: Statistics, std: Statistics) -> AugmentConfig:
+        """Return the one random view of training and the view of testing, normalised by `mean`, `std`."""
+        view = ViewConfig(
+            size=self.size,
+            scale=self.scale,
+            ratio=self.ratio,
+            flip=self.flip,
+            jitter=None,
+            grayscale=0.0,
+            blur=None,
+        )
+        test = TestViewConfig(resize=self.resize, size=self.size)
+        return AugmentConfig(views="single", view=view, test=test, mean=mean, std=std)
+
+
+def check_data(data: ClassifyData) -> None:
+    """Refuse a data section whose folder or lists are not there, without importing torch.
+
+    Raises UserError naming the path, or the key that is not set.
+    """
+    if data.root is None:
+        raise UserError("data.root is not set: say where the data set lies (data.root=/path/to/it)")
+    if not data.root.is_dir():
+        raise UserError(f"data.root: {data.root}: no such folder")
+    for key, file in (("list_file", data.list_file), ("test_list_file", data.test_list_file)):
+        if file is not None and not file.is_file() and not (data.root / file).is_file():
+            raise UserError(f"data.{key}: {file}: no such file, neither as written nor under {data.root}")
+    if data.kind == "imagefolder":
+        for key, split in (("split", data.split), ("test_split", data.test_split)):
+            if not (data.root / split).is_dir():
+                found = sorted(p.name for p in data.root.iterdir() if p.is_dir())
+                listed = f"; it holds {', '.join(found[:8])}" if found else ""
+                raise UserError(f"data.{key}: {data.root / split}: no such folder{listed}")
