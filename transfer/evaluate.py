@@ -37,7 +37,9 @@ def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Pat
     path = out / "imported.safetensors"
     save_canonical(path, state, metadata)
     load_canonical(path)
-    log.info("%s: a %s checkpoint, %s encoder; imported as %s", checkpoint, metadata.maker, metadata.encoder, path)
+    log.info(
+        "%s: a %s checkpoint, %s encoder; imported as %s", checkpoint, metadata.maker, metadata.encoder, path
+    )
     return path
 
 

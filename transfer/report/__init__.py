@@ -1,0 +1,5 @@
+"""Result records in, a report out: HTML for a person, Markdown for a wiki, CSV for a spreadsheet."""
+
+from transfer.report.write import FORMATS, Report, write_report
+
+__all__ = ["FORMATS", "Report", "write_report"]
