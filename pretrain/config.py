@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs import Incidental, Recipe, Section, register
 from pretrain.backbone_config import BackboneConfig
 from pretrain.data_config import AugmentConfig, DataConfig
-from pretrain.method_config import MethodConfig
+from pretrain.method_config import MethodConfig, SiMoConfig
 
 __all__ = [
     "AugmentConfig",
@@ -191,6 +191,13 @@ class PretrainConfig(Recipe):
             raise ValueError(f"method {method.name} trains: schedule.epochs must be at least 1")
         if not method.trains and self.schedule.epochs > 0:
             raise ValueError(f"method {method.name} does not train: schedule.epochs must be 0")
+        if isinstance(method, SiMoConfig) and method.negatives >= self.batch_size:
+            raise ValueError(
+                f"method.negatives {method.negatives} are drawn from the batch's other images:"
+                f" at most {self.batch_size - 1} at batch_size {self.batch_size}"
+            )
+        if self.augment.cutmix is not None and not method.takes_cutmix:
+            raise ValueError(f"method {method.name} has no CutMix form: set augment.cutmix: null")
         return self
 
 

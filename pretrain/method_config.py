@@ -48,11 +48,14 @@ class MethodSection(Section):
     ----------
     views
         The kinds of augmentation the method can use (`augment.views`).
+    takes_cutmix
+        Whether the method says what a mixed image's target is.
     wants_projector, wants_labels, trains
         Whether a projection head, labels, and any training at all belong to the method.
     """
 
     views: ClassVar[tuple[Views, ...]] = ("two",)
+    takes_cutmix: ClassVar[bool] = False
     wants_projector: ClassVar[bool] = True
     wants_labels: ClassVar[bool] = False
     trains: ClassVar[bool] = True
@@ -73,6 +76,7 @@ class UniGradConfig(MethodSection):
     """
 
     views: ClassVar[tuple[Views, ...]] = ("two", "multicrop")
+    takes_cutmix: ClassVar[bool] = True
 
     name: Literal["unigrad"]
     target: Target = MomentumTarget()

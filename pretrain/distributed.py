@@ -1,0 +1,195 @@
+"""Ranks: joining a process group from the environment, and the few collectives the methods need.
+
+Every helper is the identity in a single process. The rule they share: DistributedDataParallel averages the
+ranks' gradients, so a rank may return its own mean loss, or the global loss computed on gathered rows; the
+gradients of `gather` and `sum_over_ranks` are such that both give the single process's gradient.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from configs import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others: its rank of `world`, and the device it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def share_of(self, batch_size: int) -> int:
+        """Return this rank's part of a global batch; raises UserError when the ranks' parts would differ."""
+        if batch_size % self.world:
+            raise UserError(f"batch_size {batch_size} cannot be divided evenly among {self.world} processes")
+        return batch_size // self.world
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
+
+    NCCL on GPUs, gloo on CPUs; a single process when WORLD_SIZE is unset or 1. A group that exists already is
+    used and left as it is. Raises UserError when a variable is missing or is no number.
+    """
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size(), _device(_number("LOCAL_RANK", dist.get_rank())))
+        return
+    world = _number("WORLD_SIZE", 1)
+    if world == 1:
+        yield Ranks(0, 1, _device(0))
+        return
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise UserError(f"WORLD_SIZE is {world}, but {name} is not set: start the ranks with torchrun")
+    rank = _number("RANK", 0)
+    device = _device(_number("LOCAL_RANK", rank))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
+    try:
+        yield Ranks(rank, world, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return the number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's rank."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def gather(x: Tensor) -> Tensor:
+    """Return every rank's rows (b, ...) in rank order as (world * b, ...); gradients flow back to each rank."""
+    return cast(Tensor, _Gather.apply(x)) if world_size() > 1 else x
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Return the sum of every rank's `x`; gradients flow back to each rank."""
+    return cast(Tensor, _Sum.apply(x)) if world_size() > 1 else x
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """Return the mean of every rank's `x`; gradients flow back to each rank."""
+    return sum_over_ranks(x) / world_size() if world_size() > 1 else x
+
+
+def own_slice(x: Tensor) -> Tensor:
+    """Return this rank's rows of a tensor (world * b, ...) that holds every rank's."""
+    return x.chunk(world_size())[rank()]
+
+
+def barrier() -> None:
+    """Wait until every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return own_slice(total)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation with the statistics of all ranks, on any device and backend.
+
+    torch.nn.SyncBatchNorm refuses CPU tensors; this one is made of differentiable sums over the ranks, in
+    float32. Parameters and buffers have nn.BatchNorm2d's names. Every rank must hold equally many rows.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        x = input.float()
+        over = [d for d in range(x.dim()) if d != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = world_size() * x.numel() // x.shape[1]
+        if count == 1:
+            raise ValueError("batch normalisation needs more than one value per channel")
+        mean = sum_over_ranks(x.sum(over)) / count
+        centred = x - mean.view(shape)
+        variance = sum_over_ranks((centred * centred).sum(over)) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        # self.momentum is a number in every network here; None would ask for a cumulative average.
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, found {input.dim()}")
+
+
+def with_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every batch normalisation in `module` by a synchronised one: torch's on GPUs, ours elsewhere."""
+    if device.type == "cuda":
+        return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        synced = SyncBatchNorm(module.num_features, eps=module.eps, momentum=module.momentum)
+        synced.load_state_dict(module.state_dict())
+        for name, parameter in module.named_parameters():
+            getattr(synced, name).requires_grad_(parameter.requires_grad)
+        return synced
+    for name, child in module.named_children():
+        setattr(module, name, with_sync_bn(child, device))
+    return module
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdigit():
+        raise UserError(f"environment variable {variable} is {text!r}; expected a number")
+    return int(text)

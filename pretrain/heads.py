@@ -1,0 +1,46 @@
+"""Heads: the layers between a backbone's features and the embeddings that an objective sees."""
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import ProjectorConfig
+
+
+def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:
+    """Build a projector mapping features (B, in_dim) to embeddings (B, config.out), not normalised.
+
+    Hidden layers are linear, norm, ReLU; a linear layer that a norm follows has no bias (UniGrad's public
+    code; the norm's own shift replaces it). The last one is linear, with a norm after it if `norm_last`.
+    """
+    layers: list[nn.Module] = []
+    width = in_dim
+    for index in range(config.depth):
+        last = index == config.depth - 1
+        out = config.out if last else config.hidden
+        normed = config.norm != "none" and (config.norm_last or not last)
+        layers.append(nn.Linear(width, out, bias=not normed))
+        if normed:
+            layers.append(nn.BatchNorm1d(out) if config.norm == "batch" else nn.LayerNorm(out))
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+        width = out
+    return nn.Sequential(*layers)
+
+
+class Encoder(nn.Module):
+    """A backbone and a head: images (B, 3, H, W) to float32 embeddings (B, d).
+
+    With `bf16` the networks run under autocast; what leaves is float32, since objectives take differences of
+    nearly equal numbers.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, bf16: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.bf16 = bf16
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            embedding: Tensor = self.head(self.backbone(x))
+        return embedding.float()

@@ -1,0 +1,57 @@
+"""Target branches: where the embedding that a view is pulled towards comes from (UniGrad, Table 1)."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.method_config import MomentumTarget, StopGradientTarget
+from pretrain.schedules import cosine_momentum
+
+
+class TargetBranch(nn.Module):
+    """Gives the target embeddings of a step's views."""
+
+    def advance(self, online: nn.Module, step: int, total: int) -> None:
+        """Follow the online network, before the forward pass of `step` (0-based) of `total`."""
+
+    def forward(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """Return one target (B, d) a view, given the views and their online embeddings."""
+        raise TypeError(f"{type(self).__name__} gives no targets")
+
+
+class StopGradient(TargetBranch):
+    """The online embeddings themselves, detached: u^d in UniGrad's Table 1."""
+
+    def forward(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        return [z.detach() for z in embeddings]
+
+
+class MomentumEncoder(TargetBranch):
+    """A copy of the online network that follows it as an exponential moving average: u^m in Table 1.
+
+    Parameters are averaged; batch-norm statistics are the copy's own, from its own forward passes in training
+    mode (as in MoCo and in UniGrad's public code).
+    """
+
+    def __init__(self, online: nn.Module, start: float, end: float) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(online).requires_grad_(False)
+        self.start, self.end = start, end
+
+    @torch.no_grad()
+    def advance(self, online: nn.Module, step: int, total: int) -> None:
+        momentum = cosine_momentum(step, total, self.start, self.end)
+        torch._foreach_lerp_(list(self.network.parameters()), list(online.parameters()), 1 - momentum)
+
+    @torch.no_grad()
+    def forward(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        return [self.network(view) for view in views]
+
+
+def build_target(config: MomentumTarget | StopGradientTarget, online: nn.Module) -> TargetBranch:
+    """Build the target branch a method's section asks for."""
+    if isinstance(config, MomentumTarget):
+        return MomentumEncoder(online, config.start, config.end)
+    return StopGradient()

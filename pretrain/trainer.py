@@ -1,0 +1,249 @@
+"""The pretraining loop: a recipe and an output directory in, a canonical checkpoint out."""
+
+import logging
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from configs import UserError, WorkError, dump, recipe_hash
+from pretrain import provenance
+from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
+from pretrain.checkpoint import load_state, save_state
+from pretrain.config import PretrainConfig
+from pretrain.data import Loader, build_dataset
+from pretrain.distributed import Ranks, barrier, joined, with_sync_bn
+from pretrain.interrupt import Interrupted, StopRequest
+from pretrain.methods import DataFacts, Method, Moment, build_method
+from pretrain.metrics import MetricsLog
+from pretrain.optim import build_optimizer, set_lr
+from pretrain.progress import progress
+from pretrain.schedules import warmup_cosine
+from pretrain.window import Window
+
+log = logging.getLogger(__name__)
+
+
+def train(config: PretrainConfig, out: Path) -> Path:
+    """Pretrain as `config` says, in `out`; a half-finished run there is resumed, a finished one returned.
+
+    Runs on the GPU when there is one. Under torchrun (or any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK,
+    MASTER_ADDR and MASTER_PORT) every rank calls this with the same arguments and `out` on a shared file
+    system. SIGUSR2 or SIGTERM saves the state and leaves through `Interrupted`.
+
+    Returns
+    -------
+    Path
+        out/backbone.safetensors. Beside it: checkpoint.pt (to resume from), metrics.jsonl, recipe.yaml.
+
+    Raises
+    ------
+    UserError
+        Data, batch size or recipe that cannot work, or an `out` that holds another run.
+    WorkError
+        A loss or weights that are not finite; the last good state is kept.
+    """
+    exported = out / "backbone.safetensors"
+    if exported.exists():
+        metadata = read_metadata(exported)
+        _refuse_another_run(out, config, metadata.recipe_hash, metadata.seed)
+        log.info("%s: already trained, nothing to do", out)
+        return exported
+
+    with joined() as ranks, StopRequest() as stop:
+        share = ranks.share_of(config.batch_size)
+        dataset = build_dataset(config.data)
+        facts = DataFacts(len(dataset), None if dataset.labels is None else len(dataset.classes))
+        method = build_method(config, facts)
+        if config.sync_bn and ranks.world > 1:
+            with_sync_bn(method, ranks.device)
+        method.to(ranks.device)
+        if config.channels_last:
+            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if ranks.first:
+            out.mkdir(parents=True, exist_ok=True)
+            _write(out / "recipe.yaml", dump(config))
+
+        seconds = 0.0
+        if config.method.trains:
+            loader = Loader(
+                dataset, config.augment, share, config.seed, ranks.rank, ranks.world, config.workers
+            )
+            seconds = _optimise(config, out, method, loader, ranks, stop)
+        if ranks.first:
+            state = method.online.backbone.state_dict()
+            save_canonical(exported, state, _metadata(config, ranks, seconds))
+        barrier()
+    return exported
+
+
+def _optimise(
+    config: PretrainConfig, out: Path, method: Method, loader: Loader, ranks: Ranks, stop: StopRequest
+) -> float:
+    """Take every step of the schedule that is not yet taken; return the seconds spent on all of them."""
+    epoch_steps = loader.steps_per_epoch
+    total = config.schedule.epochs * epoch_steps
+    warmup = round(config.schedule.warmup_epochs * epoch_steps)
+    optimizer = build_optimizer(config.optimizer, method, config.peak_lr)
+    history = _History(config, out, method, optimizer, ranks)
+    metrics = MetricsLog(out / "metrics.jsonl")
+
+    step = history.restore()
+    method.train()
+    if step == 0:
+        method.begin(_on(ranks.device, config, loader.whole()))
+    if ranks.first:
+        metrics.rewind(step)
+    model: nn.Module = method
+    if ranks.world > 1:
+        # Running statistics are not broadcast at every step: training never reads them, and rank 0's are saved.
+        model = DistributedDataParallel(
+            method,
+            device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    with ExitStack() as stack:
+        bar = None
+        if ranks.first:
+            bar = stack.enter_context(progress(f"pretrain {config.name or config.method.name}", total, step))
+        window = Window(config.batch_size)
+        while step < total:
+            epoch, start = divmod(step, epoch_steps)
+            for batch in _on(ranks.device, config, loader.epoch(epoch, start)):
+                window.batch_arrived()
+                factor = warmup_cosine(step, total, warmup, config.schedule.floor)
+                set_lr(optimizer, factor)
+                moment = Moment(step, total, _randomness(config.seed, step, ranks))
+                method.advance(moment)
+
+                outcome = model(batch, moment)
+                optimizer.zero_grad(set_to_none=True)
+                outcome.loss.backward()
+                optimizer.step()
+                window.step_taken(outcome.loss, outcome.numbers)
+                step += 1
+
+                save = step == total or step % (epoch_steps * config.checkpoint_every) == 0
+                report = save or step % config.log_every == 0
+                # Ranks agree on stopping by a collective call, so several of them ask only when they meet anyway.
+                leave = (report or ranks.world == 1) and stop.requested() and step < total
+                numbers = {}
+                if report or leave:
+                    numbers = window.close(step)
+                    if ranks.first:
+                        metrics.write(step, epoch=step / epoch_steps, lr=factor * config.peak_lr, **numbers)
+                if save or leave:
+                    history.save(step)
+                if leave:
+                    raise Interrupted(stop.signum)
+                if bar is not None:
+                    bar.advance(1, **({"loss": numbers["loss"]} if numbers else {}))
+    return history.seconds()
+
+
+class _History:
+    """What outlives this process: the state to resume from, and the time spent so far."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        out: Path,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        ranks: Ranks,
+    ) -> None:
+        self._config, self._out, self._ranks = config, out, ranks
+        self._method, self._optimizer = method, optimizer
+        self._path = out / "checkpoint.pt"
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the wall seconds of this run, those before interruptions included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def restore(self) -> int:
+        """Load the newest whole state; return the number of steps it has behind it, 0 when there is none."""
+        state = load_state(self._path)
+        if state is None:
+            return 0
+        _refuse_another_run(self._out, self._config, state["recipe_hash"], state["seed"])
+        self._method.load_state_dict(state["method"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._seconds_before = state["seconds"]
+        log.info("%s: resuming after step %d", self._out, state["step"])
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Save the state after `step` steps; every rank leaves when the file is there.
+
+        Raises WorkError, and keeps the last good state, when a weight is not finite.
+        """
+        for name, value in self._method.state_dict().items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise WorkError(
+                    f"'{name}' has values that are not finite after step {step};"
+                    f" stopped, and the last good state is kept in {self._path}"
+                )
+        if self._ranks.first:
+            state = {
+                "step": step,
+                "recipe_hash": recipe_hash(self._config),
+                "seed": self._config.seed,
+                "seconds": self.seconds(),
+                "method": self._method.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+            }
+            save_state(self._path, state)
+        barrier()
+
+
+def _randomness(seed: int, step: int, ranks: Ranks) -> torch.Generator:
+    """Seed this step: torch's own generator differently on every rank, and one that all ranks share.
+
+    Since every step is seeded afresh, no generator's state needs saving for an exact resume.
+    """
+    shared, *own = np.random.SeedSequence([seed, step]).generate_state(1 + ranks.world, np.uint64).tolist()
+    torch.manual_seed(own[ranks.rank])
+    return torch.Generator(ranks.device).manual_seed(shared)
+
+
+def _refuse_another_run(out: Path, config: PretrainConfig, hash_there: str | None, seed: int | None) -> None:
+    if (hash_there, seed) != (recipe_hash(config), config.seed):
+        raise UserError(
+            f"{out}: holds a run of another recipe or seed (see its recipe.yaml);"
+            " give another output directory, or remove this one"
+        )
+
+
+def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float) -> CanonicalMetadata:
+    on_gpu = ranks.device.type == "cuda"
+    return CanonicalMetadata(
+        backbone=config.backbone,
+        pixel_mean=config.augment.mean,
+        pixel_std=config.augment.std,
+        input_size=config.augment.view.size,
+        method=config.method.name,
+        epochs=config.schedule.epochs,
+        dataset=config.data.title,
+        seed=config.seed,
+        recipe=config.name,
+        recipe_hash=recipe_hash(config),
+        git_revision=provenance.git_revision(),
+        library_versions=dict(provenance.library_versions()),
+        gpu_hours=seconds * ranks.world / 3600 if on_gpu else None,
+        wall_seconds=seconds,
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
