@@ -1,0 +1,156 @@
+"""Running a graph: one call, whatever the executor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from slurm.graph import Graph
+from slurm.ledger import Ledger, StageRecord, State, now
+from slurm.plan import Action, Decision, carry_out, make_plan
+from slurm.submission import OpenSubmission, submission
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a stage.
+
+    `state` is one of the ledger's states, or "skipped". `position` counts from 1 to `total` stages.
+    """
+
+    stage: str
+    state: State | str
+    reason: str
+    position: int
+    total: int
+    seconds: float = 0.0
+    at: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a stage stands when `run_graph` returns."""
+
+    state: State | str
+    reason: str
+    hash: str
+    out: Path
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class GraphResult:
+    """What became of every stage, in the graph's order.
+
+    `signum` is the signal that stopped the run half-way, or 0.
+    """
+
+    run_dir: Path
+    stages: dict[str, Outcome]
+    signum: int = 0
+
+    @property
+    def succeeded(self) -> bool:
+        """Every stage is finished, or (on a cluster) on its way."""
+        return self.signum == 0 and not self.unsuccessful
+
+    @property
+    def unsuccessful(self) -> dict[str, Outcome]:
+        """The stages that failed, were blocked by one that did, were interrupted or never started."""
+        good = ("finished", "skipped", "submitted", "running")
+        return {name: o for name, o in self.stages.items() if o.state not in good}
+
+
+OnEvent = Callable[[Event], None]
+
+
+class Executor(Protocol):
+    """Does the work of a plan. `name` is recorded with every attempt."""
+
+    @property
+    def name(self) -> str: ...
+
+    def in_flight(self, ledger: Ledger, record: StageRecord) -> str:
+        """Say where a stage is being worked on by an earlier submission, or "" when nobody works on it."""
+        ...
+
+    def execute(self, run: "Run") -> int:
+        """Work on `run.plan`, telling every change; return the number of the signal that stopped it, or 0."""
+        ...
+
+
+class Run:
+    """A plan being carried out: what executors read, and where they tell what happens."""
+
+    def __init__(
+        self, graph: Graph, plan: list[Decision], ledger: Ledger, held: OpenSubmission, on_event: OnEvent
+    ) -> None:
+        self.graph, self.plan, self.ledger, self.submission = graph, plan, ledger, held
+        self.outcomes: dict[str, Outcome] = {}
+        self._on_event = on_event
+        self._position = {d.stage.name: i for i, d in enumerate(plan, 1)}
+
+    def tell(self, decision: Decision, state: State | str, reason: str, seconds: float = 0.0) -> None:
+        """Note where a stage stands, and tell the caller."""
+        name = decision.stage.name
+        self.outcomes[name] = Outcome(state, reason, decision.hash, self.ledger.out(name), seconds)
+        self._on_event(Event(name, state, reason, self._position[name], len(self.plan), seconds))
+
+    def blocked_by(self, decision: Decision) -> str:
+        """Say which stage keeps this one from ever starting, or "" when none does."""
+        bad = [
+            n for n in decision.stage.upstream if self.outcomes[n].state in ("failed", "blocked", "cancelled")
+        ]
+        return f"{bad[0]} {self.outcomes[bad[0]].state}" if bad else ""
+
+    def block(self, decision: Decision, reason: str) -> None:
+        """Record that a stage cannot start because of another."""
+        record = self.ledger.read(decision.stage.name)
+        assert record is not None
+        self.ledger.write(record.changed("blocked", reason))
+        self.tell(decision, "blocked", reason)
+
+
+def run_graph(
+    graph: Graph,
+    executor: Executor,
+    run_dir: Path,
+    *,
+    on_event: OnEvent = lambda event: None,
+    origin: dict[str, object] | None = None,
+) -> GraphResult:
+    """Bring every stage of `graph` to its end in `run_dir`, doing only what is not done already.
+
+    A finished stage of the same content hash is skipped; a half-finished one is called again with the same
+    output directory; one whose hash changed has its old output kept aside and is run anew. A stage that fails
+    blocks those that need it; the others go on.
+
+    Raises
+    ------
+    RequestError
+        A missing input, an unwritable run directory: before anything runs.
+    RunError
+        Another living process is at work on this run.
+    """
+    ledger = Ledger.create(run_dir)
+    with submission(ledger, executor.name) as held:
+        plan = make_plan(graph, ledger, lambda record: executor.in_flight(ledger, record))
+        ledger.write_pipeline(graph, {d.stage.name: d.hash for d in plan})
+        if origin is not None:
+            held.update(origin=origin)
+        run = Run(graph, plan, ledger, held, on_event)
+        for decision in plan:
+            record = carry_out(decision, ledger)
+            if decision.action in (Action.SKIP, Action.RESTORE):
+                run.tell(decision, "skipped", decision.reason)
+            elif decision.action is Action.IN_FLIGHT:
+                run.tell(decision, record.state, decision.reason)
+            else:
+                run.outcomes[decision.stage.name] = _outcome(decision, record, ledger)
+        signum = executor.execute(run)
+    return GraphResult(ledger.run_dir, {name: run.outcomes[name] for name in graph.names}, signum)
+
+
+def _outcome(decision: Decision, record: StageRecord, ledger: Ledger) -> Outcome:
+    return Outcome(record.state, record.reason, decision.hash, ledger.out(record.name))

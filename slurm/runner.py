@@ -1,0 +1,98 @@
+"""Running one stage in this process, and keeping its record true whatever happens."""
+
+import logging
+import os
+import signal
+import socket
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from slurm.capture import captured
+from slurm.ledger import Attempt, Ledger, StageRecord, State, now
+from slurm.stage import Stage, replace_outputs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a stage's callable ended. `signum` is set when a signal asked it to stop."""
+
+    state: State
+    reason: str = ""
+    signum: int = 0
+
+
+def run_stage(stage: Stage, ledger: Ledger, executor: str, job_id: str | None = None) -> Ending:
+    """Call a stage's callable and record the attempt: running, then finished, failed or interrupted.
+
+    What it prints and logs goes to its log files too, a traceback only there. The stage's record must exist
+    (`plan.carry_out` makes it). Nothing is raised for what the callable does; how it ended is returned.
+    """
+    record = ledger.read(stage.name)
+    assert record is not None
+    number = len(record.attempts) + 1
+    log_file = ledger.logs(stage.name) / f"{number:03d}.log"
+    attempt = Attempt(
+        number=number,
+        executor=executor,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=now(),
+        job_id=job_id,
+        log=str(log_file.relative_to(ledger.directory(stage.name))),
+    )
+    record = record.changed("running", attempts=(*record.attempts, attempt), missing=())
+    ledger.write(record)
+    ledger.out(stage.name).mkdir(parents=True, exist_ok=True)
+    missing = ledger.missing_after(stage)
+    with captured(log_file) as file:
+        ending = call_stage(stage, ledger, file)
+    ledger.write(_ended(record, ending, missing if ending.state == "finished" else ()))
+    return ending
+
+
+def call_stage(stage: Stage, ledger: Ledger, log_file: TextIO) -> Ending:
+    """Call a stage's callable on its resolved parameters, without a record; tracebacks go to `log_file`."""
+    start = time.monotonic()
+    out = ledger.out(stage.name)
+    try:
+        params: dict[str, Any] = replace_outputs(stage.params, ledger.resolve)
+        ledger.load_call(stage)(**params, out=out)
+    except KeyboardInterrupt:
+        return Ending("interrupted", "interrupted from the keyboard (SIGINT)", signal.SIGINT)
+    except SystemExit as left:
+        return _ending_of_exit(left)
+    except Exception as error:
+        traceback.print_exc(file=log_file)
+        log_file.flush()
+        return Ending("failed", one_line(error))
+    log.info("%s finished in %.1f s", stage.name, time.monotonic() - start)
+    return Ending("finished")
+
+
+def one_line(error: BaseException) -> str:
+    """Say what an exception says in one line: its type, and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _ending_of_exit(left: SystemExit) -> Ending:
+    code = left.code
+    if code is None or code == 0:
+        return Ending("finished")
+    if isinstance(code, int) and code > 128 and code - 128 in set(signal.Signals):
+        signum = signal.Signals(code - 128)
+        return Ending("interrupted", f"stopped by {signum.name}", signum)
+    return Ending("failed", f"left with exit status {code}" if isinstance(code, int) else str(code))
+
+
+def _ended(record: StageRecord, ending: Ending, missing: tuple[str, ...]) -> StageRecord:
+    cause = signal.Signals(ending.signum).name if ending.signum else ""
+    last = record.attempts[-1].model_copy(
+        update={"ended": now(), "state": ending.state, "reason": ending.reason, "cause": cause}
+    )
+    attempts = (*record.attempts[:-1], last)
+    return record.changed(ending.state, ending.reason, attempts=attempts, missing=missing)
