@@ -45,9 +45,12 @@ class MemoryBank:
         return self.tensor[index.to(self.tensor.device)]
 
     def update(self, index: Tensor, rows: Tensor) -> None:
-        """Replace the rows of the images `index` (B,) by `rows` (B, d); one named twice gets the mean."""
+        """Replace the rows of the images `index` (B,) by `rows` (B, d); one named twice keeps its last row."""
         index = index.to(self.tensor.device)
-        self.tensor.index_reduce_(0, index, rows.to(self.tensor), "mean", include_self=False)
+        order = torch.arange(len(index), device=index.device)
+        # Which of two unequal writes to one row wins would be undefined, and could differ between ranks.
+        last = torch.where(index.unsqueeze(1) == index, order, -1).amax(dim=1)
+        self.tensor[index] = rows.to(self.tensor)[last]
 
     def check(self, num_images: int, width: int) -> None:
         """Raises UserError where the bank does not hold one row of this width for every image."""
