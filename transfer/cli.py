@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from configs.errors import UserError, WorkError
-from slurm.errors import RequestError, RunError
-
 app = typer.Typer(
     name="carryover",
     help="What does my pretraining carry over? Pretrain, convert with proof, evaluate, report.",
@@ -27,8 +24,19 @@ Overrides = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("carryover"))
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and leave.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done in detail.")] = False,
 ) -> None:
@@ -187,22 +195,25 @@ def report(
 
 def main() -> None:
     """Run the command line; 0 done, 1 the work failed, 2 what was asked is wrong."""
-    debug = "--debug" in sys.argv[1:]
     try:
         app()
-    except (UserError, RequestError) as error:
-        if debug:
-            raise
-        _say(error, 2)
-    except (WorkError, RunError) as error:
-        if debug:
-            raise
-        _say(error, 1)
     except BrokenPipeError:
         sys.exit(1)
+    except Exception as error:
+        status = _status(error)
+        if status is None or "--debug" in sys.argv[1:]:
+            raise
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(str(error), err=True)
+        sys.exit(status)
 
 
-def _say(error: Exception, status: int) -> None:
-    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(str(error), err=True)
-    sys.exit(status)
+def _status(error: Exception) -> int | None:
+    """Return the exit status of an error that is meant for the user, None for any other."""
+    # Imported only now: pydantic and OmegaConf would take longer than all of --help.
+    from configs import UserError, WorkError
+    from slurm import RequestError, RunError
+
+    if isinstance(error, UserError | RequestError):
+        return 2
+    return 1 if isinstance(error, WorkError | RunError) else None

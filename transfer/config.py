@@ -1,0 +1,28 @@
+"""Evaluation recipes: the union of all protocols, told apart by `task`, and the module that runs each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from configs import UserError, register
+from transfer.classify.config import FinetuneConfig
+from transfer.detect.config import DetectionConfig
+
+TransferConfig = Annotated[FinetuneConfig | DetectionConfig, Field(discriminator="task")]
+
+# Each module has `evaluate(config, checkpoint, out) -> ResultRecord`; it is imported when it is asked for.
+PROTOCOLS: dict[type, Callable[[Any], str]] = {
+    FinetuneConfig: lambda config: "transfer.classify.finetune",
+    DetectionConfig: lambda config: f"transfer.detect.{config.backend}_rcnn",
+}
+
+register("transfer", TransferConfig)
+
+
+def check_roots(config: Any) -> None:
+    """Raise UserError when the recipe's data root is not there, before anything heavy is imported."""
+    root = getattr(getattr(config, "data", None), "root", None)
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise UserError(f"data.root: {root}: no such directory")
