@@ -1,0 +1,66 @@
+"""A record is whole or it is a problem with a path; the frame holds every number once."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tests.transfer.records import record
+from transfer.results import Metric, read_records, to_frame, write_record
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    written = record(61.5)
+    path = write_record(written, tmp_path / "run")
+    found, problems = read_records([tmp_path])
+    assert [s.record for s in found] == [written] and found[0].path == path and not problems
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+def test_a_best_result_names_the_split_it_was_selected_on() -> None:
+    with pytest.raises(ValidationError, match="must name the split"):
+        record(selection="best")
+    with pytest.raises(ValidationError, match="no result"):
+        record(selection="best", selected_on="val", split="val")
+    assert record(selection="best", selected_on="held-out tenth").selection == "best"
+
+
+@pytest.mark.parametrize("damage", ["torn", "edited", "old", "not json"])
+def test_a_damaged_record_is_a_problem_and_stops_no_other(tmp_path: Path, damage: str) -> None:
+    write_record(record(), tmp_path / "good")
+    path = write_record(record(), tmp_path / "bad")
+    text = path.read_text(encoding="utf-8")
+    plain = json.loads(text)
+    path.write_text(
+        {
+            "torn": text[: len(text) // 2],
+            "edited": json.dumps(plain | {"metrics": [{"name": "top1", "value": "many", "n": 1}]}),
+            "old": json.dumps(plain | {"schema_version": "carryover-result-0"}),
+            "not json": "\x00",
+        }[damage],
+        encoding="utf-8",
+    )
+    found, problems = read_records([tmp_path])
+    assert [s.path.parent.name for s in found] == ["good"]
+    assert [p.path for p in problems] == [path] and problems[0].reason
+
+
+def test_outputs_of_an_earlier_recipe_kept_aside_are_not_read(tmp_path: Path) -> None:
+    write_record(record(), tmp_path / "stages" / "evaluate" / "out")
+    write_record(record(), tmp_path / "stages" / "evaluate" / "out.12345678")
+    found, _ = read_records([tmp_path])
+    assert [s.path.parent.name for s in found] == ["out"]
+
+
+def test_the_frame_has_one_row_a_metric(tmp_path: Path) -> None:
+    metrics = (Metric(name="AP", value=40.0, n=9), Metric(name="APl", value=None, n=0))
+    write_record(record(metrics=metrics), tmp_path)
+    frame = to_frame(read_records([tmp_path])[0])
+    assert list(frame["metric"]) == ["AP", "APl"]
+    assert frame["value"].isna().tolist() == [False, True]
+    assert set(frame["checkpoint_sha256"]) == {"a" * 64}
+
+
+def test_a_frame_of_nothing_has_its_columns() -> None:
+    assert {"metric", "value", "record", "recipe_hash"} <= set(to_frame([]).columns)
