@@ -75,7 +75,7 @@ def rank() -> int:
 
 
 def gather(x: Tensor) -> Tensor:
-    """Return every rank's rows (b, ...) in rank order as (world * b, ...); gradients flow back to each rank."""
+    """Return every rank's rows (b, ...) in rank order, (world * b, ...); gradients flow back to each rank."""
     return cast(Tensor, _Gather.apply(x)) if world_size() > 1 else x
 
 
@@ -131,14 +131,15 @@ class _Sum(torch.autograd.Function):
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with the statistics of all ranks, on any device and backend.
 
-    torch.nn.SyncBatchNorm refuses CPU tensors; this one is made of differentiable sums over the ranks, in
-    float32. Parameters and buffers have nn.BatchNorm2d's names. Every rank must hold equally many rows.
+    torch.nn.SyncBatchNorm refuses CPU tensors; this one is made of differentiable sums over the ranks, in the
+    precision of its parameters. Parameters and buffers have nn.BatchNorm2d's names. Every rank must hold
+    equally many rows.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        x = input.float()
+        x = input.to(self.weight.dtype)
         over = [d for d in range(x.dim()) if d != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         count = world_size() * x.numel() // x.shape[1]
@@ -166,11 +167,13 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def with_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch normalisation in `module` by a synchronised one: torch's on GPUs, ours elsewhere."""
+    """Replace every batch norm in `module` by a synchronised one: torch's on GPUs, ours elsewhere."""
     if device.type == "cuda":
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(module))
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        synced = SyncBatchNorm(module.num_features, eps=module.eps, momentum=module.momentum)
+        synced = SyncBatchNorm(module.num_features, eps=module.eps, momentum=module.momentum).to(
+            module.weight
+        )
         synced.load_state_dict(module.state_dict())
         for name, parameter in module.named_parameters():
             getattr(synced, name).requires_grad_(parameter.requires_grad)

@@ -39,7 +39,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A batch's loss on this rank, and numbers to log (scalar tensors, detached; averaged over ranks later)."""
+    """A batch's loss on this rank, and numbers to log: detached scalar tensors, later averaged over ranks."""
 
     loss: Tensor
     numbers: dict[str, Tensor]

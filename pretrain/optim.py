@@ -13,7 +13,7 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module, peak_lr: float) 
     """Build the optimiser of a recipe over the trained parameters of `module`.
 
     Two groups: weights, and one-dimensional parameters (biases and normalisation), which a recipe may exempt
-    from weight decay. Each group keeps its peak rate under ``peak_lr``; `set_lr` scales it along the schedule.
+    from weight decay. Each group keeps its peak rate under ``peak_lr``, for `set_lr` to scale.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     weights = [p for p in trained if p.dim() > 1]
@@ -29,10 +29,13 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module, peak_lr: float) 
             for group in groups:
                 if not group["adapt"]:
                     group["peak_lr"] = peak_lr * config.base_lr_norm_and_bias / config.base_lr
-        return LARS(groups, peak_lr, config.momentum, config.trust_coefficient)
-    return torch.optim.SGD(
-        groups, lr=peak_lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True
-    )
+        optimizer: torch.optim.Optimizer = LARS(groups, peak_lr, config.momentum, config.trust_coefficient)
+    else:
+        optimizer = torch.optim.SGD(
+            groups, lr=peak_lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True
+        )
+    set_lr(optimizer, 1.0)
+    return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -101,7 +101,7 @@ def _optimise(
         metrics.rewind(step)
     model: nn.Module = method
     if ranks.world > 1:
-        # Running statistics are not broadcast at every step: training never reads them, and rank 0's are saved.
+        # Running statistics are not broadcast: training never reads them, and rank 0's are saved.
         model = DistributedDataParallel(
             method,
             device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
@@ -132,7 +132,7 @@ def _optimise(
 
                 save = step == total or step % (epoch_steps * config.checkpoint_every) == 0
                 report = save or step % config.log_every == 0
-                # Ranks agree on stopping by a collective call, so several of them ask only when they meet anyway.
+                # Several ranks agree on stopping by a collective call: they ask only where they meet anyway.
                 leave = (report or ranks.world == 1) and stop.requested() and step < total
                 numbers = {}
                 if report or leave:
@@ -246,4 +246,4 @@ def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float) -> Canonical
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -1,0 +1,46 @@
+"""Projectors have the layers that the papers draw, and encoders give float32."""
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain.config import ProjectorConfig
+from pretrain.heads import Encoder, build_projector
+
+
+def _kinds(head: nn.Module) -> list[str]:
+    return [type(layer).__name__ for layer in head]  # type: ignore[attr-defined]
+
+
+def test_unigrads_projector_has_norm_and_relu_after_the_first_two_of_three_layers() -> None:
+    head = build_projector(ProjectorConfig(depth=3, hidden=32, out=16), 8)
+    assert _kinds(head) == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert [layer.bias is not None for layer in head if isinstance(layer, nn.Linear)] == [False, False, True]
+
+
+def test_simos_projector_has_a_norm_after_every_layer() -> None:
+    head = build_projector(ProjectorConfig(depth=2, hidden=32, out=16, norm_last=True), 8)
+    assert _kinds(head) == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+
+
+def test_npids_head_is_linear() -> None:
+    assert _kinds(build_projector(ProjectorConfig(depth=1, out=16, norm="none"), 8)) == ["Linear"]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_every_depth_and_norm_maps_features_to_embeddings(depth: int, norm: str) -> None:
+    config = ProjectorConfig.model_validate({"depth": depth, "hidden": 24, "out": 12, "norm": norm})
+    head = build_projector(config, 8)
+    assert head(torch.randn(6, 8)).shape == (6, 12)
+    assert sum(isinstance(layer, nn.Linear) for layer in head) == depth
+
+
+def test_an_encoder_under_bf16_gives_float32() -> None:
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 8))
+    images = torch.randn(4, 3, 2, 2)
+    head = nn.Linear(8, 5)
+    low, full = Encoder(backbone, head, bf16=True)(images), Encoder(backbone, head, bf16=False)(images)
+    assert low.dtype == full.dtype == torch.float32
+    assert not torch.equal(low, full)
+    torch.testing.assert_close(low, full, rtol=0.05, atol=0.05)
