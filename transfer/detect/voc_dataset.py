@@ -107,6 +107,8 @@ def scan_voc(
         records += in_parallel(lambda i, f=folder, files=images: _read_record(f, files, i), fresh)
     if classes is None:
         classes = sorted({o.name for record in records for o in record.objects})
+        if not classes:
+            raise UserError(f"{root}: no object in {splits} to take the classes from; list the classes")
     labels = {name: label for label, name in enumerate(classes)}
     if len(labels) < len(classes):
         raise UserError(f"classes: a name occurs twice in {list(classes)}")
