@@ -169,16 +169,21 @@ def _apply_overrides(data: dict[str, Any], overrides: Sequence[str], model: Any)
             guess = nearest(key, valid_keys(model))
             hint = f" (the nearest key is '{guess}')" if guess else ""
             raise UserError(f"'{override}': an override is written dotted.key=value{hint}")
-        try:
-            nested = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"'{override}': the value is not readable as YAML: {error}") from None
-        assert isinstance(nested, dict)
-        value: Any = nested["value"]
+        value = _read_value(text)
         for part in reversed(key.split(".")):
             value = {part: value}
         data = merge(data, value)
     return _resolved(data)
+
+
+def _read_value(text: str) -> Any:
+    """Read an override's value as YAML; what is not YAML is text, and its type is checked later."""
+    try:
+        plain = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException):
+        return text
+    assert isinstance(plain, dict)
+    return plain["value"]
 
 
 def _resolved(data: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from slurm.stage import Output, Stage
 from transfer.pipeline_config import CheckpointEntry, EvaluationEntry, PipelineConfig, PretrainEntry
 from transfer.stages import BACKBONE
 
-_SHAPES = "@shapes"
+_SHAPES = "shapes:"
 _SHAPES_STAGE = "data/shapes"
 
 
@@ -26,7 +26,7 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
     Raises
     ------
     UserError
-        A recipe that does not resolve, or ``@shapes`` without a `shapes` section.
+        A recipe that does not resolve, or ``shapes:...`` without a `shapes` section.
     """
     import pretrain.config  # noqa: F401 (registers the kind)
     import transfer.config  # noqa: F401 (registers the kind)
@@ -115,7 +115,7 @@ def _overrides(config: PipelineConfig, overrides: tuple[str, ...], seed: int) ->
 
 
 def _plain(config: PipelineConfig, recipe: Any) -> Any:
-    """Return the recipe as plain data, with ``@shapes/...`` turned into the output of the shapes stage."""
+    """Return the recipe as plain data, with ``shapes:...`` turned into the output of the shapes stage."""
     plain = recipe.model_dump(mode="json", exclude={"name"})
     return _with_outputs(plain, config.shapes is not None)
 
@@ -125,10 +125,10 @@ def _with_outputs(value: Any, has_shapes: bool) -> Any:
         return {k: _with_outputs(v, has_shapes) for k, v in value.items()}
     if isinstance(value, list):
         return [_with_outputs(v, has_shapes) for v in value]
-    if isinstance(value, str) and (value == _SHAPES or value.startswith(_SHAPES + "/")):
+    if isinstance(value, str) and value.startswith(_SHAPES):
         if not has_shapes:
             raise UserError(f"'{value}': this pipeline makes no shapes data set; give it a `shapes:` section")
-        return Output(_SHAPES_STAGE, "data" + value.removeprefix(_SHAPES))
+        return Output(_SHAPES_STAGE, "data/" + value.removeprefix(_SHAPES))
     return value
 
 

@@ -14,7 +14,7 @@ Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
 
 class ShapesSection(Section):
-    """The procedural data set that the pipeline makes for itself; addressed as ``@shapes/...`` in roots."""
+    """The procedural data set that the pipeline makes for itself; addressed as ``shapes:...`` in roots."""
 
     seed: int = 0
     n_train: PositiveInt = 2000
@@ -91,7 +91,7 @@ class PipelineConfig(Recipe):
     ----------
     roots
         Data set roots by name; recipes' overrides refer to them as ``${roots.NAME}``. A root that starts
-        with ``@shapes/`` lies in the data set that the pipeline makes itself.
+        with ``shapes:`` lies in the data set that the pipeline makes itself.
     resources
         What each kind of stage asks of a cluster, over the cluster's own defaults (slurm.resources).
     convert
