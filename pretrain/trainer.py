@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pretrain import provenance
 from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
 from pretrain.checkpoint import load_state, save_state
 from pretrain.config import PretrainConfig
-from pretrain.data import Loader, build_dataset
+from pretrain.data import Batch, Loader, build_dataset
 from pretrain.distributed import Ranks, barrier, joined, with_sync_bn
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.methods import DataFacts, Method, Moment, build_method
@@ -96,7 +97,7 @@ def _optimise(
     step = history.restore()
     method.train()
     if step == 0:
-        method.begin(_on(ranks.device, config, loader.whole()))
+        method.begin(_on_device(loader.whole(), ranks.device, config.channels_last))
     if ranks.first:
         metrics.rewind(step)
     model: nn.Module = method
@@ -116,7 +117,7 @@ def _optimise(
         window = Window(config.batch_size)
         while step < total:
             epoch, start = divmod(step, epoch_steps)
-            for batch in _on(ranks.device, config, loader.epoch(epoch, start)):
+            for batch in _on_device(loader.epoch(epoch, start), ranks.device, config.channels_last):
                 window.batch_arrived()
                 factor = warmup_cosine(step, total, warmup, config.schedule.floor)
                 set_lr(optimizer, factor)
@@ -143,6 +144,8 @@ def _optimise(
                     history.save(step)
                 if leave:
                     raise Interrupted(stop.signum)
+                if report:
+                    window = Window(config.batch_size)
                 if bar is not None:
                     bar.advance(1, **({"loss": numbers["loss"]} if numbers else {}))
     return history.seconds()
@@ -203,6 +206,16 @@ class _History:
             }
             save_state(self._path, state)
         barrier()
+
+
+def _on_device(batches: Iterable[Batch], device: torch.device, channels_last: bool) -> Iterator[Batch]:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for batch in batches:
+        yield Batch(
+            batch.index.to(device, non_blocking=True),
+            [v.to(device, non_blocking=True, memory_format=layout) for v in batch.views],
+            None if batch.label is None else batch.label.to(device, non_blocking=True),
+        )
 
 
 def _randomness(seed: int, step: int, ranks: Ranks) -> torch.Generator:

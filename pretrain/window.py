@@ -10,7 +10,7 @@ from pretrain.distributed import mean_over_ranks
 
 
 class Window:
-    """Collects the steps since the last line: losses on the device, seconds on the host."""
+    """Collects the steps of one line: losses on the device, seconds on the host."""
 
     def __init__(self, images_per_step: int) -> None:
         self._images_per_step = images_per_step
@@ -30,7 +30,7 @@ class Window:
         self._ready = time.monotonic()
 
     def close(self, step: int) -> dict[str, float]:
-        """Return the means over the window's steps and over the ranks, and open the next window.
+        """Return the means over the window's steps and over the ranks.
 
         `step` is the number of steps taken so far. A collective call. Raises WorkError on every rank, naming
         the first step whose loss is not finite.
@@ -48,11 +48,8 @@ class Window:
                 f"the loss is {table[first, 0].item()} at step {step - len(table) + first + 1};"
                 " stopped, and the last good checkpoint is kept"
             )
-        now = time.monotonic()
-        seconds = max(now - self._opened, 1e-9)
+        seconds = max(time.monotonic() - self._opened, 1e-9)
         means = dict(zip(["loss", *names], table.mean(0).tolist()))
         means["images_per_second"] = self._images_per_step * len(table) / seconds
         means["loader_wait"] = self._waited / seconds
-        self._losses, self._numbers = [], []
-        self._waited, self._opened, self._ready = 0.0, now, now
         return means
