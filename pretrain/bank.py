@@ -45,7 +45,7 @@ class MemoryBank:
         return self.tensor[index.to(self.tensor.device)]
 
     def update(self, index: Tensor, rows: Tensor) -> None:
-        """Replace the rows of the images `index` (B,) by `rows` (B, d); one named twice keeps its last row."""
+        """Replace the rows of the images `index` (B,) by `rows` (B, d); a repeated one keeps its last."""
         index = index.to(self.tensor.device)
         order = torch.arange(len(index), device=index.device)
         # Which of two unequal writes to one row wins would be undefined, and could differ between ranks.

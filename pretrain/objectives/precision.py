@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ V = TypeVar("V")
 def promote(value: V) -> V:
     """A half-precision tensor as float32; anything else as it is. Differentiable."""
     if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
-        return value.float()
+        return cast(V, value.float())
     return value
 
 

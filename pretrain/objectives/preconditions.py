@@ -1,0 +1,33 @@
+"""What objectives ask of their input. Each check waits for the device: once, before the first step."""
+
+from torch import Tensor
+
+from configs.errors import UserError
+
+
+def check_normalised(name: str, x: Tensor, tolerance: float = 1e-2) -> None:
+    """Raises UserError where rows of the embeddings `x` (B, d), called `name`, are not of unit length."""
+    furthest = (x.detach().float().norm(dim=-1) - 1).abs().max().item()
+    # Written so that NaN fails too.
+    if not furthest <= tolerance:
+        raise UserError(
+            f"{name} must be l2-normalised, but a row's length is {furthest:.3g} away from 1: "
+            "normalise the embeddings before the objective."
+        )
+
+
+def check_batch_statistics(name: str, x: Tensor) -> None:
+    """Raises UserError where `x` (B, d), called `name`, has too few rows for statistics over the batch."""
+    if len(x) < 2:
+        raise UserError(
+            f"{name} is a batch of {len(x)}: batch statistics (BN, correlation, covariance) need at least 2."
+        )
+
+
+def check_same_shape(first_name: str, first: Tensor, second_name: str, second: Tensor) -> None:
+    """Raises UserError where two sets of embeddings that are compared row by row differ in shape."""
+    if first.shape != second.shape:
+        raise UserError(
+            f"{first_name} is {tuple(first.shape)} and {second_name} {tuple(second.shape)}: "
+            "they are compared row by row and must agree."
+        )

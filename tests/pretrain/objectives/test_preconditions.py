@@ -1,0 +1,31 @@
+"""Bad input to an objective is named before the first step."""
+
+import pytest
+import torch
+
+from configs.errors import UserError
+from pretrain.objectives.preconditions import check_batch_statistics, check_normalised, check_same_shape
+
+
+def test_unit_rows_pass_even_when_rounded_to_bfloat16() -> None:
+    z = torch.nn.functional.normalize(torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    check_normalised("z", z)
+    check_normalised("z", z.bfloat16())
+
+
+@pytest.mark.parametrize("row", [[2.0, 0.0], [0.0, 0.0], [float("nan"), 0.0]])
+def test_one_row_off_the_sphere_is_refused(row: list[float]) -> None:
+    with pytest.raises(UserError, match="momentum keys must be l2-normalised"):
+        check_normalised("momentum keys", torch.tensor([[1.0, 0.0], row]))
+
+
+def test_a_batch_of_one_has_no_statistics() -> None:
+    check_batch_statistics("z", torch.zeros(2, 3))
+    with pytest.raises(UserError, match=r"z is a batch of 1: batch statistics .* need at least 2"):
+        check_batch_statistics("z", torch.zeros(1, 3))
+
+
+def test_embeddings_compared_row_by_row_must_agree_in_shape() -> None:
+    check_same_shape("online", torch.zeros(2, 3), "target", torch.zeros(2, 3))
+    with pytest.raises(UserError, match=r"online is \(2, 3\) and target \(2, 4\)"):
+        check_same_shape("online", torch.zeros(2, 3), "target", torch.zeros(2, 4))
