@@ -1,10 +1,12 @@
 """What a detector says about one image: the record that every backend hands to the metrics."""
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from configs.errors import UserError, WorkError
 from transfer.detect.datasets import Rle
 
 
@@ -46,3 +48,26 @@ class ImagePrediction:
 def encode_masks(masks: np.ndarray) -> tuple[Rle, ...]:
     """Return (n, height, width) masks of 0 and 1 as n compressed RLEs."""
     return tuple(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks)
+
+
+def refuse_unscorable(
+    predictions: Sequence[ImagePrediction], image_ids: Container[str | int], n_classes: int, name: str
+) -> None:
+    """Check that predictions can be scored on the data set called `name`.
+
+    Raises UserError for an unknown image, one with two predictions, or a label outside 0..C-1; WorkError
+    for boxes or scores that are not finite.
+    """
+    seen: set[str | int] = set()
+    for p in predictions:
+        where = f"prediction for image {p.image_id!r}"
+        if p.image_id not in image_ids:
+            raise UserError(f"{where}: not in {name}")
+        if p.image_id in seen:
+            raise UserError(f"{where}: there are two of them, and one was expected")
+        seen.add(p.image_id)
+        if not (np.isfinite(p.boxes).all() and np.isfinite(p.scores).all()):
+            raise WorkError(f"{where}: boxes or scores that are not finite")
+        if len(p.labels) and not 0 <= p.labels.min() <= p.labels.max() < n_classes:
+            low, high = p.labels.min(), p.labels.max()
+            raise UserError(f"{where}: labels {low}..{high}, but {name} has {n_classes} classes")

@@ -11,7 +11,8 @@ its peculiarities included, since the published VOC rows are its numbers:
 - detections are ranked by numpy's default sort, in the order in which the predictions are given: it is not
   stable, so which of several tied detections goes first is its affair;
 - a class without (non-difficult) objects counts as AP 0 in the means. With the area metric and at least
-  one detection of it, its AP is NaN, and so are the means: leave such a class out of the class list.
+  one detection of it, its AP is 0 / 0, NaN in Detectron2 and None here, and so are the means: leave such a
+  class out of the class list.
 """
 
 import logging
@@ -21,9 +22,8 @@ from typing import Literal
 
 import numpy as np
 
-from configs.errors import UserError, WorkError
 from transfer.detect.datasets import DetectionDataset
-from transfer.detect.predictions import ImagePrediction
+from transfer.detect.predictions import ImagePrediction, refuse_unscorable
 
 log = logging.getLogger(__name__)
 
@@ -40,22 +40,25 @@ Metric = Literal["11point", "area"]
 class VocClassResult:
     """One class: its AP (percent) at each IoU of the result, and how many objects it has to find."""
 
-    aps: tuple[float, ...]
+    aps: tuple[float | None, ...]
     objects: int
 
     @property
-    def ap(self) -> float:
+    def ap(self) -> float | None:
         """The mean over the IoU thresholds."""
-        return float(np.mean(self.aps))
+        return _mean(self.aps)
 
 
 @dataclass(frozen=True)
 class VocResult:
-    """AP in percent: over all IoU thresholds, at 0.50 and at 0.75 (NaN where that was not asked for)."""
+    """AP in percent, means over the classes: over all IoU thresholds, at 0.50 and at 0.75.
 
-    ap: float
-    ap50: float
-    ap75: float
+    None where it is undefined (see above), or where that threshold was not asked for.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
     per_class: dict[str, VocClassResult]
     ious: tuple[float, ...]
 
@@ -101,16 +104,22 @@ def voc_ap(
         if n_objects == 0:
             log.warning(
                 "%s: no object of class '%s' to find (%d detections); it counts as AP %s in the means",
-                dataset.name, name, len(ranking), "NaN" if metric == "area" and len(ranking) else "0",
+                dataset.name, name, len(ranking), "undefined" if metric == "area" and len(ranking) else "0",
             )  # fmt: skip
         aps = tuple(
-            100 * _average_precision(*_hits_and_misses(overlap, target, is_difficult, iou), n_objects, metric)
+            _average_precision(*_hits_and_misses(overlap, target, is_difficult, iou), n_objects, metric)
             for iou in ious
         )
         per_class[name] = VocClassResult(aps, n_objects)
-    means = np.mean([result.aps for result in per_class.values()], axis=0)
-    at = {round(iou, 6): float(mean) for iou, mean in zip(ious, means, strict=True)}
-    return VocResult(float(means.mean()), at.get(0.5, np.nan), at.get(0.75, np.nan), per_class, tuple(ious))
+    means = [_mean(column) for column in zip(*(result.aps for result in per_class.values()), strict=True)]
+    at = {round(iou, 6): mean for iou, mean in zip(ious, means, strict=True)}
+    return VocResult(_mean(means), at.get(0.5), at.get(0.75), per_class, tuple(ious))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, which one undefined value makes undefined."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if len(defined) == len(values) else None
 
 
 def _objects(dataset: DetectionDataset) -> tuple[_Table, np.ndarray]:
@@ -130,24 +139,11 @@ def _detections(
 ) -> tuple[_Table, np.ndarray]:
     """Return all detections in the order given, with boxes and scores as Detectron2 writes them down."""
     index = {image.id: number for number, image in enumerate(dataset.images)}
-    seen: set[str | int] = set()
-    for prediction in predictions:
-        if prediction.image_id not in index:
-            raise UserError(f"prediction for image {prediction.image_id!r}: not in {dataset.name}")
-        if prediction.image_id in seen:
-            raise UserError(f"two predictions for image {prediction.image_id!r} of {dataset.name}")
-        seen.add(prediction.image_id)
+    refuse_unscorable(predictions, index, len(dataset.classes), dataset.name)
     images = np.repeat([index[p.image_id] for p in predictions], [len(p.scores) for p in predictions])
     labels = np.concatenate([np.empty(0, dtype=np.int64), *(p.labels for p in predictions)])
     boxes = np.concatenate([np.empty((0, 4), dtype=np.float32), *(p.boxes for p in predictions)])
     scores = np.concatenate([np.empty(0, dtype=np.float32), *(p.scores for p in predictions)])
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise WorkError(f"predictions for {dataset.name}: boxes or scores that are not finite")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(dataset.classes):
-        raise UserError(
-            f"predictions for {dataset.name}: labels {labels.min()}..{labels.max()} with"
-            f" {len(dataset.classes)} classes"
-        )
     shifted = boxes.astype(np.float32) + np.array([1, 1, 0, 0], dtype=np.float32)
     return _Table(images.astype(np.int64), labels, _round(shifted, 1)), _round(scores.astype(np.float32), 3)
 
@@ -206,15 +202,17 @@ def _hits_and_misses(
     return is_true, is_false
 
 
-def _average_precision(is_true: np.ndarray, is_false: np.ndarray, n_objects: int, metric: Metric) -> float:
-    """Return the average precision, 0..1, of ranked detections."""
+def _average_precision(
+    is_true: np.ndarray, is_false: np.ndarray, n_objects: int, metric: Metric
+) -> float | None:
+    """Return the average precision (percent) of ranked detections; None where it is undefined."""
     if n_objects == 0:
-        return float("nan") if metric == "area" and len(is_true) else 0.0
+        return None if metric == "area" and len(is_true) else 0.0
     true = np.cumsum(is_true)
     recall = true / n_objects
     precision = true / np.maximum(true + np.cumsum(is_false), np.finfo(np.float64).eps)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if metric == "11point":
         reached = np.searchsorted(recall, RECALL_LEVELS, side="left")
-        return float(np.append(envelope, 0.0)[reached].sum() / len(RECALL_LEVELS))
-    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+        return 100 * float(np.append(envelope, 0.0)[reached].mean())
+    return 100 * float(np.sum(np.diff(recall, prepend=0.0) * envelope))
