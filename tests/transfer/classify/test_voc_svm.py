@@ -94,7 +94,7 @@ def test_too_few_images_of_a_class_are_refused_by_name() -> None:
     rare[:2, 1] = 1
     with pytest.raises(UserError, match=r"'b' \(2\)"):
         full(Split(train.features, rare, CLASSES), test, [1.0], "area", 0, 1)
+    unseen = test.presence.copy()
+    unseen[:, 1] = -1
     with pytest.raises(UserError, match="nothing of 'b'"):
-        full(
-            train, Split(test.features, np.where(rare[:60] == 1, -1, rare[:60]), CLASSES), [1.0], "area", 0, 1
-        )
+        full(train, Split(test.features, unseen, CLASSES), [1.0], "area", 0, 1)
