@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from configs.errors import UserError
 from transfer.detect.coco_masks import settle_segmentation
@@ -165,7 +164,7 @@ def _images(
 def _size_or_error(path: Path) -> tuple[int, int] | OSError:
     try:
         return read_size(path)
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         return error
 
 

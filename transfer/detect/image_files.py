@@ -19,8 +19,22 @@ def read_size(path: Path) -> tuple[int, int]:
 
     Raises OSError where PIL cannot read the header (FileNotFoundError where there is no such file).
     """
-    with Image.open(path) as image:
-        return image.size
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Image.DecompressionBombError as error:
+        raise OSError(str(error)) from error
+
+
+def decoding_error(path: Path) -> str | None:
+    """Return why an image cannot be decoded to its last pixel, or None."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    # PIL passes on whatever its decoders meet in a broken file: struct.error, IndexError, SyntaxError, ...
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def in_parallel(function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
