@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from pydantic import ValidationError
@@ -19,7 +19,7 @@ from torch import Tensor
 from configs import Section, UserError
 from pretrain.backbone_config import BackboneConfig
 
-FORMAT = "carryover-1"
+FORMAT: Final = "carryover-1"
 _KEY = "carryover"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -96,7 +96,7 @@ def _stage(
     name: str,
     function: str,
     params: Mapping[str, Any],
-    **more: tuple[Any, ...],
+    **more: Any,
 ) -> Stage:
     resources = {str(k): v for k, v in config.resources.items()}.get(kind, Resources())
     return Stage(name=name, call=f"transfer.stages:{function}", params=params, resources=resources, **more)

@@ -115,7 +115,7 @@ class PipelineConfig(Recipe):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "PipelineConfig":
-        sources = [e.key for e in (*self.pretrain, *self.checkpoints)]
+        sources = [e.key for e in self.pretrain] + [e.key for e in self.checkpoints]
         for what, keys in (("pretrain/checkpoints", sources), ("evaluate", [e.key for e in self.evaluate])):
             twice = sorted({k for k in keys if keys.count(k) > 1})
             if twice:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pretrain.canonical import CanonicalMetadata
 
-SCHEMA = "carryover-result-1"
+SCHEMA: Final = "carryover-result-1"
 RECORD_NAME = "result.json"
 
 
@@ -230,7 +230,8 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
                 }
             )
     tail = ["metric", "value", "unit", "higher_is_better", "n"]
-    return pd.DataFrame(rows, columns=[*columns, "record", *tail])
+    frame = pd.DataFrame(rows, columns=[*columns, "record", *tail])
+    return frame.astype({"seed": "Int64", "pretrain_seed": "Int64", "train_images": "Int64", "n": "Int64"})
 
 
 def _record_files(run: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
@@ -104,7 +104,7 @@ def _table(key: dict[str, Any], group: pd.DataFrame) -> Table:
     units = dict(zip(group["metric"], group["unit"]))
     rows = []
     for row_keys, runs in group.groupby(_ROW_KEYS, dropna=False, sort=False):
-        named = dict(zip(_ROW_KEYS, row_keys))
+        named: dict[str, Any] = dict(zip(_ROW_KEYS, row_keys))
         cells = tuple(_cell(runs[runs["metric"] == m]) for m in metrics)
         epochs = None if pd.isna(named["pretrain_epochs"]) else float(named["pretrain_epochs"])
         rows.append(Row(named["pretrain_recipe"], named["method"], named["backbone"], epochs, cells))
@@ -126,18 +126,8 @@ def _table(key: dict[str, Any], group: pd.DataFrame) -> Table:
 
 
 def _cell(runs: pd.DataFrame) -> Cell:
-    sources = tuple(
-        Source(
-            record=r.record,
-            checkpoint=r.checkpoint,
-            checkpoint_sha256=r.checkpoint_sha256,
-            seed=int(r.seed),
-            pretrain_seed=None if pd.isna(r.pretrain_seed) else int(r.pretrain_seed),
-            value=None if pd.isna(r.value) else float(r.value),
-            job_id=None if pd.isna(r.job_id) else str(r.job_id),
-        )
-        for r in runs.itertuples()
-    )
+    rows: list[dict[str, Any]] = runs.astype(object).where(runs.notna(), None).to_dict("records")  # type: ignore
+    sources = tuple(Source(**{f.name: row[f.name] for f in fields(Source)}) for row in rows)
     values = [s.value for s in sources if s.value is not None]
     if not values:
         return Cell(None, None, sources)
