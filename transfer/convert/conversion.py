@@ -1,0 +1,172 @@
+"""Carry one checkpoint to one library: write, let the library load it, compare, and only then keep it."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs import CarryoverError, UserError, WorkError
+from configs.keys import nearest
+from pretrain.provenance import git_revision, library_versions
+from transfer.checkpoints.architecture import expected_tensors
+from transfer.checkpoints.canonical import live_backbone
+from transfer.checkpoints.importers import Fate, Imported, take_backbone
+from transfer.checkpoints.receipt import (
+    STRUCTURE_ONLY,
+    CarriedTensor,
+    ModelProof,
+    Receipt,
+    file_record,
+    receipt_path,
+    write_receipt,
+)
+from transfer.checkpoints.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
+from transfer.convert import canonical, detectron2, mmseg, timm, torchvision
+from transfer.convert.target import Target
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (torchvision.TARGET, detectron2.TARGET, mmseg.TARGET, timm.TARGET, canonical.TARGET)
+}
+
+
+def convert(checkpoint: Path, to: str, out: Path, encoder: str | None = None) -> Receipt:
+    """Convert any maker's checkpoint for a library and write `out` with `out`.receipt.json beside it.
+
+    Both files appear, or neither. Where the library is installed it loads the file itself, and every backbone
+    tensor and every stage's feature maps are compared; where it is not, names, shapes and values are, and the
+    receipt says "structure only".
+
+    Parameters
+    ----------
+    to
+        "detectron2", "mmseg", "torchvision", "timm" or "canonical".
+    encoder
+        Which encoder of the file to take (see `import_checkpoint`).
+
+    Raises
+    ------
+    UserError
+        For a checkpoint that is not whole, a backbone that the library has no place for, a bad `to` or `out`.
+    WorkError
+        When the proof does not hold; it names the tensor or the stage, and no file is left behind.
+    """
+    target = _target(to)
+    _require_out(checkpoint, out, target)
+    imported = take_backbone(checkpoint, encoder)
+    try:
+        target.require(imported.metadata.backbone)
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {error}") from None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        written = Path(scratch) / out.name
+        renamed = {target.rename(name): value for name, value in imported.state.items()}
+        target.write(written, renamed, imported.metadata)
+        proofs, verified_in, notes = _prove(written, target, imported)
+        receipt = _receipt(checkpoint, written, target, imported, proofs, verified_in, notes)
+        write_receipt(receipt_path(written), receipt)
+        # The receipt goes first: a converted file that is there always has its receipt.
+        receipt_path(written).replace(receipt_path(out))
+        try:
+            written.replace(out)
+        except OSError:
+            receipt_path(out).unlink()
+            raise
+    return receipt
+
+
+def _target(to: str) -> Target:
+    if to not in TARGETS:
+        guess = nearest(to, list(TARGETS))
+        hint = f"; did you mean '{guess}'?" if guess else ""
+        raise UserError(f"no target is called '{to}'{hint} There are: {', '.join(TARGETS)}")
+    return TARGETS[to]
+
+
+def _require_out(checkpoint: Path, out: Path, target: Target) -> None:
+    if out.is_dir():
+        raise UserError(f"{out}: a directory; expected the name of the file to write")
+    if out.suffix not in target.suffixes:
+        raise UserError(
+            f"{out}: {target.name} knows its files by their suffix; expected {' or '.join(target.suffixes)}"
+        )
+    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+        raise UserError(f"{out}: is the checkpoint itself; give another name")
+
+
+def _prove(
+    written: Path, target: Target, imported: Imported
+) -> tuple[tuple[ModelProof, ...], str, tuple[str, ...]]:
+    """Structure first (fast, and names the tensor), then the library itself."""
+    where = f"{target.name} file"
+    read_back: dict[str, Tensor] = {}
+    for name, value in target.read(written).items():
+        source = target.rename_back(name)
+        if source is None or source in read_back:
+            raise WorkError(f"{where}: '{name}' is no tensor of {imported.metadata.backbone.label}")
+        read_back[source] = value
+    prove_tensors(imported.state, read_back, where)
+    version, reason = target.version()
+    if version is None:
+        return (), STRUCTURE_ONLY, (f"{target.name} could not be imported here: {reason}",)
+    return _load(written, target, imported, live_backbone(imported)), version, ()
+
+
+def _load(written: Path, target: Target, imported: Imported, source: nn.Module) -> tuple[ModelProof, ...]:
+    # Building the library's models draws random weights; the caller's random state is none of their business.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return tuple(
+                prove_model(source, model) for model in target.load(written, imported.metadata.backbone)
+            )
+        except CarryoverError:
+            raise
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise WorkError(
+                f"{target.name} could not load the converted file: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _receipt(
+    checkpoint: Path,
+    written: Path,
+    target: Target,
+    imported: Imported,
+    proofs: tuple[ModelProof, ...],
+    verified_in: str,
+    notes: tuple[str, ...],
+) -> Receipt:
+    source = file_record(checkpoint)
+    tensors = tuple(
+        CarriedTensor(
+            name=target.rename(name),
+            source=name,
+            shape=tuple(value.shape),
+            dtype=str(value.dtype).removeprefix("torch."),
+            sha256=tensor_digest(value),
+        )
+        for name, value in imported.state.items()
+    )
+    return Receipt(
+        to=target.name,
+        source=source,
+        target=file_record(written),
+        metadata=imported.metadata,
+        fates=tuple(_named(fate, target) for fate in imported.fates),
+        tensors=tensors,
+        expected=len(expected_tensors(imported.metadata.backbone)),
+        verified_in=verified_in,
+        proofs=proofs,
+        tolerance=TOLERANCE,
+        settings=target.settings(imported.metadata),
+        notes=(*imported.notes, *notes),
+        git_revision=git_revision(),
+        library_versions=dict(library_versions()),
+    )
+
+
+def _named(fate: Fate, target: Target) -> Fate:
+    return fate if fate.target is None else Fate(fate.source, fate.fate, target.rename(fate.target))

@@ -1,0 +1,223 @@
+"""Canonical -> Detectron2: one `.pkl` that serves C4 and FPN models, exactly.
+
+Detectron2 loads it through its own suffix matching: `res5.0.conv1.weight` is found both as
+`backbone.bottom_up.res5.0.conv1.weight` (FPN) and as `roi_heads.res5.0.conv1.weight` (C4). The file says so
+itself (`matching_heuristics`), and names its author: a `.pkl` without `__author__` is taken for Caffe2.
+"""
+
+import logging
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from configs import WorkError
+from pretrain.backbone_config import BackboneConfig
+from pretrain.canonical import CanonicalMetadata
+from transfer.checkpoints.importers import EMBEDDED_KEY
+from transfer.checkpoints.naming import from_detectron2, to_detectron2
+from transfer.checkpoints.reading import read_contents
+from transfer.checkpoints.verify import LoadedModel
+from transfer.convert.target import Target, require_plain_resnet
+
+AUTHOR = "carryover"
+_STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
+_EXTRA_NORM = "res5.norm."
+
+
+class _PortablePickler(pickle.Pickler):
+    """Rebuilds arrays through `numpy.ndarray`, the one name that numpy 1 and numpy 2 have in common."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is np.ndarray:
+            return np.ndarray, ((0,), value.dtype), value.__reduce__()[2]
+        return NotImplemented
+
+
+def resnet_settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
+    """The configuration keys that make Detectron2 build this backbone and feed it the right pixels.
+
+    STRIDE_IN_1X1 must be off and the input RGB, or the same weights compute other features.
+    """
+    backbone = about.backbone
+    depth = int(backbone.arch.removeprefix("resnet"))
+    base = 64 * backbone.width
+    return {
+        "INPUT.FORMAT": about.channel_order,
+        "MODEL.PIXEL_MEAN": [round(255 * mean, 6) for mean in about.pixel_mean],
+        "MODEL.PIXEL_STD": [round(255 * std, 6) for std in about.pixel_std],
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": base,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": base if depth < 50 else 4 * base,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": base,
+        "MODEL.RESNETS.NUM_GROUPS": 1,
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.RESNETS.RES5_DILATION": 1,
+    }
+
+
+def backbone_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every backbone tensor of a Detectron2 R-CNN under torchvision's names.
+
+    Knows FPN models (`backbone.bottom_up`) and C4 models (`backbone` and `roi_heads.res5`, without the extra
+    norm after res5). Raises WorkError for a tensor of the backbone that no plain ResNet has.
+    """
+    rcnn: Any = model
+    trunk = rcnn.backbone.bottom_up if hasattr(rcnn.backbone, "bottom_up") else rcnn.backbone
+    named = dict(trunk.state_dict())
+    if res5 := getattr(rcnn.roi_heads, "res5", None):
+        named |= {f"res5.{name}": value for name, value in res5.state_dict().items()}
+    tensors = {}
+    for name, value in named.items():
+        if name.startswith(_EXTRA_NORM):
+            continue
+        source = from_detectron2(name)
+        if source is None:
+            raise WorkError(f"Detectron2 model: backbone tensor '{name}' is no tensor of a plain ResNet")
+        tensors[source] = value
+    return tensors
+
+
+def _require(config: BackboneConfig) -> None:
+    require_plain_resnet(config, "detectron2")
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) -> None:
+    record = {
+        "model": {name: value.numpy() for name, value in tensors.items()},
+        "__author__": AUTHOR,
+        "matching_heuristics": True,
+        EMBEDDED_KEY: about.model_dump_json(),
+    }
+    with path.open("wb") as file:
+        _PortablePickler(file, protocol=4).dump(record)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    contents = read_contents(path)
+    if contents.entries.get("__author__") is None or "matching_heuristics" not in contents.entries:
+        raise WorkError(
+            "detectron2 file: without '__author__' and 'matching_heuristics' Detectron2 takes it for Caffe2's"
+        )
+    return {name.removeprefix("model."): value for name, value in contents.tensors.items()}
+
+
+def _version() -> tuple[str | None, str]:
+    try:
+        import detectron2
+        import detectron2.checkpoint
+        import detectron2.modeling
+    except ImportError as error:
+        return None, str(error)
+    return f"detectron2 {detectron2.__version__}", ""
+
+
+def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
+    for layout, build in (("FPN", _fpn_model), ("C4", _c4_model)):
+        model = build(config)
+        _load_with_detectron2(model, path)
+        model.eval()
+        yield LoadedModel(f"Faster R-CNN {config.label} {layout}", backbone_tensors(model), _stages_of(model))
+
+
+def _stages_of(model: Any) -> Any:
+    is_fpn = hasattr(model.backbone, "bottom_up")
+    trunk = model.backbone.bottom_up if is_fpn else model.backbone
+
+    def stages(images: Tensor) -> dict[str, Tensor]:
+        features = {name: value for name, value in trunk(images).items() if name in _STAGES}
+        if not is_fpn:
+            features["res5"] = model.roi_heads.res5(features["res4"])
+        return {"stem": trunk.stem(images)} | {_STAGES[name]: value for name, value in features.items()}
+
+    return stages
+
+
+def _load_with_detectron2(model: Any, path: Path) -> None:
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    # It reports every head that no backbone file could fill; what counts is checked tensor by tensor later.
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "fvcore.common.checkpoint")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        DetectionCheckpointer(model).load(str(path))
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _config(config: BackboneConfig) -> Any:
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.NORM = "BN"
+    about = CanonicalMetadata.model_construct(backbone=config)
+    for key, value in resnet_settings(about).items():
+        cfg.merge_from_list([key, value])
+    return cfg
+
+
+def _fpn_model(config: BackboneConfig) -> Any:
+    from detectron2.modeling import build_model
+
+    cfg = _config(config)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = list(_STAGES)
+    cfg.MODEL.FPN.IN_FEATURES = list(_STAGES)
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+    cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 2
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
+    return build_model(cfg)
+
+
+def _c4_model(config: BackboneConfig) -> Any:
+    from detectron2.modeling import build_model
+    from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
+
+    cfg = _config(config)
+    # An RPN on res4 alone, as in every C4 model; the earlier stages come out for the comparison.
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4"]
+    cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeads"
+    model: Any = build_model(cfg)
+    if config.arch in ("resnet18", "resnet34"):
+        # Res5ROIHeads hard-codes three bottlenecks; ResNet-18 and 34 need their own basic blocks there.
+        blocks = 2 if config.arch == "resnet18" else 3
+        out = 8 * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+        model.roi_heads.res5 = nn.Sequential(
+            *ResNet.make_stage(
+                BasicBlock,
+                blocks,
+                stride_per_block=[2] + [1] * (blocks - 1),
+                in_channels=out // 2,
+                out_channels=out,
+                norm="BN",
+            )
+        )
+    return model
+
+
+TARGET = Target(
+    name="detectron2",
+    suffixes=(".pkl",),
+    require=_require,
+    rename=to_detectron2,
+    rename_back=from_detectron2,
+    write=_write,
+    read=_read,
+    version=_version,
+    load=_load,
+    settings=resnet_settings,
+)

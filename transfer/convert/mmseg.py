@@ -1,0 +1,105 @@
+"""Canonical -> mmsegmentation: a `.pth` for the plain ResNet's `init_cfg=dict(type="Pretrained", ...)`."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from pretrain.backbone_config import BackboneConfig
+from pretrain.backbones import STAGES
+from pretrain.canonical import CanonicalMetadata
+from transfer.checkpoints.importers import EMBEDDED_KEY
+from transfer.checkpoints.verify import LoadedModel
+from transfer.convert.target import Target, require_plain_resnet, unchanged
+from transfer.segment.mmcv_stub import install
+
+
+def resnet_settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
+    """The `backbone=dict(...)` that makes mmseg build this very network.
+
+    The type is the plain ResNet: the stock configurations' ResNetV1c has a deep stem that no checkpoint
+    with torchvision's fits. Dilations and strides are the segmenter's to set; they take no tensors.
+    """
+    base = 64 * about.backbone.width
+    return {
+        "type": "ResNet",
+        "depth": int(about.backbone.arch.removeprefix("resnet")),
+        "stem_channels": base,
+        "base_channels": base,
+        "num_stages": 4,
+        "out_indices": [0, 1, 2, 3],
+        "style": "pytorch",
+        "deep_stem": False,
+        "avg_down": False,
+    }
+
+
+def _require(config: BackboneConfig) -> None:
+    require_plain_resnet(config, "mmseg")
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) -> None:
+    torch.save({"meta": {}, EMBEDDED_KEY: about.model_dump_json(), "state_dict": dict(tensors)}, path)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return state
+
+
+def _version() -> tuple[str | None, str]:
+    try:
+        install()
+        import mmseg.models
+    except (ImportError, AssertionError) as error:
+        # mmseg asserts the version of mmcv.
+        return None, str(error)
+    return f"mmseg {mmseg.__version__}", ""
+
+
+def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
+    install()
+    import mmseg.models  # noqa: F401 (registers ResNet)
+    from mmengine.logging import MMLogger
+    from mmseg.registry import MODELS
+
+    about = CanonicalMetadata.model_construct(backbone=config)
+    model: Any = MODELS.build(
+        {
+            **resnet_settings(about),
+            "norm_cfg": {"type": "BN", "requires_grad": True},
+            "init_cfg": {"type": "Pretrained", "checkpoint": str(path)},
+        }
+    )
+    # mmengine tells of every parameter; what counts is checked tensor by tensor later.
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
+    model.eval()
+
+    def stages(images: Tensor) -> dict[str, Tensor]:
+        maps = {"stem": model.maxpool(model.relu(model.norm1(model.conv1(images))))}
+        return maps | dict(zip(STAGES[1:], model(images), strict=True))
+
+    yield LoadedModel(f"mmseg ResNet-{config.arch.removeprefix('resnet')}", model.state_dict(), stages)
+
+
+TARGET = Target(
+    name="mmseg",
+    suffixes=(".pth",),
+    require=_require,
+    rename=unchanged,
+    rename_back=unchanged,
+    write=_write,
+    read=_read,
+    version=_version,
+    load=_load,
+    settings=resnet_settings,
+)

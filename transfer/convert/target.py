@@ -1,0 +1,65 @@
+"""What every target library states about itself, so that one conversion serves them all."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+from torch import Tensor
+
+from configs import UserError
+from pretrain.backbone_config import BackboneConfig
+from pretrain.canonical import CanonicalMetadata
+from transfer.checkpoints.verify import LoadedModel
+
+
+@dataclass(frozen=True)
+class Target:
+    """A library that checkpoints can be converted for.
+
+    Attributes
+    ----------
+    name, suffixes
+        What `--to` calls it, and the file name suffixes by which the library knows its files.
+    require
+        Raises UserError for a backbone that the library has no place for.
+    rename, rename_back
+        torchvision's name of a tensor -> the library's, and back (None where it is no backbone tensor).
+        Written independently of each other, so that each checks the other.
+    write, read
+        Write a file of renamed tensors; read one back without the library.
+    version
+        The installed library and its version, or None with the reason when it cannot be imported.
+    load
+        Yields models of the library that have loaded the file by the library's own means.
+    settings
+        What the library must be told to build this backbone.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    require: Callable[[BackboneConfig], None]
+    rename: Callable[[str], str]
+    rename_back: Callable[[str], str | None]
+    write: Callable[[Path, Mapping[str, Tensor], CanonicalMetadata], None]
+    read: Callable[[Path], Mapping[str, Tensor]]
+    version: Callable[[], tuple[str | None, str]]
+    load: Callable[[Path, BackboneConfig], Iterator[LoadedModel]]
+    settings: Callable[[CanonicalMetadata], dict[str, JsonValue]]
+
+
+def require_plain_resnet(config: BackboneConfig, library: str) -> None:
+    """Raise UserError unless the backbone is a ResNet with the ImageNet stem; it names what is not."""
+    if not config.is_resnet:
+        raise UserError(f"{library} is given ResNets only, not {config.label}")
+    if config.stem != "imagenet":
+        channels = 64 * config.width
+        raise UserError(
+            f"'conv1.weight' has shape ({channels}, 3, 3, 3), the {config.stem} stem; {library}'s ResNet "
+            f"expects ({channels}, 3, 7, 7): pretrain with `stem: imagenet` to carry a backbone there"
+        )
+
+
+def unchanged(name: str) -> str:
+    """The name of a tensor in a library that uses torchvision's names."""
+    return name

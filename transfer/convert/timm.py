@@ -1,0 +1,73 @@
+"""Canonical -> timm: a safetensors file that `timm.create_model(..., checkpoint_path=...)` loads strictly."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+from safetensors.torch import load_file
+from torch import Tensor
+
+from configs import UserError
+from pretrain.backbone_config import BackboneConfig
+from pretrain.backbones import STAGES
+from pretrain.canonical import CanonicalMetadata, save_canonical
+from transfer.checkpoints.verify import LoadedModel
+from transfer.convert.target import Target, require_plain_resnet, unchanged
+
+
+def _require(config: BackboneConfig) -> None:
+    require_plain_resnet(config, "timm")
+    if config.width != 1:
+        raise UserError(
+            f"'conv1.weight' has {64 * config.width} output channels ({config.label}); timm's stem has 64 "
+            "channels and no setting for more: convert to detectron2 or mmseg instead"
+        )
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) -> None:
+    save_canonical(path, tensors, about)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    return load_file(path)
+
+
+def _version() -> tuple[str | None, str]:
+    try:
+        import timm
+    except ImportError as error:
+        return None, str(error)
+    return f"timm {timm.__version__}", ""
+
+
+def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
+    import timm
+
+    model: Any = timm.create_model(config.arch, pretrained=False, num_classes=0, checkpoint_path=str(path))
+    model.eval()
+
+    def stages(images: Tensor) -> dict[str, Tensor]:
+        maps = {"stem": model.maxpool(model.act1(model.bn1(model.conv1(images))))}
+        intermediate = model.forward_intermediates(images, indices=[1, 2, 3, 4], intermediates_only=True)
+        return maps | dict(zip(STAGES[1:], intermediate, strict=True))
+
+    yield LoadedModel(f"timm {config.arch}", model.state_dict(), stages)
+
+
+def _settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
+    return {"model_name": about.backbone.arch, "num_classes": 0}
+
+
+TARGET = Target(
+    name="timm",
+    suffixes=(".safetensors",),
+    require=_require,
+    rename=unchanged,
+    rename_back=unchanged,
+    write=_write,
+    read=_read,
+    version=_version,
+    load=_load,
+    settings=_settings,
+)
