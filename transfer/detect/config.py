@@ -1,0 +1,270 @@
+"""DetectionConfig: everything that decides a detection run, for either backend (torch-free)."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from configs import Incidental, Recipe, Section
+from transfer.detect.defects import DefectPolicy
+from transfer.detect.model_config import C4Config, FPNConfig
+from transfer.detect.voc_dataset import VOC_CLASSES
+
+VocSplit = Annotated[str, Field(pattern=r"^((19|20)\d\d/)?[\w.-]+$")]
+"""``2007/trainval``: VOC2007/ImageSets/Main/trainval.txt; ``trainval`` where the root is one VOC folder."""
+
+
+class VocData(Section):
+    """Pascal VOC layout.
+
+    Attributes
+    ----------
+    root
+        The directory that holds ``VOC2007`` and so on, or one such directory itself.
+    title
+        What the data set is called in records.
+    classes
+        Class names; their order gives the labels.
+    train, test
+        Splits; several training splits are joined.
+    metric
+        How precision is averaged over recall: VOC 2007's 11 points, or the area under the curve.
+    defects
+        What each kind of defect of the annotations does: stop before training, or drop, clip, keep.
+    """
+
+    kind: Literal["voc"] = "voc"
+    root: Annotated[Path, Incidental]
+    title: str = "VOC"
+    classes: tuple[str, ...] = Field(default=VOC_CLASSES, min_length=1)
+    train: tuple[VocSplit, ...] = Field(min_length=1)
+    test: VocSplit
+    metric: Literal["11point", "area"] = "11point"
+    defects: DefectPolicy = DefectPolicy()
+
+    @property
+    def test_label(self) -> str:
+        """The split the numbers are measured on."""
+        return self.test.replace("/", " ")
+
+    @staticmethod
+    def year_and_list(split: VocSplit) -> tuple[int | None, str]:
+        """Take ``2007/trainval`` apart."""
+        year, _, name = split.rpartition("/")
+        return (int(year) if year else None), name
+
+
+class CocoSplit(Section):
+    """A COCO annotation file and the directory of its images, both relative to the root."""
+
+    annotations: Path
+    images: Path
+
+
+class CocoData(Section):
+    """COCO json layout.
+
+    Attributes
+    ----------
+    root
+        The directory that the splits' paths are relative to.
+    title
+        What the data set is called in records.
+    train, test
+        Annotation file and image directory of each split.
+    defects
+        As in VocData.
+    """
+
+    kind: Literal["coco"]
+    root: Annotated[Path, Incidental]
+    title: str = "COCO"
+    train: CocoSplit
+    test: CocoSplit
+    defects: DefectPolicy = DefectPolicy()
+
+    @property
+    def test_label(self) -> str:
+        """The split the numbers are measured on."""
+        return self.test.annotations.stem.removeprefix("instances_")
+
+
+DataConfig = Annotated[VocData | CocoData, Field(discriminator="kind")]
+ModelConfig = Annotated[C4Config | FPNConfig, Field(discriminator="name")]
+
+
+class InputConfig(Section):
+    """What the network is shown.
+
+    Attributes
+    ----------
+    min_sizes_train, min_size_sampling
+        Short edges in pixels: one of the list is drawn ("choice"), or any from the first to the last
+        ("range").
+    max_size_train, max_size_test
+        The long edge is never larger; the short one shrinks with it.
+    flip
+        Mirror half of the training images.
+    channel_order, pixel_mean, pixel_std
+        Statistics in 0..255 that must be those the checkpoint was trained with.
+    """
+
+    min_sizes_train: tuple[PositiveInt, ...] = Field(default=(800,), min_length=1)
+    min_size_sampling: Literal["choice", "range"] = "choice"
+    max_size_train: PositiveInt = 1333
+    min_size_test: PositiveInt = 800
+    max_size_test: PositiveInt = 1333
+    flip: bool = True
+    channel_order: Literal["RGB"] = "RGB"
+    pixel_mean: tuple[float, float, float] = (123.675, 116.280, 103.530)
+    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.120, 57.375)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "InputConfig":
+        if self.min_size_sampling == "range" and len(self.min_sizes_train) != 2:
+            raise ValueError("min_size_sampling: range takes min_sizes_train: [smallest, largest]")
+        if max(self.min_sizes_train) > self.max_size_train:
+            raise ValueError(
+                f"min_sizes_train reaches {max(self.min_sizes_train)}, beyond max_size_train"
+                f" {self.max_size_train}"
+            )
+        if self.min_size_test > self.max_size_test:
+            raise ValueError(
+                f"min_size_test {self.min_size_test} is beyond max_size_test {self.max_size_test}"
+            )
+        return self
+
+
+class SolverConfig(Section):
+    """SGD over iterations; all rates and iteration numbers are those of `reference_ims_per_batch`.
+
+    With `ims_per_batch` images a step instead, the rate is multiplied and every iteration number divided by
+    ims_per_batch / reference_ims_per_batch, so that the same number of images is seen.
+
+    Attributes
+    ----------
+    base_lr, max_iter, steps, warmup_iters
+        Peak rate, length, where the rate is multiplied by `gamma`, and length of the linear warm-up (which
+        starts at `warmup_factor` of the rate), at the reference batch.
+    lr
+        The scaled rate as the source states it. It decides nothing: when given, it must agree.
+    weight_decay, weight_decay_norm
+        L2 penalty on weights and biases, and on the parameters of normalisation layers.
+    precision
+        ``bf16`` autocasts the network; boxes, losses and the optimiser stay in float32.
+    """
+
+    ims_per_batch: PositiveInt = 16
+    reference_ims_per_batch: PositiveInt = 16
+    base_lr: PositiveFloat = 0.02
+    lr: PositiveFloat | None = None
+    max_iter: PositiveInt
+    steps: tuple[PositiveInt, ...] = ()
+    gamma: PositiveFloat = 0.1
+    warmup_iters: NonNegativeInt = 1000
+    warmup_factor: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
+    weight_decay_norm: NonNegativeFloat = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def scale(self) -> float:
+        """How many times larger the batch is than the reference batch."""
+        return self.ims_per_batch / self.reference_ims_per_batch
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up at this batch."""
+        return self.base_lr * self.scale
+
+    @property
+    def iterations(self) -> int:
+        """The number of steps at this batch."""
+        return self._scaled(self.max_iter)
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """The steps at which the rate falls, at this batch."""
+        return tuple(self._scaled(step) for step in self.steps)
+
+    @property
+    def warmup(self) -> int:
+        """The steps of the warm-up at this batch."""
+        return self._scaled(self.warmup_iters) if self.warmup_iters else 0
+
+    def _scaled(self, iterations: int) -> int:
+        return max(1, round(iterations / self.scale))
+
+    @field_validator("steps")
+    @classmethod
+    def _ascending(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"steps must ascend, got {list(steps)}")
+        return steps
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "SolverConfig":
+        if self.steps and self.steps[-1] >= self.max_iter:
+            raise ValueError(f"steps: {self.steps[-1]} is not before max_iter {self.max_iter}")
+        if self.warmup_iters >= self.max_iter:
+            raise ValueError(
+                f"warmup_iters {self.warmup_iters} leaves nothing of the {self.max_iter} iterations"
+            )
+        if self.lr is not None and not math.isclose(self.lr, self.peak_lr, rel_tol=1e-3):
+            raise ValueError(
+                f"lr is stated as {self.lr:g}, but base_lr x ims_per_batch / reference_ims_per_batch ="
+                f" {self.peak_lr:g}; correct one of them, or set solver.lr=null"
+            )
+        return self
+
+
+class DetectionConfig(Recipe):
+    """A detection recipe: data, detector, input, optimisation; the backbone comes with the checkpoint.
+
+    Attributes
+    ----------
+    backend
+        The library that builds and trains the detector. Both read the same recipe.
+    precise_bn
+        Training batches over which batch statistics are estimated anew before testing (Detectron2's
+        TEST.PRECISE_BN.NUM_ITER); 0 tests with the running averages.
+    seed
+        Decides initialisation of the new layers, order and augmentation of the images, and sampling.
+    workers
+        Image-loading processes of each rank; 0 loads in the training process.
+    checkpoints
+        How many times over the run the training state is saved.
+    log_every
+        Iterations between two lines of metrics.jsonl.
+    samples
+        Test images drawn with their detections for the report.
+    """
+
+    task: Literal["detection"] = "detection"
+    backend: Literal["torchvision", "detectron2"] = "torchvision"
+    data: DataConfig
+    model: ModelConfig
+    input: InputConfig = InputConfig()
+    solver: SolverConfig
+    precise_bn: NonNegativeInt = 200
+    seed: Annotated[NonNegativeInt, Incidental] = 0
+    workers: Annotated[NonNegativeInt, Incidental] = 4
+    checkpoints: Annotated[PositiveInt, Incidental] = 10
+    log_every: Annotated[PositiveInt, Incidental] = 20
+    samples: Annotated[NonNegativeInt, Incidental] = 8
+
+    @model_validator(mode="after")
+    def _masks_are_annotated(self) -> "DetectionConfig":
+        if self.model.masks and self.data.kind == "voc":
+            raise ValueError("model.masks: true needs instance masks; the VOC layout has boxes only")
+        return self

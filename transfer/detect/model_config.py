@@ -1,0 +1,162 @@
+"""The detector's part of a recipe, with Detectron2's defaults (torch-free)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from configs import Section
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Norm = Literal["FrozenBN", "BN", "SyncBN", "naiveSyncBN"]
+NewNorm = Literal["none", "BN", "SyncBN", "naiveSyncBN"]
+
+
+class RPNConfig(Section):
+    """The region proposal network.
+
+    Attributes
+    ----------
+    pre_nms_train, pre_nms_test, post_nms_train, post_nms_test
+        Proposals kept before non-maximum suppression (of each feature level) and after it (of an image).
+    nms_threshold
+        IoU above which the lower-scored of two proposals goes.
+    background_iou, foreground_iou
+        Anchors below the first teach "no object", from the second on "object"; between them, nothing.
+    batch_per_image, positive_fraction
+        Anchors sampled for the loss, and the largest part of them that may be objects.
+    """
+
+    pre_nms_train: PositiveInt
+    pre_nms_test: PositiveInt
+    post_nms_train: PositiveInt
+    post_nms_test: PositiveInt
+    nms_threshold: Fraction = 0.7
+    background_iou: Fraction = 0.3
+    foreground_iou: Fraction = 0.7
+    batch_per_image: PositiveInt = 256
+    positive_fraction: Fraction = 0.5
+
+
+class C4RPNConfig(RPNConfig):
+    """Proposals from the one feature map of a C4 detector."""
+
+    pre_nms_train: PositiveInt = 12000
+    pre_nms_test: PositiveInt = 6000
+    post_nms_train: PositiveInt = 2000
+    post_nms_test: PositiveInt = 1000
+
+
+class FPNRPNConfig(RPNConfig):
+    """Proposals from the five levels of a feature pyramid."""
+
+    pre_nms_train: PositiveInt = 2000
+    pre_nms_test: PositiveInt = 1000
+    post_nms_train: PositiveInt = 1000
+    post_nms_test: PositiveInt = 1000
+
+
+class ROIConfig(Section):
+    """The second stage.
+
+    Attributes
+    ----------
+    batch_per_image, positive_fraction
+        Proposals sampled for the loss, and the largest part of them that may be objects.
+    foreground_iou
+        IoU with an object from which a proposal counts as that object.
+    score_threshold, nms_threshold, detections_per_image
+        What a detection must score to be returned, the IoU above which the lower-scored of two of one class
+        goes, and how many an image may have.
+    """
+
+    batch_per_image: PositiveInt = 512
+    positive_fraction: Fraction = 0.25
+    foreground_iou: Fraction = 0.5
+    score_threshold: Fraction = 0.05
+    nms_threshold: Fraction = 0.5
+    detections_per_image: PositiveInt = 100
+
+
+class _DetectorConfig(Section):
+    """What both detectors share.
+
+    Attributes
+    ----------
+    masks
+        Mask R-CNN rather than Faster R-CNN.
+    norm
+        Normalisation of the backbone (and of res5 in a C4 detector). "naiveSyncBN" is the spelling of MoCo's
+        recipes: Detectron2 then weighs every GPU's statistics alike; on the torchvision backend it is SyncBN.
+    freeze_at
+        How many of the backbone's five stages (the stem is the first) are not trained; 0 trains everything.
+    anchor_sizes, aspect_ratios
+        Square roots of the anchors' areas in pixels, and their height / width.
+    mask_dim
+        Channels of the mask head.
+    """
+
+    masks: bool = False
+    norm: Norm = "SyncBN"
+    freeze_at: Annotated[int, Field(ge=0, le=5)] = 0
+    anchor_sizes: tuple[PositiveFloat, ...] = Field(default=(32, 64, 128, 256, 512), min_length=1)
+    aspect_ratios: tuple[PositiveFloat, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
+    roi: ROIConfig = ROIConfig()
+    mask_dim: PositiveInt = 256
+
+
+class C4Config(_DetectorConfig):
+    """C4: proposals from layer3 (stride 16); layer4, "res5", is the head of every region.
+
+    Attributes
+    ----------
+    extra_norm
+        A normalisation after res5 (`Res5ROIHeadsExtraNorm` of MoCo's code).
+    """
+
+    name: Literal["c4"]
+    extra_norm: bool = True
+    rpn: C4RPNConfig = C4RPNConfig()
+
+    @property
+    def label(self) -> str:
+        """The detector's usual name."""
+        return "Mask R-CNN C4" if self.masks else "Faster R-CNN C4"
+
+
+class FPNConfig(_DetectorConfig):
+    """A feature pyramid over all four stages; every region has a head of its own.
+
+    Attributes
+    ----------
+    fpn_dim, fpn_norm
+        Channels of the pyramid and the normalisation of its convolutions.
+    box_convs, box_fcs, box_conv_dim, box_fc_dim
+        The box head: 3x3 convolutions, then linear layers (2 linear layers by default; EqCo's Table 9 has 4
+        convolutions and 1).
+    mask_convs
+        3x3 convolutions of the mask head before its upsampling.
+    head_norm
+        Normalisation of the convolutions of both heads.
+    """
+
+    name: Literal["fpn"]
+    fpn_dim: PositiveInt = 256
+    fpn_norm: NewNorm = "none"
+    box_convs: NonNegativeInt = 0
+    box_conv_dim: PositiveInt = 256
+    box_fcs: PositiveInt = 2
+    box_fc_dim: PositiveInt = 1024
+    mask_convs: NonNegativeInt = 4
+    head_norm: NewNorm = "none"
+    rpn: FPNRPNConfig = FPNRPNConfig()
+
+    @property
+    def label(self) -> str:
+        """The detector's usual name."""
+        return "Mask R-CNN FPN" if self.masks else "Faster R-CNN FPN"
+
+    @model_validator(mode="after")
+    def _one_size_a_level(self) -> "FPNConfig":
+        if len(self.anchor_sizes) != 5:
+            raise ValueError(f"anchor_sizes: a pyramid has 5 levels, got {len(self.anchor_sizes)} sizes")
+        return self

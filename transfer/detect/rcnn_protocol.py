@@ -1,0 +1,203 @@
+"""The protocol of a torchvision detection run: carry, prove, train, recalibrate, test, score, record."""
+
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import nn
+
+from configs import UserError, dump, recipe_hash
+from pretrain.canonical import CanonicalMetadata, sha256_file
+from pretrain.checkpoint import previous
+from pretrain.distributed import Ranks, barrier, joined
+from pretrain.interrupt import StopRequest
+from transfer.checkpoints.canonical import load_backbone
+from transfer.detect.batches import annotated_images
+from transfer.detect.config import DetectionConfig
+from transfer.detect.precise_bn import recalibrate
+from transfer.detect.predictions_file import FILE_NAME as PREDICTIONS_NAME
+from transfer.detect.predictions_file import write_predictions
+from transfer.detect.rcnn_backbone import assert_carried
+from transfer.detect.rcnn_infer import predict
+from transfer.detect.rcnn_model import build_detector
+from transfer.detect.rcnn_train import STATE_NAME, Training, steps, train_detector
+from transfer.detect.samples import draw_samples
+from transfer.detect.scores import score
+from transfer.detect.splits import Splits
+from transfer.results import RECORD_NAME, ResultRecord, make_record, write_record
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_NAME = "detector.safetensors"
+RECIPE_NAME = "recipe.yaml"
+METRICS_NAME = "metrics.jsonl"
+SAMPLES_NAME = "samples"
+
+
+def run_protocol(config: DetectionConfig, splits: Splits, checkpoint: Path, out: Path) -> ResultRecord:
+    """Carry `checkpoint` into the recipe's detector, train and test it; see `torchvision_rcnn.evaluate`."""
+    sha256 = sha256_file(checkpoint)
+    if (finished := _finished(out, config, sha256)) is not None:
+        log.info("%s: already evaluated, nothing to do", out)
+        return finished
+    backbone, metadata = load_backbone(checkpoint)
+    _require_same_pixels(config, metadata, checkpoint)
+    with joined() as ranks:
+        _require_divisible(config, ranks)
+        if ranks.first:
+            out.mkdir(parents=True, exist_ok=True)
+            _write_text(out / RECIPE_NAME, dump(config))
+        barrier()
+        weights = backbone.state_dict()
+        detector = build_detector(
+            metadata.backbone, weights, config.model, config.input, len(splits.train.classes), config.seed
+        )
+        carried = assert_carried(detector, weights, config.model)
+        log.info("all %d backbone tensors of the detector equal those of %s", carried, checkpoint)
+        detector.to(ranks.device)
+
+        identity = hashlib.sha256(f"{recipe_hash(config)} {config.seed} {sha256}".encode()).hexdigest()
+        images = annotated_images(splits.train)
+        run = Training(config, images, out, ranks, identity)
+        with StopRequest() as stop:
+            training_seconds = train_detector(run, detector, stop)
+        began = time.monotonic()
+        recalibrated = _recalibrate(run, detector)
+        if ranks.first:
+            _save_weights(detector, out / WEIGHTS_NAME)
+        predictions = predict(detector, splits.test.images, config, ranks)
+        metrics = score(config.data, splits.test, predictions, config.model.masks)
+
+        record = make_record(
+            recipe=config,
+            task="detection",
+            checkpoint=checkpoint,
+            metadata=metadata,
+            dataset=config.data.title,
+            split=config.data.test_label,
+            backend="torchvision",
+            seed=config.seed,
+            metrics=metrics,
+            wall_seconds=training_seconds + time.monotonic() - began,
+            train_images=len(images),
+            facts={
+                "detector": config.model.label,
+                "backbone tensors equal to the checkpoint's": carried,
+                "iterations": config.solver.iterations,
+                "images per batch": config.solver.ims_per_batch,
+                "learning rate": config.solver.peak_lr,
+                "norm": config.model.norm,
+                "layers with precise BN": recalibrated,
+                "training images without objects, left out": len(splits.train.images) - len(images),
+                "defects forgiven": len(splits.defects),
+                "devices": ranks.world,
+            },
+            artifacts={
+                "metrics": METRICS_NAME,
+                "predictions": PREDICTIONS_NAME,
+                "weights": WEIGHTS_NAME,
+                "recipe": RECIPE_NAME,
+                "samples": SAMPLES_NAME,
+            },
+        )
+        if ranks.first:
+            write_predictions(out / PREDICTIONS_NAME, predictions)
+            draw_samples(splits.test, predictions, out / SAMPLES_NAME, config.samples)
+            # The record comes before the state goes, so that there is always something to go on from.
+            write_record(record, out)
+            for state in (out / STATE_NAME, previous(out / STATE_NAME)):
+                state.unlink(missing_ok=True)
+        barrier()
+    return record
+
+
+def _finished(out: Path, config: DetectionConfig, sha256: str) -> ResultRecord | None:
+    """Return the record in `out` if it is of this recipe, seed and checkpoint; refuse another's."""
+    path = out / RECORD_NAME
+    if not path.exists():
+        return None
+    try:
+        record = ResultRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a result record ({error})") from None
+    same = (record.recipe_hash, record.seed, record.checkpoint_sha256) == (
+        recipe_hash(config),
+        config.seed,
+        sha256,
+    )
+    if not same:
+        raise UserError(
+            f"{out}: holds the result of another recipe, seed or checkpoint; choose another directory"
+        )
+    return record
+
+
+def _require_same_pixels(config: DetectionConfig, metadata: CanonicalMetadata, checkpoint: Path) -> None:
+    """Refuse a checkpoint that was trained on differently normalised images."""
+    stated = config.input
+    for name, ours, theirs in (
+        ("pixel_mean", stated.pixel_mean, metadata.pixel_mean),
+        ("pixel_std", stated.pixel_std, metadata.pixel_std),
+    ):
+        # Recipes count in 0..255, as Detectron2 does; checkpoints in 0..1.
+        scaled = [255 * v for v in theirs]
+        if any(abs(a - b) > 0.01 for a, b in zip(ours, scaled, strict=True)):
+            shown = ", ".join(f"{v:.3f}" for v in scaled)
+            raise UserError(
+                f"{checkpoint}: was trained with {name} [{shown}], but the recipe says"
+                f" input.{name}: {list(ours)}"
+            )
+    if metadata.channel_order != stated.channel_order:
+        raise UserError(
+            f"{checkpoint}: channel order {metadata.channel_order}, but the recipe says"
+            f" input.channel_order: {stated.channel_order}"
+        )
+
+
+def _require_divisible(config: DetectionConfig, ranks: Ranks) -> None:
+    size = config.solver.ims_per_batch
+    if size % ranks.world:
+        raise UserError(f"solver.ims_per_batch {size} cannot be divided evenly among {ranks.world} processes")
+    norms = {config.model.norm}
+    if config.model.name == "fpn":
+        norms |= {config.model.fpn_norm, config.model.head_norm}
+    if ranks.world > 1 and ranks.device.type == "cpu" and norms & {"SyncBN", "naiveSyncBN"}:
+        raise UserError(
+            "torch has no SyncBN over several CPU processes; train in one process, or choose BN for"
+            " model.norm, model.fpn_norm and model.head_norm"
+        )
+
+
+def _recalibrate(run: Training, detector: nn.Module) -> int:
+    """Measure the batch statistics on the training steps that would come next, if the recipe asks for it."""
+    config, ranks = run.config, run.ranks
+    measured = 0
+    if config.precise_bn:
+        torch.manual_seed(config.seed)
+        last = config.solver.iterations
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
+            measured = recalibrate(detector, steps(run, last, last + config.precise_bn))
+    if ranks.world > 1:
+        # Each rank kept running statistics of its own; all test with the first one's.
+        for buffer in detector.buffers():
+            dist.broadcast(buffer, 0)
+    return measured
+
+
+def _save_weights(detector: nn.Module, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
+    save_file(tensors, str(temporary), metadata={"format": "pt"})
+    temporary.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,217 @@
+"""The detector's training loop: steps of a schedule, resumable at any of them, bit for bit on a CPU."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from configs import UserError, WorkError
+from pretrain.checkpoint import load_state, save_state
+from pretrain.distributed import Ranks
+from pretrain.interrupt import Interrupted, StopRequest
+from pretrain.metrics import MetricsLog
+from pretrain.progress import progress
+from pretrain.schedules import warmup_multistep
+from transfer.detect.batches import Steps, TrainingImages, step_loader
+from transfer.detect.config import DetectionConfig, SolverConfig
+from transfer.detect.datasets import DetectionImage
+from transfer.detect.precise_bn import Step
+
+log = logging.getLogger(__name__)
+
+STATE_NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One detector training: what is trained, on what, and where its state is kept.
+
+    `identity` tells this run from any other (recipe hash, seed, checkpoint); a state in `out` with another
+    one is refused.
+    """
+
+    config: DetectionConfig
+    images: Sequence[DetectionImage]
+    out: Path
+    ranks: Ranks
+    identity: str
+
+
+def train_detector(run: Training, model: nn.Module, stop: StopRequest) -> float:
+    """Train `model` in place to the end of the schedule, from the state in `out` if there is one.
+
+    A state is saved `config.checkpoints` times over the run, at its end, and on SIGUSR2 or SIGTERM.
+
+    Returns
+    -------
+    float
+        Seconds spent, all attempts together.
+
+    Raises
+    ------
+    UserError
+        `out` holds the state of another run.
+    WorkError
+        A loss is not finite; the last good state is kept.
+    Interrupted
+        The run was asked to stop, and its state is saved.
+    """
+    config, solver, ranks = run.config, run.config.solver, run.ranks
+    optimizer = build_optimizer(model, solver)
+    metrics = MetricsLog(run.out / "metrics.jsonl")
+    start, before, window = _resume(run, model, optimizer)
+    began = time.monotonic()
+    if start >= solver.iterations:
+        return before
+    if ranks.first:
+        metrics.rewind(start)
+    due = _save_points(solver.iterations, config.checkpoints)
+    model.train()
+    trained: nn.Module = model
+    if ranks.world > 1:
+        trained = DistributedDataParallel(model, broadcast_buffers=False)
+
+    with progress(f"train {config.model.label}", solver.iterations, start) as bar:
+        for iteration, (images, targets) in enumerate(steps(run, start, solver.iterations), start):
+            rate = solver.peak_lr * lr_factor(solver, iteration)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(_sampling_seed(config.seed, iteration, ranks.rank))
+            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=solver.precision == "bf16"):
+                losses = trained(images, targets)
+                total = torch.stack(list(losses.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+
+            done = iteration + 1
+            window.note({"loss": total, **losses})
+            stopping = stop.requested()
+            saving = done in due or stopping
+            if saving or done % config.log_every == 0:
+                window.require_finite(done)
+            if done % config.log_every == 0 or done == solver.iterations:
+                row = window.close()
+                if ranks.first:
+                    metrics.write(done, lr=rate, **row)
+                bar.advance(0, loss=row["loss"])
+            bar.advance()
+            if saving and ranks.first:
+                spent = before + time.monotonic() - began
+                _save(run, model, optimizer, done, spent, window)
+            if stopping:
+                raise Interrupted(stop.signum)
+    return before + time.monotonic() - began
+
+
+def steps(run: Training, start: int, stop: int) -> Iterator[Step]:
+    """Yield this rank's images and targets of steps `start` to `stop`, on its device."""
+    config, ranks = run.config, run.ranks
+    dataset = TrainingImages(run.images, config.input, config.model.masks, config.seed)
+    draws = Steps(run.images, config.solver.ims_per_batch, config.seed, start, stop, ranks.rank, ranks.world)
+    for examples in step_loader(dataset, draws, config.workers):
+        images = [e.image.to(ranks.device, non_blocking=True) for e in examples]
+        targets = [{k: v.to(ranks.device, non_blocking=True) for k, v in e.target.items()} for e in examples]
+        yield images, targets
+
+
+def build_optimizer(model: nn.Module, solver: SolverConfig) -> torch.optim.SGD:
+    """Build SGD with a weight decay of its own for the parameters of normalisation layers."""
+    norms: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in model.modules():
+        group = norms if isinstance(module, nn.modules.batchnorm._BatchNorm) else others
+        group += [p for p in module.parameters(recurse=False) if p.requires_grad]
+    groups = [
+        {"params": others, "weight_decay": solver.weight_decay},
+        {"params": norms, "weight_decay": solver.weight_decay_norm},
+    ]
+    return torch.optim.SGD(
+        [g for g in groups if g["params"]], lr=solver.peak_lr, momentum=solver.momentum, foreach=True
+    )
+
+
+def lr_factor(solver: SolverConfig, iteration: int) -> float:
+    """Return the factor on the peak rate at a 0-based iteration."""
+    return warmup_multistep(iteration, solver.milestones, solver.gamma, solver.warmup, solver.warmup_factor)
+
+
+class _Window:
+    """Sums of the losses since the last line of metrics; part of the state, so that resumed logs agree."""
+
+    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+        self.count = count
+        self.sums: dict[str, Tensor | float] = defaultdict(float, sums or {})
+
+    def note(self, losses: dict[str, Tensor]) -> None:
+        self.count += 1
+        for name, loss in losses.items():
+            self.sums[name] = self.sums[name] + loss.detach()
+
+    def require_finite(self, iteration: int) -> None:
+        bad = [name for name, value in self.numbers().items() if not np.isfinite(value)]
+        if bad:
+            raise WorkError(
+                f"iteration {iteration}: {', '.join(bad)} is not finite; the learning rate is too high"
+                " for this batch, or the warm-up too short"
+            )
+
+    def numbers(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.sums.items()}
+
+    def close(self) -> dict[str, float]:
+        means = {name: value / self.count for name, value in self.numbers().items()}
+        self.sums.clear()
+        self.count = 0
+        return means
+
+
+def _resume(run: Training, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, _Window]:
+    state = load_state(run.out / STATE_NAME)
+    if state is None:
+        return 0, 0.0, _Window()
+    if state["identity"] != run.identity:
+        raise UserError(
+            f"{run.out}: holds the training state of another recipe, seed or checkpoint;"
+            " choose another directory"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    log.info("%s: resumed at iteration %d", run.out, state["iteration"])
+    return state["iteration"], state["seconds"], _Window(state["window"], state["window_count"])
+
+
+def _save(
+    run: Training,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    iteration: int,
+    seconds: float,
+    window: _Window,
+) -> None:
+    state: dict[str, Any] = {
+        "identity": run.identity,
+        "iteration": iteration,
+        "seconds": seconds,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "window": window.numbers(),
+        "window_count": window.count,
+    }
+    save_state(run.out / STATE_NAME, state)
+
+
+def _save_points(iterations: int, checkpoints: int) -> frozenset[int]:
+    return frozenset(round(iterations * (i + 1) / checkpoints) for i in range(checkpoints)) | {iterations}
+
+
+def _sampling_seed(seed: int, iteration: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0] >> 1)

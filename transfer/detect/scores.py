@@ -1,0 +1,34 @@
+"""Predictions to the metrics of a result record, by the rules of the data set's layout."""
+
+import math
+from collections.abc import Sequence
+
+from transfer.detect.config import DataConfig, VocData
+from transfer.detect.datasets import DetectionDataset
+from transfer.detect.predictions import ImagePrediction
+from transfer.results import Metric
+
+
+def score(
+    data: DataConfig, dataset: DetectionDataset, predictions: Sequence[ImagePrediction], masks: bool
+) -> tuple[Metric, ...]:
+    """Return AP, AP50, AP75 (VOC), with APs, APm, APl (COCO), and for masks the same as "mask AP", ...
+
+    In percent; AP is the mean over IoU 0.50:0.95. None where a metric is undefined on this data.
+    """
+    n = len(dataset.images)
+    if isinstance(data, VocData):
+        from transfer.detect.voc_metrics import voc_ap
+
+        voc = voc_ap(dataset, predictions, metric=data.metric)
+        values = {"AP": voc.ap, "AP50": voc.ap50, "AP75": voc.ap75}
+    else:
+        from transfer.detect.coco_metrics import coco_ap
+
+        values = {}
+        for prefix, iou_type in (("", "bbox"), ("mask ", "segm"))[: 1 + masks]:
+            coco = coco_ap(dataset, predictions, iou_type)
+            named = {"AP": coco.ap, "AP50": coco.ap50, "AP75": coco.ap75}
+            named |= {"APs": coco.aps, "APm": coco.apm, "APl": coco.apl}
+            values |= {prefix + name: value for name, value in named.items()}
+    return tuple(Metric(name=k, value=None if math.isnan(v) else v, n=n) for k, v in values.items())
