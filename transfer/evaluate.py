@@ -28,7 +28,7 @@ def evaluate(config: TransferConfig, checkpoint: Path, out: Path) -> ResultRecor
 
 
 def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Path:
-    """Return `checkpoint` itself when it is canonical, else its import, written to `out`/imported.safetensors."""
+    """Return `checkpoint` when it is canonical, else its import, written to `out`/imported.safetensors."""
     if is_canonical(checkpoint):
         return checkpoint
     from transfer.checkpoints.importers import import_checkpoint
