@@ -94,6 +94,13 @@ def own_slice(x: Tensor) -> Tensor:
     return x.chunk(world_size())[rank()]
 
 
+def from_first(x: Tensor) -> Tensor:
+    """Return rank 0's `x` on every rank; the others' may have any values, but the same shape."""
+    if world_size() > 1:
+        dist.broadcast(x, src=0)
+    return x
+
+
 def barrier() -> None:
     """Wait until every rank has come here."""
     if world_size() > 1:

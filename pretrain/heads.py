@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import ProjectorConfig
+from pretrain.method_config import PredictorConfig
 
 
 def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:
@@ -25,6 +26,22 @@ def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:
             layers.append(nn.ReLU(inplace=True))
         width = out
     return nn.Sequential(*layers)
+
+
+class Predictor(nn.Module):
+    """BYOL's second head, on the online branch only: embeddings (B, d) to float32 predictions (B, d)."""
+
+    def __init__(self, config: PredictorConfig, width: int, bf16: bool) -> None:
+        super().__init__()
+        layers = ProjectorConfig(depth=config.depth, hidden=config.hidden, out=width, norm=config.norm)
+        self.layers = build_projector(layers, width)
+        self.constant_lr = config.constant_lr
+        self.bf16 = bf16
+
+    def forward(self, z: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
+            prediction: Tensor = self.layers(z)
+        return prediction.float()
 
 
 class Encoder(nn.Module):

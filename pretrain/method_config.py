@@ -4,11 +4,11 @@ A section states a method's own parameters and nothing else; backbone, projector
 recipe's (pretrain/config.py). No torch here: recipes are listed and checked without it.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from configs import Section
+from configs import Incidental, Section
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Views = Literal["single", "two", "multicrop"]
@@ -38,7 +38,26 @@ class StopGradientTarget(Section):
     name: Literal["stop_gradient"] = "stop_gradient"
 
 
-Target = Annotated[MomentumTarget | StopGradientTarget, Field(discriminator="name")]
+class WeightSharingTarget(Section):
+    """Targets from the online network itself, with their gradient (SimCLR, Barlow Twins, VICReg)."""
+
+    name: Literal["weight_sharing"] = "weight_sharing"
+
+
+DetachedTarget = Annotated[MomentumTarget | StopGradientTarget, Field(discriminator="name")]
+Target = Annotated[MomentumTarget | StopGradientTarget | WeightSharingTarget, Field(discriminator="name")]
+
+
+class PredictorConfig(Section):
+    """The learnt head on top of the online projector (BYOL, SimSiam, MSBReg); it maps back to its width.
+
+    `constant_lr` keeps its learning rate at the peak throughout (SimSiam's code; UniGrad 5.1 on predictors).
+    """
+
+    depth: Annotated[int, Field(ge=1, le=5)] = 2
+    hidden: PositiveInt = 4096
+    norm: Literal["batch", "layer", "none"] = "batch"
+    constant_lr: bool = False
 
 
 class MethodSection(Section):
@@ -61,6 +80,18 @@ class MethodSection(Section):
     trains: ClassVar[bool] = True
 
 
+Sourced = TypeVar("Sourced", "UniGradConfig", "DirectPredConfig")
+
+
+def _with_a_source(method: Sourced) -> Sourced:
+    if method.correlation_source == "momentum" and method.target.name != "momentum":
+        raise ValueError(
+            f"correlation_source: momentum needs target.name: momentum, not {method.target.name}"
+            " (use correlation_source: online)"
+        )
+    return method
+
+
 class UniGradConfig(MethodSection):
     """UniGrad (Tao et al. 2022, Eq. 14 and 15, Algorithm 6).
 
@@ -79,19 +110,14 @@ class UniGradConfig(MethodSection):
     takes_cutmix: ClassVar[bool] = True
 
     name: Literal["unigrad"]
-    target: Target = MomentumTarget()
+    target: DetachedTarget = MomentumTarget()
     lam: NonNegativeFloat = 100.0
     rho: Annotated[float, Field(ge=0, lt=1)] = 0.99
     correlation_source: Literal["momentum", "online"] = "momentum"
 
     @model_validator(mode="after")
     def _source_exists(self) -> "UniGradConfig":
-        if self.correlation_source == "momentum" and self.target.name != "momentum":
-            raise ValueError(
-                f"correlation_source: momentum needs target.name: momentum, not {self.target.name}"
-                " (use correlation_source: online)"
-            )
-        return self
+        return _with_a_source(self)
 
 
 class SiMoConfig(MethodSection):
@@ -106,40 +132,214 @@ class SiMoConfig(MethodSection):
         The number of negatives whose loss the margin m = tau log(alpha / K) imitates.
     tau
         Temperature.
+    shuffle_bn
+        Keys are batch-normalised among other images than their queries (Table 7; with sync_bn: false).
     """
 
     name: Literal["simo"]
-    target: Target = MomentumTarget(start=0.999, end=0.999)
-    negatives: PositiveInt = 256
+    target: MomentumTarget = MomentumTarget(start=0.999, end=0.999)
+    negatives: PositiveInt = 255
     alpha: PositiveFloat = 256.0
     tau: PositiveFloat = 0.2
+    shuffle_bn: bool = False
 
 
-class SqrtKLConfig(MethodSection):
+class MoCoConfig(MethodSection):
+    """MoCo v1/v2 (He et al. 2020): momentum keys of earlier batches in a queue, as negatives.
+
+    Attributes
+    ----------
+    queue
+        K, the queue's length and the number of negatives. Below the batch size it holds K random keys of the
+        previous batch (EqCo 2.3).
+    alpha
+        The EqCo margin's constant; None: no margin.
+    symmetric
+        Both views are queries and both are keys (UniGrad Table 2 a); otherwise the first is the query.
+    shuffle_bn
+        Keys are batch-normalised among other images than their queries (with sync_bn: false).
+    """
+
+    name: Literal["moco"]
+    target: MomentumTarget = MomentumTarget(start=0.999, end=0.999)
+    queue: PositiveInt = 65536
+    alpha: PositiveFloat | None = None
+    tau: PositiveFloat = 0.2
+    symmetric: bool = False
+    shuffle_bn: bool = False
+
+
+class SimCLRConfig(MethodSection):
+    """SimCLR (Chen et al. 2020; UniGrad Eqs. 19 to 21): the batch's other images as negatives.
+
+    Attributes
+    ----------
+    negatives
+        K, negative views drawn at random for each query; None: all of the global batch (2B - 2).
+    alpha
+        The EqCo margin's constant; None: no margin.
+    negatives_from
+        ``target``: the target branch's views; ``online``: the online branch's, without a gradient, so that
+        the target branch gives the positive only (UniGrad Table 3, last row).
+    """
+
+    name: Literal["simclr"]
+    target: Target = WeightSharingTarget()
+    negatives: PositiveInt | None = None
+    alpha: PositiveFloat | None = None
+    tau: PositiveFloat = 0.2
+    negatives_from: Literal["target", "online"] = "target"
+
+
+class BYOLConfig(MethodSection):
+    """BYOL (Grill et al. 2020): a learnt predictor on a momentum target (UniGrad Eq. 5, Table 2 c)."""
+
+    name: Literal["byol"]
+    target: DetachedTarget = MomentumTarget()
+    predictor: PredictorConfig = PredictorConfig()
+
+
+class SimSiamConfig(MethodSection):
+    """SimSiam (Chen and He 2021): a learnt bottleneck predictor on a stop-gradient target."""
+
+    name: Literal["simsiam"]
+    target: DetachedTarget = StopGradientTarget()
+    predictor: PredictorConfig = PredictorConfig(hidden=512, constant_lr=True)
+
+
+class DirectPredConfig(MethodSection):
+    """DirectPred (Tian et al. 2021; UniGrad Eqs. 6, 22 to 28): the predictor computed from F.
+
+    Attributes
+    ----------
+    form
+        ``loss``: Eq. 22 by automatic differentiation; ``gradient``: Eq. 26; ``without_root``: Eq. 27
+        (Table 2 d); ``simplified``: Eq. 28.
+    eps
+        Boost of the small eigenvalues, relative to the largest.
+    """
+
+    name: Literal["directpred"]
+    target: DetachedTarget = MomentumTarget()
+    form: Literal["loss", "gradient", "without_root", "simplified"] = "without_root"
+    eps: PositiveFloat = 0.3
+    rho: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    correlation_source: Literal["momentum", "online"] = "momentum"
+
+    @model_validator(mode="after")
+    def _source_exists(self) -> "DirectPredConfig":
+        return _with_a_source(self)
+
+
+class BarlowTwinsConfig(MethodSection):
+    """Barlow Twins (Zbontar et al. 2021; UniGrad Eqs. 8, 9, 29 to 32, Table 2 f to h).
+
+    Attributes
+    ----------
+    normalisation
+        Of the embeddings before their cross-correlation: ``batch`` (BN without parameters) or ``l2``.
+    form
+        ``loss``: Eq. 8 by automatic differentiation (Table 2 f). ``simplified``: the gradient with A
+        replaced by `a` times the identity (g with ``batch``, h with ``l2``).
+    """
+
+    name: Literal["barlow_twins"]
+    target: Target = WeightSharingTarget()
+    normalisation: Literal["batch", "l2"] = "batch"
+    form: Literal["loss", "simplified"] = "loss"
+    lam: NonNegativeFloat = 5e-3
+    a: PositiveFloat = 1.0
+
+
+class VICRegConfig(MethodSection):
+    """VICReg (Bardes et al. 2022; UniGrad Eqs. 10 to 12, 33 to 39, Table 2 i and j).
+
+    Attributes
+    ----------
+    form
+        ``loss``: Eq. 10 on embeddings as they are, weighed by `lam1`, `lam2` and `gamma`. ``simplified``:
+        Eq. 12 on l2-normalised embeddings, weighed by `lam`.
+    negatives_from
+        Which branch gives the negative gradient of the simplified form (UniGrad Table 3).
+    """
+
+    name: Literal["vicreg"]
+    target: Target = WeightSharingTarget()
+    form: Literal["loss", "simplified"] = "loss"
+    lam1: NonNegativeFloat = 163.84
+    lam2: NonNegativeFloat = 2048.0
+    gamma: PositiveFloat = 1.0
+    lam: NonNegativeFloat = 25.0
+    negatives_from: Literal["target", "online"] = "online"
+
+
+class MSBRegConfig(MethodSection):
+    """MSBReg (Moon et al. 2022): centroids of K views, and two dispersive terms.
+
+    K is the number of the recipe's views: two, and `augment.local.count` more. The singular value term's
+    exact form is not public; `pretrain.objectives.msbreg` says what stands in for it.
+    """
+
+    views: ClassVar[tuple[Views, ...]] = ("two", "multicrop")
+
+    name: Literal["msbreg"]
+    target: DetachedTarget = MomentumTarget()
+    predictor: PredictorConfig = PredictorConfig()
+    lam_s: NonNegativeFloat = 0.004
+    lam_b: NonNegativeFloat = 0.5
+
+
+class _BankSection(MethodSection):
+    """What SqrtKL and NPID share: one view, and a bank with one row an image.
+
+    Attributes
+    ----------
+    tau
+        Temperature of Eq. 1; SqrtKL's paper keeps NPID's head and states none, so NPID's 0.07.
+    bank_momentum
+        m of Eq. 3 and 6.
+    bank_precision
+        How rows are stored; sums over them are taken in float32 at least.
+    bank_sharded
+        Each rank holds a part of the rows instead of all of them; the loss is the same.
+    """
+
+    views: ClassVar[tuple[Views, ...]] = ("single",)
+
+    tau: PositiveFloat = 0.07
+    bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    bank_precision: Literal["fp32", "bf16"] = "fp32"
+    bank_sharded: Annotated[bool, Incidental] = False
+
+
+class SqrtKLConfig(_BankSection):
     """SqrtKL (Cao and Wu 2023): single-branch instance discrimination over a bank of all images.
 
     Attributes
     ----------
     lam
         Weight lambda of the SqrtKL loss (Eq. 13); 0 leaves the cross-entropy alone.
-    tau
-        Temperature of Eq. 1; the paper keeps NPID's head and states none, so NPID's 0.07.
-    bank_momentum
-        m of Eq. 3 and 6.
+    l1, l2
+        Weights of its two halves (Table 8).
     feature_calibrate
         Start the bank from one forward pass of the untrained network instead of random directions.
     grad_update
         Update the bank along the corrected direction of Eq. 5 instead of the image's own embedding (Eq. 3).
     """
 
-    views: ClassVar[tuple[Views, ...]] = ("single",)
-
     name: Literal["sqrtkl"]
     lam: NonNegativeFloat = 20.0
-    tau: PositiveFloat = 0.07
-    bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    l1: NonNegativeFloat = 1.0
+    l2: NonNegativeFloat = 1.0
     feature_calibrate: bool = True
     grad_update: bool = True
+
+
+class NPIDConfig(_BankSection):
+    """NPID (Wu et al. 2018) over all N classes; `proximal` weighs |z_i - w_i|^2 (SqrtKL Eq. 11)."""
+
+    name: Literal["npid"]
+    proximal: NonNegativeFloat = 0.0
 
 
 class SupervisedConfig(MethodSection):
@@ -164,6 +364,19 @@ class RandomConfig(MethodSection):
 
 
 MethodConfig = Annotated[
-    UniGradConfig | SiMoConfig | SqrtKLConfig | SupervisedConfig | RandomConfig,
+    UniGradConfig
+    | SiMoConfig
+    | MoCoConfig
+    | SimCLRConfig
+    | BYOLConfig
+    | SimSiamConfig
+    | DirectPredConfig
+    | BarlowTwinsConfig
+    | VICRegConfig
+    | MSBRegConfig
+    | SqrtKLConfig
+    | NPIDConfig
+    | SupervisedConfig
+    | RandomConfig,
     Field(discriminator="name"),
 ]

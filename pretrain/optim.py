@@ -7,28 +7,37 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import LARSConfig, OptimizerConfig
+from pretrain.heads import Predictor
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module, peak_lr: float) -> torch.optim.Optimizer:
     """Build the optimiser of a recipe over the trained parameters of `module`.
 
-    Two groups: weights, and one-dimensional parameters (biases and normalisation), which a recipe may exempt
-    from weight decay. Each group keeps its peak rate under ``peak_lr``, for `set_lr` to scale.
+    Groups: weights, and one-dimensional parameters (biases and normalisation), which a recipe may exempt from
+    weight decay; each once more for the heads that say `constant_lr` (SimSiam's predictor). A group keeps its
+    peak rate under ``peak_lr``, for `set_lr` to scale.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    weights = [p for p in trained if p.dim() > 1]
-    others = [p for p in trained if p.dim() <= 1]
-    decay_others = config.weight_decay if config.decay_norm_and_bias else 0.0
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": config.weight_decay, "peak_lr": peak_lr, "adapt": True},
-        {"params": others, "weight_decay": decay_others, "peak_lr": peak_lr, "adapt": False},
-    ]
-    groups = [g for g in groups if g["params"]]
+    constant = {
+        id(p) for m in module.modules() if isinstance(m, Predictor) and m.constant_lr for p in m.parameters()
+    }
+    groups: list[dict[str, Any]] = []
+    for held in (False, True):
+        trained = [p for p in module.parameters() if p.requires_grad and (id(p) in constant) == held]
+        weights = {"params": [p for p in trained if p.dim() > 1], "adapt": True}
+        others = {"params": [p for p in trained if p.dim() <= 1], "adapt": False}
+        for group in (weights, others):
+            decayed = group is weights or config.decay_norm_and_bias
+            group |= {"weight_decay": config.weight_decay if decayed else 0.0, "constant": held}
+            group["peak_lr"] = peak_lr
+            if (
+                isinstance(config, LARSConfig)
+                and group is others
+                and config.base_lr_norm_and_bias is not None
+            ):
+                group["peak_lr"] = peak_lr * config.base_lr_norm_and_bias / config.base_lr
+            if group["params"]:
+                groups.append(group)
     if isinstance(config, LARSConfig):
-        if config.base_lr_norm_and_bias is not None:
-            for group in groups:
-                if not group["adapt"]:
-                    group["peak_lr"] = peak_lr * config.base_lr_norm_and_bias / config.base_lr
         optimizer: torch.optim.Optimizer = LARS(groups, peak_lr, config.momentum, config.trust_coefficient)
     else:
         optimizer = torch.optim.SGD(
@@ -39,9 +48,9 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module, peak_lr: float) 
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to its peak rate times `factor`."""
+    """Set every group's rate to its peak rate times `factor`; constant ones stay at the peak."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = group["peak_lr"] * (1.0 if group["constant"] else factor)
 
 
 class LARS(torch.optim.Optimizer):

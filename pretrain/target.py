@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pretrain.method_config import MomentumTarget, StopGradientTarget
+from pretrain.distributed import from_first, gather, own_slice
+from pretrain.method_config import MomentumTarget, StopGradientTarget, WeightSharingTarget
 from pretrain.schedules import cosine_momentum
 
 
@@ -21,8 +22,15 @@ class TargetBranch(nn.Module):
         raise TypeError(f"{type(self).__name__} gives no targets")
 
 
+class WeightSharing(TargetBranch):
+    """The online embeddings themselves, gradients and all: u^s in UniGrad's Table 1."""
+
+    def forward(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        return list(embeddings)
+
+
 class StopGradient(TargetBranch):
-    """The online embeddings themselves, detached: u^d in UniGrad's Table 1."""
+    """The online embeddings themselves, detached: u^d in Table 1."""
 
     def forward(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
         return [z.detach() for z in embeddings]
@@ -35,10 +43,11 @@ class MomentumEncoder(TargetBranch):
     mode (as in MoCo and in UniGrad's public code).
     """
 
-    def __init__(self, online: nn.Module, start: float, end: float) -> None:
+    def __init__(self, online: nn.Module, start: float, end: float, shuffle_bn: bool = False) -> None:
         super().__init__()
         self.network = copy.deepcopy(online).requires_grad_(False)
         self.start, self.end = start, end
+        self.shuffle_bn = shuffle_bn
 
     @torch.no_grad()
     def advance(self, online: nn.Module, step: int, total: int) -> None:
@@ -47,11 +56,25 @@ class MomentumEncoder(TargetBranch):
 
     @torch.no_grad()
     def forward(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        if self.shuffle_bn:
+            return [self._shuffled(view) for view in views]
         return [self.network(view) for view in views]
 
+    def _shuffled(self, view: Tensor) -> Tensor:
+        """MoCo's shuffling BN: each rank takes a random part of the global batch, and the keys go home."""
+        everyone = gather(view)
+        # Ranks agree on the order because rank 0 draws it.
+        order = from_first(torch.randperm(len(everyone), device=view.device))
+        keys = gather(self.network(own_slice(everyone[order])))
+        return own_slice(keys[order.argsort()])
 
-def build_target(config: MomentumTarget | StopGradientTarget, online: nn.Module) -> TargetBranch:
+
+def build_target(
+    config: MomentumTarget | StopGradientTarget | WeightSharingTarget,
+    online: nn.Module,
+    shuffle_bn: bool = False,
+) -> TargetBranch:
     """Build the target branch a method's section asks for."""
     if isinstance(config, MomentumTarget):
-        return MomentumEncoder(online, config.start, config.end)
-    return StopGradient()
+        return MomentumEncoder(online, config.start, config.end, shuffle_bn)
+    return StopGradient() if isinstance(config, StopGradientTarget) else WeightSharing()

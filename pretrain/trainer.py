@@ -189,8 +189,10 @@ class _History:
 
         Raises WorkError, and keeps the last good state, when a weight is not finite.
         """
-        for name, value in self._method.state_dict().items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
+        # A sharded bank is gathered for its state: every rank takes part, though only the first one writes.
+        method = self._method.state_dict()
+        for name, value in self._method.named_parameters():
+            if not torch.isfinite(value).all():
                 raise WorkError(
                     f"'{name}' has values that are not finite after step {step};"
                     f" stopped, and the last good state is kept in {self._path}"
@@ -201,7 +203,7 @@ class _History:
                 "recipe_hash": recipe_hash(self._config),
                 "seed": self._config.seed,
                 "seconds": self.seconds(),
-                "method": self._method.state_dict(),
+                "method": method,
                 "optimizer": self._optimizer.state_dict(),
             }
             save_state(self._path, state)

@@ -1,0 +1,98 @@
+"""The methods: each is views, a target branch, a head and an objective; and the registry that builds them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from configs import UserError
+from pretrain.backbones import build_backbone
+from pretrain.bank import MemoryBank
+from pretrain.config import PretrainConfig
+from pretrain.heads import Encoder, build_projector
+from pretrain.method_config import (
+    BarlowTwinsConfig,
+    BYOLConfig,
+    DirectPredConfig,
+    MoCoConfig,
+    MSBRegConfig,
+    NPIDConfig,
+    SimCLRConfig,
+    SiMoConfig,
+    SimSiamConfig,
+    SqrtKLConfig,
+    SupervisedConfig,
+    UniGradConfig,
+    VICRegConfig,
+)
+from pretrain.methods.asymmetric import BYOL, DirectPred
+from pretrain.methods.base import Method, Moment, Outcome
+from pretrain.methods.contrastive import MoCo, SimCLR, SiMo
+from pretrain.methods.decorrelation import BarlowTwins, VICReg
+from pretrain.methods.instance import NPID, SqrtKL
+from pretrain.methods.msbreg import MSBReg
+from pretrain.methods.supervised import Supervised
+from pretrain.methods.unigrad import UniGrad
+from pretrain.sharded_bank import ShardedBank
+
+__all__ = ["DataFacts", "Method", "Moment", "Outcome", "build_method"]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a method must know of the data set: its size, and its number of classes when it has labels."""
+
+    images: int
+    classes: int | None
+
+
+def build_method(config: PretrainConfig, facts: DataFacts) -> Method:
+    """Build the method of a recipe with freshly initialised networks, from the recipe's seed.
+
+    The backbone's initialisation depends on the seed and on nothing else of the method. Raises UserError when
+    the method needs labels and the data set has none.
+    """
+    if config.method.wants_labels and facts.classes is None:
+        raise UserError(f"method {config.method.name} needs labels, but the data set has none")
+    torch.manual_seed(config.seed)
+    backbone = build_backbone(config.backbone)
+    head: nn.Module = nn.Identity()
+    if config.projector is not None:
+        head = build_projector(config.projector, backbone.feature_dim)
+    elif config.method.wants_labels and facts.classes is not None:
+        head = nn.Linear(backbone.feature_dim, facts.classes)
+    online = Encoder(backbone, head, config.precision == "bf16")
+    return _BUILDERS[config.method.name](config, online, facts)
+
+
+def _width(config: PretrainConfig) -> int:
+    assert config.projector is not None
+    return config.projector.out
+
+
+def _bank(config: PretrainConfig, facts: DataFacts) -> MemoryBank | ShardedBank:
+    method = cast(SqrtKLConfig | NPIDConfig, config.method)
+    dtype = torch.bfloat16 if method.bank_precision == "bf16" else torch.float32
+    generator = torch.Generator().manual_seed(config.seed)
+    kind = ShardedBank if method.bank_sharded else MemoryBank
+    return kind.random(facts.images, _width(config), generator, dtype=dtype)
+
+
+_BUILDERS: dict[str, Callable[[PretrainConfig, Encoder, DataFacts], Method]] = {
+    "unigrad": lambda c, online, _: UniGrad(cast(UniGradConfig, c.method), online, _width(c)),
+    "simo": lambda c, online, _: SiMo(cast(SiMoConfig, c.method), online),
+    "moco": lambda c, online, _: MoCo(cast(MoCoConfig, c.method), online, _width(c), c.seed),
+    "simclr": lambda c, online, _: SimCLR(cast(SimCLRConfig, c.method), online),
+    "byol": lambda c, online, _: BYOL(cast(BYOLConfig, c.method), online, _width(c)),
+    "simsiam": lambda c, online, _: BYOL(cast(SimSiamConfig, c.method), online, _width(c)),
+    "directpred": lambda c, online, _: DirectPred(cast(DirectPredConfig, c.method), online, _width(c)),
+    "barlow_twins": lambda c, online, _: BarlowTwins(cast(BarlowTwinsConfig, c.method), online),
+    "vicreg": lambda c, online, _: VICReg(cast(VICRegConfig, c.method), online),
+    "msbreg": lambda c, online, _: MSBReg(cast(MSBRegConfig, c.method), online, _width(c)),
+    "sqrtkl": lambda c, online, facts: SqrtKL(cast(SqrtKLConfig, c.method), online, _bank(c, facts)),
+    "npid": lambda c, online, facts: NPID(cast(NPIDConfig, c.method), online, _bank(c, facts)),
+    "supervised": lambda c, online, _: Supervised(cast(SupervisedConfig, c.method), online),
+    "random": lambda c, online, _: Method(online),
+}

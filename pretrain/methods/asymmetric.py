@@ -1,0 +1,85 @@
+"""BYOL, SimSiam and DirectPred as methods: a predictor, learnt or computed, on one branch only."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pretrain.data import Batch
+from pretrain.distributed import mean_over_ranks
+from pretrain.heads import Encoder, Predictor
+from pretrain.method_config import BYOLConfig, DirectPredConfig, SimSiamConfig
+from pretrain.methods.base import Method, Moment, Outcome, siamese_numbers, unit
+from pretrain.objectives.asymmetric import (
+    directpred_gradient,
+    directpred_gradient_simplified,
+    directpred_gradient_without_root,
+    directpred_loss,
+    negative_cosine,
+    predictor_matrix,
+    surrogate,
+    to_unit_spectrum,
+)
+from pretrain.objectives.unigrad import batch_correlation, update_correlation
+from pretrain.target import build_target
+
+
+class BYOL(Method):
+    """A learnt predictor on a momentum target (BYOL) or a stop-gradient one (SimSiam)."""
+
+    def __init__(self, config: BYOLConfig | SimSiamConfig, online: Encoder, width: int) -> None:
+        super().__init__(online, build_target(config.target, online))
+        self.predictor = Predictor(config.predictor, width, online.bf16)
+
+    def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
+        embeddings = super().embed(views)
+        return embeddings + [self.predictor(z) for z in embeddings]
+
+    def targets(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        return super().targets(views, embeddings[: len(views)])
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        z1, _, p1, p2 = embeddings
+        v1, v2 = targets
+        loss = (negative_cosine(p1, v2) + negative_cosine(p2, v1)) / 2
+        (u1, u2) = unit([z1, v2])
+        return Outcome(loss, siamese_numbers(u1, u2))
+
+
+class DirectPred(Method):
+    """The predictor computed from the correlation matrix F (Eqs. 6, 22 to 28; Table 2 d)."""
+
+    def __init__(self, config: DirectPredConfig, online: Encoder, width: int) -> None:
+        super().__init__(online, build_target(config.target, online))
+        self.config = config
+        self.correlation: Tensor
+        self.register_buffer("correlation", torch.zeros(width, width))
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        config = self.config
+        (u1, u2), (v1, v2) = unit(embeddings), unit(targets)
+        source = [v1, v2] if config.correlation_source == "momentum" else [u1, u2]
+        of_batch = mean_over_ranks(batch_correlation(torch.cat(source)))
+        self.correlation.copy_(
+            update_correlation(None if moment.step == 0 else self.correlation, of_batch, config.rho)
+        )
+        # Scaled as in the public code, where eps is 0.3; W_h's own scale drops out of the cosine.
+        F = to_unit_spectrum(self.correlation)
+        loss = (self._one_way(u1, v2, F) + self._one_way(u2, v1, F)) / 2
+        return Outcome(loss, siamese_numbers(u1, v2))
+
+    def _one_way(self, u: Tensor, v: Tensor, F: Tensor) -> Tensor:
+        eps = self.config.eps
+        match self.config.form:
+            case "loss":
+                return directpred_loss(u, v, predictor_matrix(F, eps))
+            case "gradient":
+                return surrogate(u, directpred_gradient(u, v, F, eps))
+            case "without_root":
+                return surrogate(u, directpred_gradient_without_root(u, v, F, eps))
+            case "simplified":
+                return surrogate(u, directpred_gradient_simplified(u, v, F, eps))

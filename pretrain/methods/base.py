@@ -1,0 +1,96 @@
+"""What a method is to the trainer: views go in; embeddings, targets and an objective make a loss."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Generator, Tensor, nn
+from torch.nn.functional import normalize
+
+from pretrain.data import Batch
+from pretrain.diagnostics import embedding_spread, pair_similarities
+from pretrain.heads import Encoder
+from pretrain.target import TargetBranch
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where the training stands: `step` (0-based) of `total`, and randomness that all ranks share there."""
+
+    step: int
+    total: int
+    generator: Generator
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A batch's loss on this rank, and numbers to log: detached scalar tensors, later averaged over ranks."""
+
+    loss: Tensor
+    numbers: dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """A method: an online network, a target branch and an objective.
+
+    A step is `advance`, then `forward`; the latter is `embed`, `targets` and `objective`, which gradient
+    accumulation calls one by one. Whatever must survive an interruption is in `state_dict`. Whatever looks
+    across the batch looks across all ranks, so that n processes compute what one would on the global batch.
+
+    Attributes
+    ----------
+    online
+        The trained network; its backbone is what a finished run exports.
+    target
+        Where targets come from; None for methods that have none.
+    """
+
+    def __init__(self, online: Encoder, target: TargetBranch | None = None) -> None:
+        super().__init__()
+        self.online = online
+        self.target = target
+
+    def begin(self, batches: Iterable[Batch]) -> None:
+        """Prepare before the first step of a fresh run; `batches` goes once over the whole data set."""
+
+    def advance(self, moment: Moment) -> None:
+        """Move what follows the online network, before the forward pass of this step."""
+        if self.target is not None:
+            self.target.advance(self.online, moment.step, moment.total)
+
+    def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the trained networks make of the views: here, one embedding (B, d) a view.
+
+        Each view is a forward pass, and so a batch-norm batch, of its own, as in MoCo's and UniGrad's codes.
+        """
+        return [self.online(view) for view in views]
+
+    def targets(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """Return the target (B, d) of each view; `embeddings` is what `embed` returned for them."""
+        return [] if self.target is None else self.target(views, embeddings)
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        """Return the loss of this rank's part of the global batch, and update the method's memory."""
+        raise TypeError(f"{type(self).__name__} does not train")
+
+    def forward(self, batch: Batch, moment: Moment) -> Outcome:
+        """Return the loss of this rank's part of a global batch."""
+        embeddings = self.embed(batch.views)
+        return self.objective(embeddings, self.targets(batch.views, embeddings), batch, moment)
+
+
+def unit(rows: Sequence[Tensor]) -> list[Tensor]:
+    """Return every (B, d) with its rows l2-normalised."""
+    return [normalize(z, dim=1) for z in rows]
+
+
+def siamese_numbers(queries: Tensor, keys: Tensor) -> dict[str, Tensor]:
+    """Return what every two-view method logs of its l2-normalised queries and their targets (B, d)."""
+    queries = queries.detach()
+    positive, negative = pair_similarities(queries, keys.detach())
+    return {
+        "positive_similarity": positive,
+        "negative_similarity": negative,
+        "embedding_spread": embedding_spread(queries),
+    }

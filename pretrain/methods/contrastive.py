@@ -1,0 +1,118 @@
+"""SiMo, MoCo and SimCLR as methods: where each takes its negative keys from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pretrain.data import Batch
+from pretrain.distributed import gather, own_slice, rank
+from pretrain.heads import Encoder
+from pretrain.method_config import MoCoConfig, SimCLRConfig, SiMoConfig
+from pretrain.methods.base import Method, Moment, Outcome, siamese_numbers, unit
+from pretrain.objectives.contrastive import (
+    enqueue,
+    eqco_margin,
+    info_nce,
+    info_nce_of_similarities,
+    sample_negatives,
+    simo_loss,
+)
+from pretrain.target import build_target
+
+
+class SiMo(Method):
+    """One query view, one momentum-key view, K random keys of the global batch as negatives."""
+
+    def __init__(self, config: SiMoConfig, online: Encoder) -> None:
+        super().__init__(online, build_target(config.target, online, config.shuffle_bn))
+        self.config = config
+
+    def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
+        return [self.online(views[0])]
+
+    def targets(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        return super().targets(views[1:], embeddings)
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        (queries,), (own_keys,) = unit(embeddings), unit(targets)
+        keys = gather(own_keys)
+        own = torch.arange(len(keys), device=keys.device)
+        # Drawn for the whole global batch from the shared generator: every rank takes its rows of one draw.
+        drawn = sample_negatives(len(keys), len(keys), own, self.config.negatives, moment.generator)
+        tau, alpha = self.config.tau, self.config.alpha
+        loss = simo_loss(queries, keys, own_slice(own), own_slice(drawn), tau, alpha)
+        return Outcome(loss, siamese_numbers(queries, own_keys))
+
+
+class MoCo(Method):
+    """Momentum keys of earlier batches, in a queue, as negatives (UniGrad Table 2 a; EqCo Table 4)."""
+
+    def __init__(self, config: MoCoConfig, online: Encoder, width: int, seed: int) -> None:
+        super().__init__(online, build_target(config.target, online, config.shuffle_bn))
+        self.config = config
+        self.queue: Tensor
+        start = torch.randn(config.queue, width, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("queue", normalize(start, dim=1))
+
+    def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
+        return super().embed(views if self.config.symmetric else views[:1])
+
+    def targets(self, views: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        return super().targets(list(reversed(views)) if self.config.symmetric else views[1:], embeddings)
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        queries, keys = unit(embeddings), unit(targets)
+        margin = _margin(self.config.alpha, self.config.queue, self.config.tau)
+        # A clone: the queue moves on before the gradient is taken.
+        negatives = self.queue.clone()
+        losses = [
+            info_nce(q, k, negatives, self.config.tau, margin) for q, k in zip(queries, keys, strict=True)
+        ]
+        self.queue.copy_(enqueue(self.queue, torch.cat([gather(k) for k in keys]), moment.generator))
+        return Outcome(torch.stack(losses).mean(), siamese_numbers(queries[0], keys[0]))
+
+
+class SimCLR(Method):
+    """The other images' views of the global batch as negatives (UniGrad Eqs. 19 to 21; EqCo 2.3)."""
+
+    def __init__(self, config: SimCLRConfig, online: Encoder) -> None:
+        super().__init__(online, build_target(config.target, online))
+        self.config = config
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        config = self.config
+        u, v = unit(embeddings), unit(targets)
+        queries, positives = torch.cat(u), torch.cat([v[1], v[0]])
+        source = v if config.negatives_from == "target" else [z.detach() for z in u]
+        keys = torch.cat([gather(source[0]), gather(source[1])])
+
+        # Among the 2B keys of the global batch B, a query is number own and its positive number other.
+        count = len(keys) // 2
+        first = rank() * len(u[0]) + torch.arange(len(u[0]), device=keys.device)
+        own, other = torch.cat([first, first + count]), torch.cat([first + count, first])
+        excluded = torch.stack([own, other], dim=1)
+        similarities = queries @ keys.T
+        if config.negatives is None:
+            negatives = similarities.scatter(1, excluded, -torch.inf)
+            margin = _margin(config.alpha, 2 * count - 2, config.tau)
+        else:
+            everyone = torch.arange(2 * count, device=keys.device)
+            pairs = torch.stack([everyone, everyone.roll(count)], dim=1)
+            drawn = sample_negatives(2 * count, 2 * count, pairs, config.negatives, moment.generator)
+            negatives = similarities.gather(1, drawn[own])
+            margin = _margin(config.alpha, config.negatives, config.tau)
+        positive = (queries * positives).sum(1)
+        loss = info_nce_of_similarities(positive, negatives, config.tau, margin)
+        return Outcome(loss, siamese_numbers(u[0], v[1]))
+
+
+def _margin(alpha: float | None, negatives: int, tau: float) -> float:
+    return 0.0 if alpha is None else eqco_margin(alpha, negatives, tau)

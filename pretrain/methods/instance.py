@@ -1,0 +1,116 @@
+"""SqrtKL and NPID as methods: every image its own class, over a bank with one row an image."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.bank import MemoryBank
+from pretrain.data import Batch
+from pretrain.diagnostics import embedding_spread
+from pretrain.distributed import gather, own_slice
+from pretrain.heads import Encoder
+from pretrain.method_config import NPIDConfig, SqrtKLConfig
+from pretrain.methods.base import Method, Moment, Outcome, unit
+from pretrain.objectives.instance import (
+    class_probabilities,
+    corrected_direction,
+    proximal_loss,
+    updated_rows,
+)
+from pretrain.sharded_bank import ShardedBank
+
+
+class _Banked(Method):
+    """What SqrtKL and NPID share: one view, one branch, and the bank."""
+
+    def __init__(
+        self, config: SqrtKLConfig | NPIDConfig, online: Encoder, bank: MemoryBank | ShardedBank
+    ) -> None:
+        super().__init__(online)
+        self.settings = config
+        self.bank = bank
+
+    def move_bank(self, z: Tensor, index: Tensor, log_partition: Tensor, corrected: bool) -> None:
+        """Update the rows of the global batch's images (Eqs. 3, 6); a collective call."""
+        all_z, all_index = gather(z.detach()), gather(index)
+        rows = self.bank.rows(all_index)
+        direction = all_z
+        if corrected:
+            p = class_probabilities(rows, all_z, gather(log_partition), self.settings.tau)
+            direction = corrected_direction(all_z, p)
+        self.bank.update(all_index, updated_rows(rows, direction, self.settings.bank_momentum))
+
+    # The bank is no module; it moves, is saved and is restored with the one that holds it.
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.bank.tensor = fn(self.bank.tensor)
+        return self
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        return self.bank.state_dict()
+
+    def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        self.bank.load_state_dict(state)
+
+
+class SqrtKL(_Banked):
+    """Cross-entropy and the SqrtKL self-distillation over all images (Eq. 13)."""
+
+    def __init__(self, config: SqrtKLConfig, online: Encoder, bank: MemoryBank | ShardedBank) -> None:
+        super().__init__(config, online, bank)
+        self.config = config
+
+    @torch.no_grad()
+    def begin(self, batches: Iterable[Batch]) -> None:
+        """Feature calibrate: w_i = z_i of the untrained network (section 3.2), under its batch statistics."""
+        if not self.config.feature_calibrate:
+            return
+        # The pass must leave no trace in the network: running statistics are those of the training alone.
+        before = {name: value.clone() for name, value in self.online.named_buffers()}
+        for batch in batches:
+            (z,) = unit(self.embed(batch.views))
+            self.bank.update(gather(batch.index), gather(z))
+        for name, value in self.online.named_buffers():
+            value.copy_(before[name])
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        config = self.config
+        (z,) = unit(embeddings)
+        terms = self.bank.loss(z, batch.index, config.tau, config.lam, config.l1, config.l2)
+        self.move_bank(z, batch.index, terms.log_partition, config.grad_update)
+        numbers = {
+            "cross_entropy": terms.cross_entropy.detach(),
+            "sqrtkl": terms.sqrtkl.detach(),
+            "instance_accuracy": terms.accuracy.detach(),
+            "embedding_spread": embedding_spread(z.detach()),
+        }
+        return Outcome(terms.loss, numbers)
+
+
+class NPID(_Banked):
+    """Non-parametric instance discrimination and its proximal term (Wu et al. 2018; SqrtKL Eqs. 2, 3, 11)."""
+
+    def __init__(self, config: NPIDConfig, online: Encoder, bank: MemoryBank | ShardedBank) -> None:
+        super().__init__(config, online, bank)
+        self.config = config
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        (z,) = unit(embeddings)
+        terms = self.bank.loss(z, batch.index, self.config.tau, 0.0)
+        loss = terms.loss
+        if self.config.proximal:
+            # The sharded bank's rows are a collective of the whole batch.
+            rows = own_slice(self.bank.rows(gather(batch.index)))
+            loss = loss + self.config.proximal * proximal_loss(z, rows)
+        self.move_bank(z, batch.index, terms.log_partition, corrected=False)
+        numbers = {
+            "instance_accuracy": terms.accuracy.detach(),
+            "embedding_spread": embedding_spread(z.detach()),
+        }
+        return Outcome(loss, numbers)

@@ -1,0 +1,27 @@
+"""Supervised pretraining as a method: the baseline that sees labels."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pretrain.data import Batch
+from pretrain.heads import Encoder
+from pretrain.method_config import SupervisedConfig
+from pretrain.methods.base import Method, Moment, Outcome
+
+
+class Supervised(Method):
+    """Cross-entropy on the data set's labels; the online network's head is the classifier."""
+
+    def __init__(self, config: SupervisedConfig, online: Encoder) -> None:
+        super().__init__(online)
+        self.config = config
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        assert batch.label is not None
+        (logits,) = embeddings
+        loss = cross_entropy(logits, batch.label, label_smoothing=self.config.label_smoothing)
+        return Outcome(loss, {"accuracy": (logits.argmax(1) == batch.label).float().mean()})
