@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,27 @@ from transfer.detect.defects import Defect, DefectPolicy, refuse_fatal, settle_b
 from transfer.detect.image_files import in_parallel, read_size
 
 
-@dataclass
-class _Objects:
-    """The objects of one image while they are being collected."""
+@dataclass(frozen=True)
+class _Object:
+    box: tuple[float, float, float, float]
+    label: int
+    iscrowd: bool
+    area: float
+    mask: Segmentation
 
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    iscrowd: list[bool] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
-    masks: list[Segmentation] = field(default_factory=list)
+
+@dataclass(frozen=True)
+class _File:
+    """What every annotation of a file is read against; `labels` has the categories that are wanted."""
+
+    path: Path
+    policy: DefectPolicy
+    names: dict[int, str]
+    labels: dict[int, int]
+    has_masks: bool
+
+    def defect(self, kind: str, message: str) -> Defect:
+        return Defect(self.path, kind, message, self.policy.action(kind))
 
 
 @dataclass(frozen=True)
@@ -76,11 +88,11 @@ def scan_coco(
             raise UserError(f"{annotation_file}: no category is called {', '.join(absent)}")
         category_ids = tuple(by_name[name] for name in classes)
     entries = _images(content["images"], annotation_file, image_root, policy, defects)
-    known = {entry["id"] for entry in content["images"] if isinstance(entry, dict) and "id" in entry}
-    objects = _annotations(
-        content["annotations"], entries, known, names, category_ids, annotation_file, policy, defects
-    )
+    known = {i["id"] for i in content["images"] if isinstance(i, dict) and isinstance(i.get("id"), int | str)}
     has_masks = any(isinstance(a, dict) and a.get("segmentation") for a in content["annotations"])
+    labels = {category_id: label for label, category_id in enumerate(category_ids)}
+    context = _File(annotation_file, policy, names, labels, has_masks)
+    objects = _annotations(content["annotations"], entries, known, context, defects)
     dataset = DetectionDataset(
         name=annotation_file.stem,
         classes=tuple(names[category_id] for category_id in category_ids),
@@ -172,70 +184,64 @@ def _annotations(
     listed: list[Any],
     entries: dict[int | str, _ImageEntry],
     known: set[int | str],
-    names: dict[int, str],
-    category_ids: tuple[int, ...],
-    file: Path,
-    policy: DefectPolicy,
+    file: _File,
     defects: list[Defect],
-) -> dict[int | str, _Objects]:
-    """Return the objects of every usable image."""
-    labels = {category_id: label for label, category_id in enumerate(category_ids)}
-    has_masks = any(isinstance(a, dict) and a.get("segmentation") for a in listed)
-    collected = {image_id: _Objects() for image_id in entries}
+) -> dict[int | str, list[_Object]]:
+    """Return the objects of every usable image; those of `known` images that were dropped go unmentioned."""
+    collected: dict[int | str, list[_Object]] = {image_id: [] for image_id in entries}
     seen: set[int | str] = set()
-
-    def found(kind: str, message: str) -> None:
-        defects.append(Defect(file, kind, message, policy.action(kind)))
-
     for number, entry in enumerate(listed):
         if not isinstance(entry, dict):
-            found("malformed_object", f"annotations[{number}] is not an object")
+            defects.append(file.defect("malformed_object", f"annotations[{number}] is {entry!r}"))
             continue
-        what = f"annotation {entry.get('id', f'[{number}]')}"
-        if entry.get("id") in seen:
-            found("duplicate_id", f"{what}: its id occurs twice")
+        annotation_id, image_id = entry.get("id"), entry.get("image_id")
+        what = f"annotation {f'[{number}]' if annotation_id is None else annotation_id}"
+        if not isinstance(annotation_id, int | str | None) or not isinstance(image_id, int | str):
+            message = f"{what}: its image_id is {image_id!r}; ids are numbers or text"
+            defects.append(file.defect("malformed_object", message))
             continue
-        if entry.get("id") is not None:
-            seen.add(entry["id"])
-        image_id, category_id, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
-        if image_id not in known:
-            found("orphan_annotation", f"{what}: there is no image {image_id!r} in the file")
-            continue
-        if image_id not in entries:
-            continue
-        if category_id not in labels:
-            of = f"'{names[category_id]}' is not among the classes" if category_id in names else "unknown"
-            found("unknown_class", f"{what}: its category {category_id!r} is {of}")
-            continue
-        problem = _box_problem(box)
-        if problem:
-            found("malformed_object", f"{what}: {problem}")
-            continue
-        assert box is not None
-        image = entries[image_id]
-        x, y, w, h = map(float, box)
-        what = f"{what} ('{names[category_id]}' at {box} in {image.path.name})"
-        settled = settle_box(
-            (x, y, x + w, y + h), w == 0 or h == 0, (image.width, image.height), policy, file, what
-        )
-        defects += settled.defects
-        if settled.box is None:
-            continue
-        mask: Segmentation | None = []
-        if has_masks:
-            mask, faults = settle_segmentation(
-                entry.get("segmentation"), image.width, image.height, policy, file, what
-            )
+        if annotation_id in seen:
+            defects.append(file.defect("duplicate_id", f"{what}: its id occurs twice"))
+        elif image_id not in known:
+            message = f"{what}: there is no image {image_id!r} in the file"
+            defects.append(file.defect("orphan_annotation", message))
+        elif image_id in entries:
+            found, faults = _settle(entry, what, entries[image_id], file)
             defects += faults
-            if mask is None:
-                continue
-        objects = collected[image_id]
-        objects.boxes.append(settled.box)
-        objects.labels.append(labels[category_id])
-        objects.iscrowd.append(bool(entry.get("iscrowd", 0)))
-        objects.areas.append(float(entry["area"]) if _is_number(entry.get("area")) else w * h)
-        objects.masks.append(mask)
+            collected[image_id] += [found] if found else []
+        if annotation_id is not None:
+            seen.add(annotation_id)
     return collected
+
+
+def _settle(
+    entry: dict[str, Any], what: str, image: _ImageEntry, file: _File
+) -> tuple[_Object | None, list[Defect]]:
+    """Return an annotation as the policy wants it, with what was wrong with it; None drops it."""
+    category_id, box = entry.get("category_id"), entry.get("bbox")
+    if not isinstance(category_id, int) or category_id not in file.labels:
+        name = file.names.get(category_id) if isinstance(category_id, int) else None
+        of = f"'{name}', which is not among the classes" if name else "unknown"
+        return None, [file.defect("unknown_class", f"{what}: its category {category_id!r} is {of}")]
+    problem = _box_problem(box)
+    if box is None or problem:
+        return None, [file.defect("malformed_object", f"{what}: {problem}")]
+    x, y, w, h = map(float, box)
+    what = f"{what} ('{file.names[category_id]}' at {box} in {image.path.name})"
+    size = (image.width, image.height)
+    settled = settle_box((x, y, x + w, y + h), w == 0 or h == 0, size, file.policy, file.path, what)
+    if settled.box is None:
+        return None, list(settled.defects)
+    mask: Segmentation | None = []
+    faults: list[Defect] = []
+    if file.has_masks:
+        mask, faults = settle_segmentation(entry.get("segmentation"), *size, file.policy, file.path, what)
+    defects = [*settled.defects, *faults]
+    if mask is None:
+        return None, defects
+    area = float(entry["area"]) if _is_number(entry.get("area")) else w * h
+    label = file.labels[category_id]
+    return _Object(settled.box, label, bool(entry.get("iscrowd", 0)), area, mask), defects
 
 
 def _box_problem(box: Any) -> str | None:
@@ -250,12 +256,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _annotation(objects: _Objects, has_masks: bool) -> Annotation:
+def _annotation(objects: list[_Object], has_masks: bool) -> Annotation:
     return Annotation(
-        boxes=np.array(objects.boxes, dtype=np.float32).reshape(-1, 4),
-        labels=np.array(objects.labels, dtype=np.int64),
-        difficult=np.zeros(len(objects.labels), dtype=bool),
-        iscrowd=np.array(objects.iscrowd, dtype=bool),
-        area=np.array(objects.areas, dtype=np.float32),
-        masks=tuple(objects.masks) if has_masks else None,
+        boxes=np.array([o.box for o in objects], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([o.label for o in objects], dtype=np.int64),
+        difficult=np.zeros(len(objects), dtype=bool),
+        iscrowd=np.array([o.iscrowd for o in objects], dtype=bool),
+        area=np.array([o.area for o in objects], dtype=np.float32),
+        masks=tuple(o.mask for o in objects) if has_masks else None,
     )

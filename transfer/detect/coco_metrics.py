@@ -133,7 +133,7 @@ def _from_file(path: Path) -> _GroundTruth:
 def _from_dataset(dataset: DetectionDataset, iou_type: IouType) -> _GroundTruth:
     ids = [image.id for image in dataset.images]
     # Tied detections are ranked by image id: keep COCO's own.
-    numbers = {i: i for i in ids if isinstance(i, int)}
+    numbers: dict[str | int, int] = {i: i for i in ids if isinstance(i, int)}
     if len(numbers) < len(ids):
         numbers = {i: n for n, i in enumerate(ids, start=1)}
     annotations: list[dict[str, Any]] = []

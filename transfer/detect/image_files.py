@@ -1,11 +1,14 @@
 """Image headers, read many at a time: the size on disk is what boxes are checked against."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
+
+from pretrain.progress import progress
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -41,3 +44,14 @@ def in_parallel(function: Callable[[In], Out], items: Iterable[In]) -> list[Out]
     """Return ``[function(item) for item in items]``, computed in threads."""
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(function, items))
+
+
+def decoding_errors(paths: Sequence[Path], what: str) -> dict[Path, str]:
+    """Return the images that cannot be decoded, and why; decodes in threads, with a progress bar."""
+    errors: dict[Path, str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as threads, progress(f"decoding {what}", len(paths)) as bar:
+        for path, error in zip(paths, threads.map(decoding_error, paths), strict=True):
+            bar.advance(1)
+            if error is not None:
+                errors[path] = error
+    return errors

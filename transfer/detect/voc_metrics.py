@@ -93,12 +93,10 @@ def voc_ap(
     per_class: dict[str, VocClassResult] = {}
     for label, name in enumerate(dataset.classes):
         of_class = objects.label == label
-        mine = detections.label == label
-        ranking = np.argsort(-scores[mine])
-        targets = _Table(objects.image[of_class], objects.label[of_class], objects.box[of_class])
-        ranked = _Table(*(column[mine][ranking] for column in (detections.image, detections.label)),
-                        detections.box[mine][ranking])  # fmt: skip
-        overlap, target = _best_overlaps(ranked, targets)
+        mine = np.flatnonzero(detections.label == label)
+        # Not a stable sort, on purpose: the reference's, on the very array it sorts.
+        ranking = mine[np.argsort(-scores[mine])]
+        overlap, target = _best_overlaps(_rows(detections, ranking), _rows(objects, of_class))
         is_difficult = difficult[of_class]
         n_objects = int((~is_difficult).sum())
         if n_objects == 0:
@@ -120,6 +118,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """Return the mean, which one undefined value makes undefined."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if len(defined) == len(values) else None
+
+
+def _rows(table: _Table, which: np.ndarray) -> _Table:
+    return _Table(table.image[which], table.label[which], table.box[which])
 
 
 def _objects(dataset: DetectionDataset) -> tuple[_Table, np.ndarray]:

@@ -14,9 +14,10 @@ VOC_OBJECT = (
 
 
 def write_image(path: Path, size=(40, 30)) -> Path:
-    """A grey image of (width, height)."""
+    """An image of noise of (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (90, 90, 90)).save(path)
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
     return path
 
 
