@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Queries times rows of the bank in a tile: two float32 buffers of this many elements stay in a CPU's cache.
-TILE_ELEMENTS = 2**18
+# Queries times rows of the bank in a tile. On a CPU two float32 buffers of this size stay in its cache; on a
+# GPU a tile must be large enough to outlast the launch of its dozen kernels.
+_TILE_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class ClassSums:
         )
 
 
-def tile_rows(num_queries: int) -> int:
-    """Rows of the bank in one tile for this many queries."""
-    return max(64, TILE_ELEMENTS // max(num_queries, 1))
+def tile_rows(z: Tensor) -> int:
+    """Rows of the bank in one tile for the queries z (B, d)."""
+    return max(64, _TILE_ELEMENTS.get(z.device.type, 2**24) // max(len(z), 1))
 
 
 def class_sums(
@@ -57,7 +58,7 @@ def class_sums(
     in another is converted a tile at a time. Memory beyond the result: two tiles of B x `tile`.
     """
     num_queries, width = z.shape
-    tile = tile or tile_rows(num_queries)
+    tile = tile or tile_rows(z)
     scaled = z / (2 * tau)
     # Finite, so that weight zero times the masked own logit is zero and not NaN.
     masked = torch.finfo(z.dtype).min / 4

@@ -267,9 +267,9 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_no_tensor_grows_with_queries_times_images() -> None:
-    images, batch = 200_000, 64
+    images, batch = 400_000, 64
     bank = torch.zeros(images, 2)
     z = torch.zeros(batch, 2, requires_grad=True)
     with LargestTensor() as seen:
         instance_loss(z, bank, torch.arange(batch), TAU, 20.0).loss.backward()
-    assert seen.largest <= max(bank.numel(), images * batch // 20)
+    assert seen.largest <= images * batch // 10
