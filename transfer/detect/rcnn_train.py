@@ -134,9 +134,7 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> torch.optim.SGD:
         {"params": others, "weight_decay": solver.weight_decay},
         {"params": norms, "weight_decay": solver.weight_decay_norm},
     ]
-    return torch.optim.SGD(
-        [g for g in groups if g["params"]], lr=solver.peak_lr, momentum=solver.momentum, foreach=True
-    )
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=solver.peak_lr, momentum=solver.momentum)
 
 
 def lr_factor(solver: SolverConfig, iteration: int) -> float:
