@@ -172,9 +172,7 @@ def main() -> None:
     objects = sum(len(image.annotation) for image in dataset.images)
 
     def ours() -> float:
-        ap = voc_ap(dataset, predictions, arguments.metric).ap
-        assert ap is not None
-        return ap
+        return voc_ap(dataset, predictions, arguments.metric).ap
 
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -25,7 +25,7 @@ AREA_RANGES = ("all", "small", "medium", "large")
 class CocoResult:
     """COCO's AP in percent, with at most 100 detections an image.
 
-    None, where COCO's tools print -1: there is no object to find of that size (32 and 96 pixels square
+    NaN, where COCO's tools print -1: there is no object to find of that size (32 and 96 pixels square
     part small, medium and large), or of that class. No detections at all are an AP of 0.
 
     Attributes
@@ -38,13 +38,13 @@ class CocoResult:
         AP over IoU 0.50:0.95 by class name; classes without objects do not count in the means.
     """
 
-    ap: float | None
-    ap50: float | None
-    ap75: float | None
-    aps: float | None
-    apm: float | None
-    apl: float | None
-    per_class: dict[str, float | None]
+    ap: float
+    ap50: float
+    ap75: float
+    aps: float
+    apm: float
+    apl: float
+    per_class: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def coco_ap(
     )
 
 
-def _mean(precision: np.ndarray) -> float | None:
+def _mean(precision: np.ndarray) -> float:
     defined = precision[precision > -1]
-    return 100 * float(defined.mean()) if defined.size else None
+    return 100 * float(defined.mean()) if defined.size else float("nan")
 
 
 def _name(truth: DetectionDataset | Path) -> str:

@@ -11,8 +11,7 @@ its peculiarities included, since the published VOC rows are its numbers:
 - detections are ranked by numpy's default sort, in the order in which the predictions are given: it is not
   stable, so which of several tied detections goes first is its affair;
 - a class without (non-difficult) objects counts as AP 0 in the means. With the area metric and at least
-  one detection of it, its AP is 0 / 0, NaN in Detectron2 and None here, and so are the means: leave such a
-  class out of the class list.
+  one detection of it, its AP is 0 / 0, NaN, and so are the means: leave such a class out of the class list.
 """
 
 import logging
@@ -40,25 +39,25 @@ Metric = Literal["11point", "area"]
 class VocClassResult:
     """One class: its AP (percent) at each IoU of the result, and how many objects it has to find."""
 
-    aps: tuple[float | None, ...]
+    aps: tuple[float, ...]
     objects: int
 
     @property
-    def ap(self) -> float | None:
+    def ap(self) -> float:
         """The mean over the IoU thresholds."""
-        return _mean(self.aps)
+        return float(np.mean(self.aps))
 
 
 @dataclass(frozen=True)
 class VocResult:
     """AP in percent, means over the classes: over all IoU thresholds, at 0.50 and at 0.75.
 
-    None where it is undefined (see above), or where that threshold was not asked for.
+    NaN where it is undefined (see above), or where that threshold was not asked for.
     """
 
-    ap: float | None
-    ap50: float | None
-    ap75: float | None
+    ap: float
+    ap50: float
+    ap75: float
     per_class: dict[str, VocClassResult]
     ious: tuple[float, ...]
 
@@ -102,22 +101,16 @@ def voc_ap(
         if n_objects == 0:
             log.warning(
                 "%s: no object of class '%s' to find (%d detections); it counts as AP %s in the means",
-                dataset.name, name, len(ranking), "undefined" if metric == "area" and len(ranking) else "0",
+                dataset.name, name, len(ranking), "NaN" if metric == "area" and len(ranking) else "0",
             )  # fmt: skip
         aps = tuple(
             _average_precision(*_hits_and_misses(overlap, target, is_difficult, iou), n_objects, metric)
             for iou in ious
         )
         per_class[name] = VocClassResult(aps, n_objects)
-    means = [_mean(column) for column in zip(*(result.aps for result in per_class.values()), strict=True)]
-    at = {round(iou, 6): mean for iou, mean in zip(ious, means, strict=True)}
-    return VocResult(_mean(means), at.get(0.5), at.get(0.75), per_class, tuple(ious))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean, which one undefined value makes undefined."""
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if len(defined) == len(values) else None
+    means = np.mean([result.aps for result in per_class.values()], axis=0)
+    at = {round(iou, 6): float(mean) for iou, mean in zip(ious, means, strict=True)}
+    return VocResult(float(means.mean()), at.get(0.5, np.nan), at.get(0.75, np.nan), per_class, tuple(ious))
 
 
 def _rows(table: _Table, which: np.ndarray) -> _Table:
@@ -204,12 +197,10 @@ def _hits_and_misses(
     return is_true, is_false
 
 
-def _average_precision(
-    is_true: np.ndarray, is_false: np.ndarray, n_objects: int, metric: Metric
-) -> float | None:
-    """Return the average precision (percent) of ranked detections; None where it is undefined."""
+def _average_precision(is_true: np.ndarray, is_false: np.ndarray, n_objects: int, metric: Metric) -> float:
+    """Return the average precision (percent) of ranked detections; NaN where it is undefined."""
     if n_objects == 0:
-        return None if metric == "area" and len(is_true) else 0.0
+        return float("nan") if metric == "area" and len(is_true) else 0.0
     true = np.cumsum(is_true)
     recall = true / n_objects
     precision = true / np.maximum(true + np.cumsum(is_false), np.finfo(np.float64).eps)
