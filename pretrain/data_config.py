@@ -37,8 +37,9 @@ class DataConfig(Section):
     Attributes
     ----------
     kind
-        ``imagefolder``: one folder a class, under root/<split> or root itself (ImageNet; without class folders
-        the images have no labels). ``cifar10``, ``cifar100``: torchvision's pickled batches under root.
+        ``imagefolder``: one folder a class, under root/<split> or, for train, root itself (ImageNet); without
+        class folders the images have no labels. ``cifar10``, ``cifar100``: torchvision's pickled batches
+        under root.
         ``tiny_imagenet``: train/<wnid>/images, val/val_annotations.txt. ``list``: `list_file`, one
         ``path[ label]`` a line, relative to root.
     name
@@ -203,14 +204,14 @@ class AugmentConfig(Section):
     cutmix
         Mixed images beside the views, made by the method (see `pretrain.cutmix`).
     test
-        The view of evaluation and feature passes; None: the centre 7/8 of the image at `view.size` (Resize 256,
-        CenterCrop 224), the whole image for views of at most 96 pixels.
+        The view of evaluation and feature passes; None: the centre 7/8 of the image at `view.size` (Resize
+        256, CenterCrop 224), the whole image for views of at most 96 pixels.
     mean, std
         Normalisation of RGB in [0, 1].
     backend
         Who makes the views. ``loader``: image by image, in the loader's processes. ``batched``: whole batches
-        of a decoded data set at once, on the CPU or the GPU. ``auto``: batched where the data set is cached and
-        views are small. Both draw the same parameters for the same sample.
+        of a decoded data set at once, on the CPU or the GPU. ``auto``: batched where the data set is cached
+        and views are small. Both draw the same parameters for the same sample.
     """
 
     views: Literal["single", "two", "multicrop"] = "two"
