@@ -1,11 +1,12 @@
 """Running a graph: one call, whatever the executor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from slurm.flights import Flights
 from slurm.graph import Graph
 from slurm.ledger import Ledger, StageRecord, State, now
 from slurm.plan import Action, Decision, carry_out, make_plan
@@ -71,9 +72,8 @@ class Executor(Protocol):
     @property
     def name(self) -> str: ...
 
-    def in_flight(self, ledger: Ledger, record: StageRecord) -> str:
-        """Say where a stage is being worked on by an earlier submission, or "" when nobody works on it."""
-        ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
 
     def execute(self, run: "Run") -> int:
         """Work on `run.plan`, telling every change; return the number of the signal that stopped it, or 0."""
@@ -97,6 +97,12 @@ class Run:
         self.outcomes[name] = Outcome(state, reason, decision.hash, self.ledger.out(name), seconds)
         self._on_event(Event(name, state, reason, self._position[name], len(self.plan), seconds))
 
+    def record(self, decision: Decision) -> StageRecord:
+        """Return a stage's record as it is now on disk."""
+        record = self.ledger.read(decision.stage.name)
+        assert record is not None
+        return record
+
     def blocked_by(self, decision: Decision) -> str:
         """Say which stage keeps this one from ever starting, or "" when none does."""
         bad = [
@@ -104,11 +110,14 @@ class Run:
         ]
         return f"{bad[0]} {self.outcomes[bad[0]].state}" if bad else ""
 
+    def waits_for(self, decision: Decision) -> str:
+        """Say which stage, at work elsewhere, this one has to wait for, or "" when there is none."""
+        names = (*decision.stage.upstream, *decision.stage.after)
+        return next((n for n in names if self.outcomes[n].state in ("running", "submitted")), "")
+
     def block(self, decision: Decision, reason: str) -> None:
         """Record that a stage cannot start because of another."""
-        record = self.ledger.read(decision.stage.name)
-        assert record is not None
-        self.ledger.write(record.changed("blocked", reason))
+        self.ledger.write(self.record(decision).changed("blocked", reason))
         self.tell(decision, "blocked", reason)
 
 
@@ -118,13 +127,15 @@ def run_graph(
     run_dir: Path,
     *,
     on_event: OnEvent = lambda event: None,
-    origin: dict[str, object] | None = None,
+    origin: dict[str, Any] | None = None,
+    only: Collection[str] | None = None,
 ) -> GraphResult:
     """Bring every stage of `graph` to its end in `run_dir`, doing only what is not done already.
 
     A finished stage of the same content hash is skipped; a half-finished one is called again with the same
     output directory; one whose hash changed has its old output kept aside and is run anew. A stage that fails
-    blocks those that need it; the others go on.
+    blocks those that need it; the others go on. With `only`, stages of other names are left as they are.
+    `origin` is written down with the submission: see `slurm.environment.describe`.
 
     Raises
     ------
@@ -135,17 +146,17 @@ def run_graph(
     """
     ledger = Ledger.create(run_dir)
     with submission(ledger, executor.name) as held:
-        plan = make_plan(graph, ledger, lambda record: executor.in_flight(ledger, record))
+        plan = make_plan(graph, ledger, Flights(ledger), only)
         ledger.write_pipeline(graph, {d.stage.name: d.hash for d in plan})
-        if origin is not None:
-            held.update(origin=origin)
+        held.update(origin=origin or {}, settings=executor.settings)
         run = Run(graph, plan, ledger, held, on_event)
         for decision in plan:
             record = carry_out(decision, ledger)
             if decision.action in (Action.SKIP, Action.RESTORE):
                 run.tell(decision, "skipped", decision.reason)
             elif decision.action is Action.IN_FLIGHT:
-                run.tell(decision, record.state, decision.reason)
+                state = "running" if record.state == "running" else "submitted"
+                run.tell(decision, state, decision.reason)
             else:
                 run.outcomes[decision.stage.name] = _outcome(decision, record, ledger)
         signum = executor.execute(run)

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,17 @@ class Graph:
     def names(self) -> tuple[str, ...]:
         """Stage names, each after all it waits for, otherwise as given."""
         return tuple(self._order)
+
+    def with_upstream(self, names: Collection[str]) -> set[str]:
+        """Return the given stages and all that they need, directly or not; raises RequestError on others."""
+        for name in names:
+            if name not in self:
+                raise RequestError(f"there is no stage {name!r}; there are: {', '.join(self._order)}")
+        wanted = set(names)
+        for name in reversed(self._order):
+            if name in wanted:
+                wanted.update(self._stages[name].upstream)
+        return wanted
 
     def hashes(self) -> dict[str, str]:
         """Return every stage's content hash: SHA-256 of all that determines its output.

@@ -1,10 +1,10 @@
 """The inline executor: stages one after another, in this process."""
 
+from typing import Any
+
 from slurm.executor import Run
-from slurm.ledger import Ledger, StageRecord
 from slurm.plan import working
 from slurm.runner import run_stage
-from slurm.signals import leaving
 
 
 class InlineExecutor:
@@ -12,23 +12,25 @@ class InlineExecutor:
 
     name = "inline"
 
-    def in_flight(self, ledger: Ledger, record: StageRecord) -> str:
-        """Nothing of an earlier inline run lives on without the process that holds the run."""
-        return ""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Nothing is to be set."""
+        return {}
 
     def execute(self, run: Run) -> int:
         """Run the plan's stages in order; a signal ends the run after the stage has saved its state."""
-        with leaving():
-            for decision in working(run.plan):
-                reason = run.blocked_by(decision)
-                if reason:
-                    run.block(decision, reason)
-                    continue
-                run.tell(decision, "running", decision.reason)
-                ending = run_stage(decision.stage, run.ledger, self.name)
-                record = run.ledger.read(decision.stage.name)
-                assert record is not None
-                run.tell(decision, ending.state, ending.reason, record.attempts[-1].seconds)
-                if ending.signum:
-                    return ending.signum
+        for decision in working(run.plan):
+            reason = run.blocked_by(decision)
+            if reason:
+                run.block(decision, reason)
+                continue
+            elsewhere = run.waits_for(decision)
+            if elsewhere:
+                run.tell(decision, "waiting", f"for {elsewhere}: {run.outcomes[elsewhere].reason}")
+                continue
+            run.tell(decision, "running", decision.reason)
+            ending = run_stage(decision.stage, run.ledger, self.name)
+            run.tell(decision, ending.state, ending.reason, run.record(decision).attempts[-1].seconds)
+            if ending.signum:
+                return ending.signum
         return 0

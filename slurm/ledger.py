@@ -53,15 +53,18 @@ class Attempt(_Record):
     Attributes
     ----------
     cause
-        Why an interrupted attempt ended: "preemption", "timeout", or the signal's name.
+        Why an attempt was interrupted: "timeout", "preemption", "requeue", "cancel", "killed", or a signal.
     log
         Log file, relative to the stage's directory.
+    first_step
+        Last step that metrics.jsonl held when the attempt began.
     """
 
     number: int
     executor: str
     host: str
     pid: int
+    process_start: int
     started: datetime
     job_id: str | None = None
     ended: datetime | None = None
@@ -69,6 +72,20 @@ class Attempt(_Record):
     cause: str = ""
     reason: str = ""
     log: str = ""
+    first_step: int = 0
+
+    def closed(self, life: datetime | None) -> "Attempt":
+        """Return an attempt without an end as killed: it ended, for all we know, at its last sign of life."""
+        if self.ended is not None:
+            return self
+        ended = max(self.started, life or self.started)
+        update = {
+            "ended": ended,
+            "state": "interrupted",
+            "cause": "killed",
+            "reason": "its process was killed",
+        }
+        return self.model_copy(update=update)
 
     @property
     def seconds(self) -> float:
@@ -239,6 +256,12 @@ class Ledger:
         record = self.read(stage)
         assert record is not None
         return record
+
+    def last_sign_of_life(self, stage: str) -> datetime | None:
+        """Return when a stage last wrote into its logs or its metrics; None when it never has."""
+        paths = [*self.logs(stage).glob("*"), self.out(stage) / "metrics.jsonl"]
+        times = [path.stat().st_mtime for path in paths if path.exists()]
+        return datetime.fromtimestamp(max(times), UTC) if times else None
 
     def missing_after(self, stage: Stage) -> tuple[str, ...]:
         """Return which of the stages that `stage` only follows have not finished."""

@@ -1,6 +1,6 @@
 """What is to be done with each stage of a graph, given what the ledger already holds, and why."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,6 +20,7 @@ class Action(Enum):
     RESUME = "resume"
     REPLACE = "replace"
     RESTORE = "restore"
+    LEAVE = "leave"
 
     @property
     def works(self) -> bool:
@@ -42,8 +43,12 @@ InFlight = Callable[[StageRecord], str]
 """Says where a stage is being worked on ("job 123 is pending"), or "" when nobody works on it."""
 
 
-def make_plan(graph: Graph, ledger: Ledger, in_flight: InFlight) -> list[Decision]:
+def make_plan(
+    graph: Graph, ledger: Ledger, in_flight: InFlight, only: Collection[str] | None = None
+) -> list[Decision]:
     """Decide on every stage, in order, and check that all that will run can run.
+
+    With `only`, stages that are neither named nor needed by one that is are left as they are.
 
     Raises
     ------
@@ -52,6 +57,9 @@ def make_plan(graph: Graph, ledger: Ledger, in_flight: InFlight) -> list[Decisio
     """
     hashes = graph.hashes()
     plan = [_decide(stage, hashes[stage.name], ledger, in_flight) for stage in graph]
+    if only is not None:
+        wanted = graph.with_upstream(only)
+        plan = [d if d.stage.name in wanted or not d.action.works else _left(d) for d in plan]
     working = {d.stage.name for d in plan if d.action.works}
     plan = [_again_if_missing(d, ledger, working) for d in plan]
     for decision in plan:
@@ -63,6 +71,8 @@ def make_plan(graph: Graph, ledger: Ledger, in_flight: InFlight) -> list[Decisio
 def carry_out(decision: Decision, ledger: Ledger) -> StageRecord:
     """Make the stage's directory fit the decision; return its record, ready to be run or already finished."""
     record = ledger.read(decision.stage.name)
+    if decision.action is Action.LEAVE:
+        return record or StageRecord(name=decision.stage.name, hash=decision.hash, state="waiting")
     if decision.action is Action.RESTORE:
         if record is not None:
             ledger.set_aside(record)
@@ -124,6 +134,10 @@ def _why_unfinished(record: StageRecord) -> str:
     if record.state == "waiting":
         return "not started yet"
     return record.state + (f" ({record.reason})" if record.reason else "")
+
+
+def _left(decision: Decision) -> Decision:
+    return Decision(decision.stage, decision.hash, Action.LEAVE, "not asked for")
 
 
 def _again_if_missing(decision: Decision, ledger: Ledger, working: set[str]) -> Decision:

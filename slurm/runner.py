@@ -1,16 +1,18 @@
 """Running one stage in this process, and keeping its record true whatever happens."""
 
 import logging
-import os
 import signal
-import socket
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from slurm.capture import captured
 from slurm.ledger import Attempt, Ledger, StageRecord, State, now
+from slurm.processes import here
+from slurm.progress import read_progress
+from slurm.signals import leaving
 from slurm.stage import Stage, replace_outputs
 
 log = logging.getLogger(__name__)
@@ -18,14 +20,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ending:
-    """How a stage's callable ended. `signum` is set when a signal asked it to stop."""
+    """How a stage's callable ended.
+
+    `signum` is the signal that asked it to stop, or 0; `cause` says why that signal came.
+    """
 
     state: State
     reason: str = ""
     signum: int = 0
+    cause: str = ""
 
 
-def run_stage(stage: Stage, ledger: Ledger, executor: str, job_id: str | None = None) -> Ending:
+Judge = Callable[[Ending, StageRecord], Ending]
+"""Given how an interrupted stage ended, says what that means: a cause, and whether it failed after all."""
+
+
+def run_stage(
+    stage: Stage,
+    ledger: Ledger,
+    executor: str,
+    job_id: str | None = None,
+    judge: Judge = lambda ending, record: ending,
+) -> Ending:
     """Call a stage's callable and record the attempt: running, then finished, failed or interrupted.
 
     What it prints and logs goes to its log files too, a traceback only there. The stage's record must exist
@@ -33,23 +49,14 @@ def run_stage(stage: Stage, ledger: Ledger, executor: str, job_id: str | None = 
     """
     record = ledger.read(stage.name)
     assert record is not None
-    number = len(record.attempts) + 1
-    log_file = ledger.logs(stage.name) / f"{number:03d}.log"
-    attempt = Attempt(
-        number=number,
-        executor=executor,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        started=now(),
-        job_id=job_id,
-        log=str(log_file.relative_to(ledger.directory(stage.name))),
-    )
-    record = record.changed("running", attempts=(*record.attempts, attempt), missing=())
+    record = _begun(record, stage, ledger, executor, job_id)
     ledger.write(record)
     ledger.out(stage.name).mkdir(parents=True, exist_ok=True)
     missing = ledger.missing_after(stage)
-    with captured(log_file) as file:
-        ending = call_stage(stage, ledger, file)
+    with captured(ledger.directory(stage.name) / record.attempts[-1].log) as log_file:
+        ending = call_stage(stage, ledger, log_file)
+    if ending.signum:
+        ending = judge(ending, record)
     ledger.write(_ended(record, ending, missing if ending.state == "finished" else ()))
     return ending
 
@@ -59,10 +66,11 @@ def call_stage(stage: Stage, ledger: Ledger, log_file: TextIO) -> Ending:
     start = time.monotonic()
     out = ledger.out(stage.name)
     try:
-        params: dict[str, Any] = replace_outputs(stage.params, ledger.resolve)
-        ledger.load_call(stage)(**params, out=out)
+        with leaving():
+            params: dict[str, Any] = replace_outputs(stage.params, ledger.resolve)
+            ledger.load_call(stage)(**params, out=out)
     except KeyboardInterrupt:
-        return Ending("interrupted", "interrupted from the keyboard (SIGINT)", signal.SIGINT)
+        return Ending("interrupted", "interrupted from the keyboard", signal.SIGINT, "SIGINT")
     except SystemExit as left:
         return _ending_of_exit(left)
     except Exception as error:
@@ -79,20 +87,39 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def _begun(
+    record: StageRecord, stage: Stage, ledger: Ledger, executor: str, job_id: str | None
+) -> StageRecord:
+    life = ledger.last_sign_of_life(stage.name)
+    earlier = tuple(attempt.closed(life) for attempt in record.attempts)
+    host, pid, start = here()
+    progress = read_progress(ledger.out(stage.name))
+    attempt = Attempt(
+        number=len(earlier) + 1,
+        executor=executor,
+        host=host,
+        pid=pid,
+        process_start=start,
+        started=now(),
+        job_id=job_id,
+        log=f"logs/{len(earlier) + 1:03d}.log",
+        first_step=progress.step if progress else 0,
+    )
+    return record.changed("running", attempts=(*earlier, attempt), missing=())
+
+
 def _ending_of_exit(left: SystemExit) -> Ending:
     code = left.code
     if code is None or code == 0:
         return Ending("finished")
     if isinstance(code, int) and code > 128 and code - 128 in set(signal.Signals):
         signum = signal.Signals(code - 128)
-        return Ending("interrupted", f"stopped by {signum.name}", signum)
+        return Ending("interrupted", f"stopped by {signum.name}", signum, signum.name)
     return Ending("failed", f"left with exit status {code}" if isinstance(code, int) else str(code))
 
 
 def _ended(record: StageRecord, ending: Ending, missing: tuple[str, ...]) -> StageRecord:
-    cause = signal.Signals(ending.signum).name if ending.signum else ""
-    last = record.attempts[-1].model_copy(
-        update={"ended": now(), "state": ending.state, "reason": ending.reason, "cause": cause}
-    )
+    changes = {"ended": now(), "state": ending.state, "reason": ending.reason, "cause": ending.cause}
+    last = record.attempts[-1].model_copy(update=changes)
     attempts = (*record.attempts[:-1], last)
     return record.changed(ending.state, ending.reason, attempts=attempts, missing=missing)

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,14 @@ class Stage:
             return cloudpickle.dumps(self.call)
         except (TypeError, pickle.PicklingError, AttributeError) as error:
             raise RequestError(f"stage {self.name}: {self.call_name} cannot be pickled: {error}") from None
+
+
+def portable(stage: Stage) -> Stage:
+    """Return the stage as it is best pickled: a callable that can be imported, by name only.
+
+    Unpickled, it then brings in none of the callable's own imports before the job listens for signals.
+    """
+    return replace(stage, call=stage.call_name) if stage.importable else stage
 
 
 def check_call(stage: Stage) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from slurm.errors import RunError
 from slurm.files import create_json, read_json, write_json
 from slurm.ledger import Ledger, now
+from slurm.processes import here, lives
 
 _HEARTBEAT_SECONDS = 20.0
 _DEAD_AFTER_SECONDS = 180.0
@@ -24,10 +26,14 @@ class Submission(BaseModel):
 
     Attributes
     ----------
+    token
+        Names this submission among all jobs of a cluster; every job carries it as its comment.
     state
         "open" while its process plans, submits or (inline, local) runs stages; then "done", or "failed".
     jobs
-        Stage name -> scheduler job id, written as each job is accepted.
+        Stage name -> job ids (several when chained), written as each job is accepted.
+    settings
+        The executor's, so that a retry can use the same.
     origin
         Where it came from: interpreter, environment, code (see `slurm.environment`, `slurm.snapshot`).
     """
@@ -35,6 +41,7 @@ class Submission(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     number: int
+    token: str
     executor: str
     host: str
     pid: int
@@ -43,8 +50,9 @@ class Submission(BaseModel):
     state: Literal["open", "done", "failed"] = "open"
     ended: datetime | None = None
     reason: str = ""
-    jobs: dict[str, str] = {}
+    jobs: dict[str, tuple[str, ...]] = {}
     origin: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
 
 
 class OpenSubmission:
@@ -53,11 +61,6 @@ class OpenSubmission:
     def __init__(self, path: Path, record: Submission) -> None:
         self.path = path
         self.record = record
-
-    @property
-    def token(self) -> str:
-        """Names this submission among all runs on a cluster: ``<run>-<number>``."""
-        return f"{self.path.parent.parent.name}-{self.record.number:04d}"
 
     def update(self, **changes: Any) -> None:
         """Write changed fields."""
@@ -106,12 +109,15 @@ def _take(ledger: Ledger, executor: str) -> OpenSubmission:
     past = submissions(ledger)
     if past and _alive(ledger, past[-1]):
         raise RunError(_held(ledger, past[-1]))
+    host, pid, start = here()
+    number = past[-1].number + 1 if past else 1
     record = Submission(
-        number=past[-1].number + 1 if past else 1,
+        number=number,
+        token=f"carryover-{uuid.uuid4().hex[:12]}-{number}",
         executor=executor,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        process_start=_process_start(os.getpid()) or 0,
+        host=host,
+        pid=pid,
+        process_start=start,
         started=now(),
     )
     path = _file(ledger, record.number)
@@ -132,7 +138,7 @@ def _alive(ledger: Ledger, record: Submission) -> bool:
     if record.state != "open":
         return False
     if record.host == socket.gethostname():
-        return _process_start(record.pid) == record.process_start
+        return lives(record.pid, record.process_start)
     return _age(_file(ledger, record.number)) < _DEAD_AFTER_SECONDS
 
 
@@ -149,15 +155,6 @@ def _age(path: Path) -> float:
 def _heartbeat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_SECONDS):
         os.utime(path)
-
-
-def _process_start(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot: tells it from a later one of the same number."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 def _directory(ledger: Ledger) -> Path:

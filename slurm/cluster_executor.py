@@ -1,0 +1,142 @@
+"""The slurm executor: submits what is to be done and leaves; the jobs keep the ledger from then on."""
+
+import logging
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from slurm import sbatch, scheduler
+from slurm.batches import Batch, dependency, make_batches
+from slurm.cluster import Cluster
+from slurm.errors import RequestError, RunError
+from slurm.executor import Run
+from slurm.flights import Flights
+from slurm.job import StageJob
+from slurm.ledger import Ledger
+from slurm.plan import Action, Decision, working
+from slurm.snapshot import take_snapshot
+from slurm.stage import portable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SlurmExecutor:
+    """Submits a plan's stages as jobs and job arrays.
+
+    Every job carries the submission's token as its comment, and what it was given is written down as soon as
+    SLURM has taken it. Refused half-way, or interrupted, all that was submitted is cancelled.
+
+    `packages` are copied into the run directory, and the jobs import the copies.
+    """
+
+    cluster: Cluster = field(default_factory=Cluster)
+    packages: tuple[str, ...] = ()
+    name = "slurm"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `slurm.control.make_executor` needs to make this executor again."""
+        return {"cluster": self.cluster.to_json(), "packages": list(self.packages)}
+
+    def execute(self, run: Run) -> int:
+        """Submit the plan; returns 0 when SLURM has taken all of it."""
+        if not scheduler.available():
+            raise RequestError("sbatch not found: this machine does not belong to a SLURM cluster")
+        flights = Flights(run.ledger)
+        orphans = flights.orphans(run.graph)
+        if orphans:
+            log.warning("cancelling %d jobs of a submitter that was killed: %s", len(orphans), orphans[0])
+            scheduler.cancel(orphans)
+        batches = make_batches(run.plan, self.cluster.defaults, self.cluster.max_array_size)
+        if not batches:
+            return 0
+        setup = self._setup(run.ledger)
+        self._check(batches, run.ledger.run_dir.name, setup)
+        jobs = {d.stage.name: _jobs(d, run, flights) for d in run.plan if d.action is Action.IN_FLIGHT}
+        for decision in working(run.plan):
+            run.ledger.write(run.record(decision).changed("submitted", decision.reason))
+        submitted: dict[str, tuple[str, ...]] = {}
+        try:
+            for batch in batches:
+                submitted |= self._submit(batch, run, {**jobs, **submitted}, setup)
+                run.submission.update(jobs=submitted)
+        except BaseException as error:
+            self._take_back(run, submitted)
+            if isinstance(error, FailedJobError | FailedSubmissionError):
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                raise RunError(
+                    f"SLURM refused {batch.name}: {said[-1]}; the {len(submitted)} stages submitted before "
+                    "it were cancelled"
+                ) from None
+            raise
+        for decision in working(run.plan):
+            run.tell(decision, "submitted", f"job {submitted[decision.stage.name][-1]}, {decision.reason}")
+        return 0
+
+    def _submit(
+        self, batch: Batch, run: Run, jobs: dict[str, tuple[str, ...]], setup: Sequence[str]
+    ) -> dict[str, tuple[str, ...]]:
+        hashes = {d.stage.name: d.hash for d in run.plan}
+        links: list[str] = []
+        given: dict[str, tuple[str, ...]] = {}
+        for link in range(1, batch.resources.chain + 1):
+            waits = dependency(batch, jobs)
+            if links:
+                waits = ",".join(filter(None, [waits, f"afterany:{links[-1]}"]))
+            token, run_dir = run.submission.record.token, run.ledger.run_dir
+            chosen = sbatch.parameters(batch, self.cluster, run_dir.name, token, waits, setup)
+            executor = submitit.SlurmExecutor(sbatch.folder(run.ledger), python=sbatch.interpreter())
+            executor.update_parameters(**chosen)
+            calls = [
+                StageJob(run_dir, portable(stage), hashes[stage.name], self.name, link)
+                for stage in batch.stages
+            ]
+            accepted = executor.submit_array(calls)
+            links.append(accepted[-1].job_id)
+            for stage, job in zip(batch.stages, accepted, strict=True):
+                given[stage.name] = (*given.get(stage.name, ()), job.job_id)
+        return given
+
+    def _check(self, batches: Sequence[Batch], run_name: str, setup: Sequence[str]) -> None:
+        """Ask SLURM about every kind of job in the plan before any is submitted."""
+        kinds = {repr(batch.resources): batch for batch in batches}
+        with tempfile.TemporaryDirectory() as directory:
+            for batch in kinds.values():
+                one = replace(batch, stages=batch.stages[:1])
+                chosen = sbatch.parameters(one, self.cluster, run_name, "check", None, setup)
+                path = Path(directory) / "check.sh"
+                path.write_text(sbatch.script(one, chosen, Path(directory), "true"))
+                try:
+                    scheduler.check_accepted(path)
+                except RequestError as error:
+                    raise RequestError(f"stage {batch.stages[0].name}: {error}") from None
+
+    def _setup(self, ledger: Ledger) -> list[str]:
+        code = take_snapshot(ledger, self.packages) if self.packages else None
+        return [f"export PYTHONPATH={shlex.quote(sbatch.import_path(code))}"]
+
+    def _take_back(self, run: Run, submitted: dict[str, tuple[str, ...]]) -> None:
+        flights = Flights(run.ledger)
+        known = [job for jobs in submitted.values() for job in jobs]
+        token = run.submission.record.token
+        scheduler.cancel([*known, *(j.job_id for j in flights.queue.values() if j.comment == token)])
+        for decision in working(run.plan):
+            record = run.record(decision)
+            if record.state == "submitted":
+                run.ledger.write(record.changed("waiting", "the submission was taken back"))
+
+
+def _jobs(decision: Decision, run: Run, flights: Flights) -> tuple[str, ...]:
+    jobs = flights.jobs(run.record(decision))
+    if not jobs:
+        raise RunError(
+            f"stage {decision.stage.name} is at work outside SLURM ({decision.reason}); wait for it"
+        )
+    return jobs

@@ -1,0 +1,141 @@
+"""Cancelling and retrying, with the run directory alone."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from slurm import scheduler
+from slurm.cluster import Cluster
+from slurm.cluster_executor import SlurmExecutor
+from slurm.errors import RequestError, RunError
+from slurm.executor import Executor, GraphResult, OnEvent, run_graph
+from slurm.flights import Flights
+from slurm.graph import Graph
+from slurm.inline import InlineExecutor
+from slurm.ledger import Ledger
+from slurm.local import LocalExecutor
+from slurm.processes import lives
+from slurm.status import status
+from slurm.submission import Submission, holder, submission, submissions
+
+_STOP_SECONDS = 120.0
+_POLL_SECONDS = 0.5
+
+
+def make_executor(name: str, settings: Mapping[str, Any] | None = None) -> Executor:
+    """Return an executor by name, with the settings that an executor's own `settings` gave."""
+    chosen = dict(settings or {})
+    if name == "inline":
+        return InlineExecutor()
+    if name == "local":
+        return LocalExecutor(int(chosen.get("at_once", 2)), packages=tuple(chosen.get("packages", ())))
+    if name == "slurm":
+        cluster = Cluster.from_json(chosen.get("cluster", {}))
+        return SlurmExecutor(cluster, tuple(chosen.get("packages", ())))
+    raise RequestError(f"there is no executor {name!r}; there are: inline, local, slurm")
+
+
+def retry(
+    run_dir: Path,
+    *,
+    failed_only: bool = False,
+    executor: Executor | None = None,
+    on_event: OnEvent = lambda event: None,
+) -> GraphResult:
+    """Run or submit again what has not finished and is not on its way, as it was run or submitted last.
+
+    With `failed_only`, only stages that failed, and those that they blocked.
+
+    Raises
+    ------
+    RequestError
+        `run_dir` is not a run directory.
+    """
+    ledger = Ledger.open(run_dir)
+    graph = ledger.read_pipeline()
+    past = [s for s in submissions(ledger) if s.executor != "cancel"]
+    if executor is None:
+        last = past[-1] if past else None
+        executor = make_executor(last.executor, last.settings) if last else InlineExecutor()
+    only = None
+    if failed_only:
+        only = {s.name for s in status(run_dir).stages if s.state in ("failed", "blocked")}
+    return run_graph(graph, executor, run_dir, on_event=on_event, only=only)
+
+
+def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:
+    """Stop a run's jobs and processes, or those of some stages; return the names of the stages stopped.
+
+    A running stage is given the time to save its state, and resumes when it is run again.
+
+    Raises
+    ------
+    RequestError
+        `run_dir` is not a run directory, or has no such stage.
+    RunError
+        The run belongs to a process on another machine, or does not end within two minutes.
+    """
+    ledger = Ledger.open(run_dir)
+    graph = ledger.read_pipeline()
+    for name in stages or ():
+        if name not in graph:
+            raise RequestError(
+                f"{ledger.run_dir.name} has no stage {name!r}; it has: {', '.join(graph.names)}"
+            )
+    before = {s.name for s in status(run_dir).stages if s.state == "running"}
+    held = holder(ledger)
+    if held is not None:
+        _stop_holder(ledger, held, stages)
+    with submission(ledger, "cancel"):
+        stopped = _cancel_jobs(ledger, graph, stages)
+    ended = {s.name for s in status(run_dir).stages if s.state == "interrupted"} & before
+    return [name for name in graph.names if name in stopped or name in ended]
+
+
+def _stop_holder(ledger: Ledger, held: Submission, stages: Collection[str] | None) -> None:
+    if held.host != socket.gethostname():
+        raise RunError(f"the run belongs to process {held.pid} on {held.host}; cancel it there")
+    if stages and held.executor != "slurm":
+        raise RunError(
+            f"process {held.pid} runs the stages of {ledger.run_dir.name} itself: "
+            "it can be stopped only as a whole"
+        )
+    os.kill(held.pid, signal.SIGTERM)
+    _wait(lambda: not lives(held.pid, held.process_start), f"process {held.pid}")
+
+
+def _cancel_jobs(ledger: Ledger, graph: Graph, stages: Collection[str] | None) -> set[str]:
+    flights = Flights(ledger)
+    jobs: dict[str, list[str]] = {}
+    for name in stages or graph.names:
+        record = ledger.read(name)
+        ids = flights.jobs(record) if record is not None and record.state != "finished" else ()
+        queued = [job for job in ids if job in flights.queue]
+        if queued:
+            jobs[name] = queued
+    wanted = {job for ids in jobs.values() for job in ids}
+    if stages is None and scheduler.available():
+        wanted.update(flights.orphans(graph))
+    if wanted:
+        scheduler.cancel(wanted)
+        _wait(lambda: not wanted.intersection(scheduler.queue()), f"{len(wanted)} jobs")
+    for name in jobs:
+        record = ledger.read(name)
+        assert record is not None
+        if record.state in ("submitted", "running", "interrupted", "waiting"):
+            life = ledger.last_sign_of_life(name)
+            attempts = tuple(attempt.closed(life) for attempt in record.attempts)
+            ledger.write(record.changed("cancelled", "cancelled", attempts=attempts))
+    return set(jobs)
+
+
+def _wait(gone: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + _STOP_SECONDS
+    while not gone():
+        if time.monotonic() > end:
+            raise RunError(f"{what} did not end within {_STOP_SECONDS:.0f} s")
+        time.sleep(_POLL_SECONDS)

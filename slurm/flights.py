@@ -1,0 +1,86 @@
+"""Which stages are being worked on right now, by whomever submitted them."""
+
+import socket
+from datetime import timedelta
+from functools import cached_property
+
+from slurm import scheduler
+from slurm.errors import RunError
+from slurm.graph import Graph
+from slurm.ledger import Attempt, Ledger, StageRecord, now
+from slurm.processes import lives
+from slurm.submission import submissions
+
+_SILENT_AFTER = timedelta(minutes=15)
+
+
+class Flights:
+    """What is in flight of one run, as of the moment it is first asked: squeue is called once at most."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._submissions = submissions(ledger)
+
+    def __call__(self, record: StageRecord) -> str:
+        """Say where a stage is being worked on, or "" when nobody works on it.
+
+        Raises
+        ------
+        RunError
+            The stage was submitted to SLURM and has not ended, and SLURM cannot be asked from here.
+        """
+        job_ids = self.jobs(record)
+        if job_ids:
+            queued = self._queued(record, job_ids)
+            return str(queued) if queued else ""
+        last = record.attempts[-1] if record.attempts else None
+        if last is None or last.executor != "local" or last.ended is not None:
+            return ""
+        return f"process {last.pid} on {last.host}" if self._process_lives(record.name, last) else ""
+
+    def jobs(self, record: StageRecord) -> tuple[str, ...]:
+        """Return the SLURM jobs that may still be at work on a stage: its last submission's."""
+        last = record.attempts[-1] if record.attempts else None
+        for submission in reversed(self._submissions):
+            if record.name in submission.jobs:
+                elsewhere = (
+                    last is not None and last.executor != "slurm" and last.started > submission.started
+                )
+                return () if elsewhere else submission.jobs[record.name]
+        return (last.job_id,) if last and last.executor == "slurm" and last.job_id else ()
+
+    def orphans(self, graph: Graph) -> list[str]:
+        """Return queued jobs of submitters that were killed before they could note them down.
+
+        Those that have begun are none: their stage's record names them.
+        """
+        dead = {s.token for s in self._submissions if s.executor == "slurm" and s.state == "open"}
+        if not dead:
+            return []
+        known = {job for s in self._submissions for jobs in s.jobs.values() for job in jobs}
+        for name in graph.names:
+            record = self._ledger.read(name)
+            known.update(record.job_ids if record else ())
+        return [j.job_id for j in self.queue.values() if j.comment in dead and j.job_id not in known]
+
+    @cached_property
+    def queue(self) -> dict[str, scheduler.Queued]:
+        """This user's jobs in the queue."""
+        return scheduler.queue()
+
+    def _queued(self, record: StageRecord, job_ids: tuple[str, ...]) -> scheduler.Queued | None:
+        try:
+            return next((self.queue[job] for job in job_ids if job in self.queue), None)
+        except RunError as error:
+            if record.state in ("submitted", "running", "interrupted"):
+                raise RunError(
+                    f"stage {record.name} was submitted as job {job_ids[0]}, and whether it is still at work "
+                    f"cannot be told from here ({error})"
+                ) from None
+            return None
+
+    def _process_lives(self, stage: str, attempt: Attempt) -> bool:
+        if attempt.host == socket.gethostname():
+            return lives(attempt.pid, attempt.process_start)
+        life = self._ledger.last_sign_of_life(stage)
+        return life is not None and now() - life < _SILENT_AFTER

@@ -1,0 +1,178 @@
+"""What a job runs: one stage, watched over, and queued again when the cluster takes its machine away."""
+
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import submitit
+from submitit.helpers import DelayedSubmission
+
+from slurm import rendezvous, scheduler
+from slurm.errors import RunError
+from slurm.ledger import Ledger, StageRecord, now
+from slurm.processes import process_start
+from slurm.runner import Ending, call_stage, run_stage
+from slurm.signals import deaf
+from slurm.stage import Stage
+
+log = logging.getLogger(__name__)
+
+# SLURM may send the warning signal up to a minute early (sbatch(1), --signal).
+_SIGNAL_EARLY = timedelta(seconds=75)
+# A record written on another machine may take some seconds to be seen over NFS.
+_UPSTREAM_TRIES, _UPSTREAM_SECONDS = 10, 3.0
+_REQUEUED = ("timeout", "preemption", "signal")
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """Runs a stage inside a submitit job; every process of the job calls it.
+
+    Process 0 keeps the stage's record. Interrupted, it finds out why: a job that is preempted, at its time
+    limit or signalled by hand goes back into the queue, with timeouts counted and the others not; one that
+    was cancelled ends. The other processes leave with status 0, so that the job's end is process 0's.
+
+    `link` is the job's place in a chain of `Resources.chain` jobs.
+    """
+
+    run_dir: Path
+    stage: Stage
+    hash: str
+    executor: str
+    link: int = 1
+
+    def __call__(self) -> None:
+        """Run the stage; leaves with a non-zero exit status unless the stage is finished."""
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        with deaf():
+            environment = submitit.JobEnvironment()
+            ledger = Ledger(self.run_dir)
+            record = self._own_record(ledger)
+            if record.state == "finished":
+                log.info("%s is finished already", self.stage.name)
+                return
+            if environment.num_tasks > 1:
+                _join(ledger.directory(self.stage.name) / "rendezvous", environment)
+            if environment.global_rank == 0:
+                self._lead(ledger, environment)
+            else:
+                self._follow(ledger)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit queues again when its own signal handler is the one that caught the signal."""
+        return DelayedSubmission(self)
+
+    def _lead(self, ledger: Ledger, environment: submitit.JobEnvironment) -> None:
+        self._wait_for_upstream(ledger)
+        job_id = environment.job_id
+        judge = self._judge_slurm if self.executor == "slurm" else _judge_local
+        ending = run_stage(self.stage, ledger, self.executor, job_id, judge)
+        if ending.state == "finished":
+            return
+        log.error("%s: %s%s", self.stage.name, ending.state, f" ({ending.reason})" if ending.reason else "")
+        if self.executor == "slurm" and ending.state == "interrupted" and not self._link_follows(ending):
+            self._requeue(ledger, job_id, ending)
+        sys.exit(128 + ending.signum if ending.signum else 1)
+
+    def _wait_for_upstream(self, ledger: Ledger) -> None:
+        """Believe the ledger, not the scheduler, which takes a dependency on a job it forgot as satisfied."""
+        missing = list(self.stage.upstream)
+        for _ in range(_UPSTREAM_TRIES):
+            missing = [name for name in missing if not _finished(ledger, name)]
+            if not missing:
+                return
+            time.sleep(_UPSTREAM_SECONDS)
+        record = ledger.read(self.stage.name)
+        assert record is not None
+        reason = f"{missing[0]} is not finished"
+        ledger.write(record.changed("blocked", reason))
+        raise RunError(f"{self.stage.name} cannot start: {reason}")
+
+    def _follow(self, ledger: Ledger) -> None:
+        ending = call_stage(self.stage, ledger, sys.stderr)
+        if ending.state == "failed":
+            log.error("%s: %s", self.stage.name, ending.reason)
+            sys.exit(1)
+
+    def _own_record(self, ledger: Ledger) -> StageRecord:
+        record = ledger.read(self.stage.name)
+        if record is None or record.hash != self.hash:
+            raise RunError(f"{self.stage.name} was changed in the ledger after this job was submitted")
+        if self.link > 1 and record.state in ("failed", "cancelled"):
+            raise RunError(
+                f"{self.stage.name} {record.state} in an earlier job of its chain: {record.reason}"
+            )
+        return record
+
+    def _judge_slurm(self, ending: Ending, record: StageRecord) -> Ending:
+        cause = _why_signalled(record, self.stage.resources.signal_delay_s, self.stage.resources.time_min)
+        if cause == "cancel":
+            return Ending("cancelled", "cancelled in SLURM", ending.signum, cause)
+        timeouts = sum(a.cause == "timeout" for a in record.attempts) + (cause == "timeout")
+        allowed = self.stage.resources.max_timeouts
+        judged = Ending("interrupted", f"{ending.reason} ({cause})", ending.signum, cause)
+        if cause == "timeout" and timeouts > allowed and not self._link_follows(judged):
+            reason = f"ran into its time limit {timeouts} times (max_timeouts is {allowed})"
+            return Ending("failed", reason, ending.signum, cause)
+        return judged
+
+    def _link_follows(self, ending: Ending) -> bool:
+        return ending.cause == "timeout" and self.link < self.stage.resources.chain
+
+    def _requeue(self, ledger: Ledger, job_id: str, ending: Ending) -> None:
+        if ending.cause not in _REQUEUED:
+            return
+        try:
+            scheduler.requeue(job_id)
+        except RunError as error:
+            record = ledger.read(self.stage.name)
+            assert record is not None
+            ledger.write(record.changed("interrupted", f"{ending.reason}; not queued again: {error}"))
+
+
+def _judge_local(ending: Ending, record: StageRecord) -> Ending:
+    return ending
+
+
+def _finished(ledger: Ledger, stage: str) -> bool:
+    record = ledger.read(stage)
+    return record is not None and record.state == "finished"
+
+
+def _join(directory: Path, environment: submitit.JobEnvironment) -> None:
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    launcher = process_start(os.getppid()) if environment.name() == "local" else 0
+    rendezvous.join(
+        directory,
+        f"{environment.job_id}-{restart}-{launcher}",
+        environment.global_rank,
+        environment.num_tasks,
+        environment.local_rank,
+        list(environment.hostnames),
+    )
+
+
+def _why_signalled(record: StageRecord, signal_delay_s: int, time_min: int) -> str:
+    """Find out why a signal came: "timeout", "preemption", "requeue", "cancel", or "signal" (by hand).
+
+    The controller knows: a preempted job has a PreemptTime, a requeued one more restarts than this process
+    was started with, a cancelled one is completing. When it does not answer, the attempt's own clock decides.
+    """
+    margin = timedelta(seconds=signal_delay_s) + _SIGNAL_EARLY
+    try:
+        job = scheduler.own_job(os.environ["SLURM_JOB_ID"])
+    except RunError as error:
+        log.warning("why the signal came cannot be asked: %s", error)
+        left = timedelta(minutes=time_min) - timedelta(seconds=record.attempts[-1].seconds)
+        return "timeout" if left <= margin else "preemption"
+    if job.restarts > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return "requeue"
+    if job.preempted:
+        return "preemption"
+    if job.state != "RUNNING":
+        return "timeout" if job.reason == "TimeLimit" else "cancel"
+    return "timeout" if job.end is not None and job.end - now() <= margin else "signal"

@@ -1,0 +1,167 @@
+"""The local executor: stages as processes of this machine, several at a time, through submitit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import submitit
+
+from slurm import sbatch
+from slurm.errors import RequestError
+from slurm.executor import Run
+from slurm.flights import Flights
+from slurm.job import StageJob
+from slurm.plan import Action, Decision, working
+from slurm.signals import handling, noting
+from slurm.snapshot import take_snapshot
+from slurm.stage import portable
+
+_POLL_SECONDS = 0.2
+_ASK_SECONDS = 10.0
+_NO_LIMIT_MINUTES = 60 * 24 * 365
+
+
+@dataclass
+class _Running:
+    decision: Decision
+    job: "submitit.LocalJob[None] | None"
+    gpus: tuple[int, ...] = ()
+    asked_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Runs up to `at_once` stages side by side, each as `tasks_per_node` processes.
+
+    A stage starts when those it waits for have ended and enough of `gpus` are free. A machine has one node
+    and no time limit: `Resources.nodes` and `time_min` are passed over. Stopped by a signal, it asks the
+    stages to save their state and waits for them.
+    """
+
+    at_once: int = 2
+    gpus: tuple[int, ...] = field(default_factory=lambda: visible_gpus())
+    packages: tuple[str, ...] = ()
+    name = "local"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `slurm.control.make_executor` needs to make this executor again, on whatever machine."""
+        return {"at_once": self.at_once, "packages": list(self.packages)}
+
+    def execute(self, run: Run) -> int:
+        """Run the plan; returns the number of the signal that stopped it, or 0."""
+        for decision in working(run.plan):
+            name, asked = decision.stage.name, decision.stage.resources.gpus_per_node
+            if asked > len(self.gpus):
+                raise RequestError(f"stage {name} asks for {asked} GPUs; this machine has {len(self.gpus)}")
+        waiting = list(working(run.plan))
+        running = [_Running(d, None) for d in run.plan if d.action is Action.IN_FLIGHT]
+        with noting() as signals, self._import_path(run):
+            while waiting or running:
+                running = [r for r in running if not self._ended(run, r)]
+                if signals:
+                    self._stop(run, running, signals[0])
+                    return signals[0]
+                waiting = self._start_ready(run, waiting, running)
+                time.sleep(_POLL_SECONDS)
+        return 0
+
+    def _start_ready(self, run: Run, waiting: list[Decision], running: list[_Running]) -> list[Decision]:
+        left: list[Decision] = []
+        for decision in waiting:
+            stage = decision.stage
+            open_ones = {d.stage.name for d in left} | {r.decision.stage.name for r in running}
+            taken = {gpu for r in running for gpu in r.gpus}
+            free = tuple(gpu for gpu in self.gpus if gpu not in taken)
+            reason = run.blocked_by(decision)
+            if reason:
+                run.block(decision, reason)
+            elif (
+                open_ones.intersection((*stage.upstream, *stage.after))
+                or len(running) >= self.at_once
+                or len(free) < stage.resources.gpus_per_node
+            ):
+                left.append(decision)
+            else:
+                running.append(self._start(run, decision, free[: stage.resources.gpus_per_node]))
+        return left
+
+    def _start(self, run: Run, decision: Decision, gpus: tuple[int, ...]) -> _Running:
+        executor = submitit.LocalExecutor(sbatch.folder(run.ledger), python=sbatch.interpreter())
+        executor.update_parameters(
+            tasks_per_node=decision.stage.resources.tasks_per_node,
+            timeout_min=_NO_LIMIT_MINUTES,
+            gpus_per_node=len(gpus),
+            visible_gpus=gpus,
+        )
+        call = StageJob(run.ledger.run_dir, portable(decision.stage), decision.hash, self.name)
+        # The children must not share Ctrl-C with this process: they are asked to stop with SIGTERM.
+        with handling(signal.SIG_IGN, (signal.SIGINT,)):
+            job = executor.submit(call)
+        assert isinstance(job, submitit.LocalJob)
+        run.tell(decision, "running", decision.reason)
+        return _Running(decision, job, gpus)
+
+    def _ended(self, run: Run, running: _Running) -> bool:
+        if running.job is not None and not running.job.done():
+            return False
+        if running.job is None and not self._left(run, running):
+            return False
+        return self._tell_end(run, running.decision)
+
+    def _left(self, run: Run, running: _Running) -> bool:
+        """Whether a stage that somebody else has in flight is there no more; asked every few seconds."""
+        if time.monotonic() - running.asked_at < _ASK_SECONDS:
+            return False
+        running.asked_at = time.monotonic()
+        return not Flights(run.ledger)(run.record(running.decision))
+
+    def _tell_end(self, run: Run, decision: Decision) -> bool:
+        record = run.record(decision)
+        if record.state in ("running", "waiting"):
+            life = run.ledger.last_sign_of_life(record.name)
+            reason = "its process was killed, or could not start: see its logs"
+            attempts = tuple(attempt.closed(life) for attempt in record.attempts)
+            record = record.changed("failed", reason, attempts=attempts)
+            run.ledger.write(record)
+        seconds = record.attempts[-1].seconds if record.attempts else 0.0
+        run.tell(decision, record.state, record.reason, seconds)
+        return True
+
+    def _stop(self, run: Run, running: list[_Running], signum: int) -> None:
+        for one in running:
+            if one.job is not None and not one.job.done():
+                os.kill(int(one.job.job_id), signal.SIGTERM)
+        while running:
+            time.sleep(_POLL_SECONDS)
+            running = [r for r in running if r.job is not None and not self._ended(run, r)]
+
+    @contextmanager
+    def _import_path(self, run: Run) -> Iterator[None]:
+        code = take_snapshot(run.ledger, self.packages) if self.packages else None
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = sbatch.import_path(code)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
+
+
+def visible_gpus() -> tuple[int, ...]:
+    """Return the numbers of this machine's GPUs, within CUDA_VISIBLE_DEVICES where that is set."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(int(n) for n in chosen.split(",") if n.strip().isdigit())
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    return tuple(range(sum(line.startswith("GPU ") for line in done.stdout.splitlines())))

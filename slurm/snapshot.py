@@ -1,0 +1,88 @@
+"""The code a run was submitted with: copied, so that the working tree may change while jobs wait."""
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from slurm.errors import RequestError
+from slurm.files import write_bytes
+from slurm.ledger import Ledger
+
+_IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+
+
+def take_snapshot(ledger: Ledger, packages: Sequence[str]) -> Path:
+    """Copy packages into ``code/<hash>`` of the run directory, once for the same contents; return the copy.
+
+    The diff against the last git revision is kept beside it, as ``code/<hash>.diff``.
+
+    Raises
+    ------
+    RequestError
+        There is no such package, or it is not a directory of files.
+    """
+    sources = {name: _directory(name) for name in packages}
+    digest = _digest(sources)
+    target = ledger.run_dir / "code" / digest
+    if target.exists():
+        return target
+    temporary = target.with_name(f".{digest}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, source in sources.items():
+        shutil.copytree(source, temporary / name, ignore=_IGNORED)
+    write_bytes(target.with_suffix(".diff"), _git_diff(list(sources.values())).encode())
+    temporary.rename(target)
+    return target
+
+
+def git_revision(directory: Path) -> str:
+    """Return the git revision of a directory, with "+" if its files differ from it; "" outside git."""
+    revision = _git(directory, "rev-parse", "HEAD").strip()
+    changed = _git(directory, "status", "--porcelain", "--", str(directory)).strip()
+    return revision + ("+" if revision and changed else "")
+
+
+def _directory(package: str) -> Path:
+    found = importlib.util.find_spec(package)
+    places = list(found.submodule_search_locations or []) if found else []
+    if not places:
+        raise RequestError(f"there is no package {package!r} to take a snapshot of")
+    return Path(places[0])
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    for path in sorted(directory.rglob("*")):
+        parts = path.relative_to(directory).parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+        if path.is_file() and not hidden and path.suffix != ".pyc":
+            yield path
+
+
+def _digest(sources: dict[str, Path]) -> str:
+    digest = hashlib.sha256()
+    for name, source in sorted(sources.items()):
+        for path in _files(source):
+            digest.update(f"{name}/{path.relative_to(source)}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _git_diff(directories: list[Path]) -> str:
+    return "".join(_git(d, "diff", "HEAD", "--", str(d)) for d in directories)
+
+
+def _git(directory: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *words],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

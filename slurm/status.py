@@ -1,0 +1,149 @@
+"""Where every stage of a run stands, told from the run directory (and squeue, where there is one)."""
+
+import socket
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slurm.errors import RunError
+from slurm.flights import Flights
+from slurm.ledger import Attempt, Ledger, StageRecord, State
+from slurm.logs import last_line
+from slurm.processes import lives
+from slurm.progress import Progress, read_progress
+from slurm.stage import Stage
+from slurm.submission import Submission, holder
+
+_ENDED_BADLY = ("failed", "blocked", "cancelled")
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage: its state, corrected for what it could not write down itself (a killed job, a lost one).
+
+    `seconds` is the wall time of all attempts; `eta_seconds` what is left, where the stage tells its total;
+    `last_line` the last line of the log of one that failed.
+    """
+
+    name: str
+    state: State
+    reason: str = ""
+    job_id: str = ""
+    attempts: int = 0
+    timeouts: int = 0
+    preemptions: int = 0
+    seconds: float = 0.0
+    progress: Progress | None = None
+    eta_seconds: float | None = None
+    last_line: str = ""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A whole run. `holder` is the process at work on it now; `note` says what could not be asked."""
+
+    run_dir: Path
+    stages: tuple[StageStatus, ...]
+    holder: Submission | None = None
+    note: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether anything is running or on its way."""
+        return self.holder is not None or bool(self.counts["running"] + self.counts["submitted"])
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every stage has finished."""
+        return self.counts["finished"] == len(self.stages)
+
+
+def status(run_dir: Path) -> RunStatus:
+    """Read a run's status; works from any machine that sees the directory.
+
+    Raises
+    ------
+    RequestError
+        `run_dir` is not a run directory.
+    """
+    ledger = Ledger.open(run_dir)
+    graph = ledger.read_pipeline()
+    held = holder(ledger)
+    flights = Flights(ledger)
+    note = ""
+    stages: dict[str, StageStatus] = {}
+    for stage in graph:
+        record = ledger.read(stage.name)
+        try:
+            where = flights(record) if record is not None and record.state != "finished" else ""
+        except RunError as error:
+            note, where = str(error), "unknown"
+        stages[stage.name] = _stage_status(stage, record, where, stages, ledger, held)
+    counts: Counter[str] = Counter(s.state for s in stages.values())
+    return RunStatus(ledger.run_dir, tuple(stages.values()), held, note, counts)
+
+
+def _stage_status(
+    stage: Stage,
+    record: StageRecord | None,
+    where: str,
+    earlier: dict[str, StageStatus],
+    ledger: Ledger,
+    held: Submission | None,
+) -> StageStatus:
+    bad = next((name for name in stage.upstream if earlier[name].state in _ENDED_BADLY), "")
+    if record is None:
+        return StageStatus(stage.name, "blocked" if bad else "waiting", _because(bad, earlier))
+    state, reason = _true_state(record, where, held)
+    if bad and state in ("waiting", "cancelled", "blocked") and not where:
+        state, reason = "blocked", _because(bad, earlier)
+    causes = Counter(attempt.cause for attempt in record.attempts)
+    life = None if state == "running" else ledger.last_sign_of_life(stage.name)
+    ended = [a if state == "running" else a.closed(life) for a in record.attempts]
+    progress = None if state in ("finished", "blocked") else read_progress(ledger.out(stage.name))
+    return StageStatus(
+        name=stage.name,
+        state=state,
+        reason=reason,
+        job_id=record.job_ids[-1] if record.job_ids else "",
+        attempts=len(record.attempts),
+        timeouts=causes["timeout"],
+        preemptions=causes["preemption"] + causes["requeue"],
+        seconds=sum(a.seconds for a in ended),
+        progress=progress,
+        eta_seconds=_eta(record.attempts[-1], progress) if state == "running" and record.attempts else None,
+        last_line=last_line(ledger, stage.name) if state == "failed" else "",
+    )
+
+
+def _true_state(record: StageRecord, where: str, held: Submission | None) -> tuple[State, str]:
+    """Correct the state that a stage wrote last by what is known of its job or process."""
+    if where == "unknown" or record.state in ("finished", "blocked"):
+        return record.state, record.reason
+    if " is pending" in where or " is requeue" in where:
+        return "submitted", where
+    if where:
+        return ("running" if record.state == "running" else "submitted"), where
+    if record.state == "submitted":
+        at_work = held is not None and held.executor == "slurm"
+        return ("submitted", "") if at_work else ("cancelled", "its job left the queue before it began")
+    if record.state == "running" and not _inline_lives(record.attempts[-1], held):
+        return "interrupted", "its process was killed"
+    return record.state, record.reason
+
+
+def _inline_lives(attempt: Attempt, held: Submission | None) -> bool:
+    if attempt.host == socket.gethostname():
+        return lives(attempt.pid, attempt.process_start)
+    return held is not None and held.host == attempt.host and held.pid == attempt.pid
+
+
+def _because(bad: str, earlier: dict[str, StageStatus]) -> str:
+    return f"{bad} {earlier[bad].state}" if bad else ""
+
+
+def _eta(attempt: Attempt, progress: Progress | None) -> float | None:
+    if progress is None or progress.total is None or progress.step <= attempt.first_step:
+        return None
+    return attempt.seconds * (progress.total - progress.step) / (progress.step - attempt.first_step)
