@@ -15,6 +15,7 @@ from slurm import rendezvous, scheduler
 from slurm.errors import RunError
 from slurm.ledger import Ledger, StageRecord, now
 from slurm.processes import process_start
+from slurm.resources import Resources
 from slurm.runner import Ending, call_stage, run_stage
 from slurm.signals import deaf
 from slurm.stage import Stage
@@ -109,11 +110,11 @@ class StageJob:
         return record
 
     def _judge_slurm(self, ending: Ending, record: StageRecord) -> Ending:
-        cause = _why_signalled(record, self.stage.resources.signal_delay_s, self.stage.resources.time_min)
+        cause = _why_signalled(record, self.stage.resources)
         if cause == "cancel":
             return Ending("cancelled", "cancelled in SLURM", ending.signum, cause)
         timeouts = sum(a.cause == "timeout" for a in record.attempts) + (cause == "timeout")
-        allowed = self.stage.resources.max_timeouts
+        allowed = self.stage.resources.timeouts_allowed
         judged = Ending("interrupted", f"{ending.reason} ({cause})", ending.signum, cause)
         if cause == "timeout" and timeouts > allowed and not self._link_follows(judged):
             reason = f"ran into its time limit {timeouts} times (max_timeouts is {allowed})"
@@ -156,18 +157,18 @@ def _join(directory: Path, environment: submitit.JobEnvironment) -> None:
     )
 
 
-def _why_signalled(record: StageRecord, signal_delay_s: int, time_min: int) -> str:
+def _why_signalled(record: StageRecord, asked: Resources) -> str:
     """Find out why a signal came: "timeout", "preemption", "requeue", "cancel", or "signal" (by hand).
 
     The controller knows: a preempted job has a PreemptTime, a requeued one more restarts than this process
     was started with, a cancelled one is completing. When it does not answer, the attempt's own clock decides.
     """
-    margin = timedelta(seconds=signal_delay_s) + _SIGNAL_EARLY
+    margin = timedelta(seconds=asked.signal_delay) + _SIGNAL_EARLY
     try:
         job = scheduler.own_job(os.environ["SLURM_JOB_ID"])
     except RunError as error:
         log.warning("why the signal came cannot be asked: %s", error)
-        left = timedelta(minutes=time_min) - timedelta(seconds=record.attempts[-1].seconds)
+        left = timedelta(minutes=asked.time_limit_min) - timedelta(seconds=record.attempts[-1].seconds)
         return "timeout" if left <= margin else "preemption"
     if job.restarts > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         return "requeue"

@@ -1,30 +1,37 @@
 """What a stage asks of the machine it runs on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from slurm.errors import RequestError
 
+_TIME_MIN = 60
+_SIGNAL_DELAY_S = 120
+_MAX_TIMEOUTS = 3
+_SHAPE = ("nodes", "tasks_per_node", "gpus_per_node", "chain")
+
 
 @dataclass(frozen=True)
 class Resources:
-    """One stage's demand; None leaves the choice to the cluster's own default.
+    """One stage's demand. Its shape is the stage's own; None leaves the rest to the cluster's defaults.
 
     Attributes
     ----------
-    nodes, tasks_per_node, gpus_per_node, cpus_per_task
+    nodes, tasks_per_node, gpus_per_node
         Shape of the job; `tasks_per_node` processes run the stage's callable on each node.
+    cpus_per_task
+        CPUs for each of these processes.
     mem_gb
         Memory per node, in GiB.
     time_min
-        Time limit of one job, in minutes.
+        Time limit of one job, in minutes (60, where the cluster says nothing either).
     partition, account, qos, constraint
         As sbatch takes them.
     signal_delay_s
-        Seconds before the time limit at which USR2 reaches the stage: what saving its state may take.
+        Seconds before the time limit at which USR2 reaches the stage: what saving its state may take (120).
     max_timeouts
-        How often a stage that ran into its time limit is queued again. Preemptions are not counted.
+        How often a stage that ran into its time limit is queued again (3). Preemptions are not counted.
     chain
         Jobs queued one behind the other for this stage, for a cluster that allows no requeueing.
     sbatch
@@ -38,24 +45,22 @@ class Resources:
     gpus_per_node: int = 0
     cpus_per_task: int | None = None
     mem_gb: float | None = None
-    time_min: int = 60
+    time_min: int | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    signal_delay_s: int = 120
-    max_timeouts: int = 3
+    signal_delay_s: int | None = None
+    max_timeouts: int | None = None
     chain: int = 1
     sbatch: Mapping[str, str | int | bool] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "tasks_per_node", "time_min", "chain"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"resources: {name} must be at least 1, not {getattr(self, name)}")
+        for name, least in (("nodes", 1), ("tasks_per_node", 1), ("time_min", 1), ("chain", 1)):
+            self._check_least(name, least)
         for name in ("gpus_per_node", "signal_delay_s", "max_timeouts"):
-            if getattr(self, name) < 0:
-                raise RequestError(f"resources: {name} must not be negative, but is {getattr(self, name)}")
+            self._check_least(name, 0)
         object.__setattr__(self, "setup", tuple(self.setup))
         object.__setattr__(self, "sbatch", dict(self.sbatch))
 
@@ -65,36 +70,54 @@ class Resources:
         return self.nodes * self.tasks_per_node
 
     @property
+    def time_limit_min(self) -> int:
+        """Time limit of one job, in minutes."""
+        return _TIME_MIN if self.time_min is None else self.time_min
+
+    @property
+    def signal_delay(self) -> int:
+        """Seconds between the warning signal and the time limit."""
+        return _SIGNAL_DELAY_S if self.signal_delay_s is None else self.signal_delay_s
+
+    @property
+    def timeouts_allowed(self) -> int:
+        """How many time limits a stage may run into."""
+        return _MAX_TIMEOUTS if self.max_timeouts is None else self.max_timeouts
+
+    @property
     def gpu_hours(self) -> float:
         """GPU-hours asked for: every GPU for the whole time limit of one job."""
-        return self.nodes * self.gpus_per_node * self.time_min / 60
+        return self.nodes * self.gpus_per_node * self.time_limit_min / 60
 
     def over(self, defaults: "Resources") -> "Resources":
-        """Return these resources with what they leave at its default taken from `defaults`."""
-        blank = Resources()
+        """Return these resources with what they leave open taken from `defaults`.
+
+        Further sbatch options are merged by name; the defaults' setup lines come first.
+        """
         own = {f.name: getattr(self, f.name) for f in fields(self)}
-        chosen = {name: value for name, value in own.items() if value != getattr(blank, name)}
-        if "sbatch" in chosen:
-            chosen["sbatch"] = {**defaults.sbatch, **chosen["sbatch"]}
-        return replace(defaults, **chosen)
+        open_ones = {k: getattr(defaults, k) for k, v in own.items() if v is None and k not in _SHAPE}
+        sbatch = {**defaults.sbatch, **self.sbatch}
+        return Resources(
+            **{**own, **open_ones, "sbatch": sbatch, "setup": (*defaults.setup, *self.setup)},
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Return only what differs from the defaults, as plain data."""
+        """Return what differs from a blank demand, as plain data."""
         blank = Resources()
-        plain: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value != getattr(blank, f.name):
-                plain[f.name] = list(value) if isinstance(value, tuple) else value
-        return plain
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {name: value for name, value in plain.items() if value != getattr(blank, name)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in changed.items()}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Resources":
         """Read what `to_json` wrote; raises RequestError on an unknown key."""
-        unknown = sorted(set(plain) - {f.name for f in fields(cls)})
+        keys = [f.name for f in fields(cls)]
+        unknown = sorted(set(plain) - set(keys))
         if unknown:
-            raise RequestError(
-                f"resources: unknown key {unknown[0]!r}; the keys are: "
-                + ", ".join(f.name for f in fields(cls))
-            )
+            raise RequestError(f"resources: unknown key {unknown[0]!r}; the keys are: {', '.join(keys)}")
         return cls(**plain)
+
+    def _check_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and value < least:
+            raise RequestError(f"resources: {name} must be at least {least}, not {value}")

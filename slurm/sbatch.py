@@ -29,7 +29,7 @@ def parameters(
     chosen = {
         "job_name": f"{run_name}:{batch.name}",
         "comment": token,
-        "time": asked.time_min,
+        "time": asked.time_limit_min,
         "nodes": asked.nodes,
         "ntasks_per_node": asked.tasks_per_node,
         "cpus_per_task": asked.cpus_per_task,
@@ -41,7 +41,7 @@ def parameters(
         "constraint": asked.constraint,
         "dependency": dependency,
         "array_parallelism": cluster.array_parallelism,
-        "signal_delay_s": asked.signal_delay_s,
+        "signal_delay_s": asked.signal_delay,
         "srun_args": srun,
         "setup": [*setup, *asked.setup],
         # submitit's default wckey is refused where such keys are tracked.

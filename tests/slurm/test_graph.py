@@ -117,8 +117,9 @@ def test_graph_survives_json(tmp_path: Path) -> None:
 
 def test_resources_take_what_they_leave_open_from_the_defaults() -> None:
     defaults = Resources(partition="gpu", time_min=600, sbatch={"mail-type": "FAIL", "nice": 5})
-    own = Resources(time_min=30, sbatch={"nice": 0}).over(defaults)
-    assert (own.partition, own.time_min, own.sbatch) == ("gpu", 30, {"mail-type": "FAIL", "nice": 0})
+    own = Resources(time_min=60, sbatch={"nice": 0}).over(defaults)
+    assert (own.partition, own.time_limit_min, own.sbatch) == ("gpu", 60, {"mail-type": "FAIL", "nice": 0})
+    assert Resources().over(defaults).time_limit_min == 600
     assert Resources(nodes=4, gpus_per_node=8, time_min=90).gpu_hours == 48
 
 

@@ -49,8 +49,8 @@ ReturnToService=2
 MaxArraySize=101
 {accounting}
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=batch Nodes={host} Default=YES MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=30 State=UP
-PartitionName=urgent Nodes={host} MaxTime=60 PriorityTier=10 PreemptMode=OFF State=UP
+PartitionName=batch Nodes={host} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
+PartitionName=urgent Nodes={host} PriorityTier=10 PreemptMode=OFF
 """
 
 _ACCOUNTING = """
