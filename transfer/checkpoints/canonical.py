@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from pretrain.backbones import build_backbone
@@ -90,7 +91,10 @@ def load_backbone(path: Path, encoder: str | None = None) -> tuple[nn.Module, Ca
 
 def live_backbone(imported: Imported) -> nn.Module:
     """The module that a checked state dict belongs to, with that state loaded."""
-    backbone = build_backbone(imported.metadata.backbone)
+    # Built without values: initialising them would draw from the caller's random numbers for nothing.
+    with torch.device("meta"):
+        backbone = build_backbone(imported.metadata.backbone)
+    backbone.to_empty(device="cpu")
     backbone.load_state_dict(dict(imported.state), strict=True)
     return backbone
 

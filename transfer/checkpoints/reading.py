@@ -21,6 +21,7 @@ from configs import UserError
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _HEAD_BYTES = 64
+_SAFETENSORS_HEADER_LIMIT = 100_000_000
 
 
 class _Inert:
@@ -121,22 +122,23 @@ def read_contents(path: Path) -> Contents:
         message names it).
     """
     head = _head(path)
+    if _begins_safetensors(head):
+        return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
         return _read_torch(path, "torch")
     if head.startswith(_LEGACY_TORCH):
         return _read_torch(path, "torch (legacy)")
     if head[:1] == b"\x80":
         return _read_pickle(path)
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
     raise UserError(
         f"{path}: {_foreign(head)}; expected a safetensors file, a torch.save file or Detectron2's .pkl"
     )
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors files do."""
-    return _head(path)[8:9] == b"{"
+def _begins_safetensors(head: bytes) -> bool:
+    # Eight bytes of header length (limited by the format itself), then JSON. Asked before any other layout: a
+    # length can begin with the very byte that pickles begin with.
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _SAFETENSORS_HEADER_LIMIT
 
 
 def _head(path: Path) -> bytes:
@@ -179,6 +181,10 @@ def _read_torch(path: Path, layout: str) -> Contents:
     allowed = [(value, name) for name, value in (_STAND_INS | _NUMPY).items()]
     dtypes = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"]
     try:
+        if layout == "torch" and _is_torchscript(path):
+            raise UserError(
+                f"{path}: a TorchScript archive holds code; save the model's state_dict() instead"
+            )
         try:
             tree = _torch_load(path, layout)
         except pickle.UnpicklingError:
@@ -188,12 +194,13 @@ def _read_torch(path: Path, layout: str) -> Contents:
         raise UserError(f"{path}: {_refusal(str(error))}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
-        if "TorchScript" in reason:
-            raise UserError(
-                f"{path}: a TorchScript archive holds code; save the model's state_dict() instead"
-            ) from None
         raise UserError(f"{path}: truncated or damaged ({reason})") from None
     return _contents(path, layout, tree)
+
+
+def _is_torchscript(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _torch_load(path: Path, layout: str) -> object:

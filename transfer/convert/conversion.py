@@ -124,7 +124,15 @@ def _load(written: Path, target: Target, imported: Imported, source: nn.Module) 
             )
         except CarryoverError:
             raise
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            AssertionError,
+            OSError,
+        ) as error:
             raise WorkError(
                 f"{target.name} could not load the converted file: {type(error).__name__}: {error}"
             ) from error

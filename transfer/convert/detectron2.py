@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from configs import WorkError
+from configs import UserError, WorkError
 from pretrain.backbone_config import BackboneConfig
 from pretrain.canonical import CanonicalMetadata
 from transfer.checkpoints.importers import EMBEDDED_KEY
@@ -27,6 +27,7 @@ from transfer.convert.target import Target, require_plain_resnet
 AUTHOR = "carryover"
 _STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
 _EXTRA_NORM = "res5.norm."
+_BASIC = ("resnet18", "resnet34")
 
 
 class _PortablePickler(pickle.Pickler):
@@ -52,7 +53,7 @@ def resnet_settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
         "MODEL.PIXEL_STD": [round(255 * std, 6) for std in about.pixel_std],
         "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.STEM_OUT_CHANNELS": base,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": base if depth < 50 else 4 * base,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": base if backbone.arch in _BASIC else 4 * base,
         "MODEL.RESNETS.WIDTH_PER_GROUP": base,
         "MODEL.RESNETS.NUM_GROUPS": 1,
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
@@ -84,6 +85,11 @@ def backbone_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _require(config: BackboneConfig) -> None:
     require_plain_resnet(config, "detectron2")
+    if config.width != 1 and config.arch in _BASIC:
+        raise UserError(
+            f"'conv1.weight' has {64 * config.width} output channels ({config.label}); Detectron2 builds "
+            "ResNet-18 and 34 with 64 only (it widens ResNets of bottlenecks)"
+        )
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) -> None:
@@ -192,7 +198,7 @@ def _c4_model(config: BackboneConfig) -> Any:
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4"]
     cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeads"
     model: Any = build_model(cfg)
-    if config.arch in ("resnet18", "resnet34"):
+    if config.arch in _BASIC:
         # Res5ROIHeads hard-codes three bottlenecks; ResNet-18 and 34 need their own basic blocks there.
         blocks = 2 if config.arch == "resnet18" else 3
         out = 8 * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
