@@ -1,7 +1,7 @@
 """Which images a pretraining sees, and which random views of them: DataConfig and AugmentConfig."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -180,6 +180,9 @@ class CutMixConfig(Section):
 
 class TestViewConfig(Section):
     """The view without randomness: shorter side to `resize`, then the centre of `size` pixels."""
+
+    # pytest takes classes called Test... for tests.
+    __test__: ClassVar[bool] = False
 
     resize: PositiveInt
     size: PositiveInt
