@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
-from torchvision.ops import roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from transfer.detect.model_config import C4Config, FPNConfig
 from transfer.detect.rcnn_backbone import Res5Head, norm_factory
 from transfer.detect.rcnn_masks import mask_targets
+from transfer.detect.region_align import region_align
 
 
 class RegionPool(nn.Module):
@@ -37,25 +37,17 @@ class RegionPool(nn.Module):
         image = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
         regions = torch.cat([image, torch.cat(boxes)], dim=1)
         if len(levels) == 1:
-            return self._pool(levels[0], regions, self.strides[0])
+            return region_align(levels[0], regions, self.size, 1.0 / self.strides[0])
         level = self.level_of(boxes)
         order, pooled = [], []
         for index, (feature, stride) in enumerate(zip(levels, self.strides)):
             here = torch.where(level == index)[0]
             if len(here):
                 order.append(here)
-                pooled.append(self._pool(feature, regions[here], stride))
+                pooled.append(region_align(feature, regions[here], self.size, 1.0 / stride))
         if not pooled:
-            return self._pool(levels[0], regions, self.strides[0])
+            return region_align(levels[0], regions, self.size, 1.0 / self.strides[0])
         return torch.cat(pooled)[torch.cat(order).argsort()]
-
-    def _pool(self, feature: Tensor, regions: Tensor, stride: int) -> Tensor:
-        size = (self.size, self.size)
-        # In float32 also under autocast, as the regions' coordinates need it.
-        pooled: Tensor = roi_align(
-            feature.float(), regions, size, 1.0 / stride, sampling_ratio=0, aligned=True
-        )
-        return pooled
 
 
 class _Heads(RoIHeads):
