@@ -14,7 +14,6 @@ from torch import Tensor
 from configs import UserError
 from pretrain.backbone_config import BackboneConfig
 from pretrain.canonical import IMAGENET_MEAN, IMAGENET_STD, CanonicalMetadata, load_canonical
-from pretrain.provenance import git_revision, library_versions
 from transfer.checkpoints.architecture import check_whole, expected_tensors, is_counter, recognise
 from transfer.checkpoints.makers import Encoder, choose, encoders, maker_of
 from transfer.checkpoints.reading import Contents, embedded_json, read_contents
@@ -218,8 +217,8 @@ def _metadata(
         seed=None,
         recipe="imported",
         recipe_hash=None,
-        git_revision=git_revision(),
-        library_versions=dict(library_versions()),
+        git_revision="unknown",
+        library_versions={},
         maker=maker,
         encoder=encoder.role,
     )

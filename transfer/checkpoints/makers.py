@@ -108,6 +108,7 @@ _SIGNATURES = (
     ),
     _Signature("BYOL", r".*(online|target)_(net|network|encoder|backbone)\b.*"),
     _Signature("Detectron2", r".*", scheme="detectron2"),
+    _Signature("torchvision detector", r"(.+\.)?backbone\.body"),
     _Signature("timm", r"state_dict(_ema)?", beside=r"arch$|state_dict_ema\."),
     _Signature("torchvision / timm / VICReg release", r""),
     _Signature("torchvision names in a training checkpoint", r"(state_dict|model)"),

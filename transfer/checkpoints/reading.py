@@ -8,6 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def _read_torch(path: Path, layout: str) -> Contents:
         try:
             tree = _torch_load(path, layout)
         except pickle.UnpicklingError:
-            with torch.serialization.safe_globals([*allowed, *dtypes]):
+            with _allowing([*allowed, *dtypes]):
                 tree = _torch_load(path, layout)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_refusal(str(error))}") from None
@@ -196,6 +197,17 @@ def _read_torch(path: Path, layout: str) -> Contents:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: truncated or damaged ({reason})") from None
     return _contents(path, layout, tree)
+
+
+@contextmanager
+def _allowing(classes: list[Any]) -> Iterator[None]:
+    # torch's context manager takes away what it was given even where somebody else had allowed it before.
+    before = torch.serialization.get_safe_globals()
+    try:
+        with torch.serialization.safe_globals(classes):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(before)
 
 
 def _is_torchscript(path: Path) -> bool:

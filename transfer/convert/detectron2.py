@@ -39,25 +39,31 @@ class _PortablePickler(pickle.Pickler):
         return NotImplemented
 
 
-def resnet_settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
-    """The configuration keys that make Detectron2 build this backbone and feed it the right pixels.
+def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
+    """The configuration keys that make Detectron2 build this backbone.
 
-    STRIDE_IN_1X1 must be off and the input RGB, or the same weights compute other features.
+    STRIDE_IN_1X1 must be off, or the same weights compute other features.
     """
-    backbone = about.backbone
-    depth = int(backbone.arch.removeprefix("resnet"))
-    base = 64 * backbone.width
+    depth = int(config.arch.removeprefix("resnet"))
+    base = 64 * config.width
     return {
-        "INPUT.FORMAT": about.channel_order,
-        "MODEL.PIXEL_MEAN": [round(255 * mean, 6) for mean in about.pixel_mean],
-        "MODEL.PIXEL_STD": [round(255 * std, 6) for std in about.pixel_std],
         "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.STEM_OUT_CHANNELS": base,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": base if backbone.arch in _BASIC else 4 * base,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": base if config.arch in _BASIC else 4 * base,
         "MODEL.RESNETS.WIDTH_PER_GROUP": base,
         "MODEL.RESNETS.NUM_GROUPS": 1,
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "MODEL.RESNETS.RES5_DILATION": 1,
+    }
+
+
+def model_settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
+    """`resnet_settings`, and the keys that feed the backbone the pixels it was trained on (in 0..255)."""
+    return {
+        **resnet_settings(about.backbone),
+        "INPUT.FORMAT": about.channel_order,
+        "MODEL.PIXEL_MEAN": [round(255 * mean, 6) for mean in about.pixel_mean],
+        "MODEL.PIXEL_STD": [round(255 * std, 6) for std in about.pixel_std],
     }
 
 
@@ -166,8 +172,7 @@ def _config(config: BackboneConfig) -> Any:
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
-    about = CanonicalMetadata.model_construct(backbone=config)
-    for key, value in resnet_settings(about).items():
+    for key, value in resnet_settings(config).items():
         cfg.merge_from_list([key, value])
     return cfg
 
@@ -225,5 +230,5 @@ TARGET = Target(
     read=_read,
     version=_version,
     load=_load,
-    settings=resnet_settings,
+    settings=model_settings,
 )

@@ -17,16 +17,16 @@ from transfer.convert.target import Target, require_plain_resnet, unchanged
 from transfer.segment.mmcv_stub import install
 
 
-def resnet_settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
+def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
     """The `backbone=dict(...)` that makes mmseg build this very network.
 
     The type is the plain ResNet: the stock configurations' ResNetV1c has a deep stem that no checkpoint
     with torchvision's fits. Dilations and strides are the segmenter's to set; they take no tensors.
     """
-    base = 64 * about.backbone.width
+    base = 64 * config.width
     return {
         "type": "ResNet",
-        "depth": int(about.backbone.arch.removeprefix("resnet")),
+        "depth": int(config.arch.removeprefix("resnet")),
         "stem_channels": base,
         "base_channels": base,
         "num_stages": 4,
@@ -35,6 +35,10 @@ def resnet_settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
         "deep_stem": False,
         "avg_down": False,
     }
+
+
+def _settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
+    return resnet_settings(about.backbone)
 
 
 def _require(config: BackboneConfig) -> None:
@@ -66,14 +70,12 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
     from mmengine.logging import MMLogger
     from mmseg.registry import MODELS
 
-    about = CanonicalMetadata.model_construct(backbone=config)
-    model: Any = MODELS.build(
-        {
-            **resnet_settings(about),
-            "norm_cfg": {"type": "BN", "requires_grad": True},
-            "init_cfg": {"type": "Pretrained", "checkpoint": str(path)},
-        }
-    )
+    settings: dict[str, Any] = {
+        **resnet_settings(config),
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "init_cfg": {"type": "Pretrained", "checkpoint": str(path)},
+    }
+    model: Any = MODELS.build(settings)
     # mmengine tells of every parameter; what counts is checked tensor by tensor later.
     logger = MMLogger.get_current_instance()
     level = logger.level
@@ -101,5 +103,5 @@ TARGET = Target(
     read=_read,
     version=_version,
     load=_load,
-    settings=resnet_settings,
+    settings=_settings,
 )

@@ -330,6 +330,16 @@ def test_bookkeeping_of_known_libraries_is_read_without_those_libraries(
     assert contents.tensors.keys() == {"state.w", "scores"}
 
 
+def test_what_others_allowed_stays_allowed(folder: Path) -> None:
+    theirs = type(np.dtype("f8"))
+    torch.serialization.add_safe_globals([theirs])
+    torch.save({"w": torch.ones(2), "lr": np.float64(0.1)}, folder / "c.pth")
+    before = set(torch.serialization.get_safe_globals())
+    read_contents(folder / "c.pth")
+    assert set(torch.serialization.get_safe_globals()) == before
+    assert theirs in before
+
+
 def test_history_of_an_mmengine_file_is_read(folder: Path) -> None:
     history = pytest.importorskip("mmengine.logging.history_buffer", reason="mmengine is not installed")
     buffer = history.HistoryBuffer([1.0, 2.0], [1, 1])

@@ -163,8 +163,8 @@ def test_stride_in_the_first_convolution_is_caught_by_the_features(
 ) -> None:
     settings = ours.resnet_settings
 
-    def original_msra(about: CanonicalMetadata) -> Any:
-        return settings(about) | {"MODEL.RESNETS.STRIDE_IN_1X1": True}
+    def original_msra(config: BackboneConfig) -> Any:
+        return settings(config) | {"MODEL.RESNETS.STRIDE_IN_1X1": True}
 
     monkeypatch.setattr(ours, "resnet_settings", original_msra)
     source = write_backbone(folder / "b.safetensors", arch="resnet50")
@@ -182,7 +182,7 @@ def test_settings_make_detectron2_build_the_same_shapes(arch: str, width: int) -
 
     config = BackboneConfig.model_validate({"arch": arch, "width": width})
     cfg = get_cfg()
-    for key, value in ours.resnet_settings(CanonicalMetadata.model_construct(backbone=config)).items():
+    for key, value in ours.resnet_settings(config).items():
         cfg.merge_from_list([key, value])
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
     cfg.MODEL.RESNETS.NORM = "BN"
@@ -190,6 +190,10 @@ def test_settings_make_detectron2_build_the_same_shapes(arch: str, width: int) -
         built = build_backbone(cfg).state_dict()
     shapes = {name: tuple(value.shape) for name, value in built.items()}
     assert shapes == {replaced(name): spec.shape for name, spec in expected_tensors(config).items()}
-    assert cfg.INPUT.FORMAT == "RGB"
-    assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.280, 103.530]
-    assert cfg.MODEL.PIXEL_STD == [58.395, 57.120, 57.375]
+
+
+def test_receipt_states_the_pixels_in_detectron2s_terms(folder: Path) -> None:
+    settings = convert(write_backbone(folder / "b.safetensors"), "detectron2", folder / "b.pkl").settings
+    assert settings["INPUT.FORMAT"] == "RGB"
+    assert settings["MODEL.PIXEL_MEAN"] == [123.675, 116.280, 103.530]
+    assert settings["MODEL.PIXEL_STD"] == [58.395, 57.120, 57.375]
