@@ -24,7 +24,7 @@ def image_view(image: Tensor, config: ViewConfig, drawn: ViewParameters, row: in
     """
     box = [int(side[row]) for side in (drawn.top, drawn.left, drawn.height, drawn.width)]
     size = [config.size, config.size]
-    view = F.resized_crop(image, *box, size=size, antialias=True)  # type: ignore[misc]
+    view = F.resized_crop(image, *box, size=size, antialias=True)
     if image.dtype == torch.uint8:
         # Eight bits would be cut off after every operation, which darkens the view by one level or more.
         in_floats = _recolour(view.float().div_(255), config, drawn, row)

@@ -149,9 +149,9 @@ class _Source:
         if workers:
             self._loader = DataLoader(
                 self._maker,  # type: ignore[arg-type]
-                sampler=_Queue(self._queue),  # type: ignore[arg-type]
+                sampler=_Queue(self._queue),
                 batch_size=None,
-                collate_fn=_unchanged,
+                collate_fn=_unchanged,  # type: ignore[arg-type]
                 num_workers=workers,
                 persistent_workers=True,
                 prefetch_factor=4,
