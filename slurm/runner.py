@@ -51,7 +51,6 @@ def run_stage(
     assert record is not None
     record = _begun(record, stage, ledger, executor, job_id)
     ledger.write(record)
-    ledger.out(stage.name).mkdir(parents=True, exist_ok=True)
     missing = ledger.missing_after(stage)
     with captured(ledger.directory(stage.name) / record.attempts[-1].log) as log_file:
         ending = call_stage(stage, ledger, log_file)
@@ -65,6 +64,7 @@ def call_stage(stage: Stage, ledger: Ledger, log_file: TextIO) -> Ending:
     """Call a stage's callable on its resolved parameters, without a record; tracebacks go to `log_file`."""
     start = time.monotonic()
     out = ledger.out(stage.name)
+    out.mkdir(parents=True, exist_ok=True)
     try:
         with leaving():
             params: dict[str, Any] = replace_outputs(stage.params, ledger.resolve)

@@ -64,3 +64,50 @@ def collect(out: Path, directories: list[str]) -> None:
     """Draw up what there is."""
     found = [d for d in directories if (Path(d) / "result.txt").exists()]
     (out / "report.txt").write_text(str(len(found)))
+
+
+def never_finish(out: Path) -> None:
+    """Be stopped every time."""
+    raise SystemExit(128 + signal.SIGUSR2)
+
+
+def wait_for(out: Path, path: str, seconds: float = 30) -> None:
+    """Say that it has begun, and wait until somebody makes `path`; save its state when asked to stop."""
+    (out / "begun.txt").write_text(str(os.getpid()))
+    stopped: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda signum, frame: stopped.append(signum))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not Path(path).exists():
+        if stopped:
+            (out / "state.txt").write_text("saved")
+            raise SystemExit(128 + stopped[0])
+        time.sleep(0.02)
+    write(out)
+
+
+def meet(out: Path) -> None:
+    """Let every process of the job write down how it sees the others."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    (out / f"rank{os.environ['RANK']}.txt").write_text(" ".join(os.environ[name] for name in names))
+
+
+def tell_gpus(out: Path, n: int) -> None:
+    """Write down which GPUs this process may use."""
+    (out / "gpus.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
+    time.sleep(0.5)
+
+
+def rendezvous(out: Path, own: str, other: str) -> None:
+    """Finish only if the other stage runs at the same time."""
+    Path(own).touch()
+    end = time.monotonic() + 30
+    while not Path(other).exists():
+        if time.monotonic() > end:
+            raise TimeoutError("the other never came")
+        time.sleep(0.02)
+
+
+def kill_hard(out: Path) -> None:
+    """Die as the kernel's out-of-memory killer lets die."""
+    os.kill(os.getpid(), signal.SIGKILL)

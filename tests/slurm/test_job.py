@@ -1,0 +1,217 @@
+"""Inside a job: why a signal came, what is counted, what goes back into the queue, and who talks to whom."""
+
+import os
+import signal
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from slurm import Graph, Ledger, Resources, RunError, Stage, rendezvous
+from slurm.job import StageJob
+from slurm.ledger import StageRecord
+from slurm.plan import carry_out, make_plan
+from slurm.stage import portable
+from tests.slurm import work
+from tests.slurm.fake_slurm import FakeSlurm
+
+
+def job_of(stage: Stage, run_dir: Path, link: int = 1) -> StageJob:
+    """Bring the stage's record to where submission leaves it, and return its job."""
+    ledger, graph = Ledger.create(run_dir), Graph([stage])
+    (decision,) = make_plan(graph, ledger, lambda record: "")
+    if ledger.read(stage.name) is None:
+        carry_out(decision, ledger)
+    return StageJob(run_dir, portable(stage), decision.hash, "slurm", link)
+
+
+@pytest.fixture
+def in_job(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """The environment that a single-process SLURM job sees."""
+    values = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "77", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    return fake
+
+
+def controller_says(fake: FakeSlurm, left: timedelta = timedelta(hours=5), **fields: object) -> None:
+    known = {"JobState": "RUNNING", "Reason": "None", "Restarts": 0, "PreemptTime": "None", **fields}
+    end = (datetime.now() + left).isoformat(timespec="seconds")
+    fake.say("scontrol", " ".join(f"{k}={v}" for k, v in {"JobId": 77, **known, "EndTime": end}.items()))
+
+
+def run(stage: Stage, run_dir: Path, link: int = 1) -> tuple[int, StageRecord]:
+    try:
+        job_of(stage, run_dir, link)()
+        code = 0
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 1
+    record = Ledger(run_dir).read(stage.name)
+    assert record is not None
+    return code, record
+
+
+TRAIN = Stage("train", work.stop_half_way)
+REQUEUE = "scontrol requeue 77"
+
+
+def test_a_finished_stage_ends_its_job_well(tmp_path: Path, in_job: FakeSlurm) -> None:
+    code, record = run(Stage("a", work.write), tmp_path / "run")
+    assert (code, record.state, record.attempts[0].job_id) == (0, "finished", "77")
+    code, record = run(Stage("a", work.write), tmp_path / "run")
+    assert (code, len(record.attempts)) == (0, 1)
+
+
+def test_a_failed_stage_ends_its_job_badly(tmp_path: Path, in_job: FakeSlurm) -> None:
+    code, record = run(Stage("a", work.fail), tmp_path / "run")
+    assert (code, record.state, record.reason) == (1, "failed", "ValueError: no such colour")
+    assert REQUEUE not in in_job.calls
+
+
+@pytest.mark.parametrize(
+    ("said", "cause", "requeued"),
+    [
+        ({"PreemptTime": "2026-11-20T22:23:36"}, "preemption", True),
+        ({"left": timedelta(seconds=100)}, "timeout", True),
+        ({}, "signal", True),
+        ({"JobState": "COMPLETING", "Reason": "TimeLimit"}, "timeout", True),
+        ({"JobState": "COMPLETING", "Restarts": 1}, "requeue", False),
+    ],
+)
+def test_an_interrupted_stage_goes_back_into_the_queue_once(
+    tmp_path: Path, in_job: FakeSlurm, said: dict[str, object], cause: str, requeued: bool
+) -> None:
+    controller_says(in_job, **said)  # type: ignore[arg-type]
+    code, record = run(TRAIN, tmp_path / "run")
+    assert (code, record.state, record.attempts[0].cause) == (128 + signal.SIGUSR2, "interrupted", cause)
+    assert (REQUEUE in in_job.calls) == requeued
+    code, record = run(TRAIN, tmp_path / "run")
+    assert (code, record.state) == (0, "finished")
+
+
+def test_a_cancelled_job_stays_cancelled(tmp_path: Path, in_job: FakeSlurm) -> None:
+    controller_says(in_job, JobState="COMPLETING")
+    code, record = run(Stage("train", work.stop_half_way, {"signum": int(signal.SIGTERM)}), tmp_path / "run")
+    assert (code, record.state) == (128 + signal.SIGTERM, "cancelled")
+    assert REQUEUE not in in_job.calls
+
+
+def test_a_short_time_limit_does_not_make_a_preemption_a_timeout(tmp_path: Path, in_job: FakeSlurm) -> None:
+    stage = Stage("train", work.stop_half_way, resources=Resources(time_min=2, max_timeouts=0))
+    controller_says(in_job, left=timedelta(seconds=60), PreemptTime="2026-11-20T22:23:36")
+    _, record = run(stage, tmp_path / "run")
+    assert (record.state, record.attempts[0].cause) == ("interrupted", "preemption")
+    assert REQUEUE in in_job.calls
+
+
+def test_timeouts_are_counted_and_preemptions_are_not(tmp_path: Path, in_job: FakeSlurm) -> None:
+    stage = Stage("train", work.never_finish, resources=Resources(max_timeouts=1))
+    for said in (
+        {"PreemptTime": "2026-11-20T22:23:36"},
+        {"left": timedelta(0)},
+        {"PreemptTime": "2026-11-20T23:00:00"},
+    ):
+        controller_says(in_job, **said)  # type: ignore[arg-type]
+        _, record = run(stage, tmp_path / "run")
+        assert record.state == "interrupted"
+    controller_says(in_job, left=timedelta(0))
+    code, record = run(stage, tmp_path / "run")
+    assert (code, record.state) == (128 + signal.SIGUSR2, "failed")
+    assert record.reason == "ran into its time limit 2 times (max_timeouts is 1)"
+    assert in_job.calls.count(REQUEUE) == 3
+
+
+def test_without_an_answer_from_the_controller_the_own_clock_decides(
+    tmp_path: Path, in_job: FakeSlurm
+) -> None:
+    in_job.break_command("scontrol", "Unable to contact slurm controller")
+    _, record = run(TRAIN, tmp_path / "run")
+    assert record.attempts[0].cause == "preemption"
+    assert "not queued again: scontrol: Unable to contact" in record.reason
+    _, record = run(Stage("short", work.stop_half_way, resources=Resources(time_min=3)), tmp_path / "run2")
+    assert record.attempts[0].cause == "timeout"
+
+
+def test_a_chain_goes_on_in_its_next_job(tmp_path: Path, in_job: FakeSlurm) -> None:
+    stage = Stage("train", work.stop_half_way, resources=Resources(chain=2, max_timeouts=0))
+    controller_says(in_job, left=timedelta(0))
+    code, record = run(stage, tmp_path / "run")
+    assert (code, record.state) == (128 + signal.SIGUSR2, "interrupted")
+    assert REQUEUE not in in_job.calls
+    assert run(stage, tmp_path / "run", link=2)[1].state == "finished"
+
+
+def test_a_chain_does_not_repeat_a_failure(tmp_path: Path, in_job: FakeSlurm) -> None:
+    stage = Stage("train", work.fail, resources=Resources(chain=2))
+    run(stage, tmp_path / "run")
+    with pytest.raises(RunError, match="train failed in an earlier job of its chain"):
+        job_of(stage, tmp_path / "run", link=2)()
+
+
+def test_a_job_of_a_former_submission_does_nothing(tmp_path: Path, in_job: FakeSlurm) -> None:
+    job = job_of(Stage("a", work.write), tmp_path / "run")
+    ledger = Ledger(tmp_path / "run")
+    record = ledger.read("a")
+    assert record is not None
+    ledger.write(record.model_copy(update={"hash": "other"}))
+    with pytest.raises(RunError, match="a was changed in the ledger"):
+        job()
+    assert not (ledger.out("a") / "result.txt").exists()
+
+
+def test_a_job_trusts_the_ledger_about_what_it_needs(
+    tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.job._UPSTREAM_SECONDS", 0.01)
+    needs = Stage("needs", work.write, depends_on=("gone",))
+    ledger = Ledger.create(tmp_path / "run")
+    graph = Graph([Stage("gone", work.write), needs])
+    plan = make_plan(graph, ledger, lambda record: "")
+    carry_out(plan[1], ledger)
+    with pytest.raises(RunError, match="needs cannot start: gone is not finished"):
+        StageJob(tmp_path / "run", needs, plan[1].hash, "slurm")()
+    record = ledger.read("needs")
+    assert record is not None and record.state == "blocked"
+
+
+def test_other_ranks_keep_no_record_and_leave_cleanly(
+    tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(TRAIN, tmp_path / "run")
+    directory = Ledger(tmp_path / "run").directory("train") / "rendezvous"
+    rendezvous.join(directory, "77-0-0", 0, 2, 0, ["node1", "node2"])
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    for name, value in {"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    job()
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"]) == ("1", "2", "0")
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == (address, port) == ("node1", port)
+    record = Ledger(tmp_path / "run").read("train")
+    assert record is not None and (record.state, record.attempts) == ("waiting", ())
+    assert not in_job.calls
+
+
+def test_a_port_is_free_and_new_for_every_attempt(tmp_path: Path) -> None:
+    import socket
+
+    ports = []
+    for attempt in ("1-0", "1-1", "1-2"):
+        rendezvous.join(tmp_path, attempt, 0, 2, 0, ["here"])
+        port = int(os.environ["MASTER_PORT"])
+        with socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+    assert len({p.read_text() for p in tmp_path.glob("1-*.json")}) == len(set(ports)) == 3
+
+
+def test_a_missing_rank_0_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "_WAIT_SECONDS", 0.05)
+    with pytest.raises(RunError, match="rank 0 wrote no address"):
+        rendezvous.join(tmp_path, "1-0", 1, 2, 1, ["here"])
+
+
+def test_signals_while_the_record_is_written_are_passed_over(tmp_path: Path, in_job: FakeSlurm) -> None:
+    controller_says(in_job)
+    before = signal.getsignal(signal.SIGTERM)
+    code, record = run(Stage("a", work.kill_itself), tmp_path / "run")
+    assert (code, record.state, record.attempts[0].cause) == (128 + signal.SIGTERM, "interrupted", "signal")
+    assert signal.getsignal(signal.SIGTERM) is before
