@@ -20,7 +20,7 @@ class MemoryBank:
     """
 
     def __init__(self, rows: Tensor) -> None:
-        """Takes (N, d) rows as they are; see `random` and `calibrated` for the two ways to begin."""
+        """Takes (N, d) rows as they are, l2-normalised; see `random`."""
         self.tensor = rows
 
     @classmethod
@@ -32,16 +32,14 @@ class MemoryBank:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "MemoryBank":
-        """Rows drawn uniformly from the unit sphere: how NPID and MoCo begin."""
+        """Rows drawn uniformly from the unit sphere: how NPID and MoCo begin.
+
+        SqrtKL's *feature calibrate* then replaces every one by the untrained network's embedding (`update`).
+        """
         blocks = [
             block.to(device=device, dtype=dtype) for _, block in random_rows(num_rows, width, generator)
         ]
         return cls(torch.cat(blocks))
-
-    @classmethod
-    def calibrated(cls, features: Tensor, dtype: torch.dtype = torch.float32) -> "MemoryBank":
-        """Feature calibrate: rows are the untrained network's embeddings (N, d) (SqrtKL section 3.2)."""
-        return cls(normalize(features.detach().float(), dim=1).to(dtype))
 
     def __len__(self) -> int:
         return self.tensor.shape[0]

@@ -32,9 +32,17 @@ def predictor_matrix(F: Tensor, eps: float) -> Tensor:
     `to_unit_spectrum(F)`, where l_max = 1; W_h's own scale has no effect on a cosine, but there eps weighs
     1 / sqrt(l_max) times as much.
     """
-    values, vectors = torch.linalg.eigh(F)
+    root, boost, identity = _spectrum(F, eps)
+    return root + boost * identity
+
+
+def _spectrum(F: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The square root of F, eps x F's largest eigenvalue, and the identity."""
+    values, vectors = torch.linalg.eigh(F.detach())
+    # Rounding leaves the smallest ones just below zero.
     values = values.clamp(min=0)
-    return (vectors * (values.sqrt() + eps * values[-1])) @ vectors.T
+    root = (vectors * values.sqrt()) @ vectors.T
+    return root, eps * values[-1], torch.eye(len(F), dtype=F.dtype, device=F.device)
 
 
 @at_least_float32
@@ -52,41 +60,34 @@ def directpred_loss(u1: Tensor, v2: Tensor, W_h: Tensor) -> Tensor:
 @at_least_float32
 def directpred_gradient(u1: Tensor, v2: Tensor, F: Tensor, eps: float) -> Tensor:
     """N x the gradient of `directpred_loss` in u1, in terms of F (Eq. 26): (N, d); v2 l2-normalised."""
-    values, vectors = torch.linalg.eigh(F)
-    values = values.clamp(min=0)
-    highest = values[-1]
-    root = (vectors * values.sqrt()) @ vectors.T
-    identity = torch.eye(len(F), dtype=F.dtype, device=F.device)
-    W_h = root + eps * highest * identity
-    return _gradient(u1, v2, W_h, F + 2 * eps * highest * root + eps**2 * highest**2 * identity)
+    root, boost, identity = _spectrum(F, eps)
+    negative = F + 2 * boost * root + boost**2 * identity
+    return _gradient(u1, v2, root + boost * identity, negative, negative)
 
 
 @at_least_float32
 def directpred_gradient_without_root(u1: Tensor, v2: Tensor, F: Tensor, eps: float) -> Tensor:
     """`directpred_gradient` without the term in the square root of F (Eq. 27, Table 2 d): (N, d)."""
-    highest = torch.linalg.eigvalsh(F)[-1]
-    identity = torch.eye(len(F), dtype=F.dtype, device=F.device)
-    return _gradient(u1, v2, predictor_matrix(F, eps), F + eps**2 * highest**2 * identity)
+    root, boost, identity = _spectrum(F, eps)
+    negative = F + boost**2 * identity
+    return _gradient(u1, v2, root + boost * identity, negative, negative)
 
 
 @at_least_float32
 def directpred_gradient_simplified(u1: Tensor, v2: Tensor, F: Tensor, eps: float) -> Tensor:
     """Eq. 27 without what a normalisation of u1 takes out anyway (Eqs. 7, 28): (N, d); u1 l2-normalised.
 
-    The balance factor keeps Eq. 27's denominator, as the paper's text under Eq. 7 has it.
+    The balance factor keeps Eq. 27's denominator, as the text under Eq. 7 has it.
     """
-    highest = torch.linalg.eigvalsh(F)[-1]
-    W_h = predictor_matrix(F, eps)
-    boosted = u1 @ F + eps**2 * highest**2 * u1
-    balance = ((u1 @ W_h) * v2).sum(1, keepdim=True) / (boosted * u1).sum(1, keepdim=True)
-    return (-v2 @ W_h + balance * (u1 @ F)) / (u1 @ W_h).norm(dim=1, keepdim=True)
+    root, boost, identity = _spectrum(F, eps)
+    return _gradient(u1, v2, root + boost * identity, F, F + boost**2 * identity)
 
 
-def _gradient(u1: Tensor, v2: Tensor, W_h: Tensor, negative: Tensor) -> Tensor:
-    """(-W_h v2 + balance x negative u1) / |W_h u1|, the balance such that it is orthogonal to u1."""
-    pushed = u1 @ negative
-    balance = ((u1 @ W_h) * v2).sum(1, keepdim=True) / (pushed * u1).sum(1, keepdim=True)
-    return (-v2 @ W_h + balance * pushed) / (u1 @ W_h).norm(dim=1, keepdim=True)
+def _gradient(u1: Tensor, v2: Tensor, W_h: Tensor, negative: Tensor, balanced: Tensor) -> Tensor:
+    """(-W_h v2 + balance x negative u1) / |W_h u1|, balance = u1^T W_h v2 / u1^T balanced u1: (N, d)."""
+    predicted = u1 @ W_h
+    balance = (predicted * v2).sum(1, keepdim=True) / ((u1 @ balanced) * u1).sum(1, keepdim=True)
+    return (-v2 @ W_h + balance * (u1 @ negative)) / predicted.norm(dim=1, keepdim=True)
 
 
 @at_least_float32

@@ -79,16 +79,30 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, tau: float, mar
 
 @at_least_float32
 def sampled_info_nce(
-    queries: Tensor, keys: Tensor, positive: Tensor, negatives: Tensor, tau: float, margin: float = 0.0
+    queries: Tensor, positives: Tensor, keys: Tensor, negatives: Tensor, tau: float, margin: float = 0.0
 ) -> Tensor:
-    """InfoNCE with each query's positive and negatives picked from one set of keys by index.
+    """InfoNCE with each query's negatives picked from one set of keys: mean over queries.
 
-    queries: (B, d); keys: (M, d), gradients flow into them; positive: (B,); negatives: (B, K) from
-    `sample_negatives`. SimCLR with K < N (EqCo 2.3) is this with both branches' views as queries and keys.
+    queries, positives: (B, d); keys: (M, d); negatives: (B, K) indices from `sample_negatives`. Gradients
+    flow into whatever asks for them. SimCLR with K < N (EqCo 2.3) is this, both branches' views the queries
+    and the keys.
     """
-    similarities = queries @ keys.T
-    chosen = similarities.gather(1, torch.cat([positive.unsqueeze(1), negatives], dim=1))
-    return info_nce_of_similarities(chosen[:, 0], chosen[:, 1:], tau, margin)
+    similarities = (queries @ keys.T).gather(1, negatives)
+    return info_nce_of_similarities((queries * positives).sum(1), similarities, tau, margin)
+
+
+@at_least_float32
+def batch_info_nce(
+    queries: Tensor, positives: Tensor, keys: Tensor, excluded: Tensor, tau: float, margin: float = 0.0
+) -> Tensor:
+    """InfoNCE against all keys of the batch but a query's excluded ones: mean over queries.
+
+    queries, positives: (B, d); keys: (M, d); excluded: (B, E) indices of the keys that are no negatives of
+    the query: its positive and itself (UniGrad Eq. 19), or its positive alone (the UniGrad authors' code,
+    where a query's own view stays among its negatives). Gradients flow into whatever asks for them.
+    """
+    similarities = (queries @ keys.T).scatter(1, excluded, -torch.inf)
+    return info_nce_of_similarities((queries * positives).sum(1), similarities, tau, margin)
 
 
 @at_least_float32
@@ -100,37 +114,15 @@ def simo_loss(
     queries: (B, d) online; keys: (M, d) momentum keys of the whole (all-ranks) batch, constants here; own:
     (B,) index of each query's positive key; negatives: (B, K) from `sample_negatives`.
     """
+    keys = keys.detach()
     margin = eqco_margin(alpha, negatives.shape[1], tau)
-    return sampled_info_nce(queries, keys.detach(), own, negatives, tau, margin)
+    return sampled_info_nce(queries, keys[own], keys, negatives, tau, margin)
 
 
-@at_least_float32
-def batch_info_nce(
-    queries: Tensor,
-    keys: Tensor,
-    positive: Tensor,
-    excluded: Tensor | None,
-    tau: float,
-    margin: float = 0.0,
-) -> Tensor:
-    """InfoNCE against every key of the batch but one: mean over queries, gradients flow into the keys.
-
-    queries: (B, d); keys: (M, d); positive, excluded: (B,) indices of each query's positive key and of the
-    key that is the query itself (None: none is left out, as in the UniGrad authors' SimCLR code).
-    """
-    similarities = queries @ keys.T
-    chosen = similarities.gather(1, positive.unsqueeze(1)).squeeze(1)
-    left_out = positive.unsqueeze(1)
-    if excluded is not None:
-        left_out = torch.cat([left_out, excluded.unsqueeze(1)], dim=1)
-    negatives = similarities.scatter(1, left_out, -torch.inf)
-    return info_nce_of_similarities(chosen, negatives, tau, margin)
-
-
-def _paired(num_images: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Indices of each view itself, and of its image's other view, in two views laid end to end."""
+def _itself_and_other(num_images: int, device: torch.device) -> Tensor:
+    """(2B, 2) indices, in two views laid end to end, of every view itself and of its image's other view."""
     itself = torch.arange(2 * num_images, device=device)
-    return itself, itself.roll(num_images)
+    return torch.stack([itself, itself.roll(num_images)], dim=1)
 
 
 @at_least_float32
@@ -141,8 +133,7 @@ def simclr_loss(u1: Tensor, u2: Tensor, tau: float) -> Tensor:
     negatives the 2B - 2 views of other images; the mean is over 2B queries (N in Eq. 20).
     """
     views = torch.cat([u1, u2])
-    itself, other = _paired(u1.shape[0], u1.device)
-    return batch_info_nce(views, views, other, itself, tau)
+    return batch_info_nce(views, torch.cat([u2, u1]), views, _itself_and_other(len(u1), u1.device), tau)
 
 
 @at_least_float32
@@ -150,8 +141,8 @@ def simplified_simclr_loss(u1: Tensor, u2: Tensor, v1: Tensor, v2: Tensor, tau: 
     """SimCLR with constant keys: only the query's half of the gradient is kept (UniGrad Eq. 21, Table 2 b).
 
     u1, u2: (B, d) online views; v1, v2: (B, d) the same views' targets (the momentum encoder's, or u1 and u2
-    again for a stop-gradient). The value equals `simclr_loss` where v = u. A query's own view is left out of
-    its keys, as in the paper; the authors' public code keeps it in.
+    again for a stop-gradient). The value equals `simclr_loss` where v = u.
     """
-    itself, other = _paired(u1.shape[0], u1.device)
-    return batch_info_nce(torch.cat([u1, u2]), torch.cat([v1, v2]).detach(), other, itself, tau)
+    queries, keys = torch.cat([u1, u2]), torch.cat([v1, v2]).detach()
+    positives = torch.cat([v2, v1]).detach()
+    return batch_info_nce(queries, positives, keys, _itself_and_other(len(u1), u1.device), tau)

@@ -1,5 +1,8 @@
 """MSBReg: multiview centroid, singular value and Brownian diffusive regularisation.
 
+Its loss is `centroid_loss` of the predictions + lambda_s `singular_value_loss` + lambda_b `brownian_loss` of
+the online projections.
+
 Source: Moon et al., "An Embedding-Dynamic Approach to Self-supervised Learning" (arXiv 2207.03552), its
 supplement (Tables 4, 5: lambda_s 0.004, lambda_b 0.5, K 8 best). Public material gives the centroid and the
 Brownian term; it describes the singular value term in words only ("pushes the particle system toward
@@ -55,20 +58,3 @@ def singular_value_loss(embeddings: Tensor) -> Tensor:
     r = gram.shape[-1]
     identity = torch.eye(r, dtype=Z.dtype, device=Z.device)
     return (r / num_images * gram - identity).square().sum((1, 2)).mean()
-
-
-def msbreg_loss(
-    predictions: Tensor,
-    targets: Tensor,
-    embeddings: Tensor,
-    directions: Tensor,
-    lam_s: float,
-    lam_b: float,
-) -> Tensor:
-    """`centroid_loss` + lam_s x `singular_value_loss` + lam_b x `brownian_loss`.
-
-    predictions: (B, K, d), the predictor's; targets: (B, K', d), the momentum branch's; embeddings:
-    (B, K, d), the online projections, which the two dispersive terms act on; directions: (B, d).
-    """
-    loss = centroid_loss(predictions, targets)
-    return loss + lam_s * singular_value_loss(embeddings) + lam_b * brownian_loss(embeddings, directions)

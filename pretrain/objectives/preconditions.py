@@ -22,12 +22,3 @@ def check_batch_statistics(name: str, x: Tensor) -> None:
         raise UserError(
             f"{name} is a batch of {len(x)}: batch statistics (BN, correlation, covariance) need at least 2."
         )
-
-
-def check_same_shape(first_name: str, first: Tensor, second_name: str, second: Tensor) -> None:
-    """Raises UserError where two sets of embeddings that are compared row by row differ in shape."""
-    if first.shape != second.shape:
-        raise UserError(
-            f"{first_name} is {tuple(first.shape)} and {second_name} {tuple(second.shape)}: "
-            "they are compared row by row and must agree."
-        )

@@ -2,11 +2,10 @@
 
 A B x N matrix of logits never exists. Each query's own class is kept out of the sums and added by the
 caller, so that a prediction near one-hot loses nothing to cancellation: there, all that matters is the small
-rest. Logits are taken relative to a running maximum, as in online softmax; sums of a bank cut into shards
-combine with `merge`.
+rest. Logits are taken relative to a running maximum, as in online softmax; sums over shards of a bank add up
+once they are relative to one maximum.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,17 +97,3 @@ def class_sums(
             tilted_mean=sums.tilted_mean + moments[num_queries:],
         )
     return sums
-
-
-def merge(shards: Sequence[ClassSums]) -> ClassSums:
-    """The sums over all classes from the sums over disjoint shards of them, for the same queries."""
-    maximum = torch.stack([shard.maximum for shard in shards]).amax(dim=0)
-    aligned = [shard.relative_to(maximum) for shard in shards]
-    return ClassSums(
-        maximum=maximum,
-        half=torch.stack([shard.half for shard in aligned]).sum(dim=0),
-        total=torch.stack([shard.total for shard in aligned]).sum(dim=0),
-        tilt=torch.stack([shard.tilt for shard in aligned]).sum(dim=0),
-        mean=torch.stack([shard.mean for shard in aligned]).sum(dim=0),
-        tilted_mean=torch.stack([shard.tilted_mean for shard in aligned]).sum(dim=0),
-    )

@@ -20,11 +20,6 @@ def test_a_random_bank_lies_on_the_sphere_and_follows_its_seed() -> None:
     assert not torch.equal(banks[0], banks[2])
 
 
-def test_feature_calibrate_takes_the_networks_embeddings_normalised() -> None:
-    features = 5 * unit(10, 8, seed=0)
-    torch.testing.assert_close(MemoryBank.calibrated(features).tensor, features / 5)
-
-
 def test_an_update_touches_the_named_rows_only() -> None:
     bank = MemoryBank(unit(6, 4, seed=0))
     before, rows = bank.tensor.clone(), unit(2, 4, seed=1)

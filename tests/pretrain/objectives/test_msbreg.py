@@ -9,7 +9,6 @@ from pretrain.objectives.msbreg import (
     brownian_directions,
     brownian_loss,
     centroid_loss,
-    msbreg_loss,
     singular_value_loss,
 )
 
@@ -77,20 +76,3 @@ def test_a_flat_spectrum_has_no_singular_value_loss_and_a_collapsed_one_the_most
     torch.testing.assert_close(singular_value_loss(flat), torch.zeros((), dtype=torch.float64))
     collapsed = torch.ones(8, 1, 4, dtype=torch.float64)
     torch.testing.assert_close(singular_value_loss(collapsed), torch.tensor(12.0, dtype=torch.float64))
-
-
-def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    predictions, targets, embeddings = (
-        normal(6, 2, 4, seed=0),
-        normal(6, 2, 4, seed=1),
-        normal(6, 2, 4, seed=2),
-    )
-    directions = brownian_directions(6, 4, torch.Generator().manual_seed(3))
-    expected = (
-        centroid_loss(predictions, targets)
-        + 0.004 * singular_value_loss(embeddings)
-        + 0.5 * brownian_loss(embeddings, directions)
-    )
-    torch.testing.assert_close(
-        msbreg_loss(predictions, targets, embeddings, directions, lam_s=0.004, lam_b=0.5), expected
-    )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.objectives.streaming import ClassSums, class_sums, merge
+from pretrain.objectives.streaming import ClassSums, class_sums
 
 TAU = 0.1
 
@@ -41,12 +41,18 @@ def test_any_tile_size_gives_the_sums_of_their_definition(tile: int) -> None:
 
 
 @pytest.mark.parametrize("cuts", [[23], [11, 12], [1, 7, 15], [10, 0, 13]])
-def test_shards_merge_into_the_whole(cuts: list[int]) -> None:
+def test_sums_over_shards_add_up_once_relative_to_one_maximum(cuts: list[int]) -> None:
     shards, start = [], 0
     for rows in BANK.split(cuts):
         shards.append(class_sums(Z, rows, INDEX - start, OWN, TAU, tile=4))
         start += len(rows)
-    assert_same(merge(shards), by_definition())
+    maximum = torch.stack([shard.maximum for shard in shards]).amax(0)
+    aligned = [shard.relative_to(maximum) for shard in shards]
+    added = {
+        field.name: torch.stack([getattr(shard, field.name) for shard in aligned]).sum(0)
+        for field in fields(ClassSums)
+    }
+    assert_same(ClassSums(**{**added, "maximum": maximum}), by_definition())
 
 
 def test_a_far_larger_maximum_neither_overflows_nor_loses_the_rest() -> None:
