@@ -60,8 +60,6 @@ class SlurmExecutor:
         setup = self._setup(run.ledger)
         self._check(batches, run.ledger.run_dir.name, setup)
         jobs = {d.stage.name: _jobs(d, run, flights) for d in run.plan if d.action is Action.IN_FLIGHT}
-        for decision in working(run.plan):
-            run.ledger.write(run.record(decision).changed("submitted", decision.reason))
         submitted: dict[str, tuple[str, ...]] = {}
         try:
             for batch in batches:
@@ -127,10 +125,7 @@ class SlurmExecutor:
         known = [job for jobs in submitted.values() for job in jobs]
         token = run.submission.record.token
         scheduler.cancel([*known, *(j.job_id for j in flights.queue.values() if j.comment == token)])
-        for decision in working(run.plan):
-            record = run.record(decision)
-            if record.state == "submitted":
-                run.ledger.write(record.changed("waiting", "the submission was taken back"))
+        run.submission.update(jobs={})
 
 
 def _jobs(decision: Decision, run: Run, flights: Flights) -> tuple[str, ...]:

@@ -126,10 +126,9 @@ def _cancel_jobs(ledger: Ledger, graph: Graph, stages: Collection[str] | None) -
     for name in jobs:
         record = ledger.read(name)
         assert record is not None
-        if record.state in ("submitted", "running", "interrupted", "waiting"):
-            life = ledger.last_sign_of_life(name)
-            attempts = tuple(attempt.closed(life) for attempt in record.attempts)
-            ledger.write(record.changed("cancelled", "cancelled", attempts=attempts))
+        if record.state in ("waiting", "running", "interrupted"):
+            attempts = ledger.closed(record, running=False)
+            ledger.write(record.changed("cancelled", "by its user", attempts=attempts))
     return set(jobs)
 
 

@@ -34,8 +34,7 @@ def stage_costs(ledger: Ledger) -> dict[str, Cost]:
     costs: dict[str, Cost] = {}
     for name, record in records.items():
         rows = [row for job in _jobs(record) for row in accounted.get(job, [])]
-        life = ledger.last_sign_of_life(name)
-        attempts = [a if record.state == "running" else a.closed(life) for a in record.attempts]
+        attempts = ledger.closed(record, record.state == "running")
         if rows:
             costs[name] = _from_accounting(graph[name], rows, attempts)
         else:
@@ -78,7 +77,7 @@ def _from_clock(
     stage: Stage, record: StageRecord, attempts: Sequence[Attempt], upstream: Sequence[StageRecord]
 ) -> Cost:
     seconds = sum(a.seconds for a in attempts)
-    submitted = [change.at for change in record.history if change.state == "submitted"]
+    submitted = [change.at for change in record.history if change.state == "waiting"]
     ready = [r.history[-1].at for r in upstream if r.state == "finished"]
     waited = 0.0
     for before, attempt in zip([None, *attempts], attempts, strict=False):

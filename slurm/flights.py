@@ -9,7 +9,7 @@ from slurm.errors import RunError
 from slurm.graph import Graph
 from slurm.ledger import Attempt, Ledger, StageRecord, now
 from slurm.processes import lives
-from slurm.submission import submissions
+from slurm.submission import alive, submissions
 
 _SILENT_AFTER = timedelta(minutes=15)
 
@@ -49,12 +49,17 @@ class Flights:
                 return () if elsewhere else submission.jobs[record.name]
         return (last.job_id,) if last and last.executor == "slurm" and last.job_id else ()
 
+    def submitted(self, stage: str) -> bool:
+        """Whether a stage belongs to the run's last submission to SLURM that named it."""
+        return any(stage in submission.jobs for submission in self._submissions)
+
     def orphans(self, graph: Graph) -> list[str]:
         """Return queued jobs of submitters that were killed before they could note them down.
 
         Those that have begun are none: their stage's record names them.
         """
-        dead = {s.token for s in self._submissions if s.executor == "slurm" and s.state == "open"}
+        left_open = [s for s in self._submissions if s.executor == "slurm" and s.state == "open"]
+        dead = {s.token for s in left_open if not alive(self._ledger, s)}
         if not dead:
             return []
         known = {job for s in self._submissions for jobs in s.jobs.values() for job in jobs}
@@ -72,7 +77,7 @@ class Flights:
         try:
             return next((self.queue[job] for job in job_ids if job in self.queue), None)
         except RunError as error:
-            if record.state in ("submitted", "running", "interrupted"):
+            if record.state in ("waiting", "running", "interrupted"):
                 raise RunError(
                     f"stage {record.name} was submitted as job {job_ids[0]}, and whether it is still at work "
                     f"cannot be told from here ({error})"

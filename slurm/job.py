@@ -52,15 +52,15 @@ class StageJob:
         with deaf():
             environment = submitit.JobEnvironment()
             ledger = Ledger(self.run_dir)
-            record = self._own_record(ledger)
-            if record.state == "finished":
-                log.info("%s is finished already", self.stage.name)
-                return
-            if environment.num_tasks > 1:
-                _join(ledger.directory(self.stage.name) / "rendezvous", environment)
+            directory = ledger.directory(self.stage.name) / "rendezvous"
             if environment.global_rank == 0:
-                self._lead(ledger, environment)
-            else:
+                refusal = self._why_not(ledger)
+                _join(directory, environment, refusal == "")
+                if refusal and not _finished(ledger, self.stage.name):
+                    raise RunError(f"{self.stage.name} is not run: {refusal}")
+                if not refusal:
+                    self._lead(ledger, environment)
+            elif _join(directory, environment, True):
                 self._follow(ledger)
 
     def checkpoint(self) -> DelayedSubmission:
@@ -68,7 +68,6 @@ class StageJob:
         return DelayedSubmission(self)
 
     def _lead(self, ledger: Ledger, environment: submitit.JobEnvironment) -> None:
-        self._wait_for_upstream(ledger)
         job_id = environment.job_id
         judge = self._judge_slurm if self.executor == "slurm" else _judge_local
         ending = run_stage(self.stage, ledger, self.executor, job_id, judge)
@@ -79,35 +78,32 @@ class StageJob:
             self._requeue(ledger, job_id, ending)
         sys.exit(128 + ending.signum if ending.signum else 1)
 
-    def _wait_for_upstream(self, ledger: Ledger) -> None:
-        """Believe the ledger, not the scheduler, which takes a dependency on a job it forgot as satisfied."""
+    def _why_not(self, ledger: Ledger) -> str:
+        """Say why the stage must not be run now, or "" when it must: the ledger is believed, not the queue.
+
+        SLURM takes a dependency on a job that it has forgotten as satisfied.
+        """
+        record = ledger.read(self.stage.name)
+        if record is None or record.hash != self.hash:
+            return "it was changed in the ledger after this job was submitted"
+        if record.state == "finished":
+            return "it is finished already"
+        if self.link > 1 and record.state in ("failed", "cancelled"):
+            return f"it {record.state} in an earlier job of its chain ({record.reason})"
         missing = list(self.stage.upstream)
         for _ in range(_UPSTREAM_TRIES):
             missing = [name for name in missing if not _finished(ledger, name)]
             if not missing:
-                return
+                return ""
             time.sleep(_UPSTREAM_SECONDS)
-        record = ledger.read(self.stage.name)
-        assert record is not None
-        reason = f"{missing[0]} is not finished"
-        ledger.write(record.changed("blocked", reason))
-        raise RunError(f"{self.stage.name} cannot start: {reason}")
+        ledger.write(record.changed("blocked", f"{missing[0]} is not finished"))
+        return f"{missing[0]} is not finished"
 
     def _follow(self, ledger: Ledger) -> None:
         ending = call_stage(self.stage, ledger, sys.stderr)
         if ending.state == "failed":
             log.error("%s: %s", self.stage.name, ending.reason)
             sys.exit(1)
-
-    def _own_record(self, ledger: Ledger) -> StageRecord:
-        record = ledger.read(self.stage.name)
-        if record is None or record.hash != self.hash:
-            raise RunError(f"{self.stage.name} was changed in the ledger after this job was submitted")
-        if self.link > 1 and record.state in ("failed", "cancelled"):
-            raise RunError(
-                f"{self.stage.name} {record.state} in an earlier job of its chain: {record.reason}"
-            )
-        return record
 
     def _judge_slurm(self, ending: Ending, record: StageRecord) -> Ending:
         cause = _why_signalled(record, self.stage.resources)
@@ -144,16 +140,16 @@ def _finished(ledger: Ledger, stage: str) -> bool:
     return record is not None and record.state == "finished"
 
 
-def _join(directory: Path, environment: submitit.JobEnvironment) -> None:
+def _join(directory: Path, environment: submitit.JobEnvironment, work: bool) -> bool:
+    if environment.num_tasks == 1:
+        return work
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     launcher = process_start(os.getppid()) if environment.name() == "local" else 0
-    rendezvous.join(
-        directory,
-        f"{environment.job_id}-{restart}-{launcher}",
-        environment.global_rank,
-        environment.num_tasks,
-        environment.local_rank,
-        list(environment.hostnames),
+    return rendezvous.join(
+        directory / f"{environment.job_id}-{restart}-{launcher}.json",
+        rendezvous.Place(environment.global_rank, environment.num_tasks, environment.local_rank),
+        tuple(environment.hostnames),
+        work,
     )
 
 

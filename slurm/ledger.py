@@ -188,14 +188,16 @@ class Ledger:
             else:
                 write_bytes(self.call_file(stage.name), stage.pickled_call())
         stages = [{**plain, "hash": hashes[plain["name"]]} for plain in graph.to_json()]
-        write_json(self.pipeline_file, {"stages": stages})
+        pickled = [stage.name for stage in graph if not stage.importable]
+        write_json(self.pipeline_file, {"stages": stages, "pickled": pickled})
 
     def read_pipeline(self) -> Graph:
         """Return the graph last run or submitted here."""
         plain = read_json(self.pipeline_file)
         if plain is None:
             raise RequestError(f"{self.run_dir}: not a run directory (it holds no pipeline.json)")
-        return Graph([self._with_call(stage) for stage in Graph.from_json(plain["stages"])])
+        graph = Graph.from_json(plain["stages"])
+        return Graph([self._with_call(stage) for stage in graph]) if plain["pickled"] else graph
 
     def load_call(self, stage: Stage) -> Callable[..., object]:
         """Return a stage's callable: itself, imported by name, or unpickled."""
@@ -262,6 +264,13 @@ class Ledger:
         paths = [*self.logs(stage).glob("*"), self.out(stage) / "metrics.jsonl"]
         times = [path.stat().st_mtime for path in paths if path.exists()]
         return datetime.fromtimestamp(max(times), UTC) if times else None
+
+    def closed(self, record: StageRecord, running: bool) -> tuple[Attempt, ...]:
+        """Return a stage's attempts; unless it is `running`, one that has no end is closed as killed."""
+        if running or all(attempt.ended is not None for attempt in record.attempts):
+            return record.attempts
+        life = self.last_sign_of_life(record.name)
+        return tuple(attempt.closed(life) for attempt in record.attempts)
 
     def missing_after(self, stage: Stage) -> tuple[str, ...]:
         """Return which of the stages that `stage` only follows have not finished."""

@@ -125,10 +125,8 @@ class LocalExecutor:
     def _tell_end(self, run: Run, decision: Decision) -> bool:
         record = run.record(decision)
         if record.state in ("running", "waiting"):
-            life = run.ledger.last_sign_of_life(record.name)
             reason = "its process was killed, or could not start: see its logs"
-            attempts = tuple(attempt.closed(life) for attempt in record.attempts)
-            record = record.changed("failed", reason, attempts=attempts)
+            record = record.changed("failed", reason, attempts=run.ledger.closed(record, running=False))
             run.ledger.write(record)
         seconds = record.attempts[-1].seconds if record.attempts else 0.0
         run.tell(decision, record.state, record.reason, seconds)

@@ -3,7 +3,10 @@
 import os
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slurm.errors import RunError
 from slurm.files import read_json, write_json
@@ -12,43 +15,51 @@ _WAIT_SECONDS = 300.0
 _POLL_SECONDS = 0.5
 
 
-def join(
-    directory: Path, attempt: str, rank: int, world_size: int, local_rank: int, hosts: list[str]
-) -> None:
-    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for this process.
+@dataclass(frozen=True)
+class Place:
+    """Which process of a job this is: its rank among all, their number, and its rank on its machine."""
 
-    Rank 0 takes a port that is free at this moment and writes it into `directory` under the attempt's name;
-    the others read it there. A port fixed in advance would meet the last attempt's socket, or another job's.
+    rank: int
+    world_size: int
+    local_rank: int
+
+
+def join(path: Path, place: Place, hosts: Sequence[str], work: bool) -> bool:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; return whether there is work to do.
+
+    Rank 0 decides about the work, takes a port that is free at this moment, and writes both into `path`,
+    which is new for every attempt; the others read them there. A port fixed in advance would meet the last
+    attempt's socket, or another job's.
 
     Raises
     ------
     RunError
-        Rank 0 has written no port within five minutes.
+        Rank 0 has written nothing within five minutes.
     """
-    path = directory / f"{attempt}.json"
-    if rank == 0:
+    if place.rank == 0:
         address = "127.0.0.1" if len(hosts) == 1 else hosts[0]
-        port = _free_port()
-        write_json(path, {"address": address, "port": port})
+        said: dict[str, Any] = {"work": work, "address": address, "port": _free_port()}
+        write_json(path, said)
     else:
-        address, port = _wait_for(path)
+        said = _wait_for(path)
     os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_RANK=str(local_rank),
-        MASTER_ADDR=address,
-        MASTER_PORT=str(port),
+        RANK=str(place.rank),
+        WORLD_SIZE=str(place.world_size),
+        LOCAL_RANK=str(place.local_rank),
+        MASTER_ADDR=said["address"],
+        MASTER_PORT=str(said["port"]),
     )
+    return bool(said["work"])
 
 
-def _wait_for(path: Path) -> tuple[str, int]:
+def _wait_for(path: Path) -> dict[str, Any]:
     end = time.monotonic() + _WAIT_SECONDS
     while time.monotonic() < end:
-        found = read_json(path)
+        found: dict[str, Any] | None = read_json(path)
         if found is not None:
-            return found["address"], found["port"]
+            return found
         time.sleep(_POLL_SECONDS)
-    raise RunError(f"rank 0 wrote no address into {path} within {_WAIT_SECONDS:.0f} s")
+    raise RunError(f"rank 0 wrote nothing into {path} within {_WAIT_SECONDS:.0f} s")
 
 
 def _free_port() -> int:

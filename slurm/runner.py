@@ -90,8 +90,7 @@ def one_line(error: BaseException) -> str:
 def _begun(
     record: StageRecord, stage: Stage, ledger: Ledger, executor: str, job_id: str | None
 ) -> StageRecord:
-    life = ledger.last_sign_of_life(stage.name)
-    earlier = tuple(attempt.closed(life) for attempt in record.attempts)
+    earlier = ledger.closed(record, running=False)
     host, pid, start = here()
     progress = read_progress(ledger.out(stage.name))
     attempt = Attempt(

@@ -79,7 +79,8 @@ def status(run_dir: Path) -> RunStatus:
             where = flights(record) if record is not None and record.state != "finished" else ""
         except RunError as error:
             note, where = str(error), "unknown"
-        stages[stage.name] = _stage_status(stage, record, where, stages, ledger, held)
+        lost = not where and flights.submitted(stage.name)
+        stages[stage.name] = _stage_status(stage, record, where, lost, stages, ledger, held)
     counts: Counter[str] = Counter(s.state for s in stages.values())
     return RunStatus(ledger.run_dir, tuple(stages.values()), held, note, counts)
 
@@ -88,6 +89,7 @@ def _stage_status(
     stage: Stage,
     record: StageRecord | None,
     where: str,
+    lost: bool,
     earlier: dict[str, StageStatus],
     ledger: Ledger,
     held: Submission | None,
@@ -95,13 +97,12 @@ def _stage_status(
     bad = next((name for name in stage.upstream if earlier[name].state in _ENDED_BADLY), "")
     if record is None:
         return StageStatus(stage.name, "blocked" if bad else "waiting", _because(bad, earlier))
-    state, reason = _true_state(record, where, held)
+    state, reason = _true_state(record, where, lost, held)
     if bad and state in ("waiting", "cancelled", "blocked") and not where:
         state, reason = "blocked", _because(bad, earlier)
     causes = Counter(attempt.cause for attempt in record.attempts)
-    life = None if state == "running" else ledger.last_sign_of_life(stage.name)
-    ended = [a if state == "running" else a.closed(life) for a in record.attempts]
-    progress = None if state in ("finished", "blocked") else read_progress(ledger.out(stage.name))
+    begun = bool(record.attempts) and state not in ("finished", "blocked")
+    progress = read_progress(ledger.out(stage.name)) if begun else None
     return StageStatus(
         name=stage.name,
         state=state,
@@ -110,14 +111,14 @@ def _stage_status(
         attempts=len(record.attempts),
         timeouts=causes["timeout"],
         preemptions=causes["preemption"] + causes["requeue"],
-        seconds=sum(a.seconds for a in ended),
+        seconds=sum(a.seconds for a in ledger.closed(record, state == "running")),
         progress=progress,
         eta_seconds=_eta(record.attempts[-1], progress) if state == "running" and record.attempts else None,
         last_line=last_line(ledger, stage.name) if state == "failed" else "",
     )
 
 
-def _true_state(record: StageRecord, where: str, held: Submission | None) -> tuple[State, str]:
+def _true_state(record: StageRecord, where: str, lost: bool, held: Submission | None) -> tuple[State, str]:
     """Correct the state that a stage wrote last by what is known of its job or process."""
     if where == "unknown" or record.state in ("finished", "blocked"):
         return record.state, record.reason
@@ -125,9 +126,8 @@ def _true_state(record: StageRecord, where: str, held: Submission | None) -> tup
         return "submitted", where
     if where:
         return ("running" if record.state == "running" else "submitted"), where
-    if record.state == "submitted":
-        at_work = held is not None and held.executor == "slurm"
-        return ("submitted", "") if at_work else ("cancelled", "its job left the queue before it began")
+    if record.state == "waiting" and lost:
+        return "cancelled", "its job left the queue before it began"
     if record.state == "running" and not _inline_lives(record.attempts[-1], held):
         return "interrupted", "its process was killed"
     return record.state, record.reason

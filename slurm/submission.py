@@ -102,12 +102,12 @@ def submissions(ledger: Ledger) -> list[Submission]:
 def holder(ledger: Ledger) -> Submission | None:
     """Return the submission whose living process holds the run now, if any."""
     past = submissions(ledger)
-    return past[-1] if past and _alive(ledger, past[-1]) else None
+    return past[-1] if past and alive(ledger, past[-1]) else None
 
 
 def _take(ledger: Ledger, executor: str) -> OpenSubmission:
     past = submissions(ledger)
-    if past and _alive(ledger, past[-1]):
+    if past and alive(ledger, past[-1]):
         raise RunError(_held(ledger, past[-1]))
     host, pid, start = here()
     number = past[-1].number + 1 if past else 1
@@ -134,7 +134,8 @@ def _held(ledger: Ledger, other: Submission) -> str:
     )
 
 
-def _alive(ledger: Ledger, record: Submission) -> bool:
+def alive(ledger: Ledger, record: Submission) -> bool:
+    """Tell whether a submission's process is still at work on it."""
     if record.state != "open":
         return False
     if record.host == socket.gethostname():

@@ -47,7 +47,7 @@ def run_dir(tmp_path: Path, fake: FakeSlurm) -> Path:
     run = tmp_path / "run"
     run_graph(GRAPH, SlurmExecutor(), run)
     ledger = Ledger(run)
-    submitted = Change(state="submitted", at=at(0))
+    submitted = Change(state="waiting", at=at(0))
     for name, attempts in {
         "train": (attempt(1, 10, 70, "101", "preemption"), attempt(2, 90, 120, "101")),
         "evaluate": (attempt(1, 126, 156, "102"),),

@@ -11,6 +11,7 @@ from slurm import Graph, Ledger, Resources, RunError, Stage, rendezvous
 from slurm.job import StageJob
 from slurm.ledger import StageRecord
 from slurm.plan import carry_out, make_plan
+from slurm.rendezvous import Place
 from slurm.stage import portable
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
@@ -144,7 +145,7 @@ def test_a_chain_goes_on_in_its_next_job(tmp_path: Path, in_job: FakeSlurm) -> N
 def test_a_chain_does_not_repeat_a_failure(tmp_path: Path, in_job: FakeSlurm) -> None:
     stage = Stage("train", work.fail, resources=Resources(chain=2))
     run(stage, tmp_path / "run")
-    with pytest.raises(RunError, match="train failed in an earlier job of its chain"):
+    with pytest.raises(RunError, match="train is not run: it failed in an earlier job of its chain"):
         job_of(stage, tmp_path / "run", link=2)()
 
 
@@ -154,7 +155,7 @@ def test_a_job_of_a_former_submission_does_nothing(tmp_path: Path, in_job: FakeS
     record = ledger.read("a")
     assert record is not None
     ledger.write(record.model_copy(update={"hash": "other"}))
-    with pytest.raises(RunError, match="a was changed in the ledger"):
+    with pytest.raises(RunError, match="a is not run: it was changed in the ledger"):
         job()
     assert not (ledger.out("a") / "result.txt").exists()
 
@@ -168,7 +169,7 @@ def test_a_job_trusts_the_ledger_about_what_it_needs(
     graph = Graph([Stage("gone", work.write), needs])
     plan = make_plan(graph, ledger, lambda record: "")
     carry_out(plan[1], ledger)
-    with pytest.raises(RunError, match="needs cannot start: gone is not finished"):
+    with pytest.raises(RunError, match="needs is not run: gone is not finished"):
         StageJob(tmp_path / "run", needs, plan[1].hash, "slurm")()
     record = ledger.read("needs")
     assert record is not None and record.state == "blocked"
@@ -179,7 +180,7 @@ def test_other_ranks_keep_no_record_and_leave_cleanly(
 ) -> None:
     job = job_of(TRAIN, tmp_path / "run")
     directory = Ledger(tmp_path / "run").directory("train") / "rendezvous"
-    rendezvous.join(directory, "77-0-0", 0, 2, 0, ["node1", "node2"])
+    rendezvous.join(directory / "77-0-0.json", Place(0, 2, 0), ["node1", "node2"], work=True)
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     for name, value in {"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}.items():
         monkeypatch.setenv(name, value)
@@ -191,12 +192,29 @@ def test_other_ranks_keep_no_record_and_leave_cleanly(
     assert not in_job.calls
 
 
+def test_other_ranks_do_what_rank_0_decided(
+    tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(Stage("a", work.write), tmp_path / "run")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    job()
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    job()
+    calls = Ledger(tmp_path / "run").out("a") / "calls.txt"
+    assert len(calls.read_text().splitlines()) == 2, "rank 1 came after rank 0 had finished"
+    for rank in ("0", "1"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        job()
+    assert len(calls.read_text().splitlines()) == 2
+
+
 def test_a_port_is_free_and_new_for_every_attempt(tmp_path: Path) -> None:
     import socket
 
     ports = []
     for attempt in ("1-0", "1-1", "1-2"):
-        rendezvous.join(tmp_path, attempt, 0, 2, 0, ["here"])
+        rendezvous.join(tmp_path / f"{attempt}.json", Place(0, 2, 0), ["here"], work=True)
         port = int(os.environ["MASTER_PORT"])
         with socket.create_server(("127.0.0.1", port)):
             ports.append(port)
@@ -205,8 +223,8 @@ def test_a_port_is_free_and_new_for_every_attempt(tmp_path: Path) -> None:
 
 def test_a_missing_rank_0_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "_WAIT_SECONDS", 0.05)
-    with pytest.raises(RunError, match="rank 0 wrote no address"):
-        rendezvous.join(tmp_path, "1-0", 1, 2, 1, ["here"])
+    with pytest.raises(RunError, match="rank 0 wrote nothing"):
+        rendezvous.join(tmp_path / "1-0.json", Place(1, 2, 1), ["here"], work=True)
 
 
 def test_signals_while_the_record_is_written_are_passed_over(tmp_path: Path, in_job: FakeSlurm) -> None:

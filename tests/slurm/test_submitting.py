@@ -22,6 +22,7 @@ from slurm.cluster import Cluster
 from slurm.cluster_executor import SlurmExecutor
 from slurm.job import StageJob
 from slurm.preview import preview
+from slurm.status import status
 from slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
@@ -186,13 +187,9 @@ def test_refused_half_way_all_is_taken_back(tmp_path: Path, fake: FakeSlurm) -> 
     with pytest.raises(RunError, match=r"refused evaluate/seed: .*QOS policy; the 2 stages submitted before"):
         submit(tmp_path / "run")
     assert {"101", "102"} <= set(fake.cancelled) and not fake.queue
-    ledger = Ledger(tmp_path / "run")
-    record = ledger.read("pretrain")
-    assert record is not None and (record.state, record.reason) == (
-        "waiting",
-        "the submission was taken back",
-    )
-    assert submissions(ledger)[0].state == "failed"
+    (failed,) = submissions(Ledger(tmp_path / "run"))
+    assert (failed.state, failed.jobs) == ("failed", {})
+    assert {s.state for s in status(tmp_path / "run").stages} == {"waiting"}
     (fake.root / "refuse").unlink()
     result, _ = submit(tmp_path / "run")
     assert result.succeeded and len(fake.queue) == 8
