@@ -16,7 +16,7 @@ from pretrain.backbone_config import BackboneConfig
 from pretrain.canonical import IMAGENET_MEAN, IMAGENET_STD, CanonicalMetadata, load_canonical
 from transfer.checkpoints.architecture import check_whole, expected_tensors, is_counter, recognise
 from transfer.checkpoints.makers import Encoder, choose, encoders, maker_of
-from transfer.checkpoints.reading import Contents, embedded_json, read_contents
+from transfer.checkpoints.reading import Contents, read_contents
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,9 @@ def take_backbone(path: Path, encoder: str | None = None) -> Imported:
     maker = maker_of(chosen, contents)
     raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
     config = recognise(raw, path, chosen.prefix)
-    embedded = _embedded_metadata(contents)
+    for name in (extra := _extra_counters(chosen, config)):
+        del raw[name]
+    embedded = _embedded_metadata(contents, path)
     metadata = embedded or _metadata(config, maker, chosen, contents, path)
 
     notes = [_choice(chosen, found)] if len(found) > 1 else []
@@ -95,10 +97,16 @@ def take_backbone(path: Path, encoder: str | None = None) -> Imported:
         layout=contents.layout,
         encoder=chosen.role,
         alternatives=tuple(f"{e.role} at '{e.prefix}'" for e in found if e is not chosen),
-        fates=_fates(contents, chosen, found),
+        fates=_fates(contents, chosen, found, extra),
         filled=filled,
         notes=tuple(notes),
     )
+
+
+def _extra_counters(chosen: Encoder, config: BackboneConfig) -> frozenset[str]:
+    """Names of counters that no layer here has (wrapped norms leave them behind); they compute nothing."""
+    expected = expected_tensors(config)
+    return frozenset(name for name in chosen.tensors if is_counter(name) and name not in expected)
 
 
 def _canonical(path: Path, encoder: str | None) -> Imported:
@@ -144,43 +152,44 @@ def _notes(
     return notes
 
 
-def _fates(contents: Contents, chosen: Encoder, found: tuple[Encoder, ...]) -> tuple[Fate, ...]:
-    carried = {full: name for name, full in chosen.tensors.items()}
-    elsewhere = {
-        full: other
-        for other in found
-        if other is not chosen and not chosen.prefix.startswith(other.prefix)
-        for full in (*other.tensors.values(), *other.others)
-    }
+def _fates(
+    contents: Contents, chosen: Encoder, found: tuple[Encoder, ...], extra: frozenset[str]
+) -> tuple[Fate, ...]:
+    carried = {full: name for name, full in chosen.tensors.items() if name not in extra}
+    reasons = {chosen.tensors[name]: "a counter that takes no part in the features" for name in extra}
+    for other in found:
+        if other is not chosen and not chosen.prefix.startswith(other.prefix):
+            reason = f"the {other.role} encoder (take it with --encoder {other.role})"
+            reasons |= dict.fromkeys((*other.tensors.values(), *other.others), reason)
     heads = set(chosen.others)
-    fates = []
-    for full in contents.tensors:
-        if full in carried:
-            fates.append(Fate(full, "carried", carried[full]))
-        elif full in elsewhere:
-            other = elsewhere[full]
-            fates.append(
-                Fate(
-                    full, "dropped", reason=f"the {other.role} encoder (take it with --encoder {other.role})"
-                )
-            )
-        elif _TRAINING_STATE.search(full):
-            fates.append(Fate(full, "dropped", reason="training state"))
-        elif full in heads:
-            fates.append(
-                Fate(full, "dropped", reason="on top of the backbone (classifier, projector or predictor)")
-            )
-        else:
-            fates.append(Fate(full, "dropped", reason="not part of the encoder that was taken"))
-    return tuple(fates)
+
+    def reason_of(full: str) -> str:
+        if full in reasons:
+            return reasons[full]
+        if _TRAINING_STATE.search(full):
+            return "training state"
+        if full in heads:
+            return "on top of the backbone (classifier, projector or predictor)"
+        return "not part of the encoder that was taken"
+
+    return tuple(
+        Fate(full, "carried", carried[full])
+        if full in carried
+        else Fate(full, "dropped", reason=reason_of(full))
+        for full in contents.tensors
+    )
 
 
-def _embedded_metadata(contents: Contents) -> CanonicalMetadata | None:
-    recorded = embedded_json(contents, EMBEDDED_KEY)
-    try:
-        return None if recorded is None else CanonicalMetadata.model_validate(recorded)
-    except ValidationError:
+def _embedded_metadata(contents: Contents, path: Path) -> CanonicalMetadata | None:
+    """What a file that carryover itself converted says of itself; None for everybody else's."""
+    if EMBEDDED_KEY not in contents.entries:
         return None
+    try:
+        return CanonicalMetadata.model_validate_json(str(contents.entries[EMBEDDED_KEY]))
+    except ValidationError as error:
+        raise UserError(
+            f"{path}: its '{EMBEDDED_KEY}' entry is not a checkpoint's metadata: {error}"
+        ) from None
 
 
 def _pixel_statistics(contents: Contents, path: Path) -> tuple[_Triple, _Triple]:

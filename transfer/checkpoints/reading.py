@@ -3,7 +3,6 @@
 import argparse
 import codecs
 import collections
-import json
 import pickle
 import re
 import zipfile
@@ -283,15 +282,3 @@ def _leaves(node: object, name: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
             yield from _leaves(value, f"{name}.{index}")
-
-
-def embedded_json(contents: Contents, key: str) -> object | None:
-    """A JSON text that the file carries under a top-level key, or None."""
-    text = contents.entries.get(key)
-    if not isinstance(text, str):
-        return None
-    try:
-        parsed: object = json.loads(text)
-    except ValueError:
-        return None
-    return parsed

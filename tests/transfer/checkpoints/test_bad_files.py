@@ -361,3 +361,9 @@ def test_caffe2_pickle_is_refused_by_name(folder: Path) -> None:
     (folder / "R-50.pkl").write_bytes(pickle.dumps({"res2_0_branch2a_w": np.zeros((64, 64, 1, 1))}))
     with pytest.raises(UserError, match="a Caffe2 / Detectron1 pickle"):
         import_checkpoint(folder / "R-50.pkl")
+
+
+def test_embedded_metadata_that_is_not_ours_is_refused(folder: Path) -> None:
+    torch.save({"state_dict": backbone_of(network(1)), "carryover": '{"format": "other"}'}, folder / "c.pth")
+    with pytest.raises(UserError, match="its 'carryover' entry is not a checkpoint's metadata"):
+        import_checkpoint(folder / "c.pth")

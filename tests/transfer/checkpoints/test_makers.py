@@ -127,6 +127,14 @@ def test_counters_that_old_files_lack_are_zero_and_said(folder: Path) -> None:
     assert module.state_dict()["bn1.num_batches_tracked"] == 0
 
 
+def test_counters_that_no_layer_has_are_dropped_by_name(folder: Path) -> None:
+    extra = backbone_of(network(1)) | {"layer1.0.conv1.num_batches_tracked": torch.tensor(3)}
+    torch.save(extra, folder / "c.pth")
+    fates = {fate.source: fate for fate in inspect_checkpoint(folder / "c.pth").fates}
+    assert "counter" in (fates["layer1.0.conv1.num_batches_tracked"].reason or "")
+    assert fates["bn1.num_batches_tracked"].fate == "carried"
+
+
 def test_sequential_without_activation_or_pooling_modules_is_understood(folder: Path) -> None:
     # lightly's CIFAR ResNet: conv1, bn1, then the four stages at once, with `shortcut` for `downsample`.
     from lightly.models import ResNetGenerator
