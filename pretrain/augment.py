@@ -59,8 +59,8 @@ class ViewParameters:
     def __len__(self) -> int:
         return len(self.top)
 
-    def rows(self, at: slice) -> "ViewParameters":
-        """Return the parameters of some of the views."""
+    def rows(self, at: slice | Ints) -> "ViewParameters":
+        """Return the parameters of some of the views, in the order asked for."""
         return ViewParameters(**{name: getattr(self, name)[at] for name in self.__dataclass_fields__})
 
 

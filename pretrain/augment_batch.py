@@ -1,21 +1,23 @@
 """Random views of whole batches at once, on the CPU or the GPU, each image with its own parameters.
 
 Cropping with resizing is linear along rows and along columns, and so is blurring: each is two small matrix
-products an image, ``down @ image @ across.T``. Between them images lie row by row with the channels inside,
-(b, H, 3, W), where both products are plain batched ones.
+products a channel, ``down @ image @ across.T``. While a view is made the channels come first, (3, b, H, W):
+whole planes without gaps are what torch's elementwise operations are fast on.
 """
 
-from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, Flags, Floats, Ints, ViewParameters
+from pretrain.augment import CONTRAST, HUE, SATURATION, Floats, Ints, ViewParameters
 from pretrain.data_config import ViewConfig
 
 # On a CPU, images are handled in blocks that stay in its cache.
 _BLOCK = 32
+# Planes that `_turn_hue` works in.
+_SCRATCH = 7
 _LUMA = (0.2989, 0.587, 0.114)
 
 
@@ -24,138 +26,171 @@ def batch_views(images: Tensor, config: ViewConfig, drawn: ViewParameters) -> Te
 
     Agrees with torchvision's functionals on float images (antialiased bilinear resizing, reflected borders).
     """
-    b = len(images)
-    views = torch.empty(b, 3, config.size, config.size, device=images.device)
-    block = _BLOCK if images.device.type == "cpu" else b
-    for start in range(0, b, block):
-        rows = slice(start, start + block)
-        views[rows] = _block(images[rows], config, drawn.rows(rows)).permute(0, 2, 1, 3)
+    b, device = len(images), images.device
+    # Images whose hue is turned at the same place among the other colour operations are made together; those
+    # that are blurred lie side by side.
+    hue_place = np.where(drawn.jitter, (drawn.order == HUE).argmax(1), -1)
+    order = np.lexsort((drawn.grayscale, drawn.sigma > 0, hue_place))
+    drawn, hue_place = drawn.rows(order), hue_place[order]
+    at = torch.from_numpy(order).to(device)
+    views = torch.empty(b, 3, config.size, config.size, device=device)
+    block = min(b, _BLOCK) if device.type == "cpu" else b
+    # Fresh memory costs more than the arithmetic done in it, so all blocks use the same.
+    scratch = torch.empty(_SCRATCH, block, config.size, config.size, device=device)
+    start = 0
+    while start < b:
+        stop = min(start + block, int(np.searchsorted(hue_place, hue_place[start], side="right")))
+        own = drawn.rows(slice(start, stop))
+        view = _cropped(images[at[start:stop]], config.size, own)
+        if hue_place[start] >= 0:
+            _jitter(view, own, int(hue_place[start]), scratch[:, : stop - start])
+        _finish(view, config, own)
+        views[at[start:stop]] = view.transpose(0, 1)
+        start = stop
     return views
 
 
-def _block(images: Tensor, config: ViewConfig, drawn: ViewParameters) -> Tensor:
-    x = images.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
-    down = _resampling(drawn.top, drawn.height, images.shape[2], config.size, images.device)
-    across = _resampling(drawn.left, drawn.width, images.shape[3], config.size, images.device)
-    flip = torch.from_numpy(drawn.flip).to(images.device)[:, None, None]
-    x = _apply(x, down, torch.where(flip, across.flip(1), across))
-    _jitter(x, drawn)
-    _on_some(x, drawn.grayscale, lambda some: _gray(some).expand_as(some))
-    if config.blur is not None:
-        sigma, radius = drawn.sigma[drawn.sigma > 0], config.blur.radius
-        _on_some(x, drawn.sigma > 0, lambda some: _blur(some, sigma, radius))
-    _on_some(x, drawn.solarize, lambda some: torch.where(some >= 0.5, 1 - some, some))
-    return x
+def _cropped(images: Tensor, size: int, drawn: ViewParameters) -> Tensor:
+    """Crop, resize and flip images (b, 3, H, W) to (3, b, size, size)."""
+    x = images.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+    unflipped = np.zeros(len(drawn), bool)
+    down = _resampling(drawn.top, drawn.height, images.shape[2], size, unflipped, images.device)
+    across = _resampling(drawn.left, drawn.width, images.shape[3], size, drawn.flip, images.device)
+    return _resampled(x, down, across)
 
 
-def _on_some(x: Tensor, which: Flags, change: Callable[[Tensor], Tensor]) -> None:
-    """Replace the images of x that `which` marks by `change` of them."""
-    if which.any():
-        at = torch.from_numpy(which.nonzero()[0]).to(x.device)
-        x[at] = change(x[at])
+def _finish(x: Tensor, config: ViewConfig, drawn: ViewParameters) -> None:
+    """Turn some of the views x (3, b, size, size) grey, blur some, solarise some; in place."""
+    for some in _runs(drawn.grayscale):
+        r, g, b = x[:, some]
+        g.copy_(_gray(x[:, some], out=r))
+        b.copy_(r)
+    for some in _runs(drawn.sigma > 0):
+        assert config.blur is not None
+        x[:, some] = _blurred(x[:, some], drawn.sigma[some], config.blur.radius)
+    for some in _runs(drawn.solarize):
+        # Inverting what lies above one half: both halves meet there, so this is 1/2 - |x - 1/2|.
+        x[:, some].sub_(0.5).abs_().neg_().add_(0.5)
 
 
-def _column(values: Floats, x: Tensor) -> Tensor:
-    """Return one number an image as float32 (b, 1, 1, 1) beside x."""
-    return torch.from_numpy(values).to(x.device, torch.float32)[:, None, None, None]
+def _jitter(x: Tensor, drawn: ViewParameters, hue_place: int, scratch: Tensor) -> None:
+    """Apply brightness, contrast, saturation and hue, in each image's own order; in place."""
+    for place in range(4):
+        if place == hue_place:
+            _turn_hue(x, _column(drawn.factors[:, HUE], x.device), scratch)
+        else:
+            operation = drawn.order[:, place]
+            factor = np.take_along_axis(drawn.factors, operation[:, None], 1)[:, 0]
+            _blend(x, operation, factor, scratch)
 
 
-def _apply(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Return down @ x @ across.T of each image and channel: (b, H, 3, W) to (b, h, 3, w)."""
-    b, height, _, width = x.shape
-    x = torch.bmm(x.view(b, height * 3, width), across.transpose(1, 2))
-    return torch.bmm(down, x.view(b, height, -1)).view(b, down.shape[1], 3, -1)
+def _runs(which: np.ndarray) -> list[slice]:
+    """Return the stretches of images that `which` marks."""
+    edges = np.flatnonzero(np.diff(which.astype(np.int8), prepend=0, append=0))
+    return [slice(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
-def _resampling(start: Ints, length: Ints, size: int, out: int, device: torch.device) -> Tensor:
-    """Return the matrices (b, out, size) that cut [start, start + length) out and resize it to `out`.
+def _resampled(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Return down @ x @ across.T of each channel and image: (3, b, H, W) to (3, b, h, w)."""
+    made = x.new_empty(3, x.shape[1], down.shape[1], across.shape[1])
+    wide = x.new_empty(x.shape[1], x.shape[2], across.shape[1])
+    for plane, into in zip(x, made):
+        torch.bmm(down, torch.bmm(plane, across.transpose(1, 2), out=wide), out=into)
+    return made
+
+
+def _resampling(
+    start: Ints, length: Ints, size: int, out: int, flip: np.ndarray, device: torch.device
+) -> Tensor:
+    """Return the matrices (b, out, size) that cut [start, start + length) out, resize and flip it.
 
     The weights are triangles around each output pixel's centre, as wide as one pixel of the larger of the two
     grids, cut off at the crop's ends: bilinear interpolation with antialiasing.
     """
-    first = torch.from_numpy(start).to(device, torch.float32)[:, None, None]
-    span = torch.from_numpy(length).to(device, torch.float32)[:, None, None]
-    scale = span / out
-    centre = first + scale * (torch.arange(out, device=device, dtype=torch.float32)[:, None] + 0.5)
+    place = np.arange(out) + 0.5
+    places = np.where(np.asarray(flip, bool)[:, None], place[::-1], place)
+    scale = length[:, None] / out
+    centre = torch.from_numpy(start[:, None] + scale * places).to(device)[:, :, None]
+    first = torch.from_numpy(start).to(device)[:, None, None]
+    last = torch.from_numpy(start + length - 1).to(device)[:, None, None]
     if (length <= out).all():
         # Enlarging: two neighbours each, found directly.
-        centre = torch.minimum(torch.maximum(centre - 0.5, first), first + span - 1)
+        centre = torch.minimum(torch.maximum(centre - 0.5, first), last)
         left = centre.floor()
-        right_weight = centre - left
-        matrix = torch.zeros(len(start), out, size, device=device)
+        right_weight = (centre - left).float()
         at = left.long()
+        matrix = torch.zeros(len(start), out, size, device=device)
         # Where both neighbours are the last pixel, the weight that counts is written second.
         matrix.scatter_(2, (at + 1).clamp_(max=size - 1), right_weight)
         return matrix.scatter_(2, at, 1 - right_weight)
-    pixel = torch.arange(size, device=device, dtype=torch.float32) + 0.5
-    weight = (1 - (pixel - centre).abs_() / scale.clamp(min=1)).clamp_(min=0)
-    weight *= (pixel > first) & (pixel < first + span)
+    pixel = torch.arange(size, device=device)
+    width = torch.from_numpy(np.maximum(scale, 1.0)).to(device)[:, :, None]
+    weight = (1 - (pixel + 0.5 - centre).abs_() / width).clamp_(min=0).float()
+    weight *= (pixel >= first) & (pixel <= last)
     return weight / weight.sum(2, keepdim=True)
 
 
-def _jitter(x: Tensor, drawn: ViewParameters) -> None:
-    """Brightness, contrast, saturation and hue, in each image's own order; in place."""
-    for place in range(4):
-        for operation, change in _OPERATIONS.items():
-            which = drawn.jitter & (drawn.order[:, place] == operation)
-            factors = drawn.factors[which, operation]
-            _on_some(x, which, lambda some, f=factors, c=change: c(some, _column(f, some)))  # type: ignore[misc]
+def _blend(x: Tensor, operation: Ints, factor: Floats, scratch: Tensor) -> None:
+    """Apply each image's own one of brightness, contrast and saturation; in place.
 
-
-def _gray(x: Tensor) -> Tensor:
-    r, g, b = x.unbind(2)
-    return (r * _LUMA[0]).add_(g, alpha=_LUMA[1]).add_(b, alpha=_LUMA[2])[:, :, None]
-
-
-def _brightness(x: Tensor, factor: Tensor) -> Tensor:
-    return x.mul_(factor).clamp_(0, 1)
-
-
-def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    mean = _gray(x).mean((1, 2, 3), keepdim=True)
-    return x.mul_(factor).add_((1 - factor) * mean).clamp_(0, 1)
-
-
-def _saturation(x: Tensor, factor: Tensor) -> Tensor:
-    gray = _gray(x).mul_(1 - factor)
-    return x.mul_(factor).add_(gray).clamp_(0, 1)
-
-
-def _hue(x: Tensor, factor: Tensor) -> Tensor:
-    """Turn the hue by `factor` of a full circle.
-
-    In the hexagon of HSV, with V the largest channel, C the largest less the smallest and h the hue in
-    sixths: channel = V - C clamp(min(k, 4 - k), 0, 1), k = (n + h) mod 6, n = 5, 3, 1 for red, green, blue.
+    All three blend: with black, with the mean of the grey image, with the grey image.
     """
-    r, g, b = x.permute(2, 0, 1, 3).contiguous()
-    value = torch.maximum(torch.maximum(r, g), b)
-    chroma = value - torch.minimum(torch.minimum(r, g), b)
-    # Products with 0 and 1 in place of torch.where, which is not vectorised on CPUs.
-    red = (value == r).float()
-    green = (value == g).float().mul_(1 - red)
-    blue = 1 - red - green
-    sixths = red.mul_(g - b).add_((b - r).mul_(green)).add_((r - g).mul_(blue))
-    sixths.div_(chroma + (chroma == 0)).add_(green, alpha=2).add_(blue, alpha=4).add_(factor[:, 0] * 6)
-    turned = torch.empty_like(x)
-    for channel, n in enumerate((5, 3, 1)):
-        k = sixths + n
-        k.sub_(torch.floor(k / 6), alpha=6)
-        part = torch.minimum(k, 4 - k).clamp_(0, 1)
-        torch.sub(value, part.mul_(chroma), out=turned[:, :, channel])
-    return turned
+    gray = _gray(x, out=scratch[0])
+    mean = gray.mean((1, 2), keepdim=True)
+    gray.mul_(_column(np.where(operation == SATURATION, 1 - factor, 0.0), x.device))
+    gray.add_(mean * _column(np.where(operation == CONTRAST, 1 - factor, 0.0), x.device))
+    x.mul_(_column(factor, x.device))
+    # Plane by plane: a sum that is broadcast over the channels is twenty times slower on CPUs.
+    for plane in x:
+        plane.add_(gray)
+    x.clamp_(0, 1)
 
 
-_OPERATIONS = {BRIGHTNESS: _brightness, CONTRAST: _contrast, SATURATION: _saturation, HUE: _hue}
+def _turn_hue(x: Tensor, turn: Tensor, scratch: Tensor) -> None:
+    """Turn the hue by `turn` of a full circle; in place.
+
+    In the hexagon of HSV, with C the largest channel less the smallest and h the hue in sixths, a channel is
+    the smallest plus C times clamp(|h - 3| - 1), clamp(2 - |h - 2|), clamp(2 - |h - 4|) for red, green, blue.
+    """
+    r, g, b = x
+    smallest, chroma, h, part, red, green, blue = scratch
+    largest = torch.maximum(torch.maximum(r, g, out=chroma), b, out=chroma)
+    torch.minimum(torch.minimum(r, g, out=smallest), b, out=smallest)
+    # Which channel is the largest, as zeros and ones in float32: boolean planes are slow on CPUs.
+    torch.eq(largest, r, out=red)
+    torch.eq(largest, g, out=green).addcmul_(green, red, value=-1)
+    torch.sub(1, red, out=blue).sub_(green)
+    chroma.sub_(smallest)
+
+    torch.sub(g, b, out=h).mul_(red)
+    h.add_(torch.sub(b, r, out=part).mul_(green))
+    h.add_(torch.sub(r, g, out=part).mul_(blue))
+    h.div_(torch.eq(chroma, 0, out=part).add_(chroma))
+    h.add_(green, alpha=2).add_(blue, alpha=4).add_(turn * 6)
+    h.sub_(torch.mul(h, 1 / 6, out=part).floor_(), alpha=6)
+    for plane, corner, sign, offset in zip(x, (3, 2, 4), (1, -1, -1), (-1, 2, 2)):
+        torch.sub(h, corner, out=plane)
+        plane.abs_().mul_(sign).add_(offset).clamp_(0, 1).mul_(chroma).add_(smallest)
 
 
-def _blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
+def _gray(x: Tensor, out: Tensor) -> Tensor:
+    r, g, b = x
+    return torch.mul(r, _LUMA[0], out=out).add_(g, alpha=_LUMA[1]).add_(b, alpha=_LUMA[2])
+
+
+def _column(values: Floats, device: torch.device) -> Tensor:
+    """Return one number an image as float32 (b, 1, 1)."""
+    return torch.from_numpy(values).to(device, torch.float32)[:, None, None]
+
+
+def _blurred(x: Tensor, sigma: Floats, radius: int) -> Tensor:
     """Blur each image by its own sigma, borders reflected."""
-    offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    exponent = -((offset / torch.from_numpy(sigma).float()[:, None]) ** 2) / 2
-    kernel = exponent.softmax(1).to(x.device)
-    size = x.shape[1]
+    offset = torch.arange(-radius, radius + 1)
+    exponent = -((offset / torch.from_numpy(sigma)[:, None]) ** 2) / 2
+    kernel = exponent.softmax(1).to(x.device, torch.float32)
+    size = x.shape[-1]
     matrix = (kernel @ _reflected_shifts(size, radius, x.device)).view(-1, size, size)
-    return _apply(x, matrix, matrix)
+    return _resampled(x, matrix, matrix)
 
 
 @cache

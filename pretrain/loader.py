@@ -175,8 +175,9 @@ class _Source:
         views = []
         for view in made.views:
             on_device = view.to(self._device, non_blocking=True)
-            scale = self._scale if on_device.is_floating_point() else self._scale / 255
-            views.append(on_device.mul(scale).add_(self._shift))
+            # In place: a large tensor is dearer to allocate than to fill.
+            in_floats = on_device if on_device.is_floating_point() else on_device.float().mul_(1 / 255)
+            views.append(in_floats.mul_(self._scale).add_(self._shift))
         label = None if made.label is None else made.label.to(self._device, non_blocking=True)
         return Batch(made.index.to(self._device, non_blocking=True), views, label)
 
