@@ -94,7 +94,8 @@ def _stage_status(
     ledger: Ledger,
     held: Submission | None,
 ) -> StageStatus:
-    bad = next((name for name in stage.upstream if earlier[name].state in _ENDED_BADLY), "")
+    bad_states = (*_ENDED_BADLY, "interrupted") if lost else _ENDED_BADLY
+    bad = next((name for name in stage.upstream if earlier[name].state in bad_states), "")
     if record is None:
         return StageStatus(stage.name, "blocked" if bad else "waiting", _because(bad, earlier))
     state, reason = _true_state(record, where, lost, held)

@@ -15,8 +15,8 @@ def write(out: Path, text: str = "done") -> None:
         file.write(f"{os.getpid()}\n")
 
 
-def copy(out: Path, source: str) -> None:
-    """Copy an upstream file."""
+def copy(out: Path, source: str, seed: int = 0) -> None:
+    """Copy an upstream file; `seed` only tells calls apart."""
     (out / "copy.txt").write_text(Path(source).read_text())
 
 

@@ -1,0 +1,139 @@
+"""Whole graphs on a real SLURM: dependencies, arrays, failures, retry, what it cost."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slurm import Graph, Ledger, Output, RequestError, Resources, Stage, run_graph
+from slurm.cluster import Cluster as Settings
+from slurm.cluster_executor import SlurmExecutor
+from slurm.control import retry
+from slurm.cost import stage_costs
+from slurm.logs import log_files
+from slurm.status import status
+from slurm.submission import submissions
+from tests.slurm import work
+from tests.slurm_cluster.cluster import Cluster
+from tests.slurm_cluster.waiting import at_rest, states
+
+EXECUTOR = SlurmExecutor(Settings(defaults=Resources(time_min=10), array_parallelism=2), packages=("slurm",))
+
+
+def test_a_graph_with_an_array_of_seeds(cluster: Cluster, tmp_path: Path) -> None:
+    train = Stage("train", work.write, {"text": "weights"}, resources=Resources(cpus_per_task=2))
+    seeds = [
+        Stage(f"evaluate/seed{i}", work.copy, {"source": Output("train", "result.txt"), "seed": i})
+        for i in range(4)
+    ]
+    report = Stage("report", work.collect, {"directories": []}, after=tuple(s.name for s in seeds))
+    graph = Graph([train, *seeds, report])
+    run = tmp_path / "run"
+    assert run_graph(graph, EXECUTOR, run).succeeded
+    second = run_graph(graph, EXECUTOR, run)
+    assert second.succeeded and submissions(Ledger(run))[1].jobs == {}
+    now = at_rest(cluster, run)
+    assert now.succeeded and [s.attempts for s in now.stages] == [1] * 6
+    assert (Ledger(run).out("evaluate/seed3") / "copy.txt").read_text() == "weights"
+    jobs = submissions(Ledger(run))[0].jobs
+    assert len({jobs[s.name][0].partition("_")[0] for s in seeds}) == 1
+
+    costs = stage_costs(Ledger(run))
+    assert {c.source for c in costs.values()} == {"sacct"} and len(costs) == 6
+    logs = [path.name for path in log_files(Ledger(run), "train")]
+    assert logs[0] == "001.log" and logs[-1] == f"{jobs['train'][0]}_0_log.err"
+    third = run_graph(graph, EXECUTOR, run)
+    assert {o.state for o in third.stages.values()} == {"skipped"}
+
+
+def test_a_failure_blocks_its_dependents_and_retry_finishes_the_graph(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    door, run = tmp_path / "door", tmp_path / "run"
+    graph = Graph(
+        [
+            Stage("bad", work.fail_unless, {"path": str(door)}),
+            Stage("needs", work.write, depends_on=("bad",)),
+            Stage("then", work.write, depends_on=("needs",)),
+            Stage("other", work.write),
+            Stage("report", work.collect, {"directories": []}, after=("then", "other")),
+        ]
+    )
+    run_graph(graph, EXECUTOR, run)
+    now = at_rest(cluster, run)
+    assert states(now) == {
+        "bad": "failed",
+        "needs": "blocked",
+        "then": "blocked",
+        "other": "finished",
+        "report": "finished",
+    }
+    assert "FileNotFoundError" in now.stages[0].reason and "is missing" in now.stages[0].last_line
+    door.touch()
+    assert retry(run).succeeded
+    now = at_rest(cluster, run)
+    assert now.succeeded
+    attempts = {s.name: s.attempts for s in now.stages}
+    assert attempts == {"bad": 2, "needs": 1, "then": 1, "other": 1, "report": 2}
+
+
+def test_a_process_killed_by_the_machine_is_not_lost_sight_of(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    graph = Graph([Stage("dies", work.kill_hard), Stage("needs", work.write, depends_on=("dies",))])
+    run_graph(graph, EXECUTOR, run)
+    now = at_rest(cluster, run)
+    assert states(now) == {"dies": "interrupted", "needs": "blocked"}
+    assert now.stages[0].reason == "its process was killed"
+
+
+def test_a_submitter_killed_right_after_submission_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    program = (
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from slurm import run_graph\n"
+        "from tests.slurm_cluster.test_graphs import CHAIN, EXECUTOR\n"
+        f"run_graph(CHAIN, EXECUTOR, Path({str(run)!r}))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert run_graph(CHAIN, EXECUTOR, run).succeeded
+    now = at_rest(cluster, run)
+    assert now.succeeded and [s.attempts for s in now.stages] == [1, 1]
+
+
+CHAIN = Graph([Stage("first", work.write), Stage("second", work.write, depends_on=("first",))])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Resources(partition="nope"), "invalid partition specified: nope"),
+        (Resources(nodes=7), "More processors requested|Requested node configuration|node count"),
+        (Resources(gpus_per_node=8), "Invalid generic resource|Requested node configuration"),
+    ],
+)
+def test_what_the_controller_rejects_is_said_before_submission(
+    cluster: Cluster, tmp_path: Path, asked: Resources, message: str
+) -> None:
+    graph = Graph([Stage("good", work.write), Stage("bad", work.write, resources=asked)])
+    with pytest.raises(RequestError, match=f"stage bad: SLURM does not accept .*({message})"):
+        run_graph(graph, EXECUTOR, tmp_path / "run")
+    assert states(status(tmp_path / "run")) == {"good": "waiting", "bad": "waiting"}
+
+
+def test_a_cluster_without_accounting(bare_cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    graph = Graph(
+        [Stage("bad", work.fail), Stage("needs", work.write, depends_on=("bad",)), Stage("ok", work.write)]
+    )
+    run_graph(graph, EXECUTOR, run)
+    now = at_rest(bare_cluster, run)
+    assert states(now) == {"bad": "failed", "needs": "blocked", "ok": "finished"}
+    costs = stage_costs(Ledger(run))
+    assert {name: cost.source for name, cost in costs.items()} == {"bad": "clock", "ok": "clock"}
+    assert costs["ok"].wall_hours > 0 and costs["ok"].waiting_hours > 0

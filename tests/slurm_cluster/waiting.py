@@ -1,0 +1,49 @@
+"""Waiting for things that a cluster does in its own time."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from slurm import scheduler
+from slurm.status import RunStatus, StageStatus, status
+from tests.slurm_cluster.cluster import Cluster
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.25)
+
+
+def wait_for_file(path: Path) -> None:
+    """Wait until a stage has written `path`."""
+    wait_until(path.exists, str(path))
+
+
+def hurry(cluster: Cluster) -> None:
+    """Let requeued jobs start at once: SLURM itself holds them back for two minutes."""
+    for job in scheduler.queue().values():
+        if job.state == "PENDING" and job.reason == "BeginTime":
+            cluster.command("scontrol", "update", f"JobId={job.job_id}", "StartTime=now")
+
+
+def at_rest(cluster: Cluster, run_dir: Path, seconds: float = 240) -> RunStatus:
+    """Wait until nothing of a run is on its way any more; requeued jobs are hurried along."""
+    end = time.monotonic() + seconds
+    while (now := status(run_dir)).in_flight:
+        assert time.monotonic() < end, f"still on its way: {[s for s in now.stages if s.state != 'finished']}"
+        hurry(cluster)
+        time.sleep(0.5)
+    return now
+
+
+def stage(run_dir: Path, name: str) -> StageStatus:
+    """Return one stage's status."""
+    return next(s for s in status(run_dir).stages if s.name == name)
+
+
+def states(now: RunStatus) -> dict[str, str]:
+    """Return every stage's state."""
+    return {s.name: s.state for s in now.stages}
