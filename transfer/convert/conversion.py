@@ -101,6 +101,14 @@ def _prove(
     written: Path, target: Target, imported: Imported
 ) -> tuple[tuple[ModelProof, ...], str, tuple[str, ...]]:
     """Structure first (fast, and names the tensor), then the library itself."""
+    _prove_structure(written, target, imported)
+    version, reason = target.version()
+    if version is None:
+        return (), STRUCTURE_ONLY, (f"{target.name} could not be imported here: {reason}",)
+    return _load(written, target, imported, live_backbone(imported)), version, ()
+
+
+def _prove_structure(written: Path, target: Target, imported: Imported) -> None:
     where = f"{target.name} file"
     read_back: dict[str, Tensor] = {}
     for name, value in target.read(written).items():
@@ -109,10 +117,6 @@ def _prove(
             raise WorkError(f"{where}: '{name}' is no tensor of {imported.metadata.backbone.label}")
         read_back[source] = value
     prove_tensors(imported.state, read_back, where)
-    version, reason = target.version()
-    if version is None:
-        return (), STRUCTURE_ONLY, (f"{target.name} could not be imported here: {reason}",)
-    return _load(written, target, imported, live_backbone(imported)), version, ()
 
 
 def _load(written: Path, target: Target, imported: Imported, source: nn.Module) -> tuple[ModelProof, ...]:

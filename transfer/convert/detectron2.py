@@ -5,7 +5,6 @@ Detectron2 loads it through its own suffix matching: `res5.0.conv1.weight` is fo
 itself (`matching_heuristics`), and names its author: a `.pkl` without `__author__` is taken for Caffe2.
 """
 
-import logging
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from transfer.checkpoints.importers import EMBEDDED_KEY
 from transfer.checkpoints.naming import from_detectron2, to_detectron2
 from transfer.checkpoints.reading import read_contents
 from transfer.checkpoints.verify import LoadedModel
-from transfer.convert.target import Target, require_plain_resnet
+from transfer.convert.target import Target, quiet, require_plain_resnet
 
 AUTHOR = "carryover"
 _STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
@@ -120,9 +119,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 def _version() -> tuple[str | None, str]:
     try:
-        import detectron2
-        import detectron2.checkpoint
-        import detectron2.modeling
+        with quiet():
+            import detectron2
+            import detectron2.checkpoint
+            import detectron2.modeling
     except ImportError as error:
         return None, str(error)
     return f"detectron2 {detectron2.__version__}", ""
@@ -152,16 +152,8 @@ def _stages_of(model: Any) -> Any:
 def _load_with_detectron2(model: Any, path: Path) -> None:
     from detectron2.checkpoint import DetectionCheckpointer
 
-    # It reports every head that no backbone file could fill; what counts is checked tensor by tensor later.
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "fvcore.common.checkpoint")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
+    with quiet("detectron2", "fvcore", "fvcore.common.checkpoint"):
         DetectionCheckpointer(model).load(str(path))
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _config(config: BackboneConfig) -> Any:

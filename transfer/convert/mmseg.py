@@ -13,7 +13,7 @@ from pretrain.backbones import STAGES
 from pretrain.canonical import CanonicalMetadata
 from transfer.checkpoints.importers import EMBEDDED_KEY
 from transfer.checkpoints.verify import LoadedModel
-from transfer.convert.target import Target, require_plain_resnet, unchanged
+from transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
 from transfer.segment.mmcv_stub import install
 
 
@@ -57,7 +57,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 def _version() -> tuple[str | None, str]:
     try:
         install()
-        import mmseg.models
+        with quiet():
+            import mmseg.models
     except (ImportError, AssertionError) as error:
         # mmseg asserts the version of mmcv.
         return None, str(error)

@@ -1,6 +1,9 @@
 """What every target library states about itself, so that one conversion serves them all."""
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +61,24 @@ def require_plain_resnet(config: BackboneConfig, library: str) -> None:
             f"'conv1.weight' has shape ({channels}, 3, 3, 3), the {config.stem} stem; {library}'s ResNet "
             f"expects ({channels}, 3, 7, 7): pretrain with `stem: imagenet` to carry a backbone there"
         )
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Silence a library's warnings and loggers for a while.
+
+    They tell of every tensor that a backbone's file cannot fill; what counts is compared tensor by tensor.
+    """
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def unchanged(name: str) -> str:

@@ -13,7 +13,7 @@ from pretrain.backbone_config import BackboneConfig
 from pretrain.backbones import STAGES
 from pretrain.canonical import CanonicalMetadata, save_canonical
 from transfer.checkpoints.verify import LoadedModel
-from transfer.convert.target import Target, require_plain_resnet, unchanged
+from transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
 
 
 def _require(config: BackboneConfig) -> None:
@@ -44,7 +44,10 @@ def _version() -> tuple[str | None, str]:
 def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
     import timm
 
-    model: Any = timm.create_model(config.arch, pretrained=False, num_classes=0, checkpoint_path=str(path))
+    with quiet("timm.models._helpers"):
+        model: Any = timm.create_model(
+            config.arch, pretrained=False, num_classes=0, checkpoint_path=str(path)
+        )
     model.eval()
 
     def stages(images: Tensor) -> dict[str, Tensor]:
