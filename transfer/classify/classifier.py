@@ -88,6 +88,12 @@ def build_optimizer(
     return torch.optim.SGD(groups, lr=lr_head, momentum=o.momentum, nesterov=o.nesterov, foreach=True)
 
 
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to its own peak rate times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """How many of `images` have their class among the 1 and the 5 first guesses."""

@@ -180,10 +180,10 @@ class FinetuneConfig(Recipe):
         Batch statistics over all ranks.
     head_init
         First weights of the head: "normal" N(0, 0.01^2) with zero bias, "zero", or "uniform" (torch's own).
-    evaluate_every
-        Epochs between two tests that are only logged; 0: at the end alone.
     checkpoint_every
         Epochs between two saved states; a state is saved on SIGUSR2 and SIGTERM besides.
+    keep_weights
+        Write the tested classifier to classifier.safetensors.
     """
 
     task: Literal["finetune"] = "finetune"
@@ -201,9 +201,9 @@ class FinetuneConfig(Recipe):
     seed: Seed = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     channels_last: bool = True
-    evaluate_every: Annotated[NonNegativeInt, Incidental] = 0
     checkpoint_every: Annotated[PositiveInt, Incidental] = 1
     log_every: Annotated[PositiveInt, Incidental] = 10
+    keep_weights: Annotated[bool, Incidental] = True
     workers: Annotated[NonNegativeInt, Incidental] = 4
 
     @property

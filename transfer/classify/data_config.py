@@ -105,14 +105,15 @@ def check_data(data: ClassifyData) -> None:
     """
     if data.root is None:
         raise UserError("data.root is not set: say where the data set lies (data.root=/path/to/it)")
-    if not data.root.is_dir():
-        raise UserError(f"data.root: {data.root}: no such folder")
+    root = data.root.expanduser()
+    if not root.is_dir() and not data.download:
+        raise UserError(f"data.root: {root}: no such folder")
     for key, file in (("list_file", data.list_file), ("test_list_file", data.test_list_file)):
-        if file is not None and not file.is_file() and not (data.root / file).is_file():
-            raise UserError(f"data.{key}: {file}: no such file, neither as written nor under {data.root}")
+        if file is not None and not file.expanduser().is_file() and not (root / file).is_file():
+            raise UserError(f"data.{key}: {file}: no such file, neither as written nor under {root}")
     if data.kind == "imagefolder":
         for key, split in (("split", data.split), ("test_split", data.test_split)):
-            if not (data.root / split).is_dir():
-                found = sorted(p.name for p in data.root.iterdir() if p.is_dir())
-                listed = f"; it holds {', '.join(found[:8])}" if found else ""
-                raise UserError(f"data.{key}: {data.root / split}: no such folder{listed}")
+            if not (root / split).is_dir():
+                found = sorted(p.name for p in root.iterdir() if p.is_dir())
+                listed = f"; {root} holds {', '.join(found[:8])}" if found else ""
+                raise UserError(f"data.{key}: {root / split}: no such folder{listed}")

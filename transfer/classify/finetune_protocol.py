@@ -1,0 +1,278 @@
+"""The protocol of a fine-tuning run: carry, choose labels, train (over a grid, if asked), test, record."""
+
+import hashlib
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from configs import WorkError, recipe_hash
+from pretrain.backbones import build_backbone
+from pretrain.canonical import CanonicalMetadata, sha256_file
+from pretrain.checkpoint import previous
+from pretrain.distributed import Ranks, barrier, joined
+from pretrain.interrupt import StopRequest
+from transfer.checkpoints.canonical import load_backbone
+from transfer.classify import subsets
+from transfer.classify.classifier import TOP, Accuracy, Classifier
+from transfer.classify.config import BestEpoch, FinetuneConfig, GridOfRates
+from transfer.classify.finetune_train import (
+    METRICS_NAME,
+    STATE_NAME,
+    Trained,
+    Training,
+    accuracy,
+    train_classifier,
+)
+from transfer.classify.grid import GRID_NAME, GridPoint, best_point, read_points, write_points
+from transfer.classify.labelled import (
+    LabelledSubset,
+    Splits,
+    choose_labelled,
+    open_splits,
+    require_same_pixels,
+)
+from transfer.classify.outputs import RECIPE_NAME, finished_record, spread, write_recipe
+from transfer.classify.subsets import Indices
+from transfer.results import Metric, ResultRecord, make_record, write_record
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_NAME = "classifier.safetensors"
+
+
+def run_protocol(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultRecord:
+    """Fine-tune and test as `config` says; see `transfer.classify.finetune.evaluate`."""
+    sha256 = sha256_file(checkpoint)
+    if (finished := finished_record(out, config, config.seed, sha256)) is not None:
+        log.info("%s: already evaluated, nothing to do", out)
+        return finished
+    backbone, metadata = load_backbone(checkpoint)
+    require_same_pixels(config.image, metadata, checkpoint)
+    with joined() as ranks, StopRequest() as stop:
+        splits = open_splits(config.data)
+        subset = choose_labelled(config.labels, splits, config.seed)
+        if ranks.first:
+            write_recipe(out, config)
+        barrier()
+        parts = (recipe_hash(config), config.seed, sha256, subset.digest)
+        identity = hashlib.sha256(" ".join(str(p) for p in parts).encode()).hexdigest()
+        run = _Run(config, splits, subset, backbone.state_dict(), metadata, ranks, stop, identity)
+        outcome = _select_and_train(run, out)
+
+        began = time.monotonic()
+        final = run.training(out, subset.indices)
+        tested = accuracy(outcome.trained.model, splits.test, final)
+        facts = outcome.facts | _facts(run, outcome)
+        if config.freeze_backbone:
+            facts["backbone tensors unchanged"] = _assert_frozen(outcome.trained.model, run.weights)
+        artifacts = {"metrics": METRICS_NAME, "recipe": RECIPE_NAME}
+        if isinstance(config.selection, GridOfRates):
+            artifacts["grid"] = GRID_NAME
+        if config.keep_weights:
+            artifacts["weights"] = WEIGHTS_NAME
+        record = make_record(
+            recipe=config,
+            task="finetune",
+            checkpoint=checkpoint,
+            metadata=metadata,
+            dataset=config.data.title,
+            split=config.data.test_split,
+            backend="carryover",
+            seed=config.seed,
+            metrics=accuracy_metrics(tested, len(splits.classes)),
+            wall_seconds=outcome.seconds + time.monotonic() - began,
+            selection="last" if outcome.selected_on is None else "best",
+            selected_on=outcome.selected_on,
+            train_images=outcome.train_images,
+            label_fraction=len(subset.indices) / len(splits.train),
+            facts=facts,
+            artifacts=artifacts,
+        )
+        if ranks.first:
+            if config.keep_weights:
+                _save_weights(outcome.trained.model, out / WEIGHTS_NAME)
+            # The record comes before the state goes, so that there is always something to go on from.
+            write_record(record, out)
+            _forget_state(out)
+        barrier()
+    return record
+
+
+def accuracy_metrics(found: Accuracy, classes: int) -> list[Metric]:
+    """Return top-1, and top-5 where there are more than five classes: with fewer it would always be 100 %."""
+    metrics = [Metric(name="top1", value=found.top1_percent, n=found.images)]
+    if classes > max(TOP):
+        metrics.append(Metric(name="top5", value=found.top5_percent, n=found.images))
+    else:
+        log.info("top-5 is left out: with %d classes it says nothing", classes)
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every training of one evaluation shares."""
+
+    config: FinetuneConfig
+    splits: Splits
+    subset: LabelledSubset
+    weights: dict[str, Tensor]
+    metadata: CanonicalMetadata
+    ranks: Ranks
+    stop: StopRequest
+    identity: str
+
+    def training(
+        self,
+        out: Path,
+        images: Indices,
+        judge: Indices | None = None,
+        base_rates: tuple[float, float] | None = None,
+    ) -> Training:
+        """Describe the training of one classifier on these of the training split's images."""
+        o = self.config.optimizer
+        backbone, head = base_rates or (o.base_lr_backbone, o.base_lr_head)
+        scale = self.config.batch_size / o.lr_per
+        return Training(
+            config=self.config,
+            backbone=self._carried,
+            images=self.splits.train.take(images),
+            augment=self.config.image.augment(self.metadata.pixel_mean, self.metadata.pixel_std),
+            lr_backbone=backbone * scale,
+            lr_head=head * scale,
+            out=out,
+            ranks=self.ranks,
+            identity=self.identity,
+            judge=None if judge is None else self.splits.train.take(judge),
+        )
+
+    def hold_out(self, fraction: float) -> tuple[Indices, Indices]:
+        """Split the labelled subset into a part to fit on and a part to select on."""
+        return subsets.hold_out(
+            self.splits.train_labels, self.splits.classes, self.subset.indices, fraction, self.config.seed
+        )
+
+    def _carried(self) -> tuple[nn.Module, int]:
+        backbone = build_backbone(self.metadata.backbone)
+        backbone.load_state_dict(self.weights, strict=True)
+        return backbone, backbone.feature_dim
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """The classifier to test, and how it was arrived at."""
+
+    trained: Trained
+    train_images: int
+    seconds: float
+    selected_on: str | None
+    facts: dict[str, str | int | float | bool | None]
+
+
+def _select_and_train(run: _Run, out: Path) -> _Outcome:
+    selection = run.config.selection
+    everything = run.subset.indices
+    if isinstance(selection, BestEpoch):
+        fit, held = run.hold_out(selection.held_out)
+        trained = train_classifier(run.training(out, fit, judge=held), run.stop)
+        assert trained.judged is not None
+        facts = {"held-out images": len(held), "held-out top-1, %": trained.judged.top1_percent}
+        return _Outcome(trained, len(fit), trained.seconds, _part(selection.held_out), dict(facts))
+    if isinstance(selection, GridOfRates):
+        points = _try_all(run, selection, out)
+        chosen = best_point(points)
+        rates = (chosen.base_lr_backbone, chosen.base_lr_head)
+        log.info("best on the held-out part: backbone %g, head %g; training on all labels", *rates)
+        trained = train_classifier(run.training(out, everything, base_rates=rates), run.stop)
+        seconds = trained.seconds + sum(p.seconds for p in points)
+        facts = {
+            "grid points": len(points),
+            "chosen backbone base rate": rates[0],
+            "chosen head base rate": rates[1],
+            "held-out images": chosen.images,
+            "held-out top-1, %": chosen.top1_percent,
+        }
+        return _Outcome(trained, len(everything), seconds, _part(selection.held_out), dict(facts))
+    trained = train_classifier(run.training(out, everything), run.stop)
+    return _Outcome(trained, len(everything), trained.seconds, None, {})
+
+
+def _try_all(run: _Run, selection: GridOfRates, out: Path) -> list[GridPoint]:
+    fit, held = run.hold_out(selection.held_out)
+    judge = run.splits.train.take(held)
+    path = out / GRID_NAME
+    done = read_points(path, run.identity)
+    for number, rates in enumerate(selection.points):
+        if number < len(done):
+            continue
+        directory = out / "grid" / f"{number:02d}"
+        training = run.training(directory, fit, base_rates=rates)
+        log.info("grid point %d of %d: backbone %g, head %g", number + 1, len(selection.points), *rates)
+        try:
+            trained = train_classifier(training, run.stop)
+            found = accuracy(trained.model, judge, training)
+            point = GridPoint.of(rates, found, trained.seconds)
+        except WorkError as error:
+            # A rate that diverges is no candidate; the other points may be fine.
+            log.warning("grid point %d: %s", number + 1, error)
+            point = GridPoint.of(rates, Accuracy(len(held), 0, 0), 0.0)
+        done.append(point)
+        if run.ranks.first:
+            write_points(path, run.identity, done)
+            _forget_state(directory)
+        barrier()
+    return done
+
+
+def _part(fraction: float) -> str:
+    return f"held-out {100 * fraction:g} % of the labelled training images"
+
+
+def _facts(run: _Run, outcome: _Outcome) -> dict[str, str | int | float | bool | None]:
+    config = run.config
+    facts: dict[str, str | int | float | bool | None] = {
+        "labels": run.subset.what,
+        "images per class": spread(run.subset.counts),
+        "classes": len(run.splits.classes),
+        "epochs": config.schedule.epochs,
+        "epoch of the result": outcome.trained.epoch,
+        "images per batch": config.batch_size,
+        "learning rate, backbone": config.lr_backbone,
+        "learning rate, head": config.lr_head,
+        "batch norm in training": config.bn + (", synchronised" if config.sync_bn else ""),
+        "frozen backbone": config.freeze_backbone,
+        "head initialisation": config.head_init,
+        "devices": run.ranks.world,
+    }
+    if isinstance(config.selection, GridOfRates):
+        scale = config.batch_size / config.optimizer.lr_per
+        facts["learning rate, backbone"] = scale * float(outcome.facts["chosen backbone base rate"] or 0)
+        facts["learning rate, head"] = scale * float(outcome.facts["chosen head base rate"] or 0)
+    if len(run.splits.classes) <= max(TOP):
+        facts["top-5"] = f"left out: with {len(run.splits.classes)} classes it says nothing"
+    return facts
+
+
+def _assert_frozen(model: Classifier, weights: dict[str, Tensor]) -> int:
+    now = model.backbone.state_dict()
+    changed = [name for name, value in weights.items() if not torch.equal(now[name].cpu(), value)]
+    if changed:
+        raise WorkError(f"the backbone is frozen, but training changed {', '.join(changed[:5])}")
+    return len(weights)
+
+
+def _save_weights(model: Classifier, path: Path) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, str(temporary), metadata={"format": "pt"})
+    temporary.replace(path)
+
+
+def _forget_state(directory: Path) -> None:
+    for state in (directory / STATE_NAME, previous(directory / STATE_NAME)):
+        state.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""The images of a classification evaluation: both splits opened, their classes compared, labels chosen."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs import UserError
+from pretrain.canonical import CanonicalMetadata
+from pretrain.data import Dataset, build_dataset
+from pretrain.data_config import DataConfig
+from transfer.classify import subsets
+from transfer.classify.config import FractionOfLabels, ImagesPerClass, Labels, ListedImages
+from transfer.classify.data_config import ClassifyData, ImageConfig
+from transfer.classify.subsets import Indices
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and test images of the same classes, both with labels."""
+
+    train: Dataset
+    test: Dataset
+    train_labels: list[int]
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class LabelledSubset:
+    """The training images whose labels are used.
+
+    Attributes
+    ----------
+    indices
+        Their positions in the training split.
+    counts
+        How many of every class.
+    what
+        The choice in words, for records.
+    """
+
+    indices: Indices
+    counts: dict[str, int]
+    what: str
+
+    @property
+    def digest(self) -> str:
+        """A hash of which images these are."""
+        return hashlib.sha256(self.indices.tobytes()).hexdigest()
+
+
+def open_splits(data: ClassifyData) -> Splits:
+    """Open both splits.
+
+    Raises UserError for a split without labels, and for splits whose classes differ.
+    """
+    train, train_labels = _labelled(data.train)
+    test, _ = _labelled(data.test)
+    unseen = sorted(set(test.classes) - set(train.classes))
+    if unseen:
+        raise UserError(f"the test split has {len(unseen)} classes that training lacks: {_some(unseen)}")
+    untested = sorted(set(train.classes) - set(test.classes))
+    if untested:
+        raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
+    return Splits(train, test, train_labels, list(train.classes))
+
+
+def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset:
+    """Choose the training images whose labels are used, and log how many there are of every class.
+
+    Raises UserError when the data does not give what was asked for (see `transfer.classify.subsets`).
+    """
+    targets, classes = splits.train_labels, splits.classes
+    if isinstance(labels, FractionOfLabels):
+        drawn_by = seed if labels.seed is None else labels.seed
+        indices = subsets.take_fraction(targets, classes, labels.fraction, drawn_by)
+        what = f"{100 * labels.fraction:g} % of every class, drawn by seed {drawn_by}"
+    elif isinstance(labels, ImagesPerClass):
+        drawn_by = seed if labels.seed is None else labels.seed
+        indices = subsets.take_per_class(targets, classes, labels.images, drawn_by)
+        what = f"{labels.images} of every class, drawn by seed {drawn_by}"
+    elif isinstance(labels, ListedImages):
+        names, source = subsets.read_list(labels.list)
+        if splits.train.paths is None:
+            raise UserError(f"labels: a list of file names needs images in files; these are not ({source})")
+        indices = subsets.take_listed(splits.train.paths, targets, classes, names, source)
+        what = f"list {source}"
+    else:
+        indices = subsets.take_all(targets, classes)
+        what = "all"
+    counts = subsets.per_class(targets, classes, indices)
+    if isinstance(labels, ListedImages) and labels.images_per_class is not None:
+        _require_counts(counts, *labels.images_per_class, labels.list)
+    log.info("training on %s (%s)", subsets.describe(counts), what)
+    return LabelledSubset(indices, counts, what)
+
+
+def require_same_pixels(image: ImageConfig, metadata: CanonicalMetadata, checkpoint: Path) -> None:
+    """Refuse a checkpoint that was trained on images of another size or normalisation than the recipe's.
+
+    Raises UserError naming the key, both values and the file.
+    """
+    for key, stated, own in (
+        ("pixel_mean", image.pixel_mean, metadata.pixel_mean),
+        ("pixel_std", image.pixel_std, metadata.pixel_std),
+    ):
+        if stated is not None and max(abs(a - b) for a, b in zip(stated, own)) > 1e-4:
+            raise UserError(f"image.{key} is {list(stated)}, but {checkpoint} was trained with {list(own)}")
+    if image.input_size == "checkpoint" and image.size != metadata.input_size:
+        raise UserError(
+            f"image.size is {image.size}, but {checkpoint} was trained on crops of {metadata.input_size};"
+            " set image.size and image.resize to fit, or image.input_size=any"
+        )
+
+
+def _labelled(config: DataConfig) -> tuple[Dataset, list[int]]:
+    dataset = build_dataset(config)
+    if dataset.labels is None:
+        raise UserError(f"{config.root}: {config.title}, split {config.split}: the images have no labels")
+    return dataset, dataset.labels
+
+
+def _require_counts(counts: dict[str, int], fewest: int, most: int, source: str) -> None:
+    wrong = [f"'{name}' has {n}" for name, n in counts.items() if not fewest <= n <= most]
+    if wrong:
+        raise UserError(
+            f"{source}: {fewest} to {most} images of every class were expected, but {_some(wrong)};"
+            " is this the data set that the list is of?"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
