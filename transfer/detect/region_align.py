@@ -1,4 +1,4 @@
-"""ROIAlign as a sparse linear map: on a CPU several times faster than torchvision's kernel, forward and back."""
+"""ROIAlign as a sparse linear map: several times faster than torchvision's kernel on a CPU."""
 
 import torch
 from torch import Tensor
@@ -34,12 +34,13 @@ def region_align(feature: Tensor, regions: Tensor, size: int, scale: float) -> T
     pixels = feature.permute(0, 2, 3, 1).reshape(-1, channels)
     corners = regions[:, 1:].detach() * scale - 0.5
     cell = (corners[:, 2:] - corners[:, :2]) / size
-    samples = cell.ceil().clamp(min=1).long()
+    samples = cell.ceil().clamp(min=0).long()
+    most = samples.amax(dim=1).clamp(min=1)
     image = regions[:, 0].long() * (height * width)
     order, pooled_groups = [], []
     # Regions that need equally many samples a cell are summed together, so that few weights are zero.
-    for count in samples.amax(dim=1).unique().tolist():
-        group = torch.where(samples.amax(dim=1) == count)[0]
+    for count in most.unique().tolist():
+        group = torch.where(most == count)[0]
         x, x_weight = _taps(corners[group, 0], cell[group, 0], samples[group, 0], count, size, width)
         y, y_weight = _taps(corners[group, 1], cell[group, 1], samples[group, 1], count, size, height)
         index = (y * width)[:, :, None, :, None] + x[:, None, :, None, :]
@@ -62,15 +63,17 @@ def _taps(
 ) -> tuple[Tensor, Tensor]:
     """Return which pixels each cell reads along one axis, and with what weight: (n, size, 2 count) each.
 
-    A sample more than a pixel outside the map counts as zero, one nearer as the pixel at the edge.
+    A sample more than a pixel outside the map counts as zero, one nearer as the pixel at the edge; a region
+    without extent has no samples, and so is zero.
     """
     step = torch.arange(count)
-    place = (step + 0.5) / samples[:, None]
+    divisor = samples.clamp(min=1)[:, None]
+    place = (step + 0.5) / divisor
     position = start[:, None, None] + cell[:, None, None] * (torch.arange(size)[:, None] + place[:, None, :])
     counted = (step < samples[:, None])[:, None, :] & (position >= -1.0) & (position <= length)
     position = position.clamp(0, length - 1)
     low = position.floor().long()
     high = (low + 1).clamp(max=length - 1)
     fraction = position - low
-    share = counted / samples[:, None, None]
+    share = counted / divisor[:, :, None]
     return torch.cat([low, high], dim=-1), torch.cat([(1 - fraction) * share, fraction * share], dim=-1)
