@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs import Incidental, Recipe, Section, register
 from pretrain.backbone_config import BackboneConfig
 from pretrain.data_config import AugmentConfig, DataConfig
-from pretrain.method_config import MethodConfig, SiMoConfig
+from pretrain.method_config import MethodConfig, MoCoConfig, SiMoConfig
 
 __all__ = [
     "AugmentConfig",
@@ -133,6 +133,9 @@ class PretrainConfig(Recipe):
     ----------
     batch_size
         Images of one optimiser step over all ranks.
+    accumulate
+        Parts in which each rank embeds its images of a step. Loss and gradient stay those of the whole batch
+        (`pretrain.accumulate`); batch norm sees the parts.
     precision
         ``bf16`` autocasts the networks; objectives, optimiser and momentum encoder stay in float32.
     sync_bn
@@ -153,6 +156,7 @@ class PretrainConfig(Recipe):
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     batch_size: Annotated[int, Field(ge=2)]
+    accumulate: PositiveInt = 1
     seed: Annotated[NonNegativeInt, Incidental] = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     channels_last: bool = True
@@ -195,6 +199,10 @@ class PretrainConfig(Recipe):
             raise ValueError(
                 f"method.negatives {method.negatives} are drawn from the batch's other images:"
                 f" at most {self.batch_size - 1} at batch_size {self.batch_size}"
+            )
+        if isinstance(method, SiMoConfig | MoCoConfig) and method.shuffle_bn and self.sync_bn:
+            raise ValueError(
+                "method.shuffle_bn: true shuffles what sync_bn: true makes equal: set sync_bn: false"
             )
         if self.augment.cutmix is not None and not method.takes_cutmix:
             raise ValueError(f"method {method.name} has no CutMix form: set augment.cutmix: null")

@@ -12,7 +12,15 @@ from pretrain.schedules import cosine_momentum
 
 
 class TargetBranch(nn.Module):
-    """Gives the target embeddings of a step's views."""
+    """Gives the target embeddings of a step's views.
+
+    Attributes
+    ----------
+    looks_at_views
+        Whether targets come from the views; otherwise from their online embeddings.
+    """
+
+    looks_at_views = False
 
     def advance(self, online: nn.Module, step: int, total: int) -> None:
         """Follow the online network, before the forward pass of `step` (0-based) of `total`."""
@@ -42,6 +50,8 @@ class MomentumEncoder(TargetBranch):
     Parameters are averaged; batch-norm statistics are the copy's own, from its own forward passes in training
     mode (as in MoCo and in UniGrad's public code).
     """
+
+    looks_at_views = True
 
     def __init__(self, online: nn.Module, start: float, end: float, shuffle_bn: bool = False) -> None:
         super().__init__()

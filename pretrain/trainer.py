@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError, WorkError, dump, recipe_hash
 from pretrain import provenance
+from pretrain.accumulate import backward
 from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
 from pretrain.checkpoint import load_state, save_state
 from pretrain.config import PretrainConfig
@@ -58,6 +59,11 @@ def train(config: PretrainConfig, out: Path) -> Path:
 
     with joined() as ranks, StopRequest() as stop:
         share = ranks.share_of(config.batch_size)
+        if share % config.accumulate or share // config.accumulate < 2:
+            raise UserError(
+                f"accumulate {config.accumulate} must divide the {share} images of each process into parts of"
+                " at least 2"
+            )
         dataset = build_dataset(config.data)
         facts = DataFacts(len(dataset), None if dataset.labels is None else len(dataset.classes))
         method = build_method(config, facts)
@@ -66,17 +72,22 @@ def train(config: PretrainConfig, out: Path) -> Path:
         method.to(ranks.device)
         if config.channels_last:
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if ranks.first:
-            out.mkdir(parents=True, exist_ok=True)
-            _write(out / "recipe.yaml", dump(config))
 
         seconds = 0.0
         if config.method.trains:
             loader = Loader(
-                dataset, config.augment, share, config.seed, ranks.rank, ranks.world, config.workers
+                dataset,
+                config.augment,
+                share,
+                config.seed,
+                ranks.rank,
+                ranks.world,
+                config.workers,
+                device=ranks.device,
             )
             seconds = _optimise(config, out, method, loader, ranks, stop)
         if ranks.first:
+            _write(out / "recipe.yaml", dump(config))
             state = method.online.backbone.state_dict()
             save_canonical(exported, state, _metadata(config, ranks, seconds))
         barrier()
@@ -95,11 +106,12 @@ def _optimise(
     metrics = MetricsLog(out / "metrics.jsonl")
 
     step = history.restore()
+    if ranks.first:
+        _write(out / "recipe.yaml", dump(config))
+        metrics.rewind(step)
     method.train()
     if step == 0:
-        method.begin(_on_device(loader.whole(), ranks.device, config.channels_last))
-    if ranks.first:
-        metrics.rewind(step)
+        method.begin(_laid_out(loader.whole(), config))
     model: nn.Module = method
     if ranks.world > 1:
         # Running statistics are not broadcast: training never reads them, and rank 0's are saved.
@@ -117,16 +129,15 @@ def _optimise(
         window = Window(config.batch_size)
         while step < total:
             epoch, start = divmod(step, epoch_steps)
-            for batch in _on_device(loader.epoch(epoch, start), ranks.device, config.channels_last):
+            for batch in _laid_out(loader.epoch(epoch, start), config):
                 window.batch_arrived()
                 factor = warmup_cosine(step, total, warmup, config.schedule.floor)
                 set_lr(optimizer, factor)
                 moment = Moment(step, total, _randomness(config.seed, step, ranks))
                 method.advance(moment)
 
-                outcome = model(batch, moment)
                 optimizer.zero_grad(set_to_none=True)
-                outcome.loss.backward()
+                outcome = backward(model, method, batch, moment, config.accumulate)
                 optimizer.step()
                 window.step_taken(outcome.loss, outcome.numbers)
                 step += 1
@@ -210,14 +221,10 @@ class _History:
         barrier()
 
 
-def _on_device(batches: Iterable[Batch], device: torch.device, channels_last: bool) -> Iterator[Batch]:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+def _laid_out(batches: Iterable[Batch], config: PretrainConfig) -> Iterator[Batch]:
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
     for batch in batches:
-        yield Batch(
-            batch.index.to(device, non_blocking=True),
-            [v.to(device, non_blocking=True, memory_format=layout) for v in batch.views],
-            None if batch.label is None else batch.label.to(device, non_blocking=True),
-        )
+        yield Batch(batch.index, [v.contiguous(memory_format=layout) for v in batch.views], batch.label)
 
 
 def _randomness(seed: int, step: int, ranks: Ranks) -> torch.Generator:
@@ -259,6 +266,7 @@ def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float) -> Canonical
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import normalize
 
@@ -74,9 +75,16 @@ class Method(nn.Module):
         """Return the loss of this rank's part of the global batch, and update the method's memory."""
         raise TypeError(f"{type(self).__name__} does not train")
 
-    def forward(self, batch: Batch, moment: Moment) -> Outcome:
-        """Return the loss of this rank's part of a global batch."""
+    def forward(self, batch: Batch, moment: Moment, upstream: Sequence[Tensor] | None = None) -> Outcome:
+        """Return the loss of this rank's part of a global batch.
+
+        With `upstream`, the gradient of a loss in what `embed` returns, the loss is one that has this
+        gradient: gradient accumulation's second pass.
+        """
         embeddings = self.embed(batch.views)
+        if upstream is not None:
+            products = [(z * g).sum() for z, g in zip(embeddings, upstream, strict=True)]
+            return Outcome(torch.stack(products).sum(), {})
         return self.objective(embeddings, self.targets(batch.views, embeddings), batch, moment)
 
 

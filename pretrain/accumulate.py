@@ -1,0 +1,81 @@
+"""Gradient accumulation that keeps the global batch's loss, for objectives that look across the batch.
+
+Averaging the losses of small batches would be another method for everything here but cross-entropy: SiMo and
+SimCLR would have fewer negatives, UniGrad, Barlow Twins and VICReg other correlation matrices, SqrtKL another
+bank update. Instead (as GradCache, Gao et al. 2021, does): embed every part without a graph, take the loss of
+the whole batch and its gradient in the embeddings, then embed every part again and send that gradient through.
+The loss, its gradient and every memory are the undivided batch's; the price is a second forward pass. Batch
+norm alone sees the parts, as it does on ranks that do not synchronise it.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain.data import Batch
+from pretrain.methods import Method, Moment, Outcome
+
+
+def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, parts: int) -> Outcome:
+    """Compute a batch's loss and leave its gradient in the parameters, `parts` of the batch at a time.
+
+    `model` is `method`, or data parallelism around it.
+    """
+    if parts == 1:
+        outcome: Outcome = model(batch, moment)
+        outcome.loss.backward()
+        return outcome
+
+    pieces = _cut(batch, parts)
+    device = batch.views[0].device
+    randomness = _random_state(device)
+    with torch.no_grad():
+        statistics = {name: value.clone() for name, value in method.named_buffers()}
+        embedded = _joined([method.embed(piece.views) for piece in pieces])
+        for name, value in method.named_buffers():
+            value.copy_(statistics[name])
+    leaves = [z.requires_grad_() for z in embedded]
+    outcome = method.objective(leaves, _targets(method, batch, pieces, leaves), batch, moment)
+    outcome.loss.backward()
+
+    gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves]
+    _restore(randomness, device)
+    for number, piece in enumerate(pieces):
+        upstream = [g.chunk(parts)[number] for g in gradients]
+        last = number == parts - 1
+        alone = isinstance(model, DistributedDataParallel) and not last
+        with model.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            model(piece, moment, upstream).loss.backward()
+    return outcome
+
+
+def _targets(method: Method, batch: Batch, pieces: Sequence[Batch], leaves: Sequence[Tensor]) -> list[Tensor]:
+    if method.target is None or not method.target.looks_at_views:
+        return method.targets(batch.views, leaves)
+    return _joined([method.targets(piece.views, []) for piece in pieces])
+
+
+def _cut(batch: Batch, parts: int) -> list[Batch]:
+    labels = [None] * parts if batch.label is None else batch.label.chunk(parts)
+    views = zip(*(view.chunk(parts) for view in batch.views), strict=True)
+    return [
+        Batch(index, list(own), label)
+        for index, own, label in zip(batch.index.chunk(parts), views, labels, strict=True)
+    ]
+
+
+def _joined(pieces: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    return [torch.cat(rows) for rows in zip(*pieces, strict=True)]
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _restore(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)

@@ -1,0 +1,135 @@
+"""Two processes train what one does on the same global batch: losses and weights, for every method."""
+
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+import pretrain.methods
+from configs import UserError
+from pretrain.checkpoint import load_state
+from pretrain.metrics import read_metrics
+from pretrain.trainer import train
+from tests.pretrain.ranks import on_ranks
+from tests.pretrain.tiny import build_plain, build_tiny, recipe, tiny_backbone, write_images
+
+__all__ = ["tiny_backbone"]
+
+SINGLE = "augment.views=single"
+MULTICROP = ("augment.views=multicrop", "augment.local.count=2", "augment.local.view.size=8")
+LOCAL_BLUR = "augment.local.view.blur=null"
+CASES: dict[str, tuple[str, ...]] = {
+    "unigrad": ("unigrad_demo",),
+    "unigrad-online": ("unigrad_demo", "method.correlation_source=online"),
+    "unigrad-multicrop": ("unigrad_demo", *MULTICROP, LOCAL_BLUR),
+    "simo": ("simo_demo",),
+    "moco": ("simo_demo", "method={name: moco, queue: 12, symmetric: true}"),
+    "moco-short-queue": ("simo_demo", "method={name: moco, queue: 5, alpha: 64}"),
+    "simclr": ("unigrad_demo", "method={name: simclr}"),
+    "simclr-sampled": ("unigrad_demo", "method={name: simclr, negatives: 4, alpha: 32}"),
+    "simclr-momentum": (
+        "unigrad_demo",
+        "method={name: simclr, target: {name: momentum}, negatives_from: online}",
+    ),
+    "byol": ("unigrad_demo", "method={name: byol, predictor: {hidden: 10}}"),
+    "simsiam": ("unigrad_demo", "method={name: simsiam, predictor: {hidden: 10}}"),
+    "directpred": ("unigrad_demo", "method={name: directpred}"),
+    "barlow": ("unigrad_demo", "method={name: barlow_twins}"),
+    "barlow-simplified": ("unigrad_demo", "method={name: barlow_twins, form: simplified, normalisation: l2}"),
+    "vicreg": ("unigrad_demo", "method={name: vicreg, lam1: 1, lam2: 6}"),
+    "vicreg-simplified": (
+        "unigrad_demo",
+        "method={name: vicreg, form: simplified, target: {name: momentum}, negatives_from: target}",
+    ),
+    "msbreg": ("unigrad_demo", *MULTICROP, LOCAL_BLUR, "method={name: msbreg, predictor: {hidden: 10}}"),
+    "sqrtkl": ("sqrtkl_demo",),
+    "sqrtkl-sharded": ("sqrtkl_demo", "method.bank_sharded=true"),
+    "npid": ("sqrtkl_demo", "method={name: npid, proximal: 1}"),
+    "npid-sharded": ("sqrtkl_demo", "method={name: npid, proximal: 1, bank_sharded: true}"),
+    "supervised": ("supervised_demo",),
+}
+# Rates at which a few steps amplify rounding little; the objective's scales differ by orders of magnitude.
+CALM = (
+    "optimizer.base_lr=0.01",
+    "data.subset.count=24",
+    "schedule.epochs=1",
+    "schedule.warmup_epochs=0",
+    "sync_bn=true",
+)
+
+
+# Without batch norm, which sees the parts of an accumulated batch, these too equal one undivided batch.
+ACCUMULATED = ("unigrad", "simo", "simclr", "barlow", "msbreg", "sqrtkl-sharded", "supervised")
+PLAIN = ("projector={norm: none, norm_last: false}", "method.predictor.norm=none")
+
+
+def _run_accumulated(case: str, images: Path, out: Path, parts: int) -> None:
+    name, *overrides = CASES[case]
+    overrides += [] if case == "supervised" else [PLAIN[0]]
+    overrides += [PLAIN[1]] if case == "msbreg" else []
+    train(recipe(name, images, [*overrides, *CALM, f"accumulate={parts}"]), out / f"{case}-accumulated")
+
+
+def _run(case: str, images: Path, out: Path) -> None:
+    name, *overrides = CASES[case]
+    train(recipe(name, images, [*overrides, *CALM]), out / case)
+
+
+def _run_all(rank: int, images: Path, out: Path) -> dict[str, int]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pretrain.methods, "build_backbone", build_tiny)
+        for case in CASES:
+            _run(case, images, out)
+        patched.setattr(pretrain.methods, "build_backbone", build_plain)
+        for case in ACCUMULATED:
+            _run_accumulated(case, images, out, 2)
+        with pytest.raises(UserError, match="batch_size 9 cannot be divided evenly among 2 processes"):
+            train(recipe("unigrad_demo", images, ["batch_size=9"]), out / "uneven")
+    return {"rank": rank}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def by_two(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of two processes, all in one start of them, which is the slow part."""
+    out = tmp_path_factory.mktemp("two")
+    on_ranks(2, _run_all, tmp_path_factory.mktemp("ranks"), images, out)
+    return out
+
+
+def _weights(out: Path) -> dict[str, Tensor]:
+    state = load_state(out / "checkpoint.pt")
+    assert state is not None
+    flat: dict[str, Tensor] = {}
+    for name, value in state["method"].items():
+        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _assert_same_training(one: Path, two: Path) -> None:
+    ours, theirs = ([row["loss"] for row in read_metrics(out / "metrics.jsonl")] for out in (one, two))
+    assert theirs == pytest.approx(ours, rel=1e-4, abs=2e-5)
+    found = _weights(two)
+    for name, wanted in _weights(one).items():
+        difference = (found[name].double() - wanted.double()).abs().max().item()
+        assert difference <= 2e-5 + 1e-4 * wanted.double().abs().max().item(), name
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_what_one_does(case: str, images: Path, by_two: Path, tmp_path: Path) -> None:
+    _run(case, images, tmp_path)
+    _assert_same_training(tmp_path / case, by_two / case)
+
+
+@pytest.mark.parametrize("case", ACCUMULATED)
+def test_two_processes_that_accumulate_in_parts_train_what_one_undivided_batch_does(
+    case: str, images: Path, by_two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain.methods, "build_backbone", build_plain)
+    _run_accumulated(case, images, tmp_path, 1)
+    _assert_same_training(tmp_path / f"{case}-accumulated", by_two / f"{case}-accumulated")

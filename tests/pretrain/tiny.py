@@ -1,0 +1,98 @@
+"""A backbone of a few hundred weights and a few dozen images, for tests of what surrounds them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor, nn
+
+import pretrain.methods
+from configs import load
+from pretrain.config import BackboneConfig, PretrainConfig
+
+IMAGES, CLASSES, SIDE = 40, 4, 12
+
+
+class TinyBackbone(nn.Module):
+    """Two convolutions with batch norm; 8 features."""
+
+    feature_dim = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, stride=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, self.feature_dim, 3, bias=False)
+        self.bn2 = nn.BatchNorm2d(self.feature_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        return self.bn2(self.conv2(x)).relu().mean(dim=(2, 3))
+
+
+class PlainBackbone(nn.Module):
+    """The same without batch norm: what it computes for an image does not depend on the others."""
+
+    feature_dim = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, stride=2)
+        self.conv2 = nn.Conv2d(6, self.feature_dim, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x).relu()).relu().mean(dim=(2, 3))
+
+
+def build_plain(config: BackboneConfig) -> PlainBackbone:
+    """Stands in for `build_backbone`."""
+    return PlainBackbone()
+
+
+def build_tiny(config: BackboneConfig) -> TinyBackbone:
+    """Stands in for `build_backbone`."""
+    return TinyBackbone()
+
+
+@pytest.fixture
+def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods are built on the tiny backbone."""
+    monkeypatch.setattr(pretrain.methods, "build_backbone", build_tiny)
+
+
+def write_images(root: Path) -> Path:
+    """Write an ImageFolder of IMAGES noisy images, class by class of another colour; return its root."""
+    random = np.random.default_rng(0)
+    for number in range(IMAGES):
+        label = number % CLASSES
+        pixels = random.integers(0, 128, (SIDE, SIDE, 3)) + 40 * np.array([label & 1, label >> 1, 1])
+        folder = root / f"class{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03}.png")
+    return root
+
+
+# Small heads and batches for every method, laid over a demo recipe.
+SMALL = (
+    "batch_size=8",
+    "augment.view.size=10",
+    "schedule.epochs=2",
+    "schedule.warmup_epochs=0.5",
+    "optimizer.lr=null",
+    "precision=fp32",
+    "channels_last=false",
+    "log_every=1",
+    "workers=0",
+)
+
+
+def recipe(name: str, root: Path, overrides: Sequence[str] = ()) -> PretrainConfig:
+    """Load a demo recipe shrunk to the tiny data set."""
+    shrunk = [o for o in SMALL if not (name == "random_demo" and o.startswith("schedule"))]
+    heads = [] if name in ("supervised_demo", "random_demo") else ["projector.hidden=12", "projector.out=6"]
+    negatives = ["method.negatives=5"] if name == "simo_demo" else []
+    loaded = load("pretrain", name, [f"data.root={root}", *shrunk, *heads, *negatives, *overrides])
+    assert isinstance(loaded, PretrainConfig)
+    return loaded
