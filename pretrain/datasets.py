@@ -190,10 +190,12 @@ def subset(dataset: Dataset, config: SubsetConfig) -> Dataset:
 
 def _classes_in_turns(order: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Reorder so that every class appears once before any appears twice; otherwise as before."""
+    ordered = labels[order]
+    by_class = np.argsort(ordered, kind="stable")
+    _, first = np.unique(ordered[by_class], return_index=True)
+    sizes = np.diff([*first, len(order)])
     turn = np.empty(len(order), np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels[order] == label)
-        turn[members] = np.arange(len(members))
+    turn[by_class] = np.arange(len(order)) - np.repeat(first, sizes)
     return order[np.argsort(turn, kind="stable")]
 
 
