@@ -1,5 +1,6 @@
 """The result record: one JSON file a finished evaluation, and many of them as one tidy pandas frame."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -72,6 +73,18 @@ class ResultRecord(Section):
     host: str
     job_id: str | None
     finished: str
+    pretrain_gpu_hours: float | None = None
+    pretrain_wall_seconds: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_written(cls, data: Any) -> Any:
+        """Check and take off the digest that `write_record` puts on; older records have none."""
+        if isinstance(data, dict) and "digest" in data:
+            data = dict(data)
+            if data.pop("digest") != _digest(data):
+                raise ValueError("its content does not fit its digest: it was edited after it was written")
+        return data
 
     @model_validator(mode="after")
     def _best_names_its_split(self) -> "ResultRecord":
@@ -158,15 +171,22 @@ def make_record(
         host=host(),
         job_id=job_id(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        pretrain_gpu_hours=metadata.gpu_hours,
+        pretrain_wall_seconds=metadata.wall_seconds,
     )
 
 
 def write_record(record: ResultRecord, directory: Path) -> Path:
-    """Write `directory`/result.json atomically and return its path."""
+    """Write `directory`/result.json atomically and return its path.
+
+    The file carries a digest of itself, so that one edited by hand is told from one that was measured.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / RECORD_NAME
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    plain = json.loads(record.model_dump_json())
+    plain["digest"] = _digest(plain)
+    temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
 
@@ -234,10 +254,17 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
     return frame.astype({"seed": "Int64", "pretrain_seed": "Int64", "train_images": "Int64", "n": "Int64"})
 
 
+def _digest(plain: dict[str, Any]) -> str:
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _record_files(run: Path) -> list[Path]:
+    """Find the records below a run, but not in outputs kept aside as ``out.HASH``."""
     if run.is_file():
         return [run]
-    return [p for p in run.rglob(RECORD_NAME) if not any(part.startswith("out.") for part in p.parts)]
+    found = (p.relative_to(run) for p in run.rglob(RECORD_NAME))
+    return [run / p for p in found if not any(part.startswith("out.") for part in p.parts)]
 
 
 def _version(backend: str) -> str:

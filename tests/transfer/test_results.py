@@ -26,7 +26,7 @@ def test_a_best_result_names_the_split_it_was_selected_on() -> None:
     assert record(selection="best", selected_on="held-out tenth").selection == "best"
 
 
-@pytest.mark.parametrize("damage", ["torn", "edited", "old", "not json"])
+@pytest.mark.parametrize("damage", ["torn", "edited", "a better number", "old", "not json"])
 def test_a_damaged_record_is_a_problem_and_stops_no_other(tmp_path: Path, damage: str) -> None:
     write_record(record(), tmp_path / "good")
     path = write_record(record(), tmp_path / "bad")
@@ -36,6 +36,7 @@ def test_a_damaged_record_is_a_problem_and_stops_no_other(tmp_path: Path, damage
         {
             "torn": text[: len(text) // 2],
             "edited": json.dumps(plain | {"metrics": [{"name": "top1", "value": "many", "n": 1}]}),
+            "a better number": text.replace("50.0", "90.0"),
             "old": json.dumps(plain | {"schema_version": "carryover-result-0"}),
             "not json": "\x00",
         }[damage],
@@ -44,6 +45,20 @@ def test_a_damaged_record_is_a_problem_and_stops_no_other(tmp_path: Path, damage
     found, problems = read_records([tmp_path])
     assert [s.path.parent.name for s in found] == ["good"]
     assert [p.path for p in problems] == [path] and problems[0].reason
+
+
+def test_a_record_without_a_digest_is_read_as_it_is(tmp_path: Path) -> None:
+    path = write_record(record(), tmp_path)
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    del plain["digest"]
+    path.write_text(json.dumps(plain), encoding="utf-8")
+    found, problems = read_records([tmp_path])
+    assert [s.record for s in found] == [record()] and not problems
+
+
+def test_a_run_below_a_directory_called_out_is_read(tmp_path: Path) -> None:
+    write_record(record(), tmp_path / "out.here" / "run")
+    assert len(read_records([tmp_path / "out.here"])[0]) == 1
 
 
 def test_outputs_of_an_earlier_recipe_kept_aside_are_not_read(tmp_path: Path) -> None:

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from transfer.report.tables import RANDOM, Cell, Row, Table
+from transfer.report.cells import Cell
+from transfer.report.naming import RANDOM
+from transfer.report.statistics import Interval, welch
+from transfer.report.tables import Column, Group, Row, Table
+
+Verdict = Literal["beyond", "within", "one run"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison with random initialisation in one table.
+    """One pretraining beside random initialisation of the same backbone.
 
     Attributes
     ----------
@@ -18,48 +23,154 @@ class Finding:
         Mean of the method minus mean of random initialisation, in the metric's unit.
     spread
         Root of the summed variances over seeds of the two, None when one of them ran only once.
+    interval
+        Welch's 95 % interval of the difference, None when one of them ran only once.
     verdict
         "beyond" when |difference| exceeds `spread`, "within" when it does not, "one run" without a spread.
+    baseline
+        This is supervised pretraining, which methods are compared with rather than counted among.
     """
 
-    table: Table
-    metric: str
-    row: Row
+    label: str
     difference: float
     spread: float | None
-    verdict: Literal["beyond", "within", "one run"]
+    interval: Interval | None
+    verdict: Verdict
+    baseline: bool
 
     def text(self) -> str:
-        """The finding as a sentence."""
-        sign = "above" if self.difference >= 0 else "below"
-        start = f"{self.row.label} is {abs(self.difference):.1f} points {sign} random initialisation"
-        if self.spread is None:
-            return f"{start} (a single run: no spread to judge it by)"
-        relation = "more" if self.verdict == "beyond" else "no more"
-        return f"{start}, {relation} than the seed-to-seed spread of {self.spread:.1f}"
+        """The difference with its interval: ``SiMo +3.4 (95 % interval +1.0 to +5.8)``."""
+        if self.interval is None:
+            return f"{self.label} {self.difference:+.1f}"
+        return (
+            f"{self.label} {self.difference:+.1f}"
+            f" (95 % interval {self.interval.low:+.1f} to {self.interval.high:+.1f})"
+        )
 
 
-def findings(tables: Sequence[Table]) -> list[Finding]:
-    """Compare every pretraining with random initialisation by each table's first metric."""
-    found = []
+@dataclass(frozen=True)
+class Summary:
+    """Every finding by one evaluation's first metric."""
+
+    heading: str
+    metric: str
+    higher_is_better: bool
+    baseline: str
+    findings: tuple[Finding, ...]
+
+    def of(self, verdict: Verdict) -> tuple[Finding, ...]:
+        """The findings with this verdict, largest gain first."""
+        sign = -1 if self.higher_is_better else 1
+        chosen = [f for f in self.findings if f.verdict == verdict]
+        return tuple(sorted(chosen, key=lambda f: sign * f.difference))
+
+    def better(self, verdict: Verdict) -> tuple[Finding, ...]:
+        """The findings with this verdict in which pretraining gained."""
+        sign = 1 if self.higher_is_better else -1
+        return tuple(f for f in self.of(verdict) if sign * f.difference > 0)
+
+    def lead(self) -> str:
+        """All findings in one or two sentences."""
+        judged = [f for f in self.findings if f.verdict != "one run"]
+        parts = []
+        if judged:
+            above, within = len(self.better("beyond")), len(self.of("within"))
+            below = len(judged) - above - within
+            parts.append(
+                f"{above} of {_count(len(judged), 'pretraining')} beat"
+                f"{'s' if above == 1 else ''} random initialisation by more than the seed-to-seed spread"
+            )
+            parts += [f"{within} {'is' if within == 1 else 'are'} within it"] if within else []
+            parts += [f"{below} {'is' if below == 1 else 'are'} worse by more than it"] if below else []
+        if single := self.of("one run"):
+            parts.append(
+                f"{len(self.better('one run'))} of {_count(len(single), 'single run')} better than random"
+                " initialisation, with no spread to judge that by"
+            )
+        sign = 1 if self.higher_is_better else -1
+        contenders = [f for f in self.findings if not f.baseline] or list(self.findings)
+        best = max(contenders, key=lambda f: sign * f.difference)
+        return f"{', '.join(parts)}. Best: {best.text()}."
+
+    def sentences(self) -> list[str]:
+        """Every finding, one sentence a verdict."""
+        words: list[tuple[Verdict, str]] = [
+            ("beyond", "By more than the seed-to-seed spread"),
+            ("within", "By no more than the seed-to-seed spread"),
+            ("one run", "Single runs"),
+        ]
+        return [f"{w}: {'; '.join(f.text() for f in self.of(v))}." for v, w in words if self.of(v)]
+
+
+def summarise(tables: Sequence[Table]) -> list[Summary]:
+    """Compare every pretraining with random initialisation by the first metric of each column group."""
+    summaries = []
     for table in tables:
-        baseline = next((r for r in table.rows if r.method == RANDOM), None)
-        if baseline is None:
-            continue
-        for row in table.rows:
-            if row is not baseline and row.cells and baseline.cells:
-                finding = _compare(table, row, row.cells[0], baseline.cells[0])
-                found += [finding] if finding else []
-    return found
+        baselines = {r.pretraining.backbone: r for r in table.rows if r.pretraining.method == RANDOM}
+        start = 0
+        for group in table.groups:
+            for baseline in baselines.values():
+                summary = _summary(table, group, start, baseline, several=len(baselines) > 1)
+                if summary is not None:
+                    summaries.append(summary)
+            start += len(group.columns)
+    return summaries
 
 
-def _compare(table: Table, row: Row, ours: Cell, base: Cell) -> Finding | None:
+def _summary(table: Table, group: Group, at: int, baseline: Row, several: bool) -> Summary | None:
+    base = baseline.cells[at]
+    if base.mean is None:
+        return None
+    backbone = baseline.pretraining.backbone
+    found = [
+        finding
+        for row in table.rows
+        if row.pretraining.backbone == backbone and row is not baseline
+        if (finding := _compare(row, row.cells[at], base)) is not None
+    ]
+    if not found:
+        return None
+    column: Column = group.columns[0]
+    heading = f"{group.heading}, {backbone}" if several else group.heading
+    return Summary(heading, column.heading, column.higher_is_better, base.text(), tuple(found))
+
+
+def _compare(row: Row, ours: Cell, base: Cell) -> Finding | None:
     if ours.mean is None or base.mean is None:
         return None
     difference = ours.mean - base.mean
     if ours.std is None or base.std is None:
-        return Finding(table, table.columns[0], row, difference, None, "one run")
+        return Finding(row.label, difference, None, None, "one run", row.pretraining.baseline)
     spread = math.sqrt(ours.std**2 + base.std**2)
-    return Finding(
-        table, table.columns[0], row, difference, spread, "beyond" if abs(difference) > spread else "within"
-    )
+    verdict: Verdict = "beyond" if abs(difference) > spread else "within"
+    interval = welch(ours.values, base.values)
+    return Finding(row.label, difference, spread, interval, verdict, row.pretraining.baseline)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Welch's intervals between any two pretrainings by one metric: row minus column."""
+
+    heading: str
+    metric: str
+    labels: tuple[str, ...]
+    intervals: tuple[tuple[Interval | None, ...], ...]
+
+
+def differences(tables: Sequence[Table], most: int = 12) -> list[Differences]:
+    """Compare every two rows that ran more than once, by each group's first metric; up to `most` rows."""
+    found = []
+    for table in tables:
+        start = 0
+        for group in table.groups:
+            rows = [(r.label, r.cells[start].values) for r in table.rows if r.cells[start].n > 1]
+            start += len(group.columns)
+            if 2 <= len(rows) <= most:
+                intervals = tuple(tuple(None if a is b else welch(a[1], b[1]) for b in rows) for a in rows)
+                labels = tuple(label for label, _ in rows)
+                found.append(Differences(group.heading, group.columns[0].heading, labels, intervals))
+    return found

@@ -2,53 +2,77 @@
 
 from collections.abc import Sequence
 
-from transfer.report.findings import Finding
+from transfer.report.cells import Cell
+from transfer.report.concerns import Concern
+from transfer.report.content import Content
+from transfer.report.findings import Summary
 from transfer.report.tables import Table
 from transfer.results import Problem
 
 
-def markdown(
-    title: str, tables: Sequence[Table], told: Sequence[Finding], problems: Sequence[Problem]
-) -> str:
-    """Return the report as Markdown: findings, tables (mean ± standard deviation (seeds)), sources."""
-    parts = [f"# {_escape(title)}", ""]
-    for table in tables:
-        parts += [f"## {_escape(table.title)}", "", _caption(table), ""]
-        head = ["pretraining", "backbone", "epochs", *table.columns]
-        parts += [
-            "| " + " | ".join(map(_escape, head)) + " |",
-            "|" + "---|" * 3 + "---:|" * len(table.columns),
-        ]
-        for row in table.rows:
-            epochs = "–" if row.epochs is None else f"{row.epochs:g}"
-            cells = [f"**{c.text()}**" if c.best else c.text() for c in row.cells]
-            parts.append(
-                "| " + " | ".join([_escape(row.label), _escape(row.backbone), epochs, *cells]) + " |"
-            )
-        parts += [""]
-        parts += [f"- {_escape(f.text())}." for f in told if f.table is table]
-        parts += ["", "Sources:", ""]
-        for row in table.rows:
-            for source in row.cells[0].sources:
-                parts.append(
-                    f"- {_escape(row.label)}, seed {source.seed}: `{source.record}`, "
-                    f"checkpoint `{source.checkpoint_sha256[:16]}`"
-                )
-        parts += [""]
+def markdown(content: Content) -> str:
+    """Return the report as Markdown: findings, what needs attention, tables, sources of every number."""
+    parts = [f"# {_escape(content.title)}", "", f"Written {content.written}.", ""]
+    parts += _findings(content.summaries)
+    parts += _attention(content.problems, content.concerns)
+    for table in [*content.tables, *content.full_tables]:
+        parts += _table(table)
+    parts += ["## Records", ""]
+    for run in content.collection.records:
+        record = run.record
+        parts.append(
+            f"{run.number}. `{run.path}`: {_escape(record.pretrain_recipe)} (seed {record.pretrain_seed}),"
+            f" {_escape(record.recipe)} (seed {record.seed}), checkpoint `{record.checkpoint_sha256}`"
+        )
+    return "\n".join([*parts, ""])
+
+
+def _findings(summaries: Sequence[Summary]) -> list[str]:
+    if not summaries:
+        return []
+    lines = [f"- **{_escape(s.heading)}, {_escape(s.metric)}:** {_escape(s.lead())}" for s in summaries]
+    return ["## In short", "", *lines, ""]
+
+
+def _attention(problems: Sequence[Problem], concerns: Sequence[Concern]) -> list[str]:
+    if not problems and not concerns:
+        return []
+    parts = ["## Needs attention", ""]
     if problems:
-        parts += ["## Records that could not be read", ""]
-        parts += [f"- `{p.path}`: {_escape(p.reason)}" for p in problems] + [""]
-    return "\n".join(parts)
+        parts += ["Records left out:", "", *(f"- `{p.path}`: {_escape(p.reason)}" for p in problems), ""]
+    for concern in concerns:
+        parts += [f"{concern.title}. {concern.consequence}", ""]
+        for case in concern.cases:
+            numbers = f" (records {', '.join(map(str, case.records))})" if case.records else ""
+            parts.append(f"- {_escape(case.text)}{numbers}")
+        parts.append("")
+    return parts
 
 
-def _caption(table: Table) -> str:
-    images = f"{table.train_images} training images, " if table.train_images else ""
-    return _escape(
-        f"{images}{table.backend}, {table.selection} checkpoint, recipe hash {table.recipe_hash[:12]}."
-    )
+def _table(table: Table) -> list[str]:
+    head = ["pretraining", "backbone", "epochs"]
+    head += [f"{_escape(g.heading)} ({g.note}), {_escape(c.heading)}" for g, c in table.columns]
+    parts = [f"## {_escape(table.title)}", ""]
+    parts += ["| " + " | ".join(head) + " |", "|" + "---|" * 3 + "---:|" * len(table.columns)]
+    for row in table.rows:
+        epochs = "–" if row.pretraining.epochs is None else f"{row.pretraining.epochs:g}"
+        named = [_escape(row.label), _escape(row.pretraining.backbone), epochs]
+        parts.append("| " + " | ".join([*named, *map(_cell, row.cells)]) + " |")
+    parts += ["", f"{table.spreads()} Best of a column bold, second italic.", ""]
+    parts += [f"- ({letter}) {_escape(note)}" for letter, note in table.notes]
+    return [*parts, ""]
+
+
+def _cell(cell: Cell) -> str:
+    text = _escape(cell.text())
+    if cell.clashing:
+        return f"{text} (reruns disagree)"
+    if cell.missing:
+        text += f" (n = {cell.n})"
+    return {1: f"**{text}**", 2: f"*{text}*"}.get(cell.rank, text)
 
 
 def _escape(text: str) -> str:
     for mark in "\\`*_[]<>|":
         text = text.replace(mark, "\\" + mark)
-    return text
+    return text.replace("\n", " ")

@@ -1,79 +1,121 @@
-"""The report as one self-contained HTML page."""
+"""The report as one self-contained HTML page: no network, no second file."""
 
 import base64
+import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from transfer.report.findings import Finding
-from transfer.report.tables import Table
-from transfer.results import Problem, StoredRecord
+from transfer.report.collection import Collection, Numbered
+from transfer.report.content import Content, Pictures
 
-_MOST_SAMPLES = 4
-_IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
+_SUBSCRIPT = re.compile(r"^(AP)(50|75|s|m|l)$")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One record in the page's list of sources."""
+class CheckpointEntry:
+    """One checkpoint in the page's list."""
 
     number: int
-    record: StoredRecord
+    label: str
+    run: Numbered
+
+
+@dataclass(frozen=True)
+class EnvironmentEntry:
+    """One combination of code, libraries and hardware in the page's list."""
+
+    number: int
+    git_revision: str
+    libraries: str
+    hardware: str
+
+
+@dataclass(frozen=True)
+class RecordEntry:
+    """One record in the page's list, with the numbers of what it shares with others."""
+
+    run: Numbered
+    label: str
+    caption: str
+    checkpoint: int
+    environment: int
+    path: str
     href: str
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One picture from an evaluation, inlined."""
+def page(content: Content, pictures: Pictures, out: Path) -> str:
+    """Return the page; every cell leads to its records, listed below with checkpoint, recipe and versions.
 
-    title: str
-    data_uri: str
-
-
-def page(
-    title: str,
-    tables: Sequence[Table],
-    told: Sequence[Finding],
-    records: Sequence[StoredRecord],
-    problems: Sequence[Problem],
-    out: Path,
-) -> str:
-    """Return the page; every cell links to its records, listed below with checkpoint, recipe and versions."""
-    entries = {
-        str(r.path): Entry(i, r, Path(os.path.relpath(r.path, out)).as_posix())
-        for i, r in enumerate(records, start=1)
-    }
+    `out` is the directory the page will lie in: links to records are relative to it. The page's own policy
+    forbids it to load anything and to run any script but the one it carries.
+    """
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
-        loader=PackageLoader("transfer.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("transfer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["subscript"] = _subscript
+    checkpoints, environments, records = _entries(content.collection, out)
     return environment.get_template("page.html.j2").render(
-        title=title,
-        tables=tables,
-        told=told,
-        entries=entries,
-        problems=problems,
-        samples=_samples(records),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        content=content,
+        pictures=pictures,
+        style=Markup(_asset("page.css")),
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        checkpoints=checkpoints,
+        environments=environments,
+        records=records,
+        svg=Markup,
     )
 
 
-def _samples(records: Sequence[StoredRecord]) -> list[Sample]:
-    """Inline the first picture of each record that left any, up to a few of each evaluation recipe."""
-    shown: dict[str, list[Sample]] = {}
-    for stored in records:
-        for name, relative in sorted(stored.record.artifacts.items()):
-            path = stored.path.parent / relative
-            kind = _IMAGE_TYPES.get(path.suffix.lower())
-            if not name.startswith("sample") or kind is None or not path.is_file():
-                continue
-            of_recipe = shown.setdefault(stored.record.recipe, [])
-            if len(of_recipe) < _MOST_SAMPLES:
-                encoded = base64.b64encode(path.read_bytes()).decode()
-                label = f"{stored.record.pretrain_recipe} in {stored.record.recipe}"
-                of_recipe.append(Sample(label, f"data:{kind};base64,{encoded}"))
-            break
-    return [sample for of_recipe in shown.values() for sample in of_recipe]
+def _asset(name: str) -> str:
+    return (resources.files("transfer.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _subscript(metric: str) -> Markup:
+    """Print AP50 with its threshold set low, as papers do."""
+    if match := _SUBSCRIPT.match(metric):
+        return Markup("{}<sub>{}</sub>").format(*match.groups())
+    return escape(metric)
+
+
+def _entries(
+    collection: Collection, out: Path
+) -> tuple[Sequence[CheckpointEntry], Sequence[EnvironmentEntry], Sequence[RecordEntry]]:
+    """List records with what they share factored out: ten thousand of them must stay a small page."""
+    checkpoints: dict[tuple[str, str, int | None], CheckpointEntry] = {}
+    environments: dict[tuple[str, str, str], EnvironmentEntry] = {}
+    records = []
+    base = str(out.absolute())
+    for (pretraining, evaluation), runs in collection.runs.items():
+        for run in runs:
+            record = run.record
+            label = collection.labels[pretraining]
+            origin = (record.checkpoint_sha256, record.checkpoint, record.pretrain_seed)
+            checkpoint = checkpoints.setdefault(origin, CheckpointEntry(len(checkpoints) + 1, label, run))
+            libraries = ", ".join(f"{k} {v}" for k, v in sorted(record.library_versions.items()))
+            where = (record.git_revision, libraries, record.hardware)
+            environment = environments.setdefault(where, EnvironmentEntry(len(environments) + 1, *where))
+            path = os.path.relpath(run.path.absolute(), base).replace(os.sep, "/")
+            caption = collection.captions[evaluation]
+            records.append(
+                RecordEntry(run, label, caption, checkpoint.number, environment.number, path, quote(path))
+            )
+    return (
+        list(checkpoints.values()),
+        list(environments.values()),
+        sorted(records, key=lambda r: r.run.number),
+    )

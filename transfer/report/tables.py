@@ -1,163 +1,203 @@
-"""Tables of our own results: methods x metrics, mean and spread over seeds, every cell with its records."""
+"""Tables in the papers' shape: pretrainings down, evaluations and their metrics across."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
 
-import pandas as pd
+from transfer.report.cells import Cell, build_cell
+from transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
+from transfer.report.naming import metric_name, task_name, task_order
+from transfer.results import Metric
 
-RANDOM = "random"
-
-# What makes two numbers comparable: a table holds one value of each.
-_TABLE_KEYS = ["task", "dataset", "split", "recipe", "recipe_hash", "backend", "backend_version", "selection"]
-_ROW_KEYS = ["pretrain_recipe", "method", "backbone", "pretrain_epochs", "pretrain_dataset"]
-_TASKS = ["finetune", "linear", "knn", "svm", "detection", "segmentation"]
+_MOST_COLUMNS = 12
+_MASK = "mask "
 
 
 @dataclass(frozen=True)
-class Source:
-    """One seed's number and where it comes from."""
+class Column:
+    """One metric of one evaluation."""
 
-    record: str
-    checkpoint: str
-    checkpoint_sha256: str
-    seed: int
-    pretrain_seed: int | None
-    value: float | None
-    job_id: str | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A mean over seeds; `std` is the sample standard deviation (n - 1), None for a single run."""
-
-    mean: float | None
-    std: float | None
-    sources: tuple[Source, ...]
-    best: bool = False
+    metric: str
+    unit: str
+    higher_is_better: bool
 
     @property
-    def n(self) -> int:
-        """Number of runs behind the mean."""
-        return len(self.sources)
+    def heading(self) -> str:
+        """The metric's name as papers print it."""
+        return metric_name(self.metric.removeprefix(_MASK))
 
-    def text(self) -> str:
-        """The cell as a reader sees it: ``61.3 ± 0.4 (3)``."""
-        if self.mean is None:
-            return "–"
-        spread = "" if self.std is None else f" ± {self.std:.1f}"
-        return f"{self.mean:.1f}{spread}" + (f" ({self.n})" if self.n > 1 else "")
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring columns under one heading: one evaluation, or its boxes or its masks."""
+
+    evaluation: Evaluation
+    heading: str
+    note: str
+    columns: tuple[Column, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pretraining in one table."""
+    """One pretraining; `cells` are parallel to the table's columns, across its groups."""
 
+    pretraining: Pretraining
     label: str
-    method: str
-    backbone: str
-    epochs: float | None
     cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """One evaluation recipe on one split: pretrainings down, metrics across."""
+    """Evaluations that belong together, side by side.
 
-    task: str
+    `notes` says of each evaluation, by the letter its heading carries, what was done on what with what.
+    """
+
     title: str
-    recipe: str
-    recipe_hash: str
-    dataset: str
-    split: str
-    backend: str
-    selection: str
-    columns: tuple[str, ...]
+    groups: tuple[Group, ...]
     rows: tuple[Row, ...]
-    train_images: str
+    notes: tuple[tuple[str, str], ...]
 
     @property
-    def anchor(self) -> str:
-        """A name for links to this table."""
-        return f"{self.task}-{self.recipe}-{self.recipe_hash[:8]}"
+    def columns(self) -> tuple[tuple[Group, Column], ...]:
+        """Every column with its group, from left to right."""
+        return tuple((g, c) for g in self.groups for c in g.columns)
+
+    def spreads(self) -> str:
+        """Say what the ± of this table is over, and over how many."""
+        spread = [c for r in self.rows for c in r.cells if c.n > 1]
+        if not spread:
+            return "Single runs: no spread over seeds."
+        parts = []
+        for over in ("evaluation seeds", "pretraining seeds"):
+            counts = sorted({c.n for c in spread if c.over == over})
+            if counts:
+                several = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+                parts.append(f"{several} {over}")
+        single = (
+            " A number without ± is a single run."
+            if any(c.n == 1 for r in self.rows for c in r.cells)
+            else ""
+        )
+        return f"Mean ± sample standard deviation over {' or '.join(parts)}.{single}"
 
 
-def build_tables(frame: pd.DataFrame) -> list[Table]:
-    """Group a tidy frame of results (`transfer.results.to_frame`) into tables.
+def build_tables(collection: Collection) -> list[Table]:
+    """Put the headline metrics of all evaluations of a task side by side, at most twelve columns a table.
 
-    Numbers share a table only if task, data, split, recipe (by hash), backend and selection are the same;
-    they share a cell only if the pretraining differs in nothing but its seed.
+    Classification has a table a data set (UniGrad Table 11), detection one for all (Table 8). Numbers share
+    a column only if task, data, split, recipe (by hash), backend, its version and selection are the same.
     """
-    if frame.empty:
-        return []
-    tables = [
-        _table(dict(zip(_TABLE_KEYS, keys)), group)
-        for keys, group in frame.groupby(_TABLE_KEYS, dropna=False, sort=True)
-    ]
-    return sorted(tables, key=lambda t: (_order(t.task), t.dataset, t.recipe, t.recipe_hash))
+    families: dict[tuple[str, str], list[Evaluation]] = {}
+    for evaluation in collection.evaluations:
+        dataset = "" if evaluation.task == "detection" else evaluation.dataset
+        families.setdefault((evaluation.task, dataset), []).append(evaluation)
+    tables = []
+    for (task, dataset), evaluations in sorted(
+        families.items(), key=lambda f: (task_order(f[0][0]), f[0][1])
+    ):
+        parts = _chunks([(e, collection.headlines(e)) for e in evaluations])
+        title = task_name(task) + (f", {dataset}" if dataset else "")
+        for i, part in enumerate(parts, start=1):
+            numbered = f"{title} ({i} of {len(parts)})" if len(parts) > 1 else title
+            tables.append(_table(collection, numbered, part))
+    return tables
 
 
-def _table(key: dict[str, Any], group: pd.DataFrame) -> Table:
-    metrics = list(dict.fromkeys(group["metric"]))
-    directions = dict(zip(group["metric"], group["higher_is_better"]))
-    units = dict(zip(group["metric"], group["unit"]))
+def build_full_tables(collection: Collection) -> list[Table]:
+    """Give each evaluation that has more metrics than its headlines a table of all of them."""
+    tables = []
+    for evaluation in collection.evaluations:
+        metrics = collection.metrics(evaluation)
+        if len(metrics) > len(collection.headlines(evaluation)):
+            title = f"{task_name(evaluation.task)}: {collection.captions[evaluation]}, every metric"
+            tables.append(_table(collection, title, [(evaluation, metrics)]))
+    return tables
+
+
+def _chunks(wanted: Sequence[tuple[Evaluation, list[Metric]]]) -> list[list[tuple[Evaluation, list[Metric]]]]:
+    parts: list[list[tuple[Evaluation, list[Metric]]]] = []
+    width = _MOST_COLUMNS
+    for evaluation, metrics in wanted:
+        if width + len(metrics) > _MOST_COLUMNS:
+            parts.append([])
+            width = 0
+        parts[-1].append((evaluation, metrics))
+        width += len(metrics)
+    return parts
+
+
+def _table(collection: Collection, title: str, wanted: Sequence[tuple[Evaluation, list[Metric]]]) -> Table:
+    groups: list[Group] = []
+    notes = []
+    for i, (evaluation, metrics) in enumerate(wanted):
+        letter = chr(ord("a") + i)
+        notes.append((letter, _note(collection, evaluation)))
+        boxes = [m for m in metrics if not m.name.startswith(_MASK)]
+        masks = [m for m in metrics if m.name.startswith(_MASK)]
+        for part, heading in ((boxes, "box" if masks else ""), (masks, "mask")):
+            if part:
+                caption = " ".join(filter(None, (collection.captions[evaluation], heading)))
+                columns = tuple(Column(m.name, m.unit, m.higher_is_better) for m in part)
+                groups.append(Group(evaluation, caption, letter, columns))
     rows = []
-    for row_keys, runs in group.groupby(_ROW_KEYS, dropna=False, sort=False):
-        named: dict[str, Any] = dict(zip(_ROW_KEYS, row_keys))
-        cells = tuple(_cell(runs[runs["metric"] == m]) for m in metrics)
-        epochs = None if pd.isna(named["pretrain_epochs"]) else float(named["pretrain_epochs"])
-        rows.append(Row(named["pretrain_recipe"], named["method"], named["backbone"], epochs, cells))
-    rows = _mark_best(rows, [directions[m] for m in metrics])
-    images = sorted({int(v) for v in group["train_images"].dropna()})
-    return Table(
-        task=key["task"],
-        title=f"{key['recipe']}: {key['dataset']}, {key['split']}",
-        recipe=key["recipe"],
-        recipe_hash=key["recipe_hash"],
-        dataset=key["dataset"],
-        split=key["split"],
-        backend=f"{key['backend']} {key['backend_version']}",
-        selection=key["selection"],
-        columns=tuple(f"{m} ({units[m]})" for m in metrics),
-        rows=tuple(sorted(rows, key=lambda r: (r.method == RANDOM, r.method == "supervised", r.label))),
-        train_images=", ".join(f"{i:,}" for i in images),
+    for pretraining in collection.pretrainings:
+        cells: list[Cell] = []
+        for group in groups:
+            runs = collection.runs.get((pretraining, group.evaluation), ())
+            missing = missing_seeds(collection, pretraining, group.evaluation) if runs else ()
+            cells += [build_cell(runs, column.metric, missing) for column in group.columns]
+        if any(cell.sources for cell in cells):
+            rows.append(Row(pretraining, collection.labels[pretraining], tuple(cells)))
+    higher = [c.higher_is_better for g in groups for c in g.columns]
+    return Table(title, tuple(groups), tuple(_ranked(rows, higher)), tuple(notes))
+
+
+def missing_seeds(
+    collection: Collection, pretraining: Pretraining, evaluation: Evaluation
+) -> tuple[int, ...]:
+    """Return the evaluation seeds of the column that some checkpoint of this row lacks."""
+    expected = {r.record.seed for r in collection.by_evaluation[evaluation]}
+    of_checkpoint: dict[int | None, set[int]] = {}
+    for run in collection.runs[pretraining, evaluation]:
+        of_checkpoint.setdefault(run.record.pretrain_seed, set()).add(run.record.seed)
+    return tuple(sorted({s for seeds in of_checkpoint.values() for s in expected - seeds}))
+
+
+def _note(collection: Collection, evaluation: Evaluation) -> str:
+    runs = collection.by_evaluation[evaluation]
+    recipes = sorted({r.record.recipe for r in runs})
+    tested = sorted({m.n for r in runs for m in r.record.metrics})
+    chosen = f"best on {evaluation.selected_on}" if evaluation.selection == "best" else "last checkpoint"
+    return (
+        f"recipe {', '.join(recipes)} (hash {evaluation.recipe_hash[:12]}); {_trained_on(runs)}"
+        f"tested on {_span(tested)} images of {evaluation.dataset}, {evaluation.split};"
+        f" {evaluation.backend} {evaluation.backend_version}; {chosen}."
     )
 
 
-def _cell(runs: pd.DataFrame) -> Cell:
-    rows: list[dict[str, Any]] = runs.astype(object).where(runs.notna(), None).to_dict("records")  # type: ignore
-    sources = tuple(Source(**{f.name: row[f.name] for f in fields(Source)}) for row in rows)
-    values = [s.value for s in sources if s.value is not None]
-    if not values:
-        return Cell(None, None, sources)
-    mean = math.fsum(values) / len(values)
-    std = None
-    if len(values) > 1:
-        std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return Cell(mean, std, sources)
+def _trained_on(runs: Sequence[Numbered]) -> str:
+    counts = sorted({r.record.train_images for r in runs if r.record.train_images is not None})
+    return f"trained on {_span(counts)} images, " if counts else ""
 
 
-def _mark_best(rows: Sequence[Row], higher: Sequence[bool]) -> list[Row]:
-    best: list[float | None] = []
+def _span(counts: Sequence[int]) -> str:
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+
+
+def _ranked(rows: Sequence[Row], higher: Sequence[bool]) -> list[Row]:
+    """Mark the best and, of three or more, the second of every column."""
+    ranks: list[dict[float, int]] = []
     for column, up in enumerate(higher):
-        means = [r.cells[column].mean for r in rows]
-        present = [m for m in means if m is not None]
-        best.append((max if up else min)(present) if present else None)
+        means = sorted({m for r in rows if (m := r.cells[column].mean) is not None}, reverse=up)
+        ranked = {m: i for i, m in enumerate(means[: 2 if len(means) > 2 else 1], start=1)}
+        ranks.append(ranked if len(means) > 1 else {})
     return [
-        Row(
-            r.label,
-            r.method,
-            r.backbone,
-            r.epochs,
-            tuple(
-                Cell(c.mean, c.std, c.sources, best=c.mean is not None and c.mean == b)
-                for c, b in zip(r.cells, best)
+        replace(
+            row,
+            cells=tuple(
+                replace(c, rank=ranks[i].get(c.mean, 0)) if c.mean is not None else c
+                for i, c in enumerate(row.cells)
             ),
         )
-        for r in rows
+        for row in rows
     ]
-
-
-def _order(task: str) -> int:
-    return _TASKS.index(task) if task in _TASKS else len(_TASKS)

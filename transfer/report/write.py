@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs import UserError
-from transfer.report.findings import findings
+from transfer.report.content import build_content, build_pictures
 from transfer.report.markdown import markdown
 from transfer.report.page import page
-from transfer.report.tables import build_tables
 from transfer.results import Problem, read_records, to_frame
 
-FORMATS = ("html", "md", "csv")
+FORMATS = ("html", "md", "csv", "parquet", "figures")
+FIGURES = "figures"
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ def write_report(
     runs: Sequence[Path],
     out: Path,
     title: str = "What the pretraining carries over",
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = ("html", "md", "csv"),
 ) -> Report:
-    """Write `out`/index.html, report.md and results.csv from every result record below `runs`.
+    """Write a report of every result record below `runs` into the directory `out`.
 
-    Unreadable records are listed in the report and in the returned `problems`.
+    "html" writes index.html (one file that needs no other), "figures" its figures as SVG and PDF files,
+    "md" report.md, "csv" and "parquet" results.csv and results.parquet. Unreadable records are left out, and
+    listed in the report and in the returned `problems`.
 
     Raises
     ------
@@ -49,21 +51,25 @@ def write_report(
     if not records and not problems:
         raise UserError(f"{', '.join(map(str, runs))}: no result records there; nothing to report")
     out.mkdir(parents=True, exist_ok=True)
-    frame = to_frame(records)
-    tables = build_tables(frame)
-    told = findings(tables)
+    content = build_content(title, records, problems)
     files = []
+    if "html" in formats or "figures" in formats:
+        directory = out / FIGURES if "figures" in formats else None
+        pictures = build_pictures(content, [r for r in runs if r.is_dir()], directory)
+        files += [directory / f"{p.name}.pdf" for p in pictures.drawn] if directory else []
     if "html" in formats:
-        files.append(_write(out / "index.html", page(title, tables, told, records, problems, out)))
+        files.append(_write(out / "index.html", page(content, pictures, out).encode()))
     if "md" in formats:
-        files.append(_write(out / "report.md", markdown(title, tables, told, problems)))
+        files.append(_write(out / "report.md", markdown(content).encode()))
     if "csv" in formats:
-        files.append(_write(out / "results.csv", frame.to_csv(index=False)))
+        files.append(_write(out / "results.csv", to_frame(records).to_csv(index=False).encode()))
+    if "parquet" in formats:
+        files.append(_write(out / "results.parquet", to_frame(records).to_parquet(index=False)))
     return Report(tuple(files), len(records), tuple(problems))
 
 
-def _write(path: Path, text: str) -> Path:
+def _write(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(path)
     return path

@@ -1,0 +1,124 @@
+"""A run directory as `carryover demo` leaves it, with made-up numbers."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from tests.transfer.records import record
+from transfer.results import Metric, write_record
+
+# Made-up levels: what each pretraining adds to random initialisation, in points.
+GAINS = {
+    "random_demo": ("random", 0.0, 0.0),
+    "simo_demo": ("simo", 30.0, 7.5),
+    "sqrtkl_demo": ("sqrtkl", 30.0, 0.6),
+    "supervised_demo": ("supervised", 30.0, 14.0),
+    "unigrad_demo": ("unigrad", 30.0, 9.8),
+}
+FINETUNE = {"demo_finetune_1percent": (0.01, 20, 24.0, 1.0), "demo_finetune_10percent": (0.1, 200, 57.0, 0.6)}
+DETECTORS = {
+    "demo_faster_fpn": ("Faster R-CNN FPN", 31.0),
+    "demo_faster_c4": ("Faster R-CNN C4", 22.0),
+    "demo_mask_fpn": ("Mask R-CNN FPN", 29.0),
+}
+
+
+def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
+    """Write records, training logs and samples of a demo below `run`, and return it."""
+    rng = np.random.default_rng(0)
+    for number, (pretrained, (method, epochs, gain)) in enumerate(GAINS.items()):
+        stage = run / "stages" / "pretrain" / f"{pretrained}-seed0" / "out"
+        stage.mkdir(parents=True)
+        checkpoint = stage / "backbone.safetensors"
+        checkpoint.write_bytes(b"not read by the report")
+        if method != "random":
+            _write_log(stage, rng, start=6 - number, end=1.5)
+        shared = {
+            "method": method,
+            "pretrain_epochs": epochs,
+            "pretrain_recipe": pretrained,
+            "checkpoint": str(checkpoint),
+            "checkpoint_sha256": f"{number + 1:x}" * 64,
+        }
+        evaluations = run / "stages" / "evaluate" / f"{pretrained}-seed0"
+        for recipe, (fraction, images, level, noise) in FINETUNE.items():
+            for seed in range(seeds):
+                out = evaluations / f"{recipe}-seed{seed}" / "out"
+                top1 = level + gain * (1 - fraction * 5) + rng.normal(0, noise)
+                metrics = [Metric(name="top1", value=top1, n=500)]
+                metrics.append(Metric(name="top5", value=100 - (100 - top1) * 0.55, n=500))
+                write_record(
+                    record(
+                        **shared,
+                        recipe=recipe,
+                        recipe_hash=f"{images % 7 + 1}" * 64,
+                        seed=seed,
+                        metrics=tuple(metrics),
+                        label_fraction=fraction,
+                        train_images=images,
+                        backend="carryover",
+                        backend_version="0.1.0",
+                        artifacts={"metrics": "metrics.jsonl"},
+                    ),
+                    out,
+                )
+                _write_log(out, rng, start=2.3, end=0.4)
+        for k, (recipe, (detector, level)) in enumerate(DETECTORS.items()):
+            out = evaluations / f"{recipe}-seed0" / "out"
+            value = level + 0.6 * gain + rng.normal(0, 1)
+            write_record(
+                record(
+                    **shared,
+                    task="detection",
+                    recipe=recipe,
+                    recipe_hash="abc"[k] * 64,
+                    split="2007/test" if k < 2 else "test",
+                    metrics=_detection_metrics(value, masks="Mask" in detector),
+                    train_images=200,
+                    facts={"detector": detector, "iterations": 80},
+                    artifacts={"metrics": "metrics.jsonl", "samples": "samples"},
+                ),
+                out,
+            )
+            _write_log(out, rng, start=2.0, end=0.5)
+            if pictures:
+                _write_samples(out / "samples", rng)
+    return run
+
+
+def _detection_metrics(value: float, masks: bool) -> tuple[Metric, ...]:
+    found = {"AP": value, "AP50": value * 1.8, "AP75": value * 0.9}
+    if masks:
+        sizes = {"APs": None, "APm": value * 0.8, "APl": value * 1.1}
+        found |= sizes
+        found |= {f"mask {k}": None if v is None else v * 0.95 for k, v in found.items()}
+    return tuple(Metric(name=k, value=v, n=100) for k, v in found.items())
+
+
+def _write_log(out: Path, rng: np.random.Generator, start: float, end: float) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "step": step,
+            "loss": end + (start - end) * math.exp(-step / 120) + float(rng.normal(0, 0.03)),
+            "embedding_spread": 0.7 + 0.2 * (1 - math.exp(-step / 80)),
+            "positive_similarity": 0.9 - 0.3 * math.exp(-step / 100),
+        }
+        for step in range(10, 600, 10)
+    ]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+
+
+def _write_samples(directory: Path, rng: np.random.Generator) -> None:
+    directory.mkdir()
+    for name in ("000003", "000057", "000101"):
+        picture = Image.new("RGB", (320, 320), (90, 110, 120))
+        pen = ImageDraw.Draw(picture)
+        for _ in range(4):
+            x, y, side = (int(v) for v in (*rng.integers(10, 220, 2), rng.integers(40, 90)))
+            pen.ellipse((x, y, x + side, y + side), fill=tuple(int(v) for v in rng.integers(80, 255, 3)))
+            pen.rectangle((x, y, x + side, y + side), outline="#E69F00", width=2)
+        picture.save(directory / f"{name}.png")

@@ -1,0 +1,33 @@
+"""Means, spreads and Welch's interval, against SciPy and NumPy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from transfer.report.statistics import mean, sample_std, welch
+
+
+def test_welchs_interval_is_scipys() -> None:
+    a, b = [61.2, 63.0, 60.1], [55.0, 58.9, 57.7, 51.0]
+    ours = welch(a, b)
+    theirs = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert ours is not None
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-10)
+    assert ours.difference == pytest.approx(np.mean(a) - np.mean(b))
+    assert ours.excludes_zero == (theirs.low > 0)
+
+
+def test_there_is_no_interval_without_a_spread_in_both() -> None:
+    assert welch([1.0], [2.0, 3.0]) is None
+
+
+def test_equal_values_have_an_interval_of_no_width() -> None:
+    found = welch([2.0, 2.0], [1.0, 1.0])
+    assert found is not None and (found.low, found.high) == (1.0, 1.0)
+
+
+def test_mean_and_deviation_are_numpys() -> None:
+    values = [3.0, 4.5, 9.25]
+    assert mean(values) == pytest.approx(np.mean(values))
+    assert sample_std(values) == pytest.approx(np.std(values, ddof=1))
+    assert sample_std([3.0]) is None

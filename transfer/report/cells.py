@@ -1,0 +1,105 @@
+"""One number of a table: the mean over seeds, and everything that must not be averaged away."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transfer.report.collection import Numbered
+from transfer.report.statistics import mean, sample_std
+
+
+@dataclass(frozen=True)
+class Source:
+    """One record's number."""
+
+    number: int
+    path: Path
+    checkpoint_sha256: str
+    pretrain_seed: int | None
+    seed: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean over independent runs.
+
+    Attributes
+    ----------
+    values
+        The independent numbers behind the mean: one a pretraining where several pretrainings were
+        evaluated (each its own mean over evaluation seeds), else one an evaluation seed.
+    mean, std
+        Their mean and sample standard deviation; None where there is none (nothing defined; one run; reruns
+        that disagree).
+    over
+        What differs from one of `values` to the next.
+    clashing
+        The different numbers that reruns of one trial gave; then there is no mean.
+    missing
+        Evaluation seeds that others in this column have and this cell lacks.
+    rank
+        1 for the best of its column, 2 for the second, else 0.
+    """
+
+    sources: tuple[Source, ...]
+    values: tuple[float, ...]
+    over: Literal["pretraining seeds", "evaluation seeds"]
+    clashing: tuple[float, ...] = ()
+    missing: tuple[int, ...] = ()
+    rank: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        return mean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        return sample_std(self.values)
+
+    @property
+    def n(self) -> int:
+        """Number of independent runs behind the mean."""
+        return len(self.values)
+
+    def text(self) -> str:
+        """The cell as a reader sees it: ``61.3 ± 0.4``."""
+        if self.clashing:
+            return " | ".join(f"{v:.1f}" for v in self.clashing)
+        if not self.sources:
+            return ""
+        if self.mean is None:
+            return "–"
+        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+
+
+def build_cell(runs: Sequence[Numbered], metric: str, missing: tuple[int, ...] = ()) -> Cell:
+    """Form the cell of one metric from the runs of one pretraining under one evaluation.
+
+    A trial is one checkpoint under one evaluation seed. Exact repetitions of a trial count once; repetitions
+    that disagree leave the cell without a mean.
+    """
+    sources = tuple(_source(run, metric) for run in runs)
+    trials: dict[tuple[int | None, int], set[float]] = defaultdict(set)
+    for source in sources:
+        if source.value is not None:
+            trials[source.pretrain_seed, source.seed].add(source.value)
+    if any(len(found) > 1 for found in trials.values()):
+        every = sorted({v for found in trials.values() for v in found})
+        return Cell(sources, (), "evaluation seeds", clashing=tuple(every), missing=missing)
+    pretrained: dict[int | None, list[float]] = defaultdict(list)
+    for (pretrain_seed, _), found in sorted(trials.items(), key=lambda t: (str(t[0][0]), t[0][1])):
+        pretrained[pretrain_seed] += found
+    if len(pretrained) > 1:
+        means = tuple(mean(values) for values in pretrained.values())
+        return Cell(sources, means, "pretraining seeds", missing=missing)
+    values = tuple(v for found in pretrained.values() for v in found)
+    return Cell(sources, values, "evaluation seeds", missing=missing)
+
+
+def _source(run: Numbered, metric: str) -> Source:
+    value = next((m.value for m in run.record.metrics if m.name == metric), None)
+    record = run.record
+    return Source(run.number, run.path, record.checkpoint_sha256, record.pretrain_seed, record.seed, value)

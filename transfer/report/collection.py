@@ -1,0 +1,243 @@
+"""Records sorted into what a report is made of: pretrainings (rows) and evaluations (columns)."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from transfer.report.naming import BASELINES, headline_metrics, method_name, share, task_order
+from transfer.results import Metric, ResultRecord, StoredRecord
+
+Identity = TypeVar("Identity", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A record under the number that the report knows it by."""
+
+    number: int
+    path: Path
+    record: ResultRecord
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What two records must agree on to stand in one row; only the seed may differ.
+
+    `checkpoint_sha256` is None unless two files claim the same recipe and seed: then each has its own row.
+    """
+
+    recipe: str
+    method: str
+    backbone: str
+    epochs: float | None
+    dataset: str
+    checkpoint_sha256: str | None = None
+
+    @property
+    def baseline(self) -> bool:
+        """Tell random initialisation and supervised pretraining from the methods compared with them."""
+        return self.method in BASELINES
+
+    @property
+    def order(self) -> tuple[int, str, str, float, str]:
+        """Sort key: baselines first, as the papers print them, then by name."""
+        rank = BASELINES.index(self.method) if self.baseline else len(BASELINES)
+        return (rank, method_name(self.method).lower(), self.backbone, self.epochs or 0, repr(self))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What two records must agree on to stand in one column: protocol, data, and who carried it out."""
+
+    task: str
+    dataset: str
+    split: str
+    recipe_hash: str
+    backend: str
+    backend_version: str
+    selection: str
+    selected_on: str | None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All records of a report, sorted.
+
+    Attributes
+    ----------
+    records
+        In the order of their paths; record k has number k + 1.
+    runs
+        The records of every (pretraining, evaluation) that has any.
+    labels, captions
+        Short, distinct names of the pretrainings and of the evaluations.
+    """
+
+    records: tuple[Numbered, ...]
+    runs: dict[tuple[Pretraining, Evaluation], tuple[Numbered, ...]]
+    labels: dict[Pretraining, str]
+    captions: dict[Evaluation, str]
+
+    @cached_property
+    def pretrainings(self) -> tuple[Pretraining, ...]:
+        """Every row of the report, in order."""
+        return tuple(self.labels)
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every column group of the report, in order."""
+        return tuple(self.captions)
+
+    @cached_property
+    def by_evaluation(self) -> dict[Evaluation, tuple[Numbered, ...]]:
+        """The records of each evaluation, whatever was pretrained."""
+        found: dict[Evaluation, list[Numbered]] = defaultdict(list)
+        for (_, evaluation), runs in self.runs.items():
+            found[evaluation] += runs
+        return {e: tuple(sorted(found[e], key=lambda r: r.number)) for e in self.evaluations}
+
+    def metrics(self, evaluation: Evaluation) -> list[Metric]:
+        """Return one of each of the evaluation's metrics, in the order in which the records name them."""
+        named: dict[str, Metric] = {}
+        for run in self.by_evaluation[evaluation]:
+            for metric in run.record.metrics:
+                named.setdefault(metric.name, metric)
+        return list(named.values())
+
+    def headlines(self, evaluation: Evaluation) -> list[Metric]:
+        """Return the metrics that the combined tables show."""
+        named = {m.name: m for m in self.metrics(evaluation)}
+        return [named[m] for m in headline_metrics(evaluation.task, list(named))]
+
+
+def collect(records: Sequence[StoredRecord]) -> Collection:
+    """Sort records into pretrainings and evaluations, and name both."""
+    numbered = tuple(Numbered(i, r.path, r.record) for i, r in enumerate(records, start=1))
+    rivals = _rival_checkpoints(numbered)
+    grouped: dict[tuple[Pretraining, Evaluation], list[Numbered]] = defaultdict(list)
+    for run in numbered:
+        pretraining = _pretraining(run.record)
+        if pretraining in rivals:
+            pretraining = _pretraining(run.record, run.record.checkpoint_sha256)
+        grouped[pretraining, _evaluation(run.record)].append(run)
+    pretrainings = sorted({p for p, _ in grouped}, key=lambda p: p.order)
+    first = {e: runs[0].record for (_, e), runs in grouped.items()}
+    evaluations = sorted(first, key=lambda e: _evaluation_order(e, first[e]))
+    return Collection(
+        records=numbered,
+        runs={k: tuple(v) for k, v in grouped.items()},
+        labels=_distinct(pretrainings, _PRETRAINING_NAMES),
+        captions=_distinct(evaluations, [_with_record(f, first) for f in _EVALUATION_NAMES]),
+    )
+
+
+def _pretraining(record: ResultRecord, sha256: str | None = None) -> Pretraining:
+    return Pretraining(
+        record.pretrain_recipe,
+        record.method,
+        record.backbone,
+        record.pretrain_epochs,
+        record.pretrain_dataset,
+        sha256,
+    )
+
+
+def _evaluation(record: ResultRecord) -> Evaluation:
+    return Evaluation(
+        record.task,
+        record.dataset,
+        record.split,
+        record.recipe_hash,
+        record.backend,
+        record.backend_version,
+        record.selection,
+        record.selected_on,
+    )
+
+
+def _rival_checkpoints(records: Sequence[Numbered]) -> set[Pretraining]:
+    """Find pretrainings of which one seed has more than one checkpoint."""
+    files: dict[tuple[Pretraining, int | None], set[str]] = defaultdict(set)
+    for run in records:
+        key = (_pretraining(run.record), run.record.pretrain_seed)
+        files[key].add(run.record.checkpoint_sha256)
+    return {pretraining for (pretraining, _), shas in files.items() if len(shas) > 1}
+
+
+def _evaluation_order(evaluation: Evaluation, record: ResultRecord) -> tuple[object, ...]:
+    fraction = 2.0 if record.label_fraction is None else record.label_fraction
+    return (
+        task_order(evaluation.task),
+        evaluation.dataset,
+        fraction,
+        len(record.metrics),
+        record.recipe,
+        repr(evaluation),
+    )
+
+
+def what(record: ResultRecord) -> str:
+    """Return an evaluation's short name: the detector, or the share of the labels, or the recipe."""
+    if detector := record.facts.get("detector"):
+        return str(detector)
+    if record.label_fraction is not None:
+        return f"{share(record.label_fraction)} of the labels"
+    return record.recipe
+
+
+def _epochs(pretraining: Pretraining) -> str:
+    return "" if pretraining.epochs is None else f", {pretraining.epochs:g} epochs"
+
+
+_PRETRAINING_NAMES: list[Callable[[Pretraining], str]] = [
+    lambda p: method_name(p.method),
+    lambda p: method_name(p.method) + _epochs(p),
+    lambda p: f"{method_name(p.method)}, {p.backbone}",
+    lambda p: f"{method_name(p.method)}, {p.backbone}{_epochs(p)}",
+    lambda p: p.recipe,
+    lambda p: f"{p.recipe}, {p.backbone}{_epochs(p)}, {p.dataset}",
+    lambda p: f"{p.recipe}, {p.backbone}{_epochs(p)}, {p.dataset}, {(p.checkpoint_sha256 or '')[:8]}",
+]
+
+_EVALUATION_NAMES: list[Callable[[Evaluation, ResultRecord], str]] = [
+    lambda e, r: what(r),
+    lambda e, r: f"{what(r)}, {e.dataset}",
+    lambda e, r: f"{what(r)}, {r.recipe}",
+    lambda e, r: f"{what(r)}, {e.backend}",
+    lambda e, r: f"{what(r)}, {e.backend} {e.backend_version}",
+    lambda e, r: f"{what(r)}, {e.selection}",
+    lambda e, r: f"{what(r)}, {e.split}",
+    lambda e, r: f"{what(r)}, {r.recipe}, {e.recipe_hash[:8]}",
+    lambda e, r: (
+        f"{what(r)}, {r.recipe}, {e.recipe_hash[:8]}, {e.dataset} {e.split}, {e.backend} {e.backend_version},"
+        f" {e.selection} {e.selected_on or ''}".rstrip()
+    ),
+]
+
+
+def _with_record(
+    name: Callable[[Evaluation, ResultRecord], str], first: dict[Evaluation, ResultRecord]
+) -> Callable[[Evaluation], str]:
+    return lambda evaluation: name(evaluation, first[evaluation])
+
+
+def _distinct(things: Sequence[Identity], names: Sequence[Callable[[Identity], str]]) -> dict[Identity, str]:
+    """Give each thing the first of its names that tells it from those it shares its shorter name with."""
+    chosen: dict[Identity, str] = {}
+
+    def settle(group: Sequence[Identity]) -> None:
+        for name in names:
+            called = [name(t) for t in group]
+            if len(set(called)) == len(group) or name is names[-1]:
+                chosen.update(zip(group, called))
+                return
+
+    shortest: dict[str, list[Identity]] = defaultdict(list)
+    for thing in things:
+        shortest[names[0](thing)].append(thing)
+    for group in shortest.values():
+        settle(group)
+    return {thing: chosen[thing] for thing in things}

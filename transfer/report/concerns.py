@@ -1,0 +1,140 @@
+"""What a reader must know before trusting the means: repeats, disagreement, mixtures, gaps."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from transfer.report.collection import Collection, Evaluation, Numbered, what
+from transfer.report.tables import missing_seeds
+
+
+@dataclass(frozen=True)
+class Case:
+    """One instance of a concern, and the records it is about."""
+
+    text: str
+    records: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Concern:
+    """One kind of trouble: what it is, what the report does about it, and every case."""
+
+    title: str
+    consequence: str
+    cases: tuple[Case, ...]
+
+
+def concerns(collection: Collection) -> list[Concern]:
+    """Look for everything that would make a mean say less than it seems to; most serious first."""
+    found = [
+        Concern(
+            "Reruns that disagree",
+            "The cell shows every number and has no mean.",
+            tuple(_repeats(collection, agree=False)),
+        ),
+        Concern(
+            "Different checkpoints of one recipe and seed",
+            "Each has a row of its own.",
+            tuple(_rivals(collection)),
+        ),
+        Concern(
+            "Different protocols under one name",
+            "Each has columns of its own; do not compare across them.",
+            tuple(_mixtures(collection)),
+        ),
+        Concern(
+            "Different data under one protocol",
+            "The recipe is the same and the amounts of data are not: check the data sets before comparing.",
+            tuple(_uneven_data(collection)),
+        ),
+        Concern("Missing seeds", "The cell says how many it has.", tuple(_gaps(collection))),
+        Concern(
+            "Different code revisions in one cell",
+            "They are pooled: the recipes, and so what the code was asked to do, are the same.",
+            tuple(_revisions(collection)),
+        ),
+        Concern("Repeated records", "Exact repetitions count once.", tuple(_repeats(collection, agree=True))),
+    ]
+    return [c for c in found if c.cases]
+
+
+def _repeats(collection: Collection, agree: bool) -> Iterable[Case]:
+    for (pretraining, evaluation), runs in collection.runs.items():
+        trials: dict[tuple[int | None, int], list[Numbered]] = defaultdict(list)
+        for run in runs:
+            trials[run.record.pretrain_seed, run.record.seed].append(run)
+        for (_, seed), same in trials.items():
+            if len(same) > 1 and (len({_numbers(r) for r in same}) == 1) == agree:
+                where = f"{collection.labels[pretraining]}, {collection.captions[evaluation]}, seed {seed}"
+                yield Case(where, tuple(r.number for r in same))
+
+
+def _numbers(run: Numbered) -> tuple[tuple[str, float | None], ...]:
+    return tuple(sorted((m.name, m.value) for m in run.record.metrics))
+
+
+def _rivals(collection: Collection) -> Iterable[Case]:
+    for pretraining in collection.pretrainings:
+        if pretraining.checkpoint_sha256 is not None:
+            runs = [r for (p, _), found in collection.runs.items() if p == pretraining for r in found]
+            text = f"{collection.labels[pretraining]}: checkpoint {pretraining.checkpoint_sha256[:12]}"
+            yield Case(text, tuple(sorted(r.number for r in runs)))
+
+
+def _mixtures(collection: Collection) -> Iterable[Case]:
+    differing: list[tuple[str, Callable[[Evaluation], str]]] = [
+        ("recipe hashes", lambda e: e.recipe_hash[:12]),
+        ("backends", lambda e: f"{e.backend} {e.backend_version}"),
+        ("ways of selecting the checkpoint", lambda e: e.selection),
+        ("test splits", lambda e: e.split),
+    ]
+    named: dict[tuple[str, str, str], list[Evaluation]] = defaultdict(list)
+    for evaluation in collection.evaluations:
+        record = collection.by_evaluation[evaluation][0].record
+        named[evaluation.task, evaluation.dataset, record.recipe].append(evaluation)
+        if what(record) != record.recipe:
+            named[evaluation.task, evaluation.dataset, what(record)].append(evaluation)
+    seen: set[tuple[frozenset[Evaluation], str]] = set()
+    for (_, dataset, name), evaluations in named.items():
+        for word, of in differing:
+            values = sorted({of(e) for e in evaluations})
+            case = (frozenset(evaluations), word)
+            if len(values) > 1 and case not in seen:
+                seen.add(case)
+                yield Case(f"{name} on {dataset}: {len(values)} {word} ({', '.join(values)})")
+
+
+def _uneven_data(collection: Collection) -> Iterable[Case]:
+    for evaluation, runs in collection.by_evaluation.items():
+        tested: dict[str, set[int]] = defaultdict(set)
+        for run in runs:
+            for metric in run.record.metrics:
+                tested[metric.name].add(metric.n)
+        trained = {r.record.train_images for r in runs}
+        for word, counts in (("tested", set().union(*tested.values())), ("trained", trained)):
+            uneven = word == "trained" or any(len(n) > 1 for n in tested.values())
+            if uneven and len(counts) > 1:
+                listed = ", ".join("not said" if c is None else f"{c:,}" for c in _sorted(counts))
+                yield Case(f"{collection.captions[evaluation]}: {word} on {listed} images")
+
+
+def _sorted(counts: Iterable[int | None]) -> Sequence[int | None]:
+    return sorted(counts, key=lambda c: -1 if c is None else c)
+
+
+def _gaps(collection: Collection) -> Iterable[Case]:
+    for pretraining, evaluation in collection.runs:
+        missing = missing_seeds(collection, pretraining, evaluation)
+        if missing:
+            listed = ", ".join(map(str, missing))
+            where = f"{collection.labels[pretraining]}, {collection.captions[evaluation]}"
+            yield Case(f"{where}: without evaluation seed{'s' if len(missing) > 1 else ''} {listed}")
+
+
+def _revisions(collection: Collection) -> Iterable[Case]:
+    for (pretraining, evaluation), runs in collection.runs.items():
+        revisions = sorted({r.record.git_revision for r in runs})
+        if len(revisions) > 1:
+            where = f"{collection.labels[pretraining]}, {collection.captions[evaluation]}"
+            yield Case(f"{where}: {', '.join(r[:12] for r in revisions)}", tuple(r.number for r in runs))

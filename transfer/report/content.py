@@ -1,0 +1,73 @@
+"""Everything a report says, whatever format it is written in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from transfer.report.collection import Collection, collect
+from transfer.report.concerns import Concern, concerns
+from transfer.report.drawing import Picture
+from transfer.report.findings import Differences, Summary, differences, summarise
+from transfer.report.samples import Strip, sample_strips
+from transfer.report.tables import Table, build_full_tables, build_tables
+from transfer.results import Problem, StoredRecord
+
+
+@dataclass(frozen=True)
+class Content:
+    """The parts of a report, in the order in which a reader meets them."""
+
+    title: str
+    written: str
+    collection: Collection
+    problems: tuple[Problem, ...]
+    summaries: tuple[Summary, ...]
+    concerns: tuple[Concern, ...]
+    tables: tuple[Table, ...]
+    full_tables: tuple[Table, ...]
+    differences: tuple[Differences, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What only a page can show."""
+
+    standings: tuple[Picture, ...]
+    labels: tuple[Picture, ...]
+    curves: tuple[Picture, ...]
+    strips: tuple[Strip, ...]
+
+    @property
+    def drawn(self) -> tuple[Picture, ...]:
+        """Every figure."""
+        return self.standings + self.labels + self.curves
+
+
+def build_content(title: str, records: Sequence[StoredRecord], problems: Sequence[Problem]) -> Content:
+    """Sort the records and work out all tables and findings."""
+    collection = collect(records)
+    tables = tuple(build_tables(collection))
+    return Content(
+        title=title,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        collection=collection,
+        problems=tuple(problems),
+        summaries=tuple(summarise(tables)),
+        concerns=tuple(concerns(collection)),
+        tables=tables,
+        full_tables=tuple(build_full_tables(collection)),
+        differences=tuple(differences(tables)),
+    )
+
+
+def build_pictures(content: Content, runs: Sequence[Path], directory: Path | None) -> Pictures:
+    """Draw the figures, also into `directory` as SVG and PDF, and inline the detectors' samples."""
+    from transfer.report.figures import against_labels, standings, training_curves
+
+    return Pictures(
+        standings=tuple(standings(content.tables, content.collection, directory)),
+        labels=tuple(against_labels(content.collection, directory)),
+        curves=tuple(training_curves(content.collection, runs, directory)),
+        strips=tuple(sample_strips(content.collection)),
+    )

@@ -1,0 +1,72 @@
+"""Training curves: the metrics.jsonl beside a checkpoint or a record, where it is still there."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.metrics import read_metrics
+from transfer.report.collection import Collection, Numbered, Pretraining
+
+METRICS_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged number over the steps of one training; `values` has NaN where it was not finite."""
+
+    label: str
+    pretraining: Pretraining
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def pretraining_curves(collection: Collection, runs: Sequence[Path], name: str) -> list[Curve]:
+    """Read the number `name` of every pretraining that logged it, one curve a checkpoint."""
+    curves = []
+    for pretraining in collection.pretrainings:
+        records = [r for (p, _), found in collection.runs.items() if p == pretraining for r in found]
+        for checkpoint in sorted({r.record.checkpoint for r in records}):
+            metrics = _beside(Path(checkpoint), runs)
+            if metrics is not None:
+                curves += _curve(metrics, name, collection.labels[pretraining], pretraining)
+    return curves
+
+
+def evaluation_curves(collection: Collection, name: str) -> dict[str, list[Curve]]:
+    """Read the number `name` that evaluations logged while training: the first seed of each, by caption."""
+    found: dict[str, list[Curve]] = defaultdict(list)
+    for (pretraining, evaluation), runs in collection.runs.items():
+        first = min(runs, key=lambda r: (r.record.seed, r.number))
+        metrics = _log_of(first)
+        if metrics is not None:
+            curve = _curve(metrics, name, collection.labels[pretraining], pretraining)
+            found[collection.captions[evaluation]] += curve
+    return {c: found[c] for c in collection.captions.values() if found[c]}
+
+
+def _log_of(run: Numbered) -> Path | None:
+    path = run.path.parent / run.record.artifacts.get("metrics", METRICS_NAME)
+    return path if path.is_file() else None
+
+
+def _beside(checkpoint: Path, runs: Sequence[Path]) -> Path | None:
+    """Find the log beside a checkpoint, also below a run directory that was moved since."""
+    places = [checkpoint.parent]
+    parts = checkpoint.parent.parts
+    places += [run.joinpath(*parts[i:]) for run in runs for i in range(1, len(parts))]
+    for place in places:
+        if (place / METRICS_NAME).is_file() and (place / checkpoint.name).is_file():
+            return place / METRICS_NAME
+    return None
+
+
+def _curve(path: Path, name: str, label: str, pretraining: Pretraining) -> list[Curve]:
+    steps, values = [], []
+    for row in read_metrics(path):
+        value = row.get(name, math.nan)
+        if name in row and isinstance(row["step"], int) and isinstance(value, int | float | None):
+            steps.append(float(row["step"]))
+            values.append(math.nan if value is None else float(value))
+    return [Curve(label, pretraining, tuple(steps), tuple(values))] if len(steps) > 1 else []

@@ -1,0 +1,134 @@
+"""Drawing with matplotlib: one figure as SVG that follows the page's colours, and as PDF for papers."""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transfer.report.collection import Pretraining
+from transfer.report.naming import RANDOM, SUPERVISED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK = "#1b1f24"
+SOFT = "#57606a"
+LINE = "#d0d7de"
+BAND = "#eaeef2"
+GREY = "#6e7781"
+# Readable on white, and told apart with any colour vision; after Okabe and Ito.
+SERIES = ("#0072b2", "#d55e00", "#00805a", "#b0508a", "#8a6d00", "#5b4fc4", "#2b8ca3", "#a03030")
+_VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BAND: "band", GREY: "grey"} | {
+    colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
+}
+_MARKERS = "D^vPXdp*"
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": SOFT,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": BAND,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "text.color": INK,
+    "lines.linewidth": 1.6,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one pretraining is drawn in every figure."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished figure: its file name, its words, and the SVG to put into a page."""
+
+    name: str
+    caption: str
+    alternative: str
+    svg: str
+
+
+def looks(pretrainings: Sequence[Pretraining]) -> dict[Pretraining, Look]:
+    """Give every pretraining its colour and marker; baselines are grey, colours repeat after eight."""
+    found = {}
+    series = 0
+    for pretraining in pretrainings:
+        if pretraining.method == RANDOM:
+            found[pretraining] = Look(GREY, "s", (0, (1, 1.2)))
+        elif pretraining.method == SUPERVISED:
+            found[pretraining] = Look(INK, "o", (0, (4, 1.5)))
+        else:
+            marker = _MARKERS[series % len(_MARKERS)]
+            found[pretraining] = Look(SERIES[series % len(SERIES)], marker, "solid")
+            series += 1
+    return found
+
+
+def new_figure(width: float, height: float) -> "tuple[Figure, Any]":
+    """Return an empty figure (inches) with one pair of axes, in the report's style."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.tick_params(length=0)
+    return figure, axes
+
+
+def head(figure: "Figure", title: str) -> None:
+    """Set a figure's title, flush left."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
+
+
+def legend(figure: "Figure") -> None:
+    """Put the legend below the axes, where it covers nothing."""
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5, labelcolor=INK)
+
+
+def finish(figure: "Figure", name: str, caption: str, alternative: str, directory: Path | None) -> Picture:
+    """Render a figure for the page, and as name.svg and name.pdf into `directory` if there is one."""
+    import matplotlib as mpl
+
+    text = io.StringIO()
+    # The salt keeps ids of two figures in one page apart, and those of two renderings the same.
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / f"{name}.svg").write_text(text.getvalue(), encoding="utf-8")
+            figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})
+    return Picture(name, caption, alternative, _for_page(text.getvalue(), name))
+
+
+def _for_page(svg: str, name: str) -> str:
+    """Keep the drawing only, in the page's own colours and fonts, with ids that are its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true" focusable="false">', svg
+    )
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return re.sub(r"\s*\n\s*", "\n", svg).strip()

@@ -1,0 +1,227 @@
+"""The report's figures: where each pretraining stands, gains against labels, training curves."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from transfer.report.cells import Cell, build_cell
+from transfer.report.collection import Collection, Evaluation, Pretraining
+from transfer.report.curves import Curve, evaluation_curves, pretraining_curves
+from transfer.report.drawing import (
+    BAND,
+    GREY,
+    LINE,
+    SOFT,
+    Look,
+    Picture,
+    finish,
+    head,
+    legend,
+    looks,
+    new_figure,
+)
+from transfer.report.naming import RANDOM, metric_name, share, task_name
+from transfer.report.tables import Row, Table
+
+# The points (share of the labels, cell) of each pretraining.
+Lines = dict[Pretraining, list[tuple[float, Cell]]]
+
+_MOST_ROWS = 16
+_MOST_LINES = 8
+_MOST_FIGURES = 8
+_WIDTH = 4.4
+
+
+def standings(tables: Sequence[Table], collection: Collection, directory: Path | None) -> list[Picture]:
+    """Draw every mean and its spread by the first metric of each column group."""
+    style = looks(collection.pretrainings)
+    pictures = []
+    for t, table in enumerate(tables, start=1):
+        start = 0
+        for g, group in enumerate(table.groups, start=1):
+            column = group.columns[0]
+            rows = [r for r in table.rows if r.cells[start].mean is not None]
+            if len(rows) >= 2 and len(pictures) < _MOST_FIGURES:
+                title = f"{group.heading}: {column.heading} ({column.unit})"
+                if len(rows) > _MOST_ROWS:
+                    up = column.higher_is_better
+                    best = sorted(rows, key=lambda r: _mean(r.cells[start]), reverse=up)[:_MOST_ROWS]
+                    title += f", best {_MOST_ROWS} of {len(rows)}"
+                    rows = [r for r in rows if r in best]
+                pictures.append(_standing(f"standing-{t}-{g}", title, rows, start, style, directory))
+            start += len(group.columns)
+    return pictures
+
+
+def _standing(
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    at: int,
+    style: dict[Pretraining, Look],
+    directory: Path | None,
+) -> Picture:
+    figure, axes = new_figure(_WIDTH, 0.75 + 0.27 * len(rows))
+    for y, row in enumerate(rows):
+        cell, look = row.cells[at], style[row.pretraining]
+        if row.pretraining.method == RANDOM:
+            axes.axvline(_mean(cell), color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            if cell.std is not None:
+                axes.axvspan(
+                    _mean(cell) - cell.std, _mean(cell) + cell.std, color=BAND, linewidth=0, zorder=0
+                )
+        axes.errorbar(
+            _mean(cell),
+            y,
+            xerr=cell.std,
+            fmt=look.marker,
+            color=look.colour,
+            markersize=6,
+            capsize=0,
+            zorder=3,
+        )
+        if cell.n > 1:
+            axes.plot(cell.values, [y] * cell.n, "|", color=look.colour, markersize=8, alpha=0.7, zorder=2)
+    axes.set_yticks(range(len(rows)), [r.label for r in rows])
+    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.08)
+    head(figure, title)
+    spoken = "; ".join(f"{r.label} {r.cells[at].text()}" for r in rows)
+    return finish(figure, name, title, f"{title}: {spoken}", directory)
+
+
+def against_labels(collection: Collection, directory: Path | None) -> list[Picture]:
+    """Draw accuracy against the share of labels, wherever one data set was fine-tuned with several."""
+    families: dict[tuple[str, str, str], dict[float, Evaluation]] = {}
+    for evaluation, runs in collection.by_evaluation.items():
+        fraction, metrics = runs[0].record.label_fraction, collection.headlines(evaluation)
+        if fraction is not None and metrics:
+            key = (evaluation.task, evaluation.dataset, metrics[0].name)
+            families.setdefault(key, {}).setdefault(fraction, evaluation)
+    pictures = []
+    for i, ((task, dataset, metric), by_fraction) in enumerate(families.items(), start=1):
+        if len(by_fraction) > 1 and len(pictures) < _MOST_FIGURES:
+            title = f"{task_name(task)}, {dataset}: {metric_name(metric)} against labels"
+            lines = _lines(collection, by_fraction, metric)
+            pictures.append(_against(f"labels-{i}", title, metric_name(metric), lines, collection, directory))
+    return pictures
+
+
+def _lines(collection: Collection, by_fraction: dict[float, Evaluation], metric: str) -> Lines:
+    lines: Lines = {}
+    for pretraining in collection.pretrainings:
+        for fraction, evaluation in sorted(by_fraction.items()):
+            runs = collection.runs.get((pretraining, evaluation))
+            if runs and (cell := build_cell(runs, metric)).mean is not None:
+                lines.setdefault(pretraining, []).append((fraction, cell))
+    return {p: points for p, points in lines.items() if len(points) > 1}
+
+
+def _against(
+    name: str,
+    title: str,
+    metric: str,
+    lines: Lines,
+    collection: Collection,
+    directory: Path | None,
+) -> Picture:
+    style = looks(collection.pretrainings)
+    drawn = _strongest(lines)
+    figure, axes = new_figure(_WIDTH, 3.1)
+    spoken = []
+    for pretraining in drawn:
+        look, points = style[pretraining], lines[pretraining]
+        axes.errorbar(
+            [f for f, _ in points],
+            [_mean(c) for _, c in points],
+            yerr=[c.std or 0 for _, c in points],
+            color=look.colour,
+            marker=look.marker,
+            markersize=5,
+            linestyle=look.dashes,
+            label=collection.labels[pretraining],
+        )
+        told = ", ".join(f"{share(f)} {c.text()}" for f, c in points)
+        spoken.append(f"{collection.labels[pretraining]}: {told}")
+    axes.set_xscale("log")
+    fractions = sorted({f for p in drawn for f, _ in lines[p]})
+    axes.set_xticks(fractions, [share(f) for f in fractions])
+    axes.minorticks_off()
+    axes.set_xlabel("share of the labels")
+    axes.set_ylabel(f"{metric} (%)")
+    title = _with_count(title, drawn, lines)
+    head(figure, title)
+    legend(figure)
+    return finish(figure, name, title, f"{title}. {'; '.join(spoken)}", directory)
+
+
+def _strongest(lines: Lines) -> list[Pretraining]:
+    """Keep the baselines and, of the rest, those that end highest, up to what a figure can hold."""
+    baselines = [p for p in lines if p.baseline][: _MOST_LINES // 2]
+    rest = sorted((p for p in lines if not p.baseline), key=lambda p: -_mean(lines[p][0][1]))
+    kept = {*baselines, *rest[: _MOST_LINES - len(baselines)]}
+    return [p for p in lines if p in kept]
+
+
+def _with_count(title: str, drawn: Sequence[Pretraining], lines: Lines) -> str:
+    return title if len(drawn) == len(lines) else f"{title} ({len(drawn)} of {len(lines)} pretrainings)"
+
+
+def training_curves(collection: Collection, runs: Sequence[Path], directory: Path | None) -> list[Picture]:
+    """Draw the loss of every pretraining (losses of different methods share no axis) and of the detectors."""
+    style = looks(collection.pretrainings)
+    pictures = []
+    for i, curve in enumerate(pretraining_curves(collection, runs, "loss")[:_MOST_FIGURES], start=1):
+        title = f"Pretraining loss: {curve.label}"
+        pictures.append(_curves(f"pretraining-loss-{i}", title, "loss", [curve], style, directory))
+    for number, words in (
+        ("embedding_spread", "Spread of the embeddings in pretraining (0: collapsed)"),
+        ("positive_similarity", "Similarity of two views in pretraining"),
+    ):
+        curves = pretraining_curves(collection, runs, number)[:_MOST_LINES]
+        if curves:
+            label = number.replace("_", " ")
+            name = f"pretraining-{number.replace('_', '-')}"
+            pictures.append(_curves(name, words, label, curves, style, directory))
+    for i, (caption, curves) in enumerate(evaluation_curves(collection, "loss").items(), start=1):
+        if i <= _MOST_FIGURES:
+            title = f"{caption}: training loss, first seed"
+            name = f"evaluation-loss-{i}"
+            pictures.append(_curves(name, title, "loss", curves[:_MOST_LINES], style, directory))
+    return pictures
+
+
+def _curves(
+    name: str,
+    title: str,
+    ylabel: str,
+    curves: Sequence[Curve],
+    style: dict[Pretraining, Look],
+    directory: Path | None,
+) -> Picture:
+    figure, axes = new_figure(_WIDTH, 2.2 if len(curves) == 1 else 2.9)
+    for curve in curves:
+        look = style[curve.pretraining]
+        axes.plot(curve.steps, curve.values, color=look.colour, linestyle=look.dashes, label=curve.label)
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    axes.spines["left"].set_color(LINE)
+    axes.yaxis.label.set_color(SOFT)
+    if len(curves) > 1:
+        legend(figure)
+    head(figure, title)
+    ends = "; ".join(f"{c.label} from {c.values[0]:.3g} to {c.values[-1]:.3g}" for c in curves)
+    return finish(figure, _safe(name), title, f"{title}. {ends}", directory)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]+", "-", name)
+
+
+def _mean(cell: Cell) -> float:
+    if cell.mean is None:
+        raise ValueError("a cell without a mean cannot be drawn")
+    return cell.mean
