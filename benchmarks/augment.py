@@ -4,7 +4,7 @@
 
 MoCo v2's view (crop, colour jitter, grayscale, blur, flip) of images already decoded, in one process. The
 variants take turns; times are medians, the fastest run beside them. "batched" and "images" are
-`pretrain.augment_batch` and `pretrain.augment_image`, "torchvision" is the Compose that its documentation
+`batch_views` and `image_views` of `pretrain.views`, "torchvision" is the Compose that its documentation
 shows, on uint8 tensors. Writes a dated table to benchmarks/results/.
 """
 
@@ -24,11 +24,10 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pretrain.augment import draw_view
-from pretrain.augment_batch import batch_views
-from pretrain.augment_image import image_views
 from pretrain.data_config import ViewConfig
 from pretrain.draws import keys
 from pretrain.provenance import hardware
+from pretrain.views import batch_views, image_views
 
 
 def torchvision_transform(size: int) -> v2.Compose:

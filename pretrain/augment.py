@@ -1,6 +1,6 @@
 """What a random view is made of: its parameters, drawn for a batch, each sample's independent of the others.
 
-Both ways to make views (`pretrain.augment_image`, `pretrain.augment_batch`) take their parameters from here.
+Both ways to make views (`pretrain.views`) take their parameters from here.
 """
 
 from dataclasses import dataclass

@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader
 
 from configs import UserError
 from pretrain.augment import draw_view
-from pretrain.augment_batch import batch_views
-from pretrain.augment_image import centre_view, image_views
 from pretrain.data_config import AugmentConfig
 from pretrain.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
 from pretrain.draws import keys, permutation
+from pretrain.views import batch_views, centre_view, image_views
 
 log = logging.getLogger(__name__)
 
