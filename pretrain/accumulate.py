@@ -3,9 +3,9 @@
 Averaging the losses of small batches would be another method for everything here but cross-entropy: SiMo and
 SimCLR would have fewer negatives, UniGrad, Barlow Twins and VICReg other correlation matrices, SqrtKL another
 bank update. Instead (as GradCache, Gao et al. 2021, does): embed every part without a graph, take the loss of
-the whole batch and its gradient in the embeddings, then embed every part again and send that gradient through.
-The loss, its gradient and every memory are the undivided batch's; the price is a second forward pass. Batch
-norm alone sees the parts, as it does on ranks that do not synchronise it.
+the whole batch and its gradient in the embeddings, then embed every part again and send that gradient
+through. The loss, its gradient and every memory are the undivided batch's; the price is a second forward
+pass. Batch norm alone sees the parts, as it does on ranks that do not synchronise it.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,8 @@ def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, par
         outcome.loss.backward()
         return outcome
 
-    pieces = _cut(batch, parts)
+    seen = Batch(batch.index, method.seen(batch, moment), batch.label)
+    pieces, clean = _cut(seen, parts), _cut(batch, parts)
     device = batch.views[0].device
     randomness = _random_state(device)
     with torch.no_grad():
@@ -38,7 +39,7 @@ def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, par
         for name, value in method.named_buffers():
             value.copy_(statistics[name])
     leaves = [z.requires_grad_() for z in embedded]
-    outcome = method.objective(leaves, _targets(method, batch, pieces, leaves), batch, moment)
+    outcome = method.objective(leaves, _targets(method, batch, clean, leaves), batch, moment)
     outcome.loss.backward()
 
     gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves]

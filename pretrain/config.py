@@ -206,6 +206,11 @@ class PretrainConfig(Recipe):
             )
         if self.augment.cutmix is not None and not method.takes_cutmix:
             raise ValueError(f"method {method.name} has no CutMix form: set augment.cutmix: null")
+        if self.augment.cutmix is not None and getattr(method, "correlation_source", "") == "online":
+            raise ValueError(
+                "augment.cutmix: F comes from clean images, which only the target branch sees: it needs"
+                " correlation_source: momentum"
+            )
         return self
 
 

@@ -94,6 +94,29 @@ def own_slice(x: Tensor) -> Tensor:
     return x.chunk(world_size())[rank()]
 
 
+def rows_of_batch(x: Tensor, wanted: Tensor) -> Tensor:
+    """Return, for this rank's part of `wanted`, the global batch's rows of those numbers.
+
+    x: this rank's rows (b, ...); wanted: (world * b,) row numbers in rank order, on the CPU and the same on
+    every rank. Only the rows asked for travel; gradients do not.
+    """
+    if world_size() == 1:
+        return x[wanted.to(x.device)]
+    b, me = len(x), rank()
+    asked = wanted.view(world_size(), b)
+    from_me = [row[row // b == me] - me * b for row in asked]
+    mine = asked[me] // b
+    received = x.new_empty(x.shape)
+    dist.all_to_all_single(
+        received,
+        x[torch.cat(from_me).to(x.device)].contiguous(),
+        output_split_sizes=torch.bincount(mine, minlength=world_size()).tolist(),
+        input_split_sizes=[len(rows) for rows in from_me],
+    )
+    # They come owner by owner, each owner's in the order asked for.
+    return received[mine.argsort(stable=True).argsort().to(x.device)]
+
+
 def from_first(x: Tensor) -> Tensor:
     """Return rank 0's `x` on every rank; the others' may have any values, but the same shape."""
     if world_size() > 1:

@@ -81,7 +81,9 @@ def _bank(config: PretrainConfig, facts: DataFacts) -> MemoryBank | ShardedBank:
 
 
 _BUILDERS: dict[str, Callable[[PretrainConfig, Encoder, DataFacts], Method]] = {
-    "unigrad": lambda c, online, _: UniGrad(cast(UniGradConfig, c.method), online, _width(c)),
+    "unigrad": lambda c, online, _: UniGrad(
+        cast(UniGradConfig, c.method), online, _width(c), c.augment.cutmix, c.seed
+    ),
     "simo": lambda c, online, _: SiMo(cast(SiMoConfig, c.method), online),
     "moco": lambda c, online, _: MoCo(cast(MoCoConfig, c.method), online, _width(c), c.seed),
     "simclr": lambda c, online, _: SimCLR(cast(SimCLRConfig, c.method), online),

@@ -69,10 +69,11 @@ class DirectPred(Method):
         )
         # Scaled as in the public code, where eps is 0.3; W_h's own scale drops out of the cosine.
         F = to_unit_spectrum(self.correlation)
-        loss = (self._one_way(u1, v2, F) + self._one_way(u2, v1, F)) / 2
+        # Rows do not meet, and the mean is over both directions: one decomposition of F serves both.
+        loss = self._loss(torch.cat([u1, u2]), torch.cat([v2, v1]), F)
         return Outcome(loss, siamese_numbers(u1, v2))
 
-    def _one_way(self, u: Tensor, v: Tensor, F: Tensor) -> Tensor:
+    def _loss(self, u: Tensor, v: Tensor, F: Tensor) -> Tensor:
         eps = self.config.eps
         match self.config.form:
             case "loss":

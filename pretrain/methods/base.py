@@ -58,6 +58,10 @@ class Method(nn.Module):
         if self.target is not None:
             self.target.advance(self.online, moment.step, moment.total)
 
+    def seen(self, batch: Batch, moment: Moment) -> list[Tensor]:
+        """Return the views that the online network sees; targets come from `batch.views` as they are."""
+        return batch.views
+
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Return what the trained networks make of the views: here, one embedding (B, d) a view.
 
@@ -78,13 +82,13 @@ class Method(nn.Module):
     def forward(self, batch: Batch, moment: Moment, upstream: Sequence[Tensor] | None = None) -> Outcome:
         """Return the loss of this rank's part of a global batch.
 
-        With `upstream`, the gradient of a loss in what `embed` returns, the loss is one that has this
-        gradient: gradient accumulation's second pass.
+        With `upstream`, the gradient of a loss in what `embed` returns for these very views, the loss is one
+        that has this gradient: gradient accumulation's second pass.
         """
-        embeddings = self.embed(batch.views)
         if upstream is not None:
-            products = [(z * g).sum() for z, g in zip(embeddings, upstream, strict=True)]
+            products = [(z * g).sum() for z, g in zip(self.embed(batch.views), upstream, strict=True)]
             return Outcome(torch.stack(products).sum(), {})
+        embeddings = self.embed(self.seen(batch, moment))
         return self.objective(embeddings, self.targets(batch.views, embeddings), batch, moment)
 
 

@@ -1,27 +1,54 @@
 """UniGrad as a method: momentum targets and a correlation matrix that remembers all previous samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from pretrain.cutmix import CutMix, draw_cutmix, paste
 from pretrain.data import Batch
-from pretrain.distributed import mean_over_ranks
+from pretrain.data_config import CutMixConfig
+from pretrain.distributed import gather, mean_over_ranks, own_slice, rows_of_batch, world_size
 from pretrain.heads import Encoder
 from pretrain.method_config import UniGradConfig
 from pretrain.methods.base import Method, Moment, Outcome, siamese_numbers, unit
-from pretrain.objectives.unigrad import batch_correlation, unigrad_multicrop_loss, update_correlation
+from pretrain.objectives.unigrad import (
+    batch_correlation,
+    multicrop_positives,
+    positive_mixture,
+    unigrad_loss,
+    update_correlation,
+)
 from pretrain.target import build_target
 
 
 class UniGrad(Method):
-    """UniGrad (Eq. 14 and 15): two global views and any number of local ones, symmetrised and halved."""
+    """UniGrad (Eq. 14 and 15): two global views and any number of local ones, all views counting the same.
 
-    def __init__(self, config: UniGradConfig, online: Encoder, width: int) -> None:
+    With CutMix (section 5.2) the online network sees mixed images only, so that it costs nothing, and the
+    target branch clean ones, which give the positives to be mixed and F. Every view is mixed, local ones too,
+    each with patches of its own; the paper does not say.
+    """
+
+    def __init__(
+        self,
+        config: UniGradConfig,
+        online: Encoder,
+        width: int,
+        cutmix: CutMixConfig | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(online, build_target(config.target, online))
         self.config = config
+        self.cutmix, self.seed = cutmix, seed
         self.correlation: Tensor
         self.register_buffer("correlation", torch.zeros(width, width))
+
+    def seen(self, batch: Batch, moment: Moment) -> list[Tensor]:
+        if self.cutmix is None:
+            return batch.views
+        mixes = self._mixes(batch.views, moment)
+        return [_mixed(view, mix) for view, mix in zip(batch.views, mixes, strict=True)]
 
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         # Local crops share one forward pass, as in SwAV and DINO; the paper does not say.
@@ -42,5 +69,37 @@ class UniGrad(Method):
         before = None if moment.step == 0 else self.correlation
         F = update_correlation(before, of_batch, self.config.rho)
         self.correlation.copy_(F)
-        loss = unigrad_multicrop_loss(u, (v[0], v[1]), F, self.config.lam)
-        return Outcome(loss, siamese_numbers(u[0], v[1]))
+
+        positives = multicrop_positives((v[0], v[1]), len(u) - 2)
+        if self.cutmix is not None:
+            mixes = self._mixes(batch.views, moment)
+            positives = [_mixed_positive(v, mix) for v, mix in zip(positives, mixes, strict=True)]
+        losses = [unigrad_loss(z, v, F, self.config.lam) for z, v in zip(u, positives, strict=True)]
+        return Outcome(torch.stack(losses).mean(), siamese_numbers(u[0], positives[0]))
+
+    def _mixes(self, views: Sequence[Tensor], moment: Moment) -> list[CutMix]:
+        """Draw one mix of the global batch for each view; places in the batch stand for its images."""
+        assert self.cutmix is not None
+        size = len(views[0]) * world_size()
+        return [
+            draw_cutmix(self.cutmix, self.seed, moment.step, torch.arange(size) + n * size, view.shape[-1])
+            for n, view in enumerate(views)
+        ]
+
+
+def _mixed(view: Tensor, mix: CutMix) -> Tensor:
+    """Paste patches of the global batch's images into this rank's."""
+    b, own = len(view), _on(mix, view.device, own_slice)
+    partners = torch.arange(b, 2 * b, device=view.device).repeat(2)
+    # The partners' views are laid behind this rank's own; what is pasted into them is thrown away.
+    beside = CutMix(partners, own.box.repeat(2, 1), own.kept.repeat(2))
+    return paste(torch.cat([view, rows_of_batch(view, mix.partner)]), beside)[:b]
+
+
+def _mixed_positive(v: Tensor, mix: CutMix) -> Tensor:
+    mix = _on(mix, v.device)
+    return own_slice(positive_mixture(gather(v), mix.partner, mix.kept))
+
+
+def _on(mix: CutMix, device: torch.device, part: Callable[[Tensor], Tensor] = lambda x: x) -> CutMix:
+    return CutMix(*(part(x).to(device) for x in (mix.partner, mix.box, mix.kept)))

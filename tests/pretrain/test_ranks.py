@@ -22,6 +22,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "unigrad": ("unigrad_demo",),
     "unigrad-online": ("unigrad_demo", "method.correlation_source=online"),
     "unigrad-multicrop": ("unigrad_demo", *MULTICROP, LOCAL_BLUR),
+    "unigrad-cutmix": ("unigrad_demo", "augment.cutmix.alpha=1"),
+    "unigrad-cutmix-multicrop": ("unigrad_demo", "augment.cutmix.alpha=1", *MULTICROP, LOCAL_BLUR),
     "simo": ("simo_demo",),
     "moco": ("simo_demo", "method={name: moco, queue: 12, symmetric: true}"),
     "moco-short-queue": ("simo_demo", "method={name: moco, queue: 5, alpha: 64}"),
@@ -59,7 +61,7 @@ CALM = (
 
 
 # Without batch norm, which sees the parts of an accumulated batch, these too equal one undivided batch.
-ACCUMULATED = ("unigrad", "simo", "simclr", "barlow", "msbreg", "sqrtkl-sharded", "supervised")
+ACCUMULATED = ("unigrad", "unigrad-cutmix", "simo", "simclr", "barlow", "msbreg", "sqrtkl-sharded", "supervised")
 PLAIN = ("projector={norm: none, norm_last: false}", "method.predictor.norm=none")
 
 
