@@ -181,11 +181,12 @@ class _Source:
         return Batch(made.index.to(self._device, non_blocking=True), views, label)
 
     def _count(self, unreadable: list[str]) -> None:
-        new = [reason for reason in dict.fromkeys(unreadable) if reason not in self._unreadable]
-        self._unreadable.update(new)
-        if len(self._unreadable) > self._limit:
-            raise UserError(too_many_unreadable(sorted(self._unreadable), self._limit))
-        for reason in new:
+        for reason in unreadable:
+            if reason in self._unreadable:
+                continue
+            self._unreadable.add(reason)
+            if len(self._unreadable) > self._limit:
+                raise UserError(too_many_unreadable(sorted(self._unreadable), self._limit))
             log.warning(
                 "unreadable image %d (%d tolerated), the next one is shown in its place: %s",
                 len(self._unreadable),

@@ -110,6 +110,7 @@ def test_images_that_break_during_training_are_counted_up_to_the_limit(
         assert len(list(loader.epoch(0))) == 3
         assert len(list(loader.epoch(1))) == 3
     assert caplog.text.count("c0/03.png") == 1 and caplog.text.count("c1/00.png") == 1
+    assert "unreadable image 1 (2 tolerated)" in caplog.text
     assert "unreadable image 2 (2 tolerated)" in caplog.text
     (root / "train" / "c2" / "04.png").unlink()
     with pytest.raises(UserError, match=r"3 images cannot be read, 2 are tolerated") as raised:
