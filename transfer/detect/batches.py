@@ -85,11 +85,11 @@ class Steps:
             yield draws[self.rank :: self.world]
 
 
-def step_loader(dataset: TrainingImages, steps: Steps, workers: int) -> DataLoader[list[Example]]:
+def step_loader(dataset: TrainingImages, steps: Steps, workers: int) -> DataLoader[Example]:
     """Load whole steps ahead in `workers` processes; 0 loads in this one."""
     return DataLoader(
         dataset,
-        batch_sampler=steps,  # type: ignore[arg-type]
+        batch_sampler=steps,
         num_workers=workers,
         collate_fn=list,
         persistent_workers=False,

@@ -164,7 +164,7 @@ def _require_divisible(config: DetectionConfig, ranks: Ranks) -> None:
     size = config.solver.ims_per_batch
     if size % ranks.world:
         raise UserError(f"solver.ims_per_batch {size} cannot be divided evenly among {ranks.world} processes")
-    norms = {config.model.norm}
+    norms: set[str] = {config.model.norm}
     if config.model.name == "fpn":
         norms |= {config.model.fpn_norm, config.model.head_norm}
     if ranks.world > 1 and ranks.device.type == "cpu" and norms & {"SyncBN", "naiveSyncBN"}:

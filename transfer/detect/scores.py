@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from transfer.detect.config import DataConfig, VocData
 from transfer.detect.datasets import DetectionDataset
@@ -32,7 +33,8 @@ def score(
         whole = n == len(json.loads(annotations.read_bytes())["images"])
         truth = annotations if whole else dataset
         values = {}
-        for prefix, iou_type in (("", "bbox"), ("mask ", "segm"))[: 1 + masks]:
+        kinds: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("", "bbox"), ("mask ", "segm"))
+        for prefix, iou_type in kinds[: 1 + masks]:
             coco = coco_ap(truth, predictions, iou_type)
             named = {"AP": coco.ap, "AP50": coco.ap50, "AP75": coco.ap75}
             named |= {"APs": coco.aps, "APm": coco.apm, "APl": coco.apl}

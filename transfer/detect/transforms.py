@@ -42,8 +42,10 @@ def train_example(
     width, height = resized(image.size, short, config.max_size_train)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     kept = ~source.annotation.iscrowd
-    boxes = source.annotation.boxes[kept] * np.float32([width / source.width, height / source.height] * 2)
-    boxes = boxes.clip(0, np.float32([width, height] * 2))
+    boxes = source.annotation.boxes[kept] * np.array(
+        [width / source.width, height / source.height] * 2, dtype=np.float32
+    )
+    boxes = boxes.clip(0, np.array([width, height] * 2, dtype=np.float32))
     masks = decode_masks(source)[kept] if with_masks else None
     if mirrored:
         pixels = pixels[:, ::-1]
