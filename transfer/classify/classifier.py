@@ -1,5 +1,6 @@
 """A backbone with a linear head, its parameter groups, and how its predictions are counted."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from pretrain.distributed import sum_over_ranks
 from transfer.classify.config import FinetuneConfig
+from transfer.results import Metric
+
+log = logging.getLogger(__name__)
 
 TOP = (1, 5)
 
@@ -124,3 +128,13 @@ def count(predictions: Iterable[tuple[Tensor, Tensor]], device: torch.device) ->
             total[i] += hit[:, :n].any(dim=1).sum()
     images, top1, top5 = (int(n) for n in sum_over_ranks(total))
     return Accuracy(images, top1, top5)
+
+
+def accuracy_metrics(found: Accuracy, classes: int) -> list[Metric]:
+    """Return top-1, and top-5 where there are more than five classes: with fewer it would always be 100 %."""
+    metrics = [Metric(name="top1", value=found.top1_percent, n=found.images)]
+    if classes > max(TOP):
+        metrics.append(Metric(name="top5", value=found.top5_percent, n=found.images))
+    else:
+        log.info("top-5 is left out: with %d classes it says nothing", classes)
+    return metrics

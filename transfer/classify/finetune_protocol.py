@@ -19,7 +19,7 @@ from pretrain.distributed import Ranks, barrier, joined
 from pretrain.interrupt import StopRequest
 from transfer.checkpoints.canonical import load_backbone
 from transfer.classify import subsets
-from transfer.classify.classifier import TOP, Accuracy, Classifier
+from transfer.classify.classifier import TOP, Accuracy, Classifier, accuracy_metrics
 from transfer.classify.config import BestEpoch, FinetuneConfig, GridOfRates
 from transfer.classify.finetune_train import (
     METRICS_NAME,
@@ -39,7 +39,7 @@ from transfer.classify.labelled import (
 )
 from transfer.classify.outputs import RECIPE_NAME, finished_record, spread, write_recipe
 from transfer.classify.subsets import Indices
-from transfer.results import Metric, ResultRecord, make_record, write_record
+from transfer.results import ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -102,16 +102,6 @@ def run_protocol(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultR
             _forget_state(out)
         barrier()
     return record
-
-
-def accuracy_metrics(found: Accuracy, classes: int) -> list[Metric]:
-    """Return top-1, and top-5 where there are more than five classes: with fewer it would always be 100 %."""
-    metrics = [Metric(name="top1", value=found.top1_percent, n=found.images)]
-    if classes > max(TOP):
-        metrics.append(Metric(name="top5", value=found.top5_percent, n=found.images))
-    else:
-        log.info("top-5 is left out: with %d classes it says nothing", classes)
-    return metrics
 
 
 @dataclass(frozen=True)

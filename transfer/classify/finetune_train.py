@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError, WorkError
 from pretrain.checkpoint import load_state, save_state
-from pretrain.data import Dataset, EvaluationLoader, Loader
+from pretrain.data import Dataset, EvaluationLoader
 from pretrain.data_config import AugmentConfig
 from pretrain.distributed import Ranks, barrier, with_sync_bn
 from pretrain.interrupt import Interrupted, StopRequest
@@ -27,6 +27,7 @@ from pretrain.schedules import warmup_cosine, warmup_multistep
 from pretrain.window import Window
 from transfer.classify.classifier import Accuracy, Classifier, build_optimizer, count, set_rates
 from transfer.classify.config import CosineSchedule, FinetuneConfig, Schedule
+from transfer.classify.loading import laid_out, training_loader
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,11 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
         A loss that is not finite.
     """
     config, ranks = training.config, training.ranks
+    _require_two_in_a_batch(training)
     model, optimizer = _build(training)
-    loader = _training_loader(training)
+    loader = training_loader(
+        training.images, training.augment, config.batch_size, config.seed, ranks, config.workers
+    )
     epoch_steps = loader.steps_per_epoch
     total = config.schedule.epochs * epoch_steps
     metrics = MetricsLog(training.out / METRICS_NAME)
@@ -175,11 +179,6 @@ def accuracy(model: Classifier, images: Dataset, training: Training) -> Accuracy
     return count(_predictions(model, images, training), training.ranks.device)
 
 
-def laid_out(images: Tensor, channels_last: bool) -> Tensor:
-    """Return images (B, 3, H, W) in the memory layout of the network."""
-    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
-
-
 def _predictions(model: Classifier, images: Dataset, training: Training) -> Iterator[tuple[Tensor, Tensor]]:
     config, ranks = training.config, training.ranks
     loader = EvaluationLoader(
@@ -201,31 +200,14 @@ def _predictions(model: Classifier, images: Dataset, training: Training) -> Iter
             yield model(laid_out(batch.views[0], config.channels_last)), batch.label
 
 
-def _training_loader(training: Training) -> Loader:
-    """Load every labelled image once an epoch; the last batch is as small as it comes out."""
-    config, ranks = training.config, training.ranks
-    images = training.images
-    spare = -len(images) % ranks.world
-    if spare:
-        # Ranks must hold equally many: a few images come twice an epoch, as with torch's DistributedSampler.
-        images = images.take([*range(len(images)), *range(spare)])
-    last = len(images) % config.batch_size or min(len(images), config.batch_size)
-    if last == ranks.world and config.bn == "train":
+def _require_two_in_a_batch(training: Training) -> None:
+    images, batch = len(training.images), training.config.batch_size
+    last = images % batch or min(images, batch)
+    if training.config.bn == "train" and last <= training.ranks.world:
         raise UserError(
-            f"batch_size {config.batch_size} leaves one of {len(images)} images for an epoch's last batch,"
-            " which batch normalisation cannot train on; choose another batch_size, or bn: eval"
+            f"batch_size {batch} leaves one of {images} images for an epoch's last batch, which batch"
+            " normalisation cannot train on; choose another batch_size, or bn: eval"
         )
-    return Loader(
-        images,
-        training.augment,
-        ranks.share_of(config.batch_size),
-        config.seed,
-        ranks.rank,
-        ranks.world,
-        config.workers,
-        drop_last=False,
-        device=ranks.device,
-    )
 
 
 def _build(training: Training) -> tuple[Classifier, torch.optim.SGD]:

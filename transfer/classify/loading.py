@@ -1,0 +1,40 @@
+"""Batches of labelled images for training: every image once an epoch, in equal parts over the ranks."""
+
+import torch
+from torch import Tensor
+
+from pretrain.data import Dataset, Loader
+from pretrain.data_config import AugmentConfig
+from pretrain.distributed import Ranks
+
+
+def training_loader(
+    images: Dataset, augment: AugmentConfig, batch_size: int, seed: int, ranks: Ranks, workers: int
+) -> Loader:
+    """Load `images` in global batches of `batch_size`, the last one of an epoch as small as it comes out.
+
+    Ranks must hold equally many images in every batch: where their number is no multiple of the ranks, the
+    first few come twice an epoch, as with torch's DistributedSampler.
+
+    Raises UserError when the batch cannot be divided among the ranks.
+    """
+    share = ranks.share_of(batch_size)
+    spare = -len(images) % ranks.world
+    if spare:
+        images = images.take([*range(len(images)), *range(spare)])
+    return Loader(
+        images,
+        augment,
+        share,
+        seed,
+        ranks.rank,
+        ranks.world,
+        workers,
+        drop_last=False,
+        device=ranks.device,
+    )
+
+
+def laid_out(images: Tensor, channels_last: bool) -> Tensor:
+    """Return images (B, 3, H, W) in the memory layout of the network."""
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images

@@ -1,0 +1,114 @@
+"""A t-SNE picture of test features: a recipe and a checkpoint in, a picture and a result record out."""
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+
+from configs import UserError
+from pretrain.distributed import barrier, joined
+from transfer.classify import subsets
+from transfer.classify.data_config import check_data
+from transfer.classify.frozen import open_frozen
+from transfer.classify.labelled import open_splits
+from transfer.classify.outputs import RECIPE_NAME, finished_record, write_recipe, write_text
+from transfer.classify.probe_config import TsneConfig
+from transfer.results import Metric, ResultRecord, make_record, write_record
+
+log = logging.getLogger(__name__)
+
+PICTURE_NAME, POINTS_NAME = "tsne.png", "tsne.csv"
+
+
+def evaluate(config: TsneConfig, checkpoint: Path, out: Path) -> ResultRecord:
+    """Lay test features out in two dimensions and draw them by class (sqrtkl Figure 6).
+
+    `out` then holds tsne.png, and tsne.csv with every point's place, class and image. The metric recorded is
+    t-SNE's Kullback-Leibler divergence: it says how faithful the picture is, nothing of the features.
+
+    Raises UserError for data, a checkpoint or a recipe that cannot work together.
+    """
+    check_data(config.data)
+    frozen = open_frozen(config, checkpoint)
+    if (finished := finished_record(out, config, config.seed, frozen.sha256)) is not None:
+        log.info("%s: already drawn, nothing to do", out)
+        return finished
+    began = time.monotonic()
+    with joined() as ranks:
+        splits = open_splits(config.data)
+        features = frozen.features(splits.test, out, ranks)
+        labels = features.labels.tolist()
+        shown = np.arange(len(labels))
+        if config.images and config.images < len(labels):
+            each = max(1, config.images // len(splits.classes))
+            shown = subsets.take_per_class(labels, splits.classes, each, config.seed)
+        if config.perplexity >= len(shown):
+            raise UserError(
+                f"perplexity: {config.perplexity:g} is no less than the {len(shown)} images shown"
+            )
+        x = features.pooled[torch.from_numpy(shown)].numpy()
+        tsne = TSNE(perplexity=config.perplexity, random_state=config.seed, init="pca")
+        places = tsne.fit_transform(x)
+        paths = splits.test.paths
+        points = pd.DataFrame(
+            {
+                "x": places[:, 0],
+                "y": places[:, 1],
+                "class": [splits.classes[labels[i]] for i in shown],
+                "image": [str(paths[int(i)]) if paths is not None else str(i) for i in shown],
+            }
+        )
+        record = make_record(
+            recipe=config,
+            task="tsne",
+            checkpoint=checkpoint,
+            metadata=frozen.metadata,
+            dataset=config.data.title,
+            split=config.data.test_split,
+            backend="scikit-learn",
+            seed=config.seed,
+            metrics=[
+                Metric(
+                    name="KL divergence",
+                    value=float(tsne.kl_divergence_),
+                    unit="nats",
+                    higher_is_better=False,
+                    n=len(shown),
+                )
+            ],
+            wall_seconds=time.monotonic() - began,
+            facts={"perplexity": config.perplexity, "images shown": len(shown)},
+            artifacts={"recipe": RECIPE_NAME, "picture": PICTURE_NAME, "points": POINTS_NAME},
+        )
+        if ranks.first:
+            write_recipe(out, config)
+            write_text(out / POINTS_NAME, points.to_csv(index=False))
+            _draw(
+                points, splits.classes, f"{frozen.metadata.method}, {config.data.title}", out / PICTURE_NAME
+            )
+            write_record(record, out)
+        barrier()
+    return record
+
+
+def _draw(points: pd.DataFrame, classes: list[str], title: str, path: Path) -> None:
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(
+        points["x"],
+        points["y"],
+        c=[classes.index(name) for name in points["class"]],
+        cmap="tab10" if len(classes) <= 10 else "nipy_spectral",
+        s=4,
+        linewidths=0,
+    )
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=150)
+    temporary.replace(path)
