@@ -6,7 +6,7 @@ from transfer.report.cells import Cell
 from transfer.report.concerns import Concern
 from transfer.report.content import Content
 from transfer.report.findings import Summary
-from transfer.report.tables import Table
+from transfer.report.tables import Table, reproductions
 from transfer.results import Problem
 
 
@@ -58,7 +58,17 @@ def _table(table: Table) -> list[str]:
         epochs = "–" if row.pretraining.epochs is None else f"{row.pretraining.epochs:g}"
         named = [_escape(row.label), _escape(row.pretraining.backbone), epochs]
         parts.append("| " + " | ".join([*named, *map(_cell, row.cells)]) + " |")
+    for theirs in table.published:
+        values = ["" if v is None else f"{v:.1f}" for v in theirs.values]
+        epochs = "–" if theirs.epochs is None else str(theirs.epochs)
+        named = [
+            f"published: {_escape(theirs.label)} ({_escape(theirs.where)})",
+            _escape(theirs.backbone),
+            epochs,
+        ]
+        parts.append("| " + " | ".join([*named, *values]) + " |")
     parts += ["", f"{table.spreads()} Best of a column bold, second italic.", ""]
+    parts += [f"- {_escape(told)}." for told in reproductions(table)]
     parts += [f"- ({letter}) {_escape(note)}" for letter, note in table.notes]
     return [*parts, ""]
 

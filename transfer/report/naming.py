@@ -24,6 +24,15 @@ _METHODS = {
     "msbreg": "MSBReg",
     "swav": "SwAV",
     "dino": "DINO",
+    "twist": "TWIST",
+    "obow": "OBoW",
+    "seed": "SEED",
+    "cpc_v2": "CPC v2",
+    "cmc": "CMC",
+    "infomin": "InfoMin Aug.",
+    "pirl": "PIRL",
+    "pid": "PID",
+    "jigclu": "JigClu",
 }
 _TASKS = {
     "finetune": "Fine-tuning",

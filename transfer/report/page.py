@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from transfer.report.collection import Collection, Numbered
 from transfer.report.content import Content, Pictures
+from transfer.report.tables import reproductions
 
 _SUBSCRIPT = re.compile(r"^(AP)(50|75|s|m|l)$")
 
@@ -78,6 +79,7 @@ def page(content: Content, pictures: Pictures, out: Path) -> str:
         environments=environments,
         records=records,
         svg=Markup,
+        reproductions=reproductions,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from transfer.report.beside import PublishedRow, published_rows
 from transfer.report.cells import Cell, build_cell
 from transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
 from transfer.report.naming import metric_name, task_name, task_order
@@ -49,13 +50,15 @@ class Row:
 class Table:
     """Evaluations that belong together, side by side.
 
-    `notes` says of each evaluation, by the letter its heading carries, what was done on what with what.
+    `notes` says of each evaluation, by the letter its heading carries, what was done on what with what;
+    `published` holds papers' rows of the same protocols on the same data.
     """
 
     title: str
     groups: tuple[Group, ...]
     rows: tuple[Row, ...]
     notes: tuple[tuple[str, str], ...]
+    published: tuple[PublishedRow, ...] = ()
 
     @property
     def columns(self) -> tuple[tuple[Group, Column], ...]:
@@ -149,7 +152,32 @@ def _table(collection: Collection, title: str, wanted: Sequence[tuple[Evaluation
         if any(cell.sources for cell in cells):
             rows.append(Row(pretraining, collection.labels[pretraining], tuple(cells)))
     higher = [c.higher_is_better for g in groups for c in g.columns]
-    return Table(title, tuple(groups), tuple(_ranked(rows, higher)), tuple(notes))
+    columns = [(g.evaluation, c.metric) for g in groups for c in g.columns]
+    backbones = sorted({r.pretraining.backbone for r in rows})
+    published = published_rows(collection, columns, backbones)
+    return Table(title, tuple(groups), tuple(_ranked(rows, higher)), tuple(notes), published)
+
+
+def reproductions(table: Table) -> list[str]:
+    """Say of each of our rows how far it is from the published row of its method, backbone and epochs."""
+    told = []
+    for row in table.rows:
+        for theirs in table.published:
+            same = (theirs.method, theirs.backbone) == (row.pretraining.method, row.pretraining.backbone)
+            if not same or theirs.epochs not in (None, row.pretraining.epochs):
+                continue
+            parts = [
+                f"{group.heading} {column.heading} {cell.mean - value:+.1f}"
+                f" ({cell.text()}, published {value:g})"
+                for (group, column), cell, value in zip(table.columns, row.cells, theirs.values)
+                if cell.mean is not None and value is not None
+            ]
+            if parts:
+                unsaid = "; the paper does not say after how many epochs" if theirs.epochs is None else ""
+                told.append(
+                    f"{row.label} beside {theirs.label} of {theirs.where}{unsaid}: {', '.join(parts)}"
+                )
+    return told
 
 
 def missing_seeds(

@@ -1,0 +1,214 @@
+"""The published numbers are those of the papers: row counts, spot values, and the papers' own arithmetic."""
+
+import pytest
+
+from pretrain.backbone_config import BackboneConfig
+from transfer.report.published import published_numbers
+
+COUNTS = {
+    ("unigrad", 2): 10,
+    ("unigrad", 3): 9,
+    ("unigrad", 4): 8,
+    ("unigrad", 5): 10,
+    ("unigrad", 6): 4,
+    ("unigrad", 8): 6 * 9,
+    ("unigrad", 9): 5,
+    ("unigrad", 10): 5,
+    ("unigrad", 11): 7 * 4,
+    ("eqco", 1): 3,
+    ("eqco", 2): 14,
+    ("eqco", 3): 5,
+    ("eqco", 4): 5,
+    ("eqco", 5): 5 * 2 * 4,
+    ("eqco", 6): 2,
+    ("eqco", 7): 2,
+    ("eqco", 8): 4,
+    ("eqco", 9): 4 * 6,
+    ("sqrtkl", 1): 18 * 5,
+    ("sqrtkl", 2): 18 * 5,
+    ("sqrtkl", 3): 8 * 6,
+    ("sqrtkl", 4): 8 * 12,
+    ("sqrtkl", 5): 4 * 6,
+    ("sqrtkl", 6): 5 * 2,
+    ("sqrtkl", 7): 15,
+    ("sqrtkl", 8): 4,
+    ("sqrtkl", 9): 8 * 6,
+    ("msbreg", 2): 8 * 2,
+    ("msbreg", 3): 4 * 3,
+    ("msbreg", 4): 8,
+    ("msbreg", 5): 20 * 3,
+}
+
+
+def value(paper: str, table: int, **asked: object) -> float:
+    found = [
+        n
+        for n in published_numbers()
+        if (n.paper, n.table) == (paper, table) and all(getattr(n, k) == v for k, v in asked.items())
+    ]
+    assert len(found) == 1, f"{asked}: {len(found)} rows"
+    return found[0].value
+
+
+def test_every_table_is_there_with_every_number() -> None:
+    counted: dict[tuple[str, int], int] = {}
+    for number in published_numbers():
+        counted[number.paper, number.table] = counted.get((number.paper, number.table), 0) + 1
+    assert counted == COUNTS
+
+
+@pytest.mark.parametrize(
+    ("expected", "paper", "table", "asked"),
+    [
+        (69.7, "unigrad", 2, {"variant": "(g), without A"}),
+        (67.9, "unigrad", 3, {"variant": "Table 2(e), stop-gradient"}),
+        (114.6, "unigrad", 4, {"variant": "multi-crop", "metric": "time"}),
+        (74.9, "unigrad", 5, {"variant": "CutMix"}),
+        (67.6, "unigrad", 6, {"variant": "gradient of Eq. 21"}),
+        (65.4, "unigrad", 8, {"method": "twist", "data": "VOC 07+12", "metric": "AP75"}),
+        (40.7, "unigrad", 8, {"method": "unigrad", "metric": "mask AP75"}),
+        (70.0, "unigrad", 9, {"variant": "projector depth 4"}),
+        (70.9, "unigrad", 10, {"variant": "projector width 8192"}),
+        (83.8, "unigrad", 11, {"method": "unigrad", "label_fraction": 0.01, "metric": "top5"}),
+        (56.4, "unigrad", 11, {"method": "supervised", "label_fraction": 0.1, "metric": "top1"}),
+        (67.4, "eqco", 1, {"variant": "K = 65536, N = 1024"}),
+        (72.1, "eqco", 2, {"variant": "K = 256, alpha = 65536", "pretrain_epochs": 800}),
+        (68.4, "eqco", 3, {"variant": "K = 256, alpha = 16384"}),
+        (67.6, "eqco", 4, {"variant": "K = 4096"}),
+        (
+            4.6,
+            "eqco",
+            5,
+            {"data": "correlated Gaussians, true value 8.0", "method": "infonce", "variant": "K = 128"},
+        ),
+        (62.1, "eqco", 6, {"variant": "momentum 0"}),
+        (58.8, "eqco", 7, {"variant": "shuffling BN"}),
+        (71.9, "eqco", 8, {"backbone": "resnet50 x4", "variant": "alpha = 256"}),
+        (22.9, "eqco", 9, {"method": "simo", "metric": "APs"}),
+        (67.9, "sqrtkl", 1, {"method": "sqrtkl", "backbone": "resnet18", "data": "cifar100"}),
+        (1879, "sqrtkl", 1, {"method": "npid", "metric": "memory"}),
+        (37.5, "sqrtkl", 6, {"variant": "feature calibrate + grad update", "data": "tiny_imagenet"}),
+        (
+            50.1,
+            "sqrtkl",
+            3,
+            {
+                "method": "sqrtkl",
+                "backbone": "mobilenet_v3_large",
+                "pretrain_images": 1281167,
+                "metric": "top1",
+            },
+        ),
+        (51.4, "sqrtkl", 4, {"method": "sqrtkl", "data": "VOC 07", "metric": "AP75"}),
+        (29.3, "sqrtkl", 4, {"method": "random", "metric": "mask AP"}),
+        (31.4, "sqrtkl", 5, {"method": "sqrtkl", "metric": "mask AP"}),
+        (66.4, "sqrtkl", 7, {"method": "jigclu"}),
+        (90.7, "sqrtkl", 8, {"variant": "L1"}),
+        (
+            82.9,
+            "sqrtkl",
+            9,
+            {"method": "sqrtkl", "backbone": "resnet18", "pretrain_images": 1281167, "metric": "top1"},
+        ),
+        (37.8, "msbreg", 2, {"method": "msbreg", "metric": "mask AP"}),
+        (-3.8, "msbreg", 3, {"method": "msbreg", "metric": "uniformity"}),
+        (75.3, "msbreg", 4, {"method": "byol", "variant": "LN, batch 256, lambda_b = 0.005"}),
+        (81.6, "msbreg", 5, {"variant": "K = 8, lambda_s = 0.004, lambda_b = 0.5"}),
+    ],
+)
+def test_spot_values(expected: float, paper: str, table: int, asked: dict[str, object]) -> None:
+    assert value(paper, table, **asked) == expected
+
+
+# Printed beside the numbers of Table 2: gains over MoCo v2 in AP50, AP, AP75 and on Tiny-ImageNet.
+GAINS = {
+    ("resnet18", 10_000, 200): (5.3, 4.2, 4.4, 9.7),
+    ("resnet18", 10_000, 800): (3.5, 2.6, 2.8, 6.8),
+    ("resnet18", 100_000, 200): (1.2, 1.5, 2.0, 5.9),
+    ("resnet18", 100_000, 800): (0.7, 1.2, 1.7, 5.0),
+    ("resnet50", 10_000, 800): (5.2, 5.4, 7.7, 2.7),
+    ("resnet50", 100_000, 200): (2.0, 3.1, 4.1, 1.0),
+    ("resnet50", 100_000, 800): (1.0, 1.8, 2.2, 0.6),
+}
+
+
+@pytest.mark.parametrize("setting", GAINS)
+def test_the_gains_that_sqrtkl_table_2_prints_are_the_differences_of_its_numbers(
+    setting: tuple[str, int, int],
+) -> None:
+    backbone, images, epochs = setting
+    row = {"backbone": backbone, "pretrain_images": images, "pretrain_epochs": epochs}
+    gains = [
+        value("sqrtkl", 2, method="sqrtkl", metric=m, **row)
+        - value("sqrtkl", 2, method="moco_v2", metric=m, **row)
+        for m in ("AP50", "AP", "AP75", "top1")
+    ]
+    printed = list(GAINS[setting])
+    if setting == ("resnet50", 100_000, 800):
+        # 58.8 - 56.3 is 2.5; the paper prints +2.2. The numbers are kept as printed: see docs/published.md.
+        assert gains.pop(2) == pytest.approx(2.5) and printed.pop(2) == 2.2
+    assert gains == pytest.approx(printed, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("table", "printed"),
+    [(3, {10_000: 12.2, 100_000: 6.9, 1_281_167: 3.9}), (9, {10_000: 13.3, 100_000: 2.4, 1_281_167: 0.7})],
+)
+def test_the_gains_that_sqrtkls_text_names_are_the_differences(table: int, printed: dict[int, float]) -> None:
+    for images, gain in printed.items():
+        row = {"backbone": "mobilenet_v3_small", "pretrain_images": images, "metric": "top1"}
+        ours = value("sqrtkl", table, method="sqrtkl", **row)
+        assert ours - value("sqrtkl", table, method="moco_v2", **row) == pytest.approx(gain)
+
+
+def test_the_shares_that_sqrtkls_text_names_are_the_ratios_of_table_1() -> None:
+    row = {"backbone": "resnet18", "task": "pretraining"}
+    for metric, share in (("time", 0.469), ("memory", 0.686)):
+        ratio = value("sqrtkl", 1, method="sqrtkl", metric=metric, **row)
+        ratio /= value("sqrtkl", 1, method="simsiam", metric=metric, **row)
+        assert ratio == pytest.approx(share, abs=5e-4)
+
+
+def test_numbers_that_two_tables_print_agree() -> None:
+    for variant in ("K = 256, alpha = 256", "K = 256, alpha = 65536"):
+        assert value("eqco", 2, variant=variant, pretrain_epochs=200) == value("eqco", 3, variant=variant)
+    for data in ("cifar10", "tiny_imagenet"):
+        whole = value("sqrtkl", 6, variant="feature calibrate + SqrtKL + grad update", data=data)
+        assert whole == value("sqrtkl", 1, method="sqrtkl", backbone="resnet18", data=data)
+    assert value("unigrad", 9, variant="projector depth 3") == value(
+        "unigrad", 10, variant="projector width 2048"
+    )
+
+
+def test_every_row_says_where_it_is_from_and_is_unlike_every_other() -> None:
+    numbers = published_numbers()
+    assert {n.citation for n in numbers} == {
+        "Tao et al. 2022",
+        "Zhu et al. 2020",
+        "Cao and Wu 2023",
+        "Moon et al. 2022",
+    }
+    assert len({tuple(n.model_dump(exclude={"value"}).items()) for n in numbers}) == len(numbers)
+
+
+def test_percentages_are_percentages() -> None:
+    assert all(0 < n.value <= 100 for n in published_numbers() if n.unit == "%")
+
+
+def test_backbones_are_called_what_records_call_them() -> None:
+    arch, widths = BackboneConfig.model_fields["arch"].annotation, {"x2", "x4"}
+    known = set(getattr(arch, "__args__", ()))
+    for number in published_numbers():
+        if number.backbone is not None:
+            name, *width = number.backbone.split()
+            assert name in known and set(width) <= widths
+
+
+def test_recipes_named_beside_numbers_exist_and_have_their_data() -> None:
+    import transfer.config  # noqa: F401
+    from configs import load
+
+    named: set[tuple[str, str | None]] = {(r, n.data) for n in published_numbers() for r in n.recipe}
+    assert len(named) == 11
+    for recipe, data in named:
+        assert load("transfer", recipe).data.title == data
