@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -176,6 +177,22 @@ def test_bfloat16(shapes, checkpoint, tmp_path):
     assert evaluate(recipe, checkpoint, tmp_path).metrics[0].value >= 0
 
 
+class TestTwoProcesses:
+    def test_ranks_share_training_and_testing(self, shapes, checkpoint, tmp_path):
+        said = _run_ranks(
+            checkpoint, tmp_path / "run", [*_overrides(shapes), "model.norm=BN", "model.fpn_norm=BN"]
+        )
+        assert said == ["done", "done"]
+        predictions = read_predictions(tmp_path / "run" / "predictions.json.gz")
+        splits = read_splits(_recipe("demo_faster_fpn", shapes).data, needs_masks=False)
+        assert [p.image_id for p in predictions] == [i.id for i in splits.test.images]
+        assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 4, 6]
+
+    def test_sync_bn_is_refused_where_torch_has_none(self, shapes, checkpoint, tmp_path):
+        said = _run_ranks(checkpoint, tmp_path / "run", _overrides(shapes))
+        assert all("no SyncBN over several CPU processes" in text for text in said)
+
+
 class TestBadInput:
     def test_missing_root_is_told_before_torch_is_imported(self, checkpoint, tmp_path):
         program = (
@@ -242,6 +259,31 @@ def _checkpoint(path: Path, backbone=None, **statistics) -> Path:
     )
     save_canonical(path, build_backbone(backbone).state_dict(), metadata)
     return path
+
+
+def _run_ranks(checkpoint: Path, out: Path, overrides: list[str]) -> list[str]:
+    """Run the FPN demo recipe in two processes and return what each said."""
+    program = (
+        "import sys, pathlib, transfer.config; from configs import load, UserError;"
+        "from transfer.detect.torchvision_rcnn import evaluate;"
+        "recipe = load('transfer', 'demo_faster_fpn', sys.argv[3:])\n"
+        "try: evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])); print('done')\n"
+        "except UserError as error: print(error)"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(checkpoint), str(out), *overrides],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    return [rank.communicate(timeout=280)[0].strip() for rank in ranks]
 
 
 def _stop_in_iteration(number: int, signum: int, monkeypatch) -> None:
