@@ -7,10 +7,11 @@ from slurm.cluster import Cluster as Settings
 from slurm.cluster_executor import SlurmExecutor
 from slurm.control import cancel, retry
 from slurm.ledger import StageRecord
+from slurm.processes import process_start
 from slurm.status import status
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
-from tests.slurm_cluster.waiting import at_rest, stage, states, wait_for_file, wait_until
+from tests.slurm_cluster.waiting import at_rest, states, wait_for_file, wait_until
 
 SETTINGS = Settings(defaults=Resources(time_min=10, signal_delay_s=20))
 
@@ -139,13 +140,15 @@ def test_a_job_cancelled_behind_our_back_is_not_requeued(cluster: Cluster, tmp_p
     assert saved(run).exists()
 
 
-def test_a_failed_node_gives_its_jobs_back(bare_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_that_vanishes_without_a_word_is_started_again(bare_cluster: Cluster, tmp_path: Path) -> None:
+    """As when a node fails: nothing is saved or written down, and SLURM requeues the job."""
     run, door = tmp_path / "run", tmp_path / "door"
-    submit(run, waiting_stage(door))
+    submit(run, Stage("train", work.wait_deaf, {"path": str(door)}))
     wait_for_file(begun(run))
-    node = bare_cluster.command("sinfo", "-h", "-o", "%n").strip()
-    bare_cluster.command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    wait_until(lambda: stage(run, "train").state == "submitted", "the job to be requeued")
+    pid = int(begun(run).read_text())
+    bare_cluster.command("scontrol", "requeue", record(run).job_ids[0])
+    wait_until(lambda: process_start(pid) == 0, "the process to be killed")
     door.touch()
     now = at_rest(bare_cluster, run)
-    assert now.succeeded and now.stages[0].attempts == 2
+    assert now.succeeded
+    assert [(a.state, a.cause) for a in record(run).attempts] == [("interrupted", "killed"), ("finished", "")]

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slurm import scheduler
-from slurm.status import RunStatus, StageStatus, status
+from slurm.status import RunStatus, status
 from tests.slurm_cluster.cluster import Cluster
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 300) -> None:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not true():
@@ -29,7 +29,7 @@ def hurry(cluster: Cluster) -> None:
             cluster.command("scontrol", "update", f"JobId={job.job_id}", "StartTime=now")
 
 
-def at_rest(cluster: Cluster, run_dir: Path, seconds: float = 240) -> RunStatus:
+def at_rest(cluster: Cluster, run_dir: Path, seconds: float = 600) -> RunStatus:
     """Wait until nothing of a run is on its way any more; requeued jobs are hurried along."""
     end = time.monotonic() + seconds
     while (now := status(run_dir)).in_flight:
@@ -37,11 +37,6 @@ def at_rest(cluster: Cluster, run_dir: Path, seconds: float = 240) -> RunStatus:
         hurry(cluster)
         time.sleep(0.5)
     return now
-
-
-def stage(run_dir: Path, name: str) -> StageStatus:
-    """Return one stage's status."""
-    return next(s for s in status(run_dir).stages if s.name == name)
 
 
 def states(now: RunStatus) -> dict[str, str]:

@@ -1,0 +1,97 @@
+"""A pretraining of two processes on a real SLURM, interrupted, is the same pretraining bit for bit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from configs import load
+from slurm import Graph, Ledger, Resources, Stage, run_graph, scheduler
+from slurm.cluster import Cluster as Settings
+from slurm.cluster_executor import SlurmExecutor
+from slurm.progress import read_progress
+from tests.pretrain.tiny import SMALL, write_images
+from tests.slurm_cluster import tiny_training
+from tests.slurm_cluster.cluster import Cluster
+from tests.slurm_cluster.waiting import at_rest, wait_until
+
+# 40 images in batches of 8.
+EPOCH_STEPS, EPOCHS = 5, 60
+EXECUTOR = SlurmExecutor(
+    Settings(defaults=Resources(time_min=20)),
+    packages=("configs", "slurm", "pretrain"),
+)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """UniGrad with everything that a resumed run has to get right: momentum encoder, F, SyncBN, two ranks."""
+    import pretrain.config  # noqa: F401 (registers the kind)
+
+    root = write_images(tmp_path_factory.mktemp("images"))
+    chosen = [
+        f"data.root={root}",
+        *SMALL,
+        "projector.hidden=12",
+        "projector.out=6",
+        f"schedule.epochs={EPOCHS}",
+    ]
+    plain: dict[str, Any] = load("pretrain", "unigrad_demo", chosen).model_dump(mode="json", exclude={"name"})
+    return plain
+
+
+def test_interrupted_and_uninterrupted_weights_are_equal(
+    cluster: Cluster, tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    cases = ("uninterrupted", "requeued", "signalled")
+    runs = {name: tmp_path / name for name in cases}
+    for run in runs.values():
+        stage = Stage("pretrain", tiny_training.pretrain, {"recipe": recipe}, Resources(tasks_per_node=2))
+        assert run_graph(Graph([stage]), EXECUTOR, run).succeeded
+    for name, words in {
+        "requeued": ("scontrol", "requeue"),
+        "signalled": ("scancel", "--signal=USR2"),
+    }.items():
+        _wait_for_mid_epoch(Ledger(runs[name]).out("pretrain"))
+        record = Ledger(runs[name]).read("pretrain")
+        assert record is not None
+        cluster.command(*words, record.job_ids[0])
+    for run in runs.values():
+        assert at_rest(cluster, run).succeeded
+    attempts = {name: _attempts(run) for name, run in runs.items()}
+    assert attempts == {"uninterrupted": [""], "requeued": ["requeue", ""], "signalled": ["signal", ""]}
+
+    weights = {name: _weights(run) for name, run in runs.items()}
+    for name in cases[1:]:
+        assert weights[name].keys() == weights["uninterrupted"].keys()
+        for key, value in weights["uninterrupted"].items():
+            assert np.array_equal(value, weights[name][key]), f"{name}: {key}"
+    ports = [
+        json.loads(p.read_text())["port"]
+        for p in (runs["signalled"] / "stages/pretrain/rendezvous").iterdir()
+    ]
+    assert len(ports) == 2
+    assert not scheduler.queue()
+
+
+def _wait_for_mid_epoch(out: Path) -> None:
+    def reached() -> bool:
+        assert not (out / "backbone.safetensors").exists(), "it finished before it could be interrupted"
+        progress = read_progress(out)
+        return progress is not None and progress.step > EPOCH_STEPS and progress.step % EPOCH_STEPS != 0
+
+    wait_until(reached, "the middle of an epoch")
+
+
+def _attempts(run: Path) -> list[str]:
+    record = Ledger(run).read("pretrain")
+    assert record is not None
+    return [attempt.cause for attempt in record.attempts]
+
+
+def _weights(run: Path) -> dict[str, np.ndarray]:
+    with safe_open(Ledger(run).out("pretrain") / "backbone.safetensors", framework="numpy") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dictionary)
