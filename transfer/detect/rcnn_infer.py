@@ -1,6 +1,7 @@
 """Testing a detector: its detections in every test image, in pixels of the original."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -45,12 +46,15 @@ def predict(
     own = images[ranks.rank :: ranks.world]
     loader = DataLoader(TestImages(own, config.input), batch_size=None, num_workers=config.workers)
     predictions = []
-    with progress(f"test {config.model.label}", len(own)) as bar:
+    with ExitStack() as stack:
+        title = f"test {config.model.label}"
+        bar = stack.enter_context(progress(title, len(own))) if ranks.first else None
         for source, image in zip(own, loader):
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
                 detections = model([image.to(ranks.device)])[0]
             predictions.append(to_original(detections, (image.shape[-2], image.shape[-1]), source))
-            bar.advance()
+            if bar is not None:
+                bar.advance()
     if ranks.world == 1:
         return predictions
     parts: list[list[ImagePrediction]] = [[] for _ in range(ranks.world)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from configs import UserError, dump, recipe_hash
@@ -193,7 +193,7 @@ def _recalibrate(run: Training, detector: nn.Module) -> int:
 def _save_weights(detector: nn.Module, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
-    save_file(tensors, str(temporary), metadata={"format": "pt"})
+    temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
     temporary.replace(path)
 
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def train_detector(run: Training, model: nn.Module, stop: StopRequest) -> float:
     if ranks.world > 1:
         trained = DistributedDataParallel(model, broadcast_buffers=False)
 
-    with progress(f"train {config.model.label}", solver.iterations, start) as bar:
+    with ExitStack() as stack:
+        title = f"train {config.model.label}"
+        bar = stack.enter_context(progress(title, solver.iterations, start)) if ranks.first else None
         for iteration, (images, targets) in enumerate(steps(run, start, solver.iterations), start):
             rate = solver.peak_lr * lr_factor(solver, iteration)
             for group in optimizer.param_groups:
@@ -102,8 +105,10 @@ def train_detector(run: Training, model: nn.Module, stop: StopRequest) -> float:
                 row = window.close()
                 if ranks.first:
                     metrics.write(done, lr=rate, **row)
-                bar.advance(0, loss=row["loss"])
-            bar.advance()
+                if bar is not None:
+                    bar.advance(0, loss=row["loss"])
+            if bar is not None:
+                bar.advance()
             if saving and ranks.first:
                 spent = before + time.monotonic() - began
                 _save(run, model, optimizer, done, spent, window)
@@ -118,8 +123,8 @@ def steps(run: Training, start: int, stop: int) -> Iterator[Step]:
     dataset = TrainingImages(run.images, config.input, config.model.masks, config.seed)
     draws = Steps(run.images, config.solver.ims_per_batch, config.seed, start, stop, ranks.rank, ranks.world)
     for examples in step_loader(dataset, draws, config.workers):
-        images = [e.image.to(ranks.device, non_blocking=True) for e in examples]
-        targets = [{k: v.to(ranks.device, non_blocking=True) for k, v in e.target.items()} for e in examples]
+        images = [e.image.to(ranks.device) for e in examples]
+        targets = [{k: v.to(ranks.device) for k, v in e.target.items()} for e in examples]
         yield images, targets
 
 
