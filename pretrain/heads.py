@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pretrain.config import ProjectorConfig
 from pretrain.method_config import PredictorConfig
+from pretrain.objectives.precision import promote
 
 
 def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:
@@ -29,7 +30,7 @@ def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:
 
 
 class Predictor(nn.Module):
-    """BYOL's second head, on the online branch only: embeddings (B, d) to float32 predictions (B, d)."""
+    """BYOL's second head, on the online branch only: embeddings (B, d) to predictions (B, d)."""
 
     def __init__(self, config: PredictorConfig, width: int, bf16: bool) -> None:
         super().__init__()
@@ -41,14 +42,14 @@ class Predictor(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
             prediction: Tensor = self.layers(z)
-        return prediction.float()
+        return promote(prediction)
 
 
 class Encoder(nn.Module):
-    """A backbone and a head: images (B, 3, H, W) to float32 embeddings (B, d).
+    """A backbone and a head: images (B, 3, H, W) to embeddings (B, d), in float32 at least.
 
-    With `bf16` the networks run under autocast; what leaves is float32, since objectives take differences of
-    nearly equal numbers.
+    With `bf16` the networks run under autocast; what leaves is float32 all the same, since objectives take
+    differences of nearly equal numbers.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, bf16: bool) -> None:
@@ -60,4 +61,4 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             embedding: Tensor = self.head(self.backbone(x))
-        return embedding.float()
+        return promote(embedding)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from configs import UserError
-from pretrain.distributed import Ranks, gather, joined, own_slice, sum_over_ranks, with_sync_bn
+from pretrain.distributed import Ranks, gather, joined, own_slice, rows_of_batch, sum_over_ranks, with_sync_bn
+from pretrain.target import MomentumEncoder
 from tests.pretrain.ranks import on_ranks
 
 WORLD = 2
+PERMUTATION, WITH_REPEATS = torch.tensor([3, 0, 5, 1, 2, 4]), torch.tensor([4, 4, 0, 0, 5, 4])
 
 
 def _rows() -> Tensor:
@@ -60,8 +62,31 @@ def _synchronised(rank: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tenso
     return _through(network, own_slice(_images()))
 
 
+def _fetched(rank: int) -> tuple[Tensor, Tensor]:
+    mine = own_slice(_rows())
+    return rows_of_batch(mine, PERMUTATION), rows_of_batch(mine, WITH_REPEATS)
+
+
+def _shuffled(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    images = own_slice(_images())
+    torch.manual_seed(rank)
+    plain = nn.Flatten()
+    normalised = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(75, affine=False).double())
+    return (
+        MomentumEncoder(plain, 1.0, 1.0, shuffle_bn=True)([images], [])[0],
+        MomentumEncoder(normalised, 1.0, 1.0, shuffle_bn=True)([images], [])[0],
+        MomentumEncoder(normalised, 1.0, 1.0)([images], [])[0],
+    )
+
+
 def _everything(rank: int) -> tuple[Any, ...]:
-    return _gathered_gradient(rank), _summed_gradient(rank), _synchronised(rank)
+    return (
+        _gathered_gradient(rank),
+        _summed_gradient(rank),
+        _synchronised(rank),
+        _fetched(rank),
+        _shuffled(rank),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +124,24 @@ def test_synchronised_batch_norm_equals_batch_norm_over_the_whole_batch(found: l
     for _, _, buffers_there in results:
         for name, wanted in buffers.items():
             torch.testing.assert_close(buffers_there[name], wanted)
+
+
+def test_rows_of_the_batch_are_fetched_from_the_ranks_that_hold_them(found: list[Any]) -> None:
+    for number, wanted in enumerate((PERMUTATION, WITH_REPEATS)):
+        fetched = torch.cat([f[3][number] for f in found])
+        assert fetched.equal(_rows()[wanted])
+        assert rows_of_batch(_rows(), wanted).equal(_rows()[wanted])
+
+
+def test_shuffled_keys_come_home_but_were_normalised_among_others(found: list[Any]) -> None:
+    plain, shuffled, unshuffled = (torch.cat([f[4][i] for f in found]) for i in range(3))
+    assert plain.equal(_images().flatten(1))
+    assert not shuffled.allclose(unshuffled)
+    # Whatever the shuffle, each rank normalised half of the images: over both, mean 0 and variance about 1.
+    torch.testing.assert_close(shuffled.mean(0), torch.zeros(75, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        shuffled.var(0, correction=0), torch.ones(75, dtype=torch.float64), rtol=0, atol=1e-3
+    )
 
 
 def test_synchronised_batch_norm_keeps_names_weights_and_frozen_parameters() -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from pretrain.method_config import MomentumTarget, StopGradientTarget
+from pretrain.method_config import MomentumTarget, StopGradientTarget, WeightSharingTarget
 from pretrain.target import build_target
 
 
@@ -60,6 +60,13 @@ def test_momentum_encoders_keep_batch_statistics_of_their_own() -> None:
     target([torch.randn(8, 6) + 3], [])
     assert online[1].num_batches_tracked == 0
     assert target.network[1].num_batches_tracked == 1  # type: ignore[union-attr, index]
+
+
+def test_a_weight_sharing_target_is_the_online_embedding_with_its_gradient() -> None:
+    online = _online()
+    z = online(torch.randn(8, 6))
+    (given,) = build_target(WeightSharingTarget(), online)([], [z])
+    assert given is z
 
 
 def test_a_stop_gradient_target_is_the_online_embedding_without_a_gradient() -> None:
