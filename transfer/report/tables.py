@@ -168,7 +168,7 @@ def reproductions(table: Table) -> list[str]:
                 continue
             parts = [
                 f"{group.heading} {column.heading} {cell.mean - value:+.1f}"
-                f" ({cell.text()}, published {value:g})"
+                f" ({cell.text()}, published {value:.1f})"
                 for (group, column), cell, value in zip(table.columns, row.cells, theirs.values)
                 if cell.mean is not None and value is not None
             ]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from configs import UserError
 from transfer.report.content import build_content, build_pictures
+from transfer.report.latex import latex
 from transfer.report.markdown import markdown
 from transfer.report.page import page
 from transfer.results import Problem, read_records, to_frame
 
-FORMATS = ("html", "md", "csv", "parquet", "figures")
+FORMATS = ("html", "md", "tex", "csv", "parquet", "figures")
 FIGURES = "figures"
 
 
@@ -33,8 +34,8 @@ def write_report(
     """Write a report of every result record below `runs` into the directory `out`.
 
     "html" writes index.html (one file that needs no other), "figures" its figures as SVG and PDF files,
-    "md" report.md, "csv" and "parquet" results.csv and results.parquet. Unreadable records are left out, and
-    listed in the report and in the returned `problems`.
+    "md" report.md, "tex" tables.tex, "csv" and "parquet" results.csv and results.parquet. Unreadable records
+    are left out, and listed in the report and in the returned `problems`.
 
     Raises
     ------
@@ -61,6 +62,8 @@ def write_report(
         files.append(_write(out / "index.html", page(content, pictures, out).encode()))
     if "md" in formats:
         files.append(_write(out / "report.md", markdown(content).encode()))
+    if "tex" in formats:
+        files.append(_write(out / "tables.tex", latex(content).encode()))
     if "csv" in formats:
         files.append(_write(out / "results.csv", to_frame(records).to_csv(index=False).encode()))
     if "parquet" in formats:

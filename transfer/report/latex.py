@@ -1,0 +1,110 @@
+"""The report's tables as LaTeX: booktabs, a document that compiles as it is."""
+
+import re
+from collections.abc import Sequence
+
+from transfer.report.cells import Cell
+from transfer.report.content import Content
+from transfer.report.tables import Row, Table
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "±": r"$\pm$",
+}
+_SUBSCRIPT = re.compile(r"^(AP)(50|75|s|m|l)$")
+_HEAD = r"""\documentclass{article}
+\usepackage[utf8]{inputenc}
+\usepackage[T1]{fontenc}
+\usepackage{booktabs,graphicx}
+\usepackage[landscape,margin=2cm]{geometry}
+\begin{document}
+"""
+
+
+def latex(content: Content) -> str:
+    """Return a document of every combined table; a single table can be cut out and needs only booktabs."""
+    return _HEAD + "\n".join(_table(t) for t in content.tables) + "\\end{document}\n"
+
+
+def _table(table: Table) -> str:
+    columns = table.columns
+    groups = [
+        rf"\multicolumn{{{len(g.columns)}}}{{c}}{{{_escape(g.heading)}$^{{{g.note}}}$}}" for g in table.groups
+    ]
+    rules, start = [], 2
+    for group in table.groups:
+        rules.append(rf"\cmidrule(lr){{{start}-{start + len(group.columns) - 1}}}")
+        start += len(group.columns)
+    headings = " & ".join(["Pretraining", *(_heading(c.heading) for _, c in columns)])
+    ours = _body(table.rows)
+    theirs = [
+        " & ".join(
+            [
+                f"{_escape(r.label)} ({_escape(r.where)})",
+                *("" if v is None else f"{v:.1f}" for v in r.values),
+            ]
+        )
+        + r" \\"
+        for r in table.published
+    ]
+    notes = " ".join(f"$^{{{letter}}}$ {_escape(note)}" for letter, note in table.notes)
+    lines = [
+        r"\begin{table}[ht]",
+        r"\centering",
+        rf"\caption{{{_escape(table.title)}. {_escape(table.spreads())} {notes}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"\toprule",
+        " & ".join(["", *groups]) + r" \\",
+        " ".join(rules),
+        headings + r" \\",
+        r"\midrule",
+        *ours,
+        *([r"\midrule", *theirs] if theirs else []),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _body(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for i, row in enumerate(rows):
+        if i and rows[i - 1].pretraining.baseline and not row.pretraining.baseline:
+            lines.append(r"\midrule")
+        lines.append(" & ".join([_escape(row.label), *map(_cell, row.cells)]) + r" \\")
+    return lines
+
+
+def _cell(cell: Cell) -> str:
+    text = _escape(cell.text())
+    if cell.clashing:
+        return rf"{text} (reruns disagree)"
+    if cell.missing:
+        text += f" ($n = {cell.n}$)"
+    return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text)
+
+
+def _heading(metric: str) -> str:
+    if match := _SUBSCRIPT.match(metric):
+        return rf"{match[1]}$_{{{match[2]}}}$"
+    return _escape(metric)
+
+
+def _escape(text: str) -> str:
+    return "".join(_SPECIAL.get(c, c) for c in text)
