@@ -61,6 +61,8 @@ def save_canonical(path: Path, state: Mapping[str, Tensor], metadata: CanonicalM
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, str(temporary), metadata={_KEY: metadata.model_dump_json(), "format": "pt"})
+        # safetensors creates files for their owner alone; on a cluster, colleagues read checkpoints too.
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -95,6 +97,12 @@ def sha256_file(path: Path) -> str:
     """Return a file's SHA-256 (hex)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _opened(path: Path) -> safe_open:

@@ -86,17 +86,9 @@ def print_defects(defects: Sequence["Defect"]) -> int:
 
 def convert_checkpoint(checkpoint: Path, to: str, out: Path, encoder: str | None) -> str:
     """Convert a checkpoint of any maker; return the receipt's summary."""
-    from transfer.convert import SUFFIXES, convert
-    from transfer.evaluate import canonical_of
+    from transfer.convert import convert
 
-    if to != "canonical" and to not in SUFFIXES:
-        raise UserError(f"--to {to}: unknown; there are: {', '.join([*SUFFIXES, 'canonical'])}")
-    if to == "canonical":
-        return _import_checkpoint(checkpoint, out, encoder)
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as scratch:
-        return convert(canonical_of(checkpoint, Path(scratch), encoder), to, out).summary
+    return convert(checkpoint, to, out, encoder).summary
 
 
 def evaluate_checkpoint(recipe: str, checkpoint: Path, overrides: Sequence[str], out: Path | None) -> None:
@@ -144,15 +136,6 @@ def _register() -> None:
     import pretrain.config  # noqa: F401
     import transfer.config
     import transfer.pipeline_config  # noqa: F401 (each registers its kind)
-
-
-def _import_checkpoint(checkpoint: Path, out: Path, encoder: str | None) -> str:
-    from pretrain.canonical import save_canonical
-    from transfer.checkpoints.importers import import_checkpoint
-
-    state, metadata = import_checkpoint(checkpoint, encoder=encoder)
-    save_canonical(out, state, metadata)
-    return f"{out}: {metadata.backbone.label}, {len(state)} tensors, from a {metadata.maker} checkpoint"
 
 
 def _executor(name: str) -> "Executor":
