@@ -1,4 +1,4 @@
-"""Paint for the procedural shapes: textured backgrounds and fills whose colours say nothing of the class."""
+"""Paint for the procedural shapes: backgrounds, and fills whose colours say nothing of the class."""
 
 import colorsys
 
@@ -9,10 +9,28 @@ from PIL import Image, ImageDraw
 _SUPERSAMPLING = 3
 
 
+WEAVES = (
+    "plain",
+    "stripes",
+    "checks",
+    "rings",
+    "dots",
+    "fine stripes",
+    "spokes",
+    "fine checks",
+    "waves",
+    "speckle",
+)
+
+
 def background(rng: Generator, size: int) -> np.ndarray:
-    """Return a canvas (size, size, 3), float 0..255: two muted colours in a gradient, stripes or blotches."""
-    canvas = _texture(rng, size, _colour(rng, 0.1, 0.5), _colour(rng, 0.1, 0.5))
-    for _ in range(rng.integers(2, 6)):
+    """Return a canvas (size, size, 3), float 0..255: a smooth gradient of two muted colours, with clutter."""
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    weight = 0.5 + (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
+    one, other = _colour(rng, 0.05, 0.4), _colour(rng, 0.05, 0.4)
+    canvas = one + (other - one) * weight[..., None]
+    for _ in range(rng.integers(1, 4)):
         # Straight lines and blotches: edges that belong to no shape.
         if rng.random() < 0.5:
             _line(canvas, rng)
@@ -21,11 +39,14 @@ def background(rng: Generator, size: int) -> np.ndarray:
     return canvas
 
 
-def paint(canvas: np.ndarray, polygon: np.ndarray, rng: Generator) -> None:
-    """Fill `polygon` (n, 2), in pixels, on the canvas in place, with a texture of two colours of its own."""
+def paint(canvas: np.ndarray, polygon: np.ndarray, weave: str, rng: Generator) -> None:
+    """Fill `polygon` (n, 2), in pixels, on the canvas in place: `weave` in two colours drawn at random."""
     size = canvas.shape[0]
-    fill = _texture(rng, size, _colour(rng, 0.3, 1.0), _colour(rng, 0.3, 1.0))
-    _blend(canvas, fill, _coverage(polygon, size))
+    light, dark = _colour(rng, 0.3, 1.0), _colour(rng, 0.3, 1.0)
+    # The two colours differ in brightness, so that a weave is there to be seen.
+    light, dark = light * (235 / light.max()), dark * (90 / dark.max())
+    weight = _weave(weave, rng, size, polygon.mean(axis=0))
+    _blend(canvas, light + (dark - light) * weight[..., None], _coverage(polygon, size))
 
 
 def _coverage(polygon: np.ndarray, size: int) -> np.ndarray:
@@ -44,23 +65,27 @@ def _colour(rng: Generator, low: float, high: float) -> np.ndarray:
     return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def _texture(rng: Generator, size: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Mix two colours over the canvas: smoothly, in stripes, in checks, or hardly at all."""
-    y, x = np.mgrid[0:size, 0:size] / 64
-    angle = rng.uniform(0, 2 * np.pi)
+def _weave(name: str, rng: Generator, size: int, centre: np.ndarray) -> np.ndarray:
+    """Return how much of the second colour each pixel has, (size, size) in 0..1, at a random angle."""
+    y, x = (np.mgrid[0:size, 0:size] - centre[::-1, None, None]) / 64
+    angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    kind = rng.integers(4)
-    frequency, phase = rng.uniform(3, 9), rng.uniform(0, 2 * np.pi)
-    if kind == 0:
-        weight = np.clip(u / 2 + 0.5, 0, 1)
-    elif kind == 1:
-        weight = 0.5 + 0.5 * np.sin(2 * np.pi * frequency * u + phase)
-    elif kind == 2:
-        weight = 0.5 + 0.5 * np.sin(2 * np.pi * frequency * u + phase) * np.sin(2 * np.pi * frequency * v)
-    else:
-        weight = np.full_like(u, 0.15)
-    strength = rng.uniform(0.3, 0.8)
-    return one + (other - one) * (weight * strength)[..., None]
+    around = 2 * np.pi * rng.uniform(0.9, 1.1)
+    if name == "plain":
+        return np.full_like(u, 0.1)
+    if name == "speckle":
+        return np.asarray(rng.random((size, size)) < 0.5, dtype=np.float64)
+    waves = {
+        "stripes": np.sin(around * 7 * u + phase),
+        "fine stripes": np.sin(around * 14 * u + phase),
+        "checks": np.sin(around * 6 * u) * np.sin(around * 6 * v),
+        "fine checks": np.sin(around * 12 * u) * np.sin(around * 12 * v),
+        "rings": np.sin(around * 9 * np.hypot(u, v) + phase),
+        "dots": np.cos(around * 8 * u) + np.cos(around * 8 * v) - 1.0,
+        "spokes": np.sin(8 * np.arctan2(v, u) + phase),
+        "waves": np.sin(around * 8 * u + 2.5 * np.sin(around * 5 * v)),
+    }
+    return 0.5 + 0.5 * np.clip(3 * waves[name], -1, 1)
 
 
 def _line(canvas: np.ndarray, rng: Generator) -> None:

@@ -1,7 +1,7 @@
 """The procedural data set behind `carryover demo`: shapes on cluttered backgrounds, drawn from a seed.
 
-A class is an outline and nothing else: colour, texture, background, place, size and rotation are drawn
-independently of it, so that what self-supervised invariances keep is what the labels ask for.
+A class is an outline and a weave (stripes, dots, rings, ...): colours, background, place, size and rotation
+are drawn independently of it, so that what self-supervised invariances keep is what the labels ask for.
 """
 
 import json
@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from configs import UserError
 from transfer.outlines import OUTLINES, place
-from transfer.painting import background, paint
+from transfer.painting import WEAVES, background, paint
 
 CLASSES = tuple(OUTLINES)
 DETECTION_CLASSES = CLASSES[:4]
@@ -130,11 +130,12 @@ def _write_classification(folder: Path, seed: int, part: int, count: int) -> Non
         rng = np.random.default_rng([seed, part, index])
         label = index % len(CLASSES)
         canvas = background(rng, SIZE)
-        # Small pieces of outlines of any class lie about; the one that counts is the large one.
-        for _ in range(rng.integers(0, 3)):
-            debris = place(OUTLINES[CLASSES[rng.integers(len(CLASSES))]], rng, SIZE, 0.06, 0.10)
-            paint(canvas, debris, rng)
-        paint(canvas, place(OUTLINES[CLASSES[label]], rng, SIZE, 0.22, 0.40), rng)
+        # A small shape of any class may lie about; the one that counts is the large one.
+        if rng.random() < 0.5:
+            other = int(rng.integers(len(CLASSES)))
+            paint(canvas, place(OUTLINES[CLASSES[other]], rng, SIZE, 0.06, 0.10), WEAVES[other], rng)
+        polygon = place(OUTLINES[CLASSES[label]], rng, SIZE, 0.28, 0.42)
+        paint(canvas, polygon, WEAVES[label], rng)
         image = _finish(canvas, rng)
         image.save(folder / CLASSES[label] / f"{index:06d}.png", compress_level=1)
 
@@ -154,7 +155,7 @@ def _write_detection(root: Path, seed: int, count: int) -> None:
         crowd = _crowd(rng, objects) if index % (count // 2) == 1 else None
         canvas = background(rng, DETECTION_SIZE)
         for thing in (*objects, *(crowd or ())):
-            paint(canvas, thing.polygon, rng)
+            paint(canvas, thing.polygon, WEAVES[thing.label], rng)
         stem = f"{index:06d}"
         _finish(canvas, rng).save(voc / "JPEGImages" / f"{stem}.jpg", quality=95)
         _write_voc_xml(voc / "Annotations" / f"{stem}.xml", stem, [*objects, *(crowd or ())], len(objects))
