@@ -24,7 +24,7 @@ _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BAND: "band", GREY: "grey"
     colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
 }
 _MARKERS = "D^vPXdp*"
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "svg.fonttype": "none",

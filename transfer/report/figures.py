@@ -35,7 +35,7 @@ _WIDTH = 4.4
 def standings(tables: Sequence[Table], collection: Collection, directory: Path | None) -> list[Picture]:
     """Draw every mean and its spread by the first metric of each column group."""
     style = looks(collection.pretrainings)
-    pictures = []
+    pictures: list[Picture] = []
     for t, table in enumerate(tables, start=1):
         start = 0
         for g, group in enumerate(table.groups, start=1):
@@ -101,7 +101,7 @@ def against_labels(collection: Collection, directory: Path | None) -> list[Pictu
         if fraction is not None and metrics:
             key = (evaluation.task, evaluation.dataset, metrics[0].name)
             families.setdefault(key, {}).setdefault(fraction, evaluation)
-    pictures = []
+    pictures: list[Picture] = []
     for i, ((task, dataset, metric), by_fraction) in enumerate(families.items(), start=1):
         if len(by_fraction) > 1 and len(pictures) < _MOST_FIGURES:
             title = f"{task_name(task)}, {dataset}: {metric_name(metric)} against labels"
@@ -173,7 +173,7 @@ def _with_count(title: str, drawn: Sequence[Pretraining], lines: Lines) -> str:
 def training_curves(collection: Collection, runs: Sequence[Path], directory: Path | None) -> list[Picture]:
     """Draw the loss of every pretraining (losses of different methods share no axis) and of the detectors."""
     style = looks(collection.pretrainings)
-    pictures = []
+    pictures: list[Picture] = []
     for i, curve in enumerate(pretraining_curves(collection, runs, "loss")[:_MOST_FIGURES], start=1):
         title = f"Pretraining loss: {curve.label}"
         pictures.append(_curves(f"pretraining-loss-{i}", title, "loss", [curve], style, directory))

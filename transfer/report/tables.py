@@ -152,9 +152,9 @@ def _table(collection: Collection, title: str, wanted: Sequence[tuple[Evaluation
         if any(cell.sources for cell in cells):
             rows.append(Row(pretraining, collection.labels[pretraining], tuple(cells)))
     higher = [c.higher_is_better for g in groups for c in g.columns]
-    columns = [(g.evaluation, c.metric) for g in groups for c in g.columns]
+    shown = [(g.evaluation, c.metric) for g in groups for c in g.columns]
     backbones = sorted({r.pretraining.backbone for r in rows})
-    published = published_rows(collection, columns, backbones)
+    published = published_rows(collection, shown, backbones)
     return Table(title, tuple(groups), tuple(_ranked(rows, higher)), tuple(notes), published)
 
 
