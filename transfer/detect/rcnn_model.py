@@ -2,8 +2,8 @@
 
 With the same weights they give Detectron2's features, losses and detections (proven in the tests). What
 remains different: images are taken as stored, whatever their EXIF orientation says; mask targets are cut from
-bit masks at the original resolution, where Detectron2 rasterises polygons; order and augmentation of the images
-come from another random stream.
+bit masks at the original resolution, where Detectron2 rasterises polygons; order and augmentation of the
+images come from another random stream.
 """
 
 from collections.abc import Mapping, Sequence

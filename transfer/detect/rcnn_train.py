@@ -100,7 +100,7 @@ def train_detector(run: Training, model: nn.Module, stop: StopRequest) -> float:
             stopping = stop.requested()
             saving = done in due or stopping
             if saving or done % config.log_every == 0:
-                window.require_finite(done)
+                _require_finite(window, model, done)
             if done % config.log_every == 0 or done == solver.iterations:
                 row = window.close()
                 if ranks.first:
@@ -159,14 +159,6 @@ class _Window:
         for name, loss in losses.items():
             self.sums[name] = self.sums[name] + loss.detach()
 
-    def require_finite(self, iteration: int) -> None:
-        bad = [name for name, value in self.numbers().items() if not np.isfinite(value)]
-        if bad:
-            raise WorkError(
-                f"iteration {iteration}: {', '.join(bad)} is not finite; the learning rate is too high"
-                " for this batch, or the warm-up too short"
-            )
-
     def numbers(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.sums.items()}
 
@@ -175,6 +167,17 @@ class _Window:
         self.sums.clear()
         self.count = 0
         return means
+
+
+def _require_finite(window: _Window, model: nn.Module, iteration: int) -> None:
+    """Raise before a state that has lost its way is saved over a good one."""
+    bad = [name for name, value in window.numbers().items() if not np.isfinite(value)]
+    bad += [name for name, p in model.named_parameters() if not torch.isfinite(p).all()][:1]
+    if bad:
+        raise WorkError(
+            f"iteration {iteration}: {', '.join(bad)} is not finite; the learning rate is too high for this"
+            " batch, or the warm-up too short"
+        )
 
 
 def _resume(run: Training, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, _Window]:

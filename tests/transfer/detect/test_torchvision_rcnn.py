@@ -84,8 +84,8 @@ def test_files_beside_the_record(finished, shapes):
     assert "checkpoint.pt" not in present
     rows = list(read_metrics(out / "metrics.jsonl"))
     assert [row["step"] for row in rows] == [2, 4, 6]
-    assert rows[0]["lr"] == pytest.approx(0.02 * (0.001 + 1) / 2, rel=1e-3)
-    assert rows[2]["lr"] == pytest.approx(0.002)
+    assert rows[0]["lr"] == pytest.approx(0.05 * (0.001 + 1) / 2, rel=1e-3)
+    assert rows[2]["lr"] == pytest.approx(0.005)
     assert {"loss", "loss_classifier", "loss_box_reg", "loss_objectness"} <= set(rows[0])
     samples = sorted((out / "samples").glob("*.png"))
     assert len(samples) == 2
