@@ -45,6 +45,7 @@ def retry(
     failed_only: bool = False,
     executor: Executor | None = None,
     on_event: OnEvent = lambda event: None,
+    origin: dict[str, Any] | None = None,
 ) -> GraphResult:
     """Run or submit again what has not finished and is not on its way, as it was run or submitted last.
 
@@ -64,7 +65,7 @@ def retry(
     only = None
     if failed_only:
         only = {s.name for s in status(run_dir).stages if s.state in ("failed", "blocked")}
-    return run_graph(graph, executor, run_dir, on_event=on_event, only=only)
+    return run_graph(graph, executor, run_dir, on_event=on_event, only=only, origin=origin)
 
 
 def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:

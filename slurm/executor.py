@@ -14,6 +14,8 @@ from slurm.plan import Action, Decision, carry_out, make_plan
 from slurm.submission import OpenSubmission, submission
 
 _WRITERS = 16
+_ENDED_BADLY = ("failed", "blocked", "cancelled", "interrupted")
+_NOT_ENDED = ("waiting", "submitted", "running")
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,13 @@ class Run:
 
     def blocked_by(self, decision: Decision) -> str:
         """Say which stage keeps this one from ever starting, or "" when none does."""
-        bad = [
-            n for n in decision.stage.upstream if self.outcomes[n].state in ("failed", "blocked", "cancelled")
-        ]
-        return f"{bad[0]} {self.outcomes[bad[0]].state}" if bad else ""
+        bad = next((n for n in decision.stage.upstream if self.outcomes[n].state in _ENDED_BADLY), "")
+        return f"{bad} {self.outcomes[bad].state}" if bad else ""
 
     def waits_for(self, decision: Decision) -> str:
         """Say which stage, at work elsewhere, this one has to wait for, or "" when there is none."""
         names = (*decision.stage.upstream, *decision.stage.after)
-        return next((n for n in names if self.outcomes[n].state in ("running", "submitted")), "")
+        return next((n for n in names if self.outcomes[n].state in _NOT_ENDED), "")
 
     def block(self, decision: Decision, reason: str) -> None:
         """Record that a stage cannot start because of another."""

@@ -108,6 +108,14 @@ def test_a_stop_signal_reaches_the_stages_and_they_resume(tmp_path: Path) -> Non
     assert result.succeeded and events[0].reason == "resumes: interrupted (stopped by SIGTERM)"
 
 
+def test_what_needs_an_interrupted_stage_is_not_started(tmp_path: Path) -> None:
+    result, _ = run(
+        tmp_path, Stage("stops", work.stop_half_way), Stage("needs", work.write, depends_on=("stops",))
+    )
+    assert {n: o.state for n, o in result.stages.items()} == {"stops": "interrupted", "needs": "blocked"}
+    assert result.stages["needs"].reason == "stops interrupted"
+
+
 def test_a_killed_process_is_a_failure_of_its_stage_alone(tmp_path: Path) -> None:
     stages = (Stage("dies", work.kill_hard), Stage("other", work.write))
     result, _ = run(tmp_path, *stages)

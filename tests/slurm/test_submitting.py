@@ -10,6 +10,7 @@ from slurm import (
     Event,
     Graph,
     GraphResult,
+    InlineExecutor,
     Ledger,
     Output,
     RequestError,
@@ -250,6 +251,16 @@ def test_no_secret_is_written(tmp_path: Path, fake: FakeSlurm, monkeypatch: pyte
     assert origin["libraries"]["submitit"]
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert written and not [path for path in written if b"hush-hush" in path.read_bytes()]
+
+
+def test_other_executors_wait_for_what_slurm_has_in_flight(tmp_path: Path, fake: FakeSlurm) -> None:
+    submit(tmp_path / "run")
+    kept = {job: value for job, value in fake.queue.items() if job == "101"}
+    fake.set_queue(kept)
+    result = run_graph(GRAPH, InlineExecutor(), tmp_path / "run")
+    assert not result.succeeded
+    assert {o.state for name, o in result.stages.items() if name != "pretrain"} == {"waiting"}
+    assert result.stages["convert"].reason == "for pretrain: job 101 is pending (Priority)"
 
 
 def submitter(run_dir: Path) -> list[str]:
