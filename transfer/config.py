@@ -8,13 +8,21 @@ from pydantic import Field
 
 from configs import UserError, register
 from transfer.classify.config import FinetuneConfig
+from transfer.classify.probe_config import KnnConfig, LinearConfig, SvmConfig, TsneConfig
 from transfer.detect.config import DetectionConfig
 
-TransferConfig = Annotated[FinetuneConfig | DetectionConfig, Field(discriminator="task")]
+TransferConfig = Annotated[
+    FinetuneConfig | LinearConfig | KnnConfig | SvmConfig | TsneConfig | DetectionConfig,
+    Field(discriminator="task"),
+]
 
 # Each module has `evaluate(config, checkpoint, out) -> ResultRecord`; it is imported when it is asked for.
 PROTOCOLS: dict[type, Callable[[Any], str]] = {
     FinetuneConfig: lambda config: "transfer.classify.finetune",
+    LinearConfig: lambda config: "transfer.classify.linear",
+    KnnConfig: lambda config: "transfer.classify.knn",
+    SvmConfig: lambda config: "transfer.classify.svm",
+    TsneConfig: lambda config: "transfer.classify.tsne",
     DetectionConfig: lambda config: f"transfer.detect.{config.backend}_rcnn",
 }
 

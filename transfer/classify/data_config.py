@@ -9,6 +9,7 @@ from configs import Incidental, Section, UserError
 from pretrain.data_config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
 
 Statistics = tuple[float, float, float]
+Kind = Literal["imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list", "inaturalist"]
 
 
 class ClassifyData(DataConfig):
@@ -16,24 +17,27 @@ class ClassifyData(DataConfig):
 
     Attributes
     ----------
+    kind
+        Those of pretraining, and ``inaturalist``: the archive's own layout, <split>.json beside the images.
     split, test_split
         Names of the two splits in the layout (`list_file` and `test_list_file` for kind ``list``).
     max_unreadable
         No unreadable image is tolerated unless the recipe says so: each one changes what is measured.
     """
 
+    kind: Kind = "imagefolder"  # type: ignore[assignment] # wider than pretraining's
     test_split: str = "val"
     test_list_file: Annotated[Path | None, Incidental] = None
     max_unreadable: Annotated[NonNegativeInt, Incidental] = 0
 
     @property
     def train(self) -> DataConfig:
-        """The training split as a data set of its own."""
+        """The training split as a data set of its own (not for kind ``inaturalist``)."""
         return self._as_data_set()
 
     @property
     def test(self) -> DataConfig:
-        """The test split as a data set of its own, always whole."""
+        """The test split as a data set of its own, always whole (not for kind ``inaturalist``)."""
         return self._as_data_set(split=self.test_split, list_file=self.test_list_file, subset=None)
 
     @model_validator(mode="after")
@@ -43,8 +47,11 @@ class ClassifyData(DataConfig):
         same = self.list_file == self.test_list_file if self.kind == "list" else self.split == self.test_split
         if same:
             raise ValueError("the split to test on is the split to train on")
-        # Builds (and so checks) the test split's own section: cifar10 has no "val", for example.
-        _ = self.test
+        if self.kind != "inaturalist":
+            # Builds (and so checks) the test split's own section: cifar10 has no "val", for example.
+            _ = self.test
+        elif self.subset is not None:
+            raise ValueError("subset: is not for kind: inaturalist; choose labels instead")
         return self
 
     def _as_data_set(self, **changed: object) -> DataConfig:
@@ -111,6 +118,12 @@ def check_data(data: ClassifyData) -> None:
     for key, file in (("list_file", data.list_file), ("test_list_file", data.test_list_file)):
         if file is not None and not file.expanduser().is_file() and not (root / file).is_file():
             raise UserError(f"data.{key}: {file}: no such file, neither as written nor under {root}")
+    if data.kind == "inaturalist":
+        for split in (data.split, data.test_split):
+            if not (root / f"{split}.json").is_file():
+                raise UserError(
+                    f"{root / f'{split}.json'}: no such file; expected iNaturalist's own annotations"
+                )
     if data.kind == "imagefolder":
         for key, split in (("split", data.split), ("test_split", data.test_split)):
             if not (root / split).is_dir():

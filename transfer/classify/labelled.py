@@ -8,10 +8,10 @@ from pathlib import Path
 from configs import UserError
 from pretrain.canonical import CanonicalMetadata
 from pretrain.data import Dataset, build_dataset
-from pretrain.data_config import DataConfig
 from transfer.classify import subsets
 from transfer.classify.config import FractionOfLabels, ImagesPerClass, Labels, ListedImages
 from transfer.classify.data_config import ClassifyData, ImageConfig
+from transfer.classify.inaturalist import open_inaturalist
 from transfer.classify.subsets import Indices
 
 log = logging.getLogger(__name__)
@@ -56,15 +56,22 @@ def open_splits(data: ClassifyData) -> Splits:
 
     Raises UserError for a split without labels, and for splits whose classes differ.
     """
-    train, train_labels = _labelled(data.train)
-    test, _ = _labelled(data.test)
+    if data.kind == "inaturalist":
+        assert data.root is not None
+        train: Dataset = open_inaturalist(data.root.expanduser(), data.split)
+        test: Dataset = open_inaturalist(data.root.expanduser(), data.test_split)
+    else:
+        train, test = build_dataset(data.train), build_dataset(data.test)
+    for dataset, split in ((train, data.split), (test, data.test_split)):
+        if dataset.labels is None:
+            raise UserError(f"{data.root}: {data.title}, split {split}: the images have no labels")
     unseen = sorted(set(test.classes) - set(train.classes))
     if unseen:
         raise UserError(f"the test split has {len(unseen)} classes that training lacks: {_some(unseen)}")
     untested = sorted(set(train.classes) - set(test.classes))
     if untested:
         raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
-    return Splits(train, test, train_labels, list(train.classes))
+    return Splits(train, test, list(train.labels or []), list(train.classes))
 
 
 def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset:
@@ -113,13 +120,6 @@ def require_same_pixels(image: ImageConfig, metadata: CanonicalMetadata, checkpo
             f"image.size is {image.size}, but {checkpoint} was trained on crops of {metadata.input_size};"
             " set image.size and image.resize to fit, or image.input_size=any"
         )
-
-
-def _labelled(config: DataConfig) -> tuple[Dataset, list[int]]:
-    dataset = build_dataset(config)
-    if dataset.labels is None:
-        raise UserError(f"{config.root}: {config.title}, split {config.split}: the images have no labels")
-    return dataset, dataset.labels
 
 
 def _require_counts(counts: dict[str, int], fewest: int, most: int, source: str) -> None:

@@ -182,9 +182,7 @@ class VocImages(Section):
     train, test
         Splits as year/name, or a name alone where the root is one VOC folder.
     classes
-        Class names; None: those found in the annotations.
-    defects
-        What a defect of the annotations does: "fatal" or "drop".
+        Class names; None: VOC's twenty.
     """
 
     title: str = "VOC 07"
@@ -192,7 +190,6 @@ class VocImages(Section):
     train: str = "2007/trainval"
     test: str = "2007/test"
     classes: tuple[str, ...] | None = None
-    defects: Literal["fatal", "drop"] = "fatal"
 
 
 class LowShot(Section):

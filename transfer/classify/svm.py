@@ -127,7 +127,7 @@ def _read(data: VocImages) -> tuple[DetectionDataset, DetectionDataset]:
         year, _, split = named.rpartition("/")
         if year and not year.isdecimal():
             raise UserError(f"data: split '{named}' must be year/name (2007/trainval) or a name alone")
-        dataset, _ = read_voc(root, [(int(year) if year else None, split)], classes, data.defects)
+        dataset, _ = read_voc(root, [(int(year) if year else None, split)], classes)
         read.append(dataset)
     return read[0], read[1]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.backbone_config import BackboneConfig
 from tests.transfer.classify.samples import write_checkpoint, write_images
 
 
@@ -20,3 +21,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised checkpoint."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "backbone.safetensors")
+
+
+@pytest.fixture(scope="session")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised ResNet-18, whose features tell the classes of `images` apart."""
+    path = tmp_path_factory.mktemp("resnet") / "backbone.safetensors"
+    return write_checkpoint(path, backbone=BackboneConfig(arch="resnet18"))

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 import transfer.config  # noqa: F401 (registers the recipes)
 from configs import UserError, load
-from pretrain.backbone_config import BackboneConfig
 from pretrain.canonical import load_canonical
 from pretrain.interrupt import Interrupted
 from tests.transfer.classify.samples import write_checkpoint, write_images
@@ -164,10 +163,9 @@ def test_a_frozen_backbone_comes_out_as_it_went_in(images: Path, checkpoint: Pat
     assert after["head.weight"].abs().sum() > 0
 
 
-def test_the_labels_are_learnt(images: Path, tmp_path: Path) -> None:
-    resnet = write_checkpoint(tmp_path / "resnet.safetensors", backbone=BackboneConfig(arch="resnet18"))
+def test_the_labels_are_learnt(images: Path, resnet: Path, tmp_path: Path) -> None:
     frozen = ("freeze_backbone=true", "bn=eval", "optimizer.base_lr_backbone=0", "schedule.epochs=6")
-    record = evaluate(recipe(images, *frozen), resnet, tmp_path / "out")
+    record = evaluate(recipe(images, *frozen), resnet, tmp_path)
     assert record.metrics[0].value is not None
     assert record.metrics[0].value > 60
 
