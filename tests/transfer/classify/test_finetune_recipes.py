@@ -25,7 +25,7 @@ def recipe(name: str, *overrides: str) -> FinetuneConfig:
     return config
 
 
-# (epochs, batch, backbone rate, head rate) of RECIPES section 2, scaled to the batch.
+# Epochs, batch, and the rates of backbone and head, as the sources state them.
 @pytest.mark.parametrize(
     ("name", "epochs", "batch", "backbone", "head"),
     [
