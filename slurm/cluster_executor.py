@@ -20,6 +20,7 @@ from slurm.flights import Flights
 from slurm.job import StageJob
 from slurm.ledger import Ledger
 from slurm.plan import Action, Decision, working
+from slurm.signals import leaving
 from slurm.snapshot import take_snapshot
 from slurm.stage import portable
 
@@ -62,9 +63,10 @@ class SlurmExecutor:
         jobs = {d.stage.name: _jobs(d, run, flights) for d in run.plan if d.action is Action.IN_FLIGHT}
         submitted: dict[str, tuple[str, ...]] = {}
         try:
-            for batch in batches:
-                submitted |= self._submit(batch, run, {**jobs, **submitted}, setup)
-                run.submission.update(jobs=submitted)
+            with leaving():
+                for batch in batches:
+                    submitted |= self._submit(batch, run, {**jobs, **submitted}, setup)
+                    run.submission.update(jobs=submitted)
         except BaseException as error:
             self._take_back(run, submitted)
             if isinstance(error, FailedJobError | FailedSubmissionError):
@@ -121,11 +123,14 @@ class SlurmExecutor:
         return [f"export PYTHONPATH={shlex.quote(sbatch.import_path(code))}"]
 
     def _take_back(self, run: Run, submitted: dict[str, tuple[str, ...]]) -> None:
-        flights = Flights(run.ledger)
-        known = [job for jobs in submitted.values() for job in jobs]
         token = run.submission.record.token
-        scheduler.cancel([*known, *(j.job_id for j in flights.queue.values() if j.comment == token)])
-        run.submission.update(jobs={})
+        try:
+            scheduler.cancel([job for jobs in submitted.values() for job in jobs])
+            scheduler.cancel([job.job_id for job in scheduler.queue().values() if job.comment == token])
+        except RunError as error:
+            log.error("what was submitted stays recorded, but could not be cancelled: %s", error)
+        else:
+            run.submission.update(jobs={})
 
 
 def _jobs(decision: Decision, run: Run, flights: Flights) -> tuple[str, ...]:

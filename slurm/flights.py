@@ -2,7 +2,6 @@
 
 import socket
 from datetime import timedelta
-from functools import cached_property
 
 from slurm import scheduler
 from slurm.errors import RunError
@@ -15,11 +14,22 @@ _SILENT_AFTER = timedelta(minutes=15)
 
 
 class Flights:
-    """What is in flight of one run, as of the moment it is first asked: squeue is called once at most."""
+    """What is in flight of one run, as of now: squeue is called once, if the run has jobs at all.
+
+    Make it before reading records. A job writes its record before it leaves the queue, so a record read later
+    is final if the job was gone; the other way round, a stage that ends in between would look lost.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._submissions = submissions(ledger)
+        self._queue: dict[str, scheduler.Queued] = {}
+        self._silence: RunError | None = None
+        if any(s.executor == "slurm" for s in self._submissions):
+            try:
+                self._queue = scheduler.queue()
+            except RunError as error:
+                self._silence = error
 
     def __call__(self, record: StageRecord) -> str:
         """Say where a stage is being worked on, or "" when nobody works on it.
@@ -50,8 +60,11 @@ class Flights:
         return (last.job_id,) if last and last.executor == "slurm" and last.job_id else ()
 
     def submitted(self, stage: str) -> bool:
-        """Whether a stage belongs to the run's last submission to SLURM that named it."""
-        return any(stage in submission.jobs for submission in self._submissions)
+        """Whether SLURM was the last to be given a stage, rather than a process of its submitter's."""
+        for submission in reversed(self._submissions):
+            if submission.executor in ("inline", "local") or stage in submission.jobs:
+                return stage in submission.jobs
+        return False
 
     def orphans(self, graph: Graph) -> list[str]:
         """Return queued jobs of submitters that were killed before they could note them down.
@@ -68,21 +81,20 @@ class Flights:
             known.update(record.job_ids if record else ())
         return [j.job_id for j in self.queue.values() if j.comment in dead and j.job_id not in known]
 
-    @cached_property
+    @property
     def queue(self) -> dict[str, scheduler.Queued]:
-        """This user's jobs in the queue."""
-        return scheduler.queue()
+        """This user's jobs in the queue; raises RunError when SLURM did not answer."""
+        if self._silence is not None:
+            raise self._silence
+        return self._queue
 
     def _queued(self, record: StageRecord, job_ids: tuple[str, ...]) -> scheduler.Queued | None:
-        try:
-            return next((self.queue[job] for job in job_ids if job in self.queue), None)
-        except RunError as error:
-            if record.state in ("waiting", "running", "interrupted"):
-                raise RunError(
-                    f"stage {record.name} was submitted as job {job_ids[0]}, and whether it is still at work "
-                    f"cannot be told from here ({error})"
-                ) from None
-            return None
+        if self._silence is not None and record.state in ("waiting", "running", "interrupted"):
+            raise RunError(
+                f"stage {record.name} was submitted as job {job_ids[0]}, and whether it is still at work "
+                f"cannot be told from here ({self._silence})"
+            )
+        return next((self._queue[job] for job in job_ids if job in self._queue), None)
 
     def _process_lives(self, stage: str, attempt: Attempt) -> bool:
         if attempt.host == socket.gethostname():

@@ -137,6 +137,14 @@ def test_a_job_that_somebody_removed_is_seen_as_cancelled(tmp_path: Path, fake: 
     assert (train.state, train.reason) == ("cancelled", "its job left the queue before it began")
 
 
+def test_a_run_taken_over_inline_is_not_taken_for_lost(tmp_path: Path, fake: FakeSlurm) -> None:
+    graph = Graph([Stage("stops", work.stop_half_way), Stage("next", work.write, depends_on=("stops",))])
+    submit(tmp_path, graph)
+    cancel(tmp_path)
+    run_graph(graph, InlineExecutor(), tmp_path)
+    assert [s.state for s in status(tmp_path).stages] == ["interrupted", "waiting"]
+
+
 def test_without_squeue_the_ledger_is_shown_and_a_note(tmp_path: Path, fake: FakeSlurm) -> None:
     submit(tmp_path)
     begin(tmp_path, "train")

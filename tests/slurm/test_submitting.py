@@ -18,6 +18,7 @@ from slurm import (
     RunError,
     Stage,
     run_graph,
+    scheduler,
 )
 from slurm.cluster import Cluster
 from slurm.cluster_executor import SlurmExecutor
@@ -126,6 +127,26 @@ def test_submitting_again_submits_nothing_that_is_on_its_way(tmp_path: Path, fak
     assert events[0].reason == "job 101 is pending (Priority)"
 
 
+def test_a_stage_that_ends_while_the_queue_is_read_is_not_submitted_again(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Graph([Stage("a", work.write)])
+    submit(tmp_path / "run", graph)
+    ledger, ask = Ledger(tmp_path / "run"), scheduler.queue
+
+    def ends_meanwhile() -> dict[str, scheduler.Queued]:
+        record = ledger.read("a")
+        assert record is not None
+        ledger.out("a").mkdir(exist_ok=True)
+        ledger.write(record.changed("finished"))
+        fake.set_queue({})
+        return ask()
+
+    monkeypatch.setattr(scheduler, "queue", ends_meanwhile)
+    result, _ = submit(tmp_path / "run", graph)
+    assert result.stages["a"].state == "skipped" and len(fake.scripts) == 1
+
+
 def test_what_has_left_the_queue_unfinished_is_submitted_again(tmp_path: Path, fake: FakeSlurm) -> None:
     submit(tmp_path / "run")
     kept = {job: value for job, value in fake.queue.items() if job not in ("103_1", "103_4")}
@@ -194,6 +215,14 @@ def test_refused_half_way_all_is_taken_back(tmp_path: Path, fake: FakeSlurm) -> 
     (fake.root / "refuse").unlink()
     result, _ = submit(tmp_path / "run")
     assert result.succeeded and len(fake.queue) == 8
+
+
+def test_what_cannot_be_cancelled_stays_recorded(tmp_path: Path, fake: FakeSlurm) -> None:
+    fake.refuse("array=", "Batch job submission failed")
+    fake.break_command("scancel", "Unable to contact slurm controller")
+    with pytest.raises(RunError, match="refused evaluate/seed"):
+        submit(tmp_path / "run")
+    assert submissions(Ledger(tmp_path / "run"))[0].jobs == {"pretrain": ("101",), "convert": ("102",)}
 
 
 def test_a_machine_without_slurm_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
