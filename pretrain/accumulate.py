@@ -26,7 +26,7 @@ def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, par
     """
     if parts == 1:
         outcome: Outcome = model(batch, moment)
-        outcome.loss.backward()
+        _backward(outcome)
         return outcome
 
     seen = Batch(batch.index, method.seen(batch, moment), batch.label)
@@ -40,7 +40,7 @@ def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, par
             value.copy_(statistics[name])
     leaves = [z.requires_grad_() for z in embedded]
     outcome = method.objective(leaves, _targets(method, batch, clean, leaves), batch, moment)
-    outcome.loss.backward()
+    _backward(outcome)
 
     gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves]
     _restore(randomness, device)
@@ -51,6 +51,13 @@ def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, par
         with model.no_sync() if alone else nullcontext():  # type: ignore[operator]
             model(piece, moment, upstream).loss.backward()
     return outcome
+
+
+def _backward(outcome: Outcome) -> None:
+    if outcome.queries is not None:
+        # Its norm is one of the diagnostics.
+        outcome.queries.retain_grad()
+    outcome.loss.backward()
 
 
 def _targets(method: Method, batch: Batch, pieces: Sequence[Batch], leaves: Sequence[Tensor]) -> list[Tensor]:

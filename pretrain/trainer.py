@@ -19,14 +19,15 @@ from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
 from pretrain.checkpoint import load_state, save_state
 from pretrain.config import PretrainConfig
 from pretrain.data import Batch, Loader, build_dataset
+from pretrain.diagnostics import diagnose, refuse_collapse
 from pretrain.distributed import Ranks, barrier, joined, with_sync_bn
 from pretrain.interrupt import Interrupted, StopRequest
-from pretrain.methods import DataFacts, Method, Moment, build_method
+from pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
 from pretrain.metrics import MetricsLog
 from pretrain.optim import build_optimizer, set_lr
 from pretrain.progress import progress
 from pretrain.schedules import warmup_cosine
-from pretrain.window import Window
+from pretrain.window import Window, averaged
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def train(config: PretrainConfig, out: Path) -> Path:
             with_sync_bn(method, ranks.device)
         method.to(ranks.device)
         if config.channels_last:
-            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            method.to(memory_format=torch.channels_last)
 
         seconds = 0.0
         if config.method.trains:
@@ -148,7 +149,9 @@ def _optimise(
                 leave = (report or ranks.world == 1) and stop.requested() and step < total
                 numbers = {}
                 if report or leave:
-                    numbers = window.close(step)
+                    numbers = window.close(step) | _diagnosed(outcome)
+                    if step > epoch_steps:
+                        refuse_collapse(numbers, step)
                     if ranks.first:
                         metrics.write(step, epoch=step / epoch_steps, lr=factor * config.peak_lr, **numbers)
                 if save or leave:
@@ -225,6 +228,15 @@ def _laid_out(batches: Iterable[Batch], config: PretrainConfig) -> Iterator[Batc
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     for batch in batches:
         yield Batch(batch.index, [v.contiguous(memory_format=layout) for v in batch.views], batch.label)
+
+
+def _diagnosed(outcome: Outcome) -> dict[str, float]:
+    """Measure a step where the training reports; its loss is known to be finite."""
+    with torch.no_grad():
+        numbers = outcome.details()
+    if outcome.queries is not None:
+        numbers = diagnose(outcome.queries, outcome.keys, outcome.queries.grad) | numbers
+    return averaged(numbers)
 
 
 def _randomness(seed: int, step: int, ranks: Ranks) -> torch.Generator:

@@ -53,3 +53,11 @@ class Window:
         means["images_per_second"] = self._images_per_step * len(table) / seconds
         means["loader_wait"] = self._waited / seconds
         return means
+
+
+def averaged(numbers: dict[str, Tensor]) -> dict[str, float]:
+    """Return scalar tensors, the same ones on every rank, as their means over the ranks."""
+    if not numbers:
+        return {}
+    values = mean_over_ranks(torch.stack([value.float() for value in numbers.values()]))
+    return dict(zip(numbers, values.tolist()))

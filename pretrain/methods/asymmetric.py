@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from pretrain.data import Batch
 from pretrain.distributed import mean_over_ranks
 from pretrain.heads import Encoder, Predictor
 from pretrain.method_config import BYOLConfig, DirectPredConfig, SimSiamConfig
-from pretrain.methods.base import Method, Moment, Outcome, siamese_numbers, unit
+from pretrain.methods.base import Method, Moment, Outcome, unit
 from pretrain.objectives.asymmetric import (
     directpred_gradient,
     directpred_gradient_simplified,
@@ -41,11 +42,11 @@ class BYOL(Method):
     def objective(
         self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
     ) -> Outcome:
-        z1, _, p1, p2 = embeddings
+        _, _, p1, p2 = embeddings
         v1, v2 = targets
         loss = (negative_cosine(p1, v2) + negative_cosine(p2, v1)) / 2
-        (u1, u2) = unit([z1, v2])
-        return Outcome(loss, siamese_numbers(u1, u2))
+        queries, keys = unit([p1, v2])
+        return Outcome(loss, queries=queries, keys=keys)
 
 
 class DirectPred(Method):
@@ -71,7 +72,21 @@ class DirectPred(Method):
         F = to_unit_spectrum(self.correlation)
         # Rows do not meet, and the mean is over both directions: one decomposition of F serves both.
         loss = self._loss(torch.cat([u1, u2]), torch.cat([v2, v1]), F)
-        return Outcome(loss, siamese_numbers(u1, v2))
+        return Outcome(loss, queries=u1, keys=v2, details=lambda: self._terms(u1.detach(), v2, F))
+
+    @torch.no_grad()
+    def _terms(self, u: Tensor, v: Tensor, F: Tensor) -> dict[str, Tensor]:
+        """Measure Eq. 26's balance factor, and how alike its first two negative terms are (Figure 3 a, b)."""
+        eps, W_h = self.config.eps, predictor_matrix(F, self.config.eps)
+        root = W_h - eps * torch.eye(len(F), dtype=F.dtype, device=F.device)
+        first, second = u @ F, 2 * eps * (u @ root)
+        balance = ((u @ W_h) * v).sum(1) / ((u @ W_h) ** 2).sum(1)
+        return {
+            "balance_factor": balance.mean(),
+            "negative_term_norm": (balance * first.norm(dim=1)).mean(),
+            "neglected_term_norm": (balance * second.norm(dim=1)).mean(),
+            "neglected_term_similarity": cosine_similarity(first, second).mean(),
+        }
 
     def _loss(self, u: Tensor, v: Tensor, F: Tensor) -> Tensor:
         eps = self.config.eps

@@ -1,14 +1,13 @@
 """What a method is to the trainer: views go in; embeddings, targets and an objective make a loss."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import normalize
 
 from pretrain.data import Batch
-from pretrain.diagnostics import embedding_spread, pair_similarities
 from pretrain.heads import Encoder
 from pretrain.target import TargetBranch
 
@@ -24,10 +23,25 @@ class Moment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A batch's loss on this rank, and numbers to log: detached scalar tensors, later averaged over ranks."""
+    """What a step came to on this rank. Numbers are scalar tensors, later averaged over ranks.
+
+    Attributes
+    ----------
+    loss
+        The loss of this rank's part of the batch, to be averaged over ranks.
+    numbers
+        What is logged of every step.
+    queries, keys
+        l2-normalised embeddings (b, d), and those that they are pulled to, for `pretrain.diagnostics`.
+    details
+        Further numbers, computed only where the training reports. May be a collective call.
+    """
 
     loss: Tensor
-    numbers: dict[str, Tensor]
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+    details: Callable[[], dict[str, Tensor]] = dict
 
 
 class Method(nn.Module):
@@ -87,7 +101,7 @@ class Method(nn.Module):
         """
         if upstream is not None:
             products = [(z * g).sum() for z, g in zip(self.embed(batch.views), upstream, strict=True)]
-            return Outcome(torch.stack(products).sum(), {})
+            return Outcome(torch.stack(products).sum())
         embeddings = self.embed(self.seen(batch, moment))
         return self.objective(embeddings, self.targets(batch.views, embeddings), batch, moment)
 
@@ -95,14 +109,3 @@ class Method(nn.Module):
 def unit(rows: Sequence[Tensor]) -> list[Tensor]:
     """Return every (B, d) with its rows l2-normalised."""
     return [normalize(z, dim=1) for z in rows]
-
-
-def siamese_numbers(queries: Tensor, keys: Tensor) -> dict[str, Tensor]:
-    """Return what every two-view method logs of its l2-normalised queries and their targets (B, d)."""
-    queries = queries.detach()
-    positive, negative = pair_similarities(queries, keys.detach())
-    return {
-        "positive_similarity": positive,
-        "negative_similarity": negative,
-        "embedding_spread": embedding_spread(queries),
-    }

@@ -1,5 +1,6 @@
 """SiMo, MoCo and SimCLR as methods: where each takes its negative keys from."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from pretrain.data import Batch
 from pretrain.distributed import gather, own_slice, rank
 from pretrain.heads import Encoder
 from pretrain.method_config import MoCoConfig, SimCLRConfig, SiMoConfig
-from pretrain.methods.base import Method, Moment, Outcome, siamese_numbers, unit
+from pretrain.methods.base import Method, Moment, Outcome, unit
 from pretrain.objectives.contrastive import (
     enqueue,
     eqco_margin,
@@ -45,7 +46,8 @@ class SiMo(Method):
         drawn = sample_negatives(len(keys), len(keys), own, self.config.negatives, moment.generator)
         tau, alpha = self.config.tau, self.config.alpha
         loss = simo_loss(queries, keys, own_slice(own), own_slice(drawn), tau, alpha)
-        return Outcome(loss, siamese_numbers(queries, own_keys))
+        bound = mi_bound(loss, alpha)
+        return Outcome(loss, {"mi_bound": bound}, queries, own_keys)
 
 
 class MoCo(Method):
@@ -75,7 +77,9 @@ class MoCo(Method):
             info_nce(q, k, negatives, self.config.tau, margin) for q, k in zip(queries, keys, strict=True)
         ]
         self.queue.copy_(enqueue(self.queue, torch.cat([gather(k) for k in keys]), moment.generator))
-        return Outcome(torch.stack(losses).mean(), siamese_numbers(queries[0], keys[0]))
+        loss = torch.stack(losses).mean()
+        bound = mi_bound(loss, self.config.alpha or self.config.queue)
+        return Outcome(loss, {"mi_bound": bound}, queries[0], keys[0])
 
 
 class SimCLR(Method):
@@ -111,7 +115,16 @@ class SimCLR(Method):
             margin = _margin(config.alpha, config.negatives, config.tau)
         positive = (queries * positives).sum(1)
         loss = info_nce_of_similarities(positive, negatives, config.tau, margin)
-        return Outcome(loss, siamese_numbers(u[0], v[1]))
+        bound = mi_bound(loss, config.alpha or config.negatives or 2 * count - 2)
+        return Outcome(loss, {"mi_bound": bound}, queries, positives)
+
+
+def mi_bound(loss: Tensor, alpha: float) -> Tensor:
+    """Empirical lower bound log(1 + alpha) - L of the mutual information in nats (EqCo Eq. 4, Figure 1).
+
+    `alpha` is the margin's constant, or K without a margin: K e^(m / tau) either way.
+    """
+    return math.log1p(alpha) - loss.detach()
 
 
 def _margin(alpha: float | None, negatives: int, tau: float) -> float:

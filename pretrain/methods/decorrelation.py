@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from pretrain.data import Batch
 from pretrain.distributed import gather
 from pretrain.heads import Encoder
 from pretrain.method_config import BarlowTwinsConfig, VICRegConfig
-from pretrain.methods.base import Method, Moment, Outcome, siamese_numbers, unit
+from pretrain.methods.base import Method, Moment, Outcome, unit
 from pretrain.objectives.asymmetric import surrogate
 from pretrain.objectives.decorrelation import (
     barlow_twins_loss,
@@ -16,6 +18,7 @@ from pretrain.objectives.decorrelation import (
     simplified_barlow_twins_gradient,
     simplified_vicreg_gradient,
     standardised,
+    vicreg_gradient,
     vicreg_loss,
 )
 from pretrain.target import build_target
@@ -38,8 +41,11 @@ class BarlowTwins(Method):
         else:
             u, v = (unit(branch) for branch in everyone)
         loss = (self._one_way(u[0], v[1]) + self._one_way(u[1], v[0])) / 2
-        first, second = unit([embeddings[0], targets[1]])
-        return Outcome(loss, siamese_numbers(first, second))
+        queries, keys = unit([embeddings[0], targets[1]])
+        W_diagonal = (u[0] * v[1]).mean(0).detach()
+        # Figure 3 (c): what Table 2's rows g and h take for constant.
+        numbers = {"w_diag_max": W_diagonal.max(), "w_diag_min": W_diagonal.min()}
+        return Outcome(loss, numbers, queries, keys)
 
     def _one_way(self, u: Tensor, v: Tensor) -> Tensor:
         lam = self.config.lam
@@ -59,13 +65,25 @@ class VICReg(Method):
         self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
     ) -> Outcome:
         (z1, z2), (v1, v2) = embeddings, targets
-        first, second = unit([z1, v2])
         if self.config.form == "loss":
             loss = (self._terms(gather(z1), gather(v2)) + self._terms(gather(z2), gather(v1))) / 2
         else:
             (u1, u2), (t1, t2) = unit([z1, z2]), unit([v1, v2])
             loss = (self._simplified(u1, t2, t1) + self._simplified(u2, t1, t2)) / 2
-        return Outcome(loss, siamese_numbers(first, second))
+        queries, keys = unit([z1, v2])
+        return Outcome(loss, queries=queries, keys=keys, details=lambda: self._neglected(z1.detach(), v2))
+
+    @torch.no_grad()
+    def _neglected(self, z: Tensor, v: Tensor) -> dict[str, Tensor]:
+        """Compare what Eq. 11 neglects with the negative term it keeps (Figure 3 d); a collective call."""
+        everyone, lam1, lam2 = gather(z), self.config.lam1, self.config.lam2
+        count, width = everyone.shape
+        lam = 2 * lam1 * count**2 / (width * (count - 1) ** 2)
+        centred = everyone - everyone.mean(0)
+        negative = simplified_vicreg_gradient(z - everyone.mean(0), torch.zeros_like(v), centred, 1.0)
+        whole = vicreg_gradient(z, v, everyone, lam1, lam2, self.config.gamma)
+        neglected = whole + 2 * v - lam * negative
+        return {"neglected_term_similarity": cosine_similarity(neglected, negative).mean()}
 
     def _terms(self, z: Tensor, v: Tensor) -> Tensor:
         return vicreg_loss(z, v, self.config.lam1, self.config.lam2, self.config.gamma)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pretrain.bank import MemoryBank
 from pretrain.data import Batch
-from pretrain.diagnostics import embedding_spread
 from pretrain.distributed import gather, own_slice
 from pretrain.heads import Encoder
 from pretrain.method_config import NPIDConfig, SqrtKLConfig
@@ -86,9 +85,8 @@ class SqrtKL(_Banked):
             "cross_entropy": terms.cross_entropy.detach(),
             "sqrtkl": terms.sqrtkl.detach(),
             "instance_accuracy": terms.accuracy.detach(),
-            "embedding_spread": embedding_spread(z.detach()),
         }
-        return Outcome(terms.loss, numbers)
+        return Outcome(terms.loss, numbers, queries=z)
 
 
 class NPID(_Banked):
@@ -111,6 +109,5 @@ class NPID(_Banked):
         self.move_bank(z, batch.index, terms.log_partition, corrected=False)
         numbers = {
             "instance_accuracy": terms.accuracy.detach(),
-            "embedding_spread": embedding_spread(z.detach()),
         }
-        return Outcome(loss, numbers)
+        return Outcome(loss, numbers, queries=z)

@@ -9,7 +9,7 @@ from pretrain.data import Batch
 from pretrain.distributed import gather, own_slice, world_size
 from pretrain.heads import Encoder, Predictor
 from pretrain.method_config import MSBRegConfig
-from pretrain.methods.base import Method, Moment, Outcome, siamese_numbers, unit
+from pretrain.methods.base import Method, Moment, Outcome, unit
 from pretrain.objectives.msbreg import (
     brownian_directions,
     brownian_loss,
@@ -47,5 +47,5 @@ class MSBReg(Method):
             + self.config.lam_s * singular_value_loss(gather(z))
             + self.config.lam_b * brownian_loss(z, directions)
         )
-        first, second = unit([embeddings[0], targets[1]])
-        return Outcome(loss, siamese_numbers(first, second))
+        queries, keys = unit([embeddings[0], targets[1]])
+        return Outcome(loss, queries=queries, keys=keys)

@@ -11,7 +11,7 @@ from pretrain.data_config import CutMixConfig
 from pretrain.distributed import gather, mean_over_ranks, own_slice, rows_of_batch, world_size
 from pretrain.heads import Encoder
 from pretrain.method_config import UniGradConfig
-from pretrain.methods.base import Method, Moment, Outcome, siamese_numbers, unit
+from pretrain.methods.base import Method, Moment, Outcome, unit
 from pretrain.objectives.unigrad import (
     batch_correlation,
     multicrop_positives,
@@ -73,9 +73,9 @@ class UniGrad(Method):
         positives = multicrop_positives((v[0], v[1]), len(u) - 2)
         if self.cutmix is not None:
             mixes = self._mixes(batch.views, moment)
-            positives = [_mixed_positive(v, mix) for v, mix in zip(positives, mixes, strict=True)]
-        losses = [unigrad_loss(z, v, F, self.config.lam) for z, v in zip(u, positives, strict=True)]
-        return Outcome(torch.stack(losses).mean(), siamese_numbers(u[0], positives[0]))
+            positives = [_mixed_positive(p, mix) for p, mix in zip(positives, mixes, strict=True)]
+        losses = [unigrad_loss(z, p, F, self.config.lam) for z, p in zip(u, positives, strict=True)]
+        return Outcome(torch.stack(losses).mean(), queries=u[0], keys=v[1])
 
     def _mixes(self, views: Sequence[Tensor], moment: Moment) -> list[CutMix]:
         """Draw one mix of the global batch for each view; places in the batch stand for its images."""

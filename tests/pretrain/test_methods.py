@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from configs import load
-from pretrain.config import PretrainConfig
 from pretrain.cutmix import draw_cutmix, paste
 from pretrain.data import Batch
 from pretrain.data_config import CutMixConfig
@@ -19,7 +17,7 @@ from pretrain.methods.contrastive import MoCo
 from pretrain.methods.instance import SqrtKL
 from pretrain.methods.unigrad import UniGrad
 from pretrain.target import MomentumEncoder
-from tests.pretrain.tiny import tiny_backbone
+from tests.pretrain.tiny import recipe, tiny_backbone
 
 __all__ = ["tiny_backbone"]
 
@@ -29,8 +27,7 @@ B, N = 6, 20
 
 def _build(name: str, *overrides: str) -> Method:
     heads = ["projector={depth: 2, hidden: 12, out: 7, norm: batch, norm_last: false}"]
-    config = load("pretrain", name, ["batch_size=6", "precision=fp32", *heads, *overrides])
-    assert isinstance(config, PretrainConfig)
+    config = recipe(name, None, ["batch_size=6", *heads, *overrides])
     method = build_method(config, DataFacts(N, None)).double()
     if isinstance(method.target, MomentumEncoder):
         # A momentum encoder that is some way behind, or nothing would tell it from the online network.
@@ -71,7 +68,7 @@ def _assert_same_gradient(method: Method, found: Tensor, wanted: Tensor) -> None
 
 @pytest.mark.parametrize("source", ["momentum", "online"])
 def test_unigrad_has_the_gradient_of_the_authors_code_and_remembers_f(source: str) -> None:
-    method = _build("unigrad_demo", f"method.correlation_source={source}")
+    method = _build("unigrad", f"method.correlation_source={source}")
     assert isinstance(method, UniGrad)
     F: Tensor | None = None
     for step in range(3):
@@ -89,7 +86,7 @@ def test_unigrad_has_the_gradient_of_the_authors_code_and_remembers_f(source: st
 
 
 def test_unigrad_under_cutmix_sees_mixed_images_and_mixes_the_clean_targets() -> None:
-    method = _build("unigrad_demo", "augment.cutmix.alpha=1", "seed=4")
+    method = _build("unigrad", "augment.cutmix.alpha=1", "seed=4")
     assert isinstance(method, UniGrad)
     batch = _batch()
     mixes = [draw_cutmix(CutMixConfig(), 4, 0, torch.arange(B) + n * B, 10) for n in range(2)]
@@ -110,7 +107,7 @@ def test_unigrad_under_cutmix_sees_mixed_images_and_mixes_the_clean_targets() ->
 
 def test_unigrads_local_views_pull_towards_the_mean_of_both_global_targets() -> None:
     method = _build(
-        "unigrad_demo", "augment={views: multicrop, local: {count: 2, view: {size: 10}}}", "method.lam=0"
+        "unigrad", "augment={views: multicrop, local: {count: 2, view: {size: 10}}}", "method.lam=0"
     )
     batch = _batch(views=4)
     _, (v1, v2, _, _) = _embedded(method, batch)
@@ -121,7 +118,7 @@ def test_unigrads_local_views_pull_towards_the_mean_of_both_global_targets() -> 
 
 
 def test_simo_draws_its_negatives_from_the_momentum_keys_of_other_images() -> None:
-    method = _build("simo_demo", "method.negatives=5", "method.alpha=64")
+    method = _build("simo", "method.negatives=5", "method.alpha=64")
     batch = _batch()
     (q, _), (_, k) = _embedded(method, batch)
     # K is all others here, so the draw has no say.
@@ -134,14 +131,14 @@ def test_simo_draws_its_negatives_from_the_momentum_keys_of_other_images() -> No
 
 
 def test_simo_with_fewer_negatives_draws_anew_at_every_step() -> None:
-    method = _build("simo_demo", "method.negatives=2")
+    method = _build("simo", "method.negatives=2")
     batch = _batch()
     losses = [method(batch, _moment(step)).loss.item() for step in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_mocos_queue_holds_the_keys_of_earlier_batches() -> None:
-    method = _build("simo_demo", "method={name: moco, queue: 12}")
+    method = _build("simo", "method={name: moco, queue: 12}")
     assert isinstance(method, MoCo)
     before, batch = method.queue.clone(), _batch()
     (q, _), (_, k) = _embedded(method, batch)
@@ -158,9 +155,7 @@ def test_mocos_queue_holds_the_keys_of_earlier_batches() -> None:
 def test_shuffling_bn_changes_nothing_for_a_single_process() -> None:
     losses = []
     for shuffled in ("false", "true"):
-        method = _build(
-            "simo_demo", f"method={{name: moco, queue: 12, shuffle_bn: {shuffled}}}", "sync_bn=false"
-        )
+        method = _build("simo", f"method={{name: moco, queue: 12, shuffle_bn: {shuffled}}}", "sync_bn=false")
         losses.append(method(_batch(), _moment()).loss)
     torch.testing.assert_close(losses[0], losses[1])
 
@@ -189,7 +184,7 @@ REFERENCES: dict[str, tuple[str, Callable[[Any, Method, Batch], Tensor]]] = {
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_weight_sharing_method_has_the_loss_and_gradient_of_lightlys(name: str) -> None:
     override, reference = REFERENCES[name]
-    method, batch = _build("unigrad_demo", override), _batch()
+    method, batch = _build("unigrad", override), _batch()
     wanted = reference(_lightly(), method, batch)
     outcome = method(batch, _moment())
     torch.testing.assert_close(outcome.loss, wanted, rtol=1e-4, atol=1e-6)
@@ -200,7 +195,7 @@ def test_a_weight_sharing_method_has_the_loss_and_gradient_of_lightlys(name: str
 @pytest.mark.parametrize("kind", ["byol", "simsiam"])
 def test_a_predictor_stands_on_the_online_branch_only(kind: str) -> None:
     similarity = _lightly().NegativeCosineSimilarity()
-    method, batch = _build("unigrad_demo", f"method={{name: {kind}, predictor: {{hidden: 9}}}}"), _batch()
+    method, batch = _build("unigrad", f"method={{name: {kind}, predictor: {{hidden: 9}}}}"), _batch()
     assert isinstance(method, BYOL)
     z1, z2, p1, p2 = method.embed(batch.views)
     v1, v2 = z1.detach(), z2.detach()
@@ -215,7 +210,7 @@ def test_a_predictor_stands_on_the_online_branch_only(kind: str) -> None:
 
 def test_simclrs_positives_alone_may_come_from_the_momentum_encoder() -> None:
     override = "method={name: simclr, tau: 0.3, target: {name: momentum}, negatives_from: online}"
-    method, batch = _build("unigrad_demo", override), _batch()
+    method, batch = _build("unigrad", override), _batch()
     u, v = _embedded(method, batch)
     queries, views = torch.cat(u), torch.cat(u).detach()
     wanted = torch.zeros((), dtype=torch.float64)
@@ -230,7 +225,7 @@ def test_simclrs_positives_alone_may_come_from_the_momentum_encoder() -> None:
 
 
 def test_feature_calibrate_fills_the_bank_and_leaves_no_trace_in_the_network() -> None:
-    method = _build("sqrtkl_demo")
+    method = _build("sqrtkl")
     assert isinstance(method, SqrtKL)
     batches = []
     for start in (0, 7, 14):
@@ -244,18 +239,18 @@ def test_feature_calibrate_fills_the_bank_and_leaves_no_trace_in_the_network() -
         (z,) = method.embed(batch.views)
         torch.testing.assert_close(method.bank.rows(batch.index), normalize(z.detach(), dim=1))
     assert method.bank.tensor[6].equal(rows[6])
-    fresh = _build("sqrtkl_demo")
+    fresh = _build("sqrtkl")
     fresh.begin(batches)
     assert all(value.equal(before[name]) for name, value in fresh.online.state_dict().items())
 
-    cold = _build("sqrtkl_demo", "method.feature_calibrate=false")
+    cold = _build("sqrtkl", "method.feature_calibrate=false")
     cold.begin(batches)
     assert isinstance(cold, SqrtKL) and cold.bank.tensor.equal(rows)
 
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_the_bank_moves_along_the_corrected_direction(corrected: bool) -> None:
-    method = _build("sqrtkl_demo", f"method.grad_update={str(corrected).lower()}")
+    method = _build("sqrtkl", f"method.grad_update={str(corrected).lower()}")
     assert isinstance(method, SqrtKL)
     batch = _batch(views=1)
     with torch.no_grad():
@@ -275,7 +270,7 @@ def test_the_bank_moves_along_the_corrected_direction(corrected: bool) -> None:
 
 
 def test_the_target_follows_before_the_step_with_the_schedules_momentum() -> None:
-    method = _build("unigrad_demo", "method.target={name: momentum, start: 0.5, end: 0.5}")
+    method = _build("unigrad", "method.target={name: momentum, start: 0.5, end: 0.5}")
     assert isinstance(method.target, MomentumEncoder)
     behind = next(method.target.parameters()).clone()
     ahead = next(method.online.parameters()).detach()
@@ -286,8 +281,7 @@ def test_the_target_follows_before_the_step_with_the_schedules_momentum() -> Non
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_method_of_a_seed_starts_from_the_same_backbone(seed: int) -> None:
     states = []
-    for name in ("unigrad_demo", "simo_demo", "sqrtkl_demo"):
-        overrides = ["method.negatives=5"] if name == "simo_demo" else []
-        states.append(_build(name, f"seed={seed}", *overrides).online.backbone.state_dict())
+    for name in ("unigrad", "simo", "sqrtkl"):
+        states.append(_build(name, f"seed={seed}").online.backbone.state_dict())
     for other in states[1:]:
         assert all(value.equal(states[0][key]) for key, value in other.items())

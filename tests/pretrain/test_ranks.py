@@ -19,36 +19,36 @@ SINGLE = "augment.views=single"
 MULTICROP = ("augment.views=multicrop", "augment.local.count=2", "augment.local.view.size=8")
 LOCAL_BLUR = "augment.local.view.blur=null"
 CASES: dict[str, tuple[str, ...]] = {
-    "unigrad": ("unigrad_demo",),
-    "unigrad-online": ("unigrad_demo", "method.correlation_source=online"),
-    "unigrad-multicrop": ("unigrad_demo", *MULTICROP, LOCAL_BLUR),
-    "unigrad-cutmix": ("unigrad_demo", "augment.cutmix.alpha=1"),
-    "unigrad-cutmix-multicrop": ("unigrad_demo", "augment.cutmix.alpha=1", *MULTICROP, LOCAL_BLUR),
-    "simo": ("simo_demo",),
-    "moco": ("simo_demo", "method={name: moco, queue: 12, symmetric: true}"),
-    "moco-short-queue": ("simo_demo", "method={name: moco, queue: 5, alpha: 64}"),
-    "simclr": ("unigrad_demo", "method={name: simclr}"),
-    "simclr-sampled": ("unigrad_demo", "method={name: simclr, negatives: 4, alpha: 32}"),
+    "unigrad": ("unigrad",),
+    "unigrad-online": ("unigrad", "method.correlation_source=online"),
+    "unigrad-multicrop": ("unigrad", *MULTICROP, LOCAL_BLUR),
+    "unigrad-cutmix": ("unigrad", "augment.cutmix.alpha=1"),
+    "unigrad-cutmix-multicrop": ("unigrad", "augment.cutmix.alpha=1", *MULTICROP, LOCAL_BLUR),
+    "simo": ("simo",),
+    "moco": ("simo", "method={name: moco, queue: 12, symmetric: true}"),
+    "moco-short-queue": ("simo", "method={name: moco, queue: 5, alpha: 64}"),
+    "simclr": ("unigrad", "method={name: simclr}"),
+    "simclr-sampled": ("unigrad", "method={name: simclr, negatives: 4, alpha: 32}"),
     "simclr-momentum": (
-        "unigrad_demo",
+        "unigrad",
         "method={name: simclr, target: {name: momentum}, negatives_from: online}",
     ),
-    "byol": ("unigrad_demo", "method={name: byol, predictor: {hidden: 10}}"),
-    "simsiam": ("unigrad_demo", "method={name: simsiam, predictor: {hidden: 10}}"),
-    "directpred": ("unigrad_demo", "method={name: directpred}"),
-    "barlow": ("unigrad_demo", "method={name: barlow_twins}"),
-    "barlow-simplified": ("unigrad_demo", "method={name: barlow_twins, form: simplified, normalisation: l2}"),
-    "vicreg": ("unigrad_demo", "method={name: vicreg, lam1: 1, lam2: 6}"),
+    "byol": ("unigrad", "method={name: byol, predictor: {hidden: 10}}"),
+    "simsiam": ("unigrad", "method={name: simsiam, predictor: {hidden: 10}}"),
+    "directpred": ("unigrad", "method={name: directpred}"),
+    "barlow": ("unigrad", "method={name: barlow_twins}"),
+    "barlow-simplified": ("unigrad", "method={name: barlow_twins, form: simplified, normalisation: l2}"),
+    "vicreg": ("unigrad", "method={name: vicreg, lam1: 1, lam2: 6}"),
     "vicreg-simplified": (
-        "unigrad_demo",
+        "unigrad",
         "method={name: vicreg, form: simplified, target: {name: momentum}, negatives_from: target}",
     ),
-    "msbreg": ("unigrad_demo", *MULTICROP, LOCAL_BLUR, "method={name: msbreg, predictor: {hidden: 10}}"),
-    "sqrtkl": ("sqrtkl_demo",),
-    "sqrtkl-sharded": ("sqrtkl_demo", "method.bank_sharded=true"),
-    "npid": ("sqrtkl_demo", "method={name: npid, proximal: 1}"),
-    "npid-sharded": ("sqrtkl_demo", "method={name: npid, proximal: 1, bank_sharded: true}"),
-    "supervised": ("supervised_demo",),
+    "msbreg": ("unigrad", *MULTICROP, LOCAL_BLUR, "method={name: msbreg, predictor: {hidden: 10}}"),
+    "sqrtkl": ("sqrtkl",),
+    "sqrtkl-sharded": ("sqrtkl", "method.bank_sharded=true"),
+    "npid": ("sqrtkl", "method={name: npid, proximal: 1}"),
+    "npid-sharded": ("sqrtkl", "method={name: npid, proximal: 1, bank_sharded: true}"),
+    "supervised": ("supervised",),
 }
 # Rates at which a few steps amplify rounding little; the objective's scales differ by orders of magnitude.
 CALM = (
@@ -61,7 +61,16 @@ CALM = (
 
 
 # Without batch norm, which sees the parts of an accumulated batch, these too equal one undivided batch.
-ACCUMULATED = ("unigrad", "unigrad-cutmix", "simo", "simclr", "barlow", "msbreg", "sqrtkl-sharded", "supervised")
+ACCUMULATED = (
+    "unigrad",
+    "unigrad-cutmix",
+    "simo",
+    "simclr",
+    "barlow",
+    "msbreg",
+    "sqrtkl-sharded",
+    "supervised",
+)
 PLAIN = ("projector={norm: none, norm_last: false}", "method.predictor.norm=none")
 
 
@@ -86,7 +95,7 @@ def _run_all(rank: int, images: Path, out: Path) -> dict[str, int]:
         for case in ACCUMULATED:
             _run_accumulated(case, images, out, 2)
         with pytest.raises(UserError, match="batch_size 9 cannot be divided evenly among 2 processes"):
-            train(recipe("unigrad_demo", images, ["batch_size=9"]), out / "uneven")
+            train(recipe("unigrad", images, ["batch_size=9"]), out / "uneven")
     return {"rank": rank}
 
 

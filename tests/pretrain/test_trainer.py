@@ -26,7 +26,7 @@ from tests.pretrain.tiny import IMAGES, build_tiny, recipe, tiny_backbone, write
 
 __all__ = ["tiny_backbone"]
 
-METHODS = ("unigrad_demo", "simo_demo", "sqrtkl_demo", "supervised_demo")
+METHODS = ("unigrad", "simo", "sqrtkl", "supervised")
 STEPS = 2 * IMAGES // 8
 
 
@@ -61,7 +61,7 @@ def _same(a: object, b: object, where: str = "") -> None:
 
 @pytest.mark.usefixtures("tiny_backbone")
 def test_a_run_leaves_a_canonical_checkpoint_its_recipe_and_its_metrics(images: Path, tmp_path: Path) -> None:
-    config = recipe("unigrad_demo", images, ["backbone.arch=resnet18", "seed=3"])
+    config = recipe("unigrad", images, ["backbone.arch=resnet18", "seed=3"])
     path = train(config, tmp_path / "out")
     assert path == tmp_path / "out" / "backbone.safetensors"
     state, metadata = load_canonical(path)
@@ -70,7 +70,7 @@ def test_a_run_leaves_a_canonical_checkpoint_its_recipe_and_its_metrics(images: 
     assert metadata.epochs == 2
     assert metadata.seed == 3
     assert metadata.input_size == 10
-    assert metadata.dataset == "shapes"
+    assert metadata.dataset == "coloured"
     assert metadata.recipe_hash == recipe_hash(config)
     assert load("pretrain", tmp_path / "out" / "recipe.yaml").method == config.method
 
@@ -88,7 +88,7 @@ def test_a_run_leaves_a_canonical_checkpoint_its_recipe_and_its_metrics(images: 
 def test_a_finished_run_is_not_trained_again(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = recipe("sqrtkl_demo", images)
+    config = recipe("sqrtkl", images)
     path = train(config, tmp_path)
     before = path.read_bytes()
     monkeypatch.setattr(pretrain.trainer, "build_dataset", lambda config: pytest.fail("read the data again"))
@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_trained_again(
 @pytest.mark.usefixtures("tiny_backbone")
 def test_two_runs_of_one_seed_agree_bit_for_bit_and_two_seeds_do_not(images: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(recipe("simo_demo", images, [f"seed={seed}"]), tmp_path / name)
+        train(recipe("simo", images, [f"seed={seed}"]), tmp_path / name)
     a, b, c = ((tmp_path / name / "backbone.safetensors") for name in "abc")
     assert load_canonical(a)[0]["conv1.weight"].equal(load_canonical(b)[0]["conv1.weight"])
     assert not load_canonical(a)[0]["conv1.weight"].equal(load_canonical(c)[0]["conv1.weight"])
@@ -110,9 +110,9 @@ def test_two_runs_of_one_seed_agree_bit_for_bit_and_two_seeds_do_not(images: Pat
 def test_random_initialisation_is_what_every_method_of_that_seed_starts_from(
     images: Path, tmp_path: Path
 ) -> None:
-    path = train(recipe("random_demo", images, ["seed=5"]), tmp_path)
+    path = train(recipe("random", images, ["seed=5"]), tmp_path)
     state, metadata = load_canonical(path)
-    config = recipe("unigrad_demo", images, ["seed=5"])
+    config = recipe("unigrad", images, ["seed=5"])
     start = pretrain.methods.build_method(config, pretrain.methods.DataFacts(IMAGES, 4))
     for name, value in start.online.backbone.state_dict().items():
         assert state[name].equal(value), name
@@ -177,12 +177,12 @@ def _train_and_die(images: Path, out: Path, step: int) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pretrain.methods, "build_backbone", build_tiny)
         _patched_backward(patched, step, die)
-        train(recipe("sqrtkl_demo", images), out)
+        train(recipe("sqrtkl", images), out)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
 def test_killed_between_checkpoints_and_resumed_equals_uninterrupted(images: Path, tmp_path: Path) -> None:
-    config = recipe("sqrtkl_demo", images)
+    config = recipe("sqrtkl", images)
     train(config, tmp_path / "whole")
     killed = multiprocessing.get_context("spawn").Process(
         target=_train_and_die, args=(images, tmp_path / "parts", 8)
@@ -200,7 +200,7 @@ def test_killed_between_checkpoints_and_resumed_equals_uninterrupted(images: Pat
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = recipe("unigrad_demo", images)
+    config = recipe("unigrad", images)
     train(config, tmp_path / "whole")
     _interrupt(config, tmp_path / "parts", 8, monkeypatch)
     newest = tmp_path / "parts" / "checkpoint.pt"
@@ -213,7 +213,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
 def test_gradient_accumulation_and_bf16_resume_exactly_too(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = recipe("simo_demo", images, ["accumulate=2", "precision=bf16", "channels_last=true"])
+    config = recipe("simo", images, ["accumulate=2", "precision=bf16", "channels_last=true"])
     train(config, tmp_path / "whole")
     _interrupt(config, tmp_path / "parts", 4, monkeypatch)
     train(config, tmp_path / "parts")
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_its_step_and_keeps_the_las
 ) -> None:
     _patched_backward(monkeypatch, 7, lambda outcome: Outcome(outcome.loss * torch.nan, outcome.numbers))
     with pytest.raises(WorkError, match="the loss is nan at step 7"):
-        train(recipe("unigrad_demo", images, ["log_every=5"]), tmp_path)
+        train(recipe("unigrad", images, ["log_every=5"]), tmp_path)
     state = _state(tmp_path)
     assert state["step"] == 5
     method = state["method"]
@@ -253,7 +253,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 
     monkeypatch.setattr(pretrain.trainer, "build_optimizer", build)
     with pytest.raises(WorkError, match=r"'online.*' has values that are not finite after step 1"):
-        train(recipe("supervised_demo", images, ["batch_size=40", "schedule.warmup_epochs=0"]), tmp_path)
+        train(recipe("supervised", images, ["batch_size=40", "schedule.warmup_epochs=0"]), tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
@@ -261,16 +261,16 @@ def test_weights_that_are_not_finite_are_never_saved(
 def test_an_output_directory_of_another_recipe_or_seed_is_refused_and_left_alone(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = recipe("unigrad_demo", images)
+    config = recipe("unigrad", images)
     _interrupt(config, tmp_path, 3, monkeypatch)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for other in (["method.lam=50"], ["seed=1"]):
         with pytest.raises(UserError, match="another recipe or seed"):
-            train(recipe("unigrad_demo", images, other), tmp_path)
+            train(recipe("unigrad", images, other), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    train(recipe("unigrad_demo", images, ["log_every=3", "checkpoint_every=2"]), tmp_path)
+    train(recipe("unigrad", images, ["log_every=3", "checkpoint_every=2"]), tmp_path)
     with pytest.raises(UserError, match="another recipe or seed"):
-        train(recipe("unigrad_demo", images, ["seed=1"]), tmp_path)
+        train(recipe("unigrad", images, ["seed=1"]), tmp_path)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
@@ -280,11 +280,11 @@ def test_what_cannot_work_is_refused_before_anything_is_written(images: Path, tm
         (tmp_path / "flat" / path.name).write_bytes(path.read_bytes())
     out = tmp_path / "out"
     with pytest.raises(UserError, match="accumulate 3 must divide the 8 images"):
-        train(recipe("unigrad_demo", images, ["accumulate=3"]), out)
+        train(recipe("unigrad", images, ["accumulate=3"]), out)
     with pytest.raises(UserError, match=r"accumulate 8 .* parts of at least 2"):
-        train(recipe("unigrad_demo", images, ["accumulate=8"]), out)
+        train(recipe("unigrad", images, ["accumulate=8"]), out)
     with pytest.raises(UserError, match="batch_size 48 is more than the 40 images"):
-        train(recipe("unigrad_demo", images, ["batch_size=48"]), out)
+        train(recipe("unigrad", images, ["batch_size=48"]), out)
     with pytest.raises(UserError, match="supervised needs labels"):
-        train(recipe("supervised_demo", tmp_path / "flat"), out)
+        train(recipe("supervised", tmp_path / "flat"), out)
     assert not out.exists()

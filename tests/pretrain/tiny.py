@@ -74,25 +74,12 @@ def write_images(root: Path) -> Path:
     return root
 
 
-# Small heads and batches for every method, laid over a demo recipe.
-SMALL = (
-    "batch_size=8",
-    "augment.view.size=10",
-    "schedule.epochs=2",
-    "schedule.warmup_epochs=0.5",
-    "optimizer.lr=null",
-    "precision=fp32",
-    "channels_last=false",
-    "log_every=1",
-    "workers=0",
-)
+RECIPES = Path(__file__).parent / "recipes"
 
 
-def recipe(name: str, root: Path, overrides: Sequence[str] = ()) -> PretrainConfig:
-    """Load a demo recipe shrunk to the tiny data set."""
-    shrunk = [o for o in SMALL if not (name == "random_demo" and o.startswith("schedule"))]
-    heads = [] if name in ("supervised_demo", "random_demo") else ["projector.hidden=12", "projector.out=6"]
-    negatives = ["method.negatives=5"] if name == "simo_demo" else []
-    loaded = load("pretrain", name, [f"data.root={root}", *shrunk, *heads, *negatives, *overrides])
+def recipe(name: str, root: Path | None = None, overrides: Sequence[str] = ()) -> PretrainConfig:
+    """Load one of the tests' own recipes, for the images under `root`."""
+    where = [] if root is None else [f"data.root={root}"]
+    loaded = load("pretrain", RECIPES / f"{name}.yaml", [*where, *overrides])
     assert isinstance(loaded, PretrainConfig)
     return loaded
