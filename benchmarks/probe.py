@@ -141,7 +141,7 @@ def main() -> None:
         f" --runs {arguments.runs} --threads {arguments.threads}`",
         "",
         f"{datetime.date.today().isoformat()}, {hardware()}, torch {torch.__version__}. ResNet-18,"
-        f" {arguments.images} images of {size} px, {classes} classes; medians of {arguments.runs} runs in turn;"
+        f" {arguments.images} images of {size} px, {classes} classes; medians of {arguments.runs} runs;"
         f" load average before the first {load:.1f}.",
         "",
         "| what | seconds | beside | ratio | wanted |",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import UserError
@@ -16,6 +16,7 @@ CLASSES = ["cat", "dog", "emu"]
 LABELS = [0] * 200 + [1] * 100 + [2] * 50
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**31), few=st.floats(0.02, 0.5), more=st.floats(0.5, 1.0))
 def test_a_smaller_fraction_lies_inside_a_larger_one(seed: int, few: float, more: float) -> None:
     small = subsets.take_fraction(LABELS, CLASSES, few, seed)
