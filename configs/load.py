@@ -46,7 +46,7 @@ def load(kind: str, name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
     """
     path = find(kind, name_or_path)
     model = _TYPES[kind]
-    merged = _apply_overrides(_with_bases(kind, path, ()), overrides, model)
+    merged = _resolved(_apply_overrides(_with_bases(kind, path, ()), overrides, model), path)
     merged["name"] = path.stem
     merged = with_default_tags(model, merged)
     return validate(model, merged, str(path), overrides)
@@ -172,7 +172,7 @@ def _apply_overrides(data: dict[str, Any], overrides: Sequence[str], model: Any)
         for part in reversed(key.split(".")):
             value = {part: value}
         data = merge(data, value)
-    return _resolved(data)
+    return data
 
 
 def _read_value(text: str) -> Any:
@@ -185,11 +185,12 @@ def _read_value(text: str) -> Any:
     return plain["value"]
 
 
-def _resolved(data: dict[str, Any]) -> dict[str, Any]:
+def _resolved(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Fill in OmegaConf's interpolations (``${roots.imagenet}``)."""
     try:
         plain = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"interpolation: {error}") from None
+        raise UserError(f"{path}: {error.full_key or 'interpolation'}: {error.msg}") from None
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
 

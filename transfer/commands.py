@@ -94,12 +94,13 @@ def convert_checkpoint(checkpoint: Path, to: str, out: Path, encoder: str | None
 def evaluate_checkpoint(recipe: str, checkpoint: Path, overrides: Sequence[str], out: Path | None) -> None:
     """Run one evaluation recipe on a checkpoint of any maker."""
     import transfer.config
-    from transfer.evaluate import canonical_of, evaluate
 
     config = load("transfer", recipe, overrides)
     transfer.config.check_roots(config)
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
+    from transfer.evaluate import canonical_of, evaluate
+
     directory = out or Path("runs") / f"{checkpoint.stem}-{config.name}-seed{config.seed}"
     evaluate(config, canonical_of(checkpoint, directory), directory)
 

@@ -66,7 +66,7 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
 
 
 def _pretrain_stage(config: PipelineConfig, entry: PretrainEntry, seed: int) -> Stage:
-    overrides = _overrides(config, entry.overrides, seed)
+    overrides = [*entry.overrides, f"seed={seed}"]
     recipe = load("pretrain", entry.recipe, overrides)
     name = f"pretrain/{_seeded(entry.key, seed)}"
     params = {"recipe": _plain(config, recipe), "name": entry.key}
@@ -84,7 +84,7 @@ def _import_stage(config: PipelineConfig, given: CheckpointEntry) -> Stage:
 def _evaluate_stage(
     config: PipelineConfig, entry: EvaluationEntry, seed: int, source: str, checkpoint: Output, proof: str
 ) -> Stage:
-    recipe = load("transfer", entry.recipe, _overrides(config, entry.overrides, seed))
+    recipe = load("transfer", entry.recipe, [*entry.overrides, f"seed={seed}"])
     params = {"recipe": _plain(config, recipe), "name": entry.key, "checkpoint": checkpoint}
     name = f"evaluate/{source}/{_seeded(entry.key, seed)}"
     return _stage(config, "evaluate", name, "evaluate", params, depends_on=(proof,), requires=_roots(recipe))
@@ -100,18 +100,6 @@ def _stage(
 ) -> Stage:
     resources = {str(k): v for k, v in config.resources.items()}.get(kind, Resources())
     return Stage(name=name, call=f"transfer.stages:{function}", params=params, resources=resources, **more)
-
-
-def _overrides(config: PipelineConfig, overrides: tuple[str, ...], seed: int) -> list[str]:
-    """Fill ``${roots.NAME}`` in; the entry's seed is the recipe's."""
-    filled = []
-    for override in overrides:
-        for name, root in config.roots.items():
-            override = override.replace("${roots." + name + "}", root)
-        if "${roots." in override:
-            raise UserError(f"'{override}': the pipeline's roots are: {', '.join(config.roots) or 'none'}")
-        filled.append(override)
-    return [*filled, f"seed={seed}"]
 
 
 def _plain(config: PipelineConfig, recipe: Any) -> Any:

@@ -57,7 +57,7 @@ def test_a_recipe_that_does_not_resolve_stops_the_plan(tmp_path: Path) -> None:
 
 def test_a_root_that_is_not_declared_is_named(tmp_path: Path) -> None:
     wrong = SMALL.replace("${roots.images}", "${roots.imgs}")
-    with pytest.raises(UserError, match=r"roots\.imgs.*images"):
+    with pytest.raises(UserError, match=r"mine\.yaml: pretrain.*roots\.imgs"):
         plan(pipeline(tmp_path, wrong), tmp_path)
 
 

@@ -22,13 +22,15 @@ class Classifier(nn.Module):
 
     Attributes
     ----------
-    backbone, head
-        The carried network, and the linear layer on its pooled features.
+    backbone, norm, head
+        The carried network, what is done to its pooled features, and the linear layer on them.
     """
 
     def __init__(self, backbone: nn.Module, feature_dim: int, classes: int, config: FinetuneConfig) -> None:
         super().__init__()
         self.backbone = backbone
+        batch = config.head_norm == "batch"
+        self.norm = nn.BatchNorm1d(feature_dim, affine=False) if batch else nn.Identity()
         self.head = nn.Linear(feature_dim, classes)
         self.frozen = config.freeze_backbone
         self._bn_in_training = config.bn == "train"
@@ -52,7 +54,7 @@ class Classifier(nn.Module):
                 features = self.backbone(x)
         else:
             features = self.backbone(x)
-        return self.head(features)
+        return self.head(self.norm(features))
 
 
 def initialise(head: nn.Linear, how: str) -> None:

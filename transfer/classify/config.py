@@ -180,6 +180,9 @@ class FinetuneConfig(Recipe):
         Batch statistics over all ranks.
     head_init
         First weights of the head: "normal" N(0, 0.01^2) with zero bias, "zero", or "uniform" (torch's own).
+    head_norm
+        "batch": a batch normalisation without weights between features and head, so that one rate fits features
+        of any scale (He et al. 2022, A.1, linear probing); its statistics are trained, whatever `bn` says.
     checkpoint_every
         Epochs between two saved states; a state is saved on SIGUSR2 and SIGTERM besides.
     keep_weights
@@ -198,6 +201,7 @@ class FinetuneConfig(Recipe):
     bn: Literal["train", "eval"] = "train"
     sync_bn: bool = False
     head_init: Literal["normal", "zero", "uniform"] = "normal"
+    head_norm: Literal["none", "batch"] = "none"
     seed: Seed = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     channels_last: bool = True
