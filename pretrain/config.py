@@ -14,6 +14,7 @@ __all__ = [
     "AugmentConfig",
     "BackboneConfig",
     "DataConfig",
+    "KNNConfig",
     "LARSConfig",
     "MethodConfig",
     "OptimizerConfig",
@@ -126,6 +127,19 @@ class ScheduleConfig(Section):
         return self
 
 
+class KNNConfig(Section):
+    """A look at the features every few epochs: k-NN accuracy on another split's images.
+
+    `images` is the most taken of either split, class by class alike; `k` and `tau` are NPID's.
+    """
+
+    every: PositiveInt = 10
+    split: str = "val"
+    images: PositiveInt = 10000
+    k: PositiveInt = 20
+    tau: PositiveFloat = 0.07
+
+
 class PretrainConfig(Recipe):
     """A pretraining recipe: method, network, data, optimisation and how the run is carried out.
 
@@ -144,6 +158,10 @@ class PretrainConfig(Recipe):
         Epochs between two saved states; a state is saved on SIGUSR2 and SIGTERM besides.
     log_every
         Steps between two lines of metrics.jsonl.
+    knn
+        k-NN accuracy on held-out images while training; None: never.
+    tensorboard
+        Whether the numbers of metrics.jsonl go to TensorBoard as well.
     workers
         Data-loading processes of each rank; 0 loads in the training process.
     """
@@ -163,6 +181,8 @@ class PretrainConfig(Recipe):
     sync_bn: bool = True
     checkpoint_every: Annotated[PositiveInt, Incidental] = 1
     log_every: Annotated[PositiveInt, Incidental] = 10
+    knn: Annotated[KNNConfig | None, Incidental] = None
+    tensorboard: Annotated[bool, Incidental] = True
     workers: Annotated[NonNegativeInt, Incidental] = 4
 
     @property

@@ -22,8 +22,9 @@ from pretrain.data import Batch, Loader, build_dataset
 from pretrain.diagnostics import diagnose, refuse_collapse
 from pretrain.distributed import Ranks, barrier, joined, with_sync_bn
 from pretrain.interrupt import Interrupted, StopRequest
+from pretrain.journal import Journal
+from pretrain.knn_probe import KNNProbe
 from pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
-from pretrain.metrics import MetricsLog
 from pretrain.optim import build_optimizer, set_lr
 from pretrain.progress import progress
 from pretrain.schedules import warmup_cosine
@@ -86,7 +87,8 @@ def train(config: PretrainConfig, out: Path) -> Path:
                 config.workers,
                 device=ranks.device,
             )
-            seconds = _optimise(config, out, method, loader, ranks, stop)
+            probe = KNNProbe(config, dataset, ranks.device) if config.knn and ranks.first else None
+            seconds = _optimise(config, out, method, loader, probe, ranks, stop)
         if ranks.first:
             _write(out / "recipe.yaml", dump(config))
             state = method.online.backbone.state_dict()
@@ -96,7 +98,13 @@ def train(config: PretrainConfig, out: Path) -> Path:
 
 
 def _optimise(
-    config: PretrainConfig, out: Path, method: Method, loader: Loader, ranks: Ranks, stop: StopRequest
+    config: PretrainConfig,
+    out: Path,
+    method: Method,
+    loader: Loader,
+    probe: KNNProbe | None,
+    ranks: Ranks,
+    stop: StopRequest,
 ) -> float:
     """Take every step of the schedule that is not yet taken; return the seconds spent on all of them."""
     epoch_steps = loader.steps_per_epoch
@@ -104,12 +112,10 @@ def _optimise(
     warmup = round(config.schedule.warmup_epochs * epoch_steps)
     optimizer = build_optimizer(config.optimizer, method, config.peak_lr)
     history = _History(config, out, method, optimizer, ranks)
-    metrics = MetricsLog(out / "metrics.jsonl")
 
     step = history.restore()
     if ranks.first:
         _write(out / "recipe.yaml", dump(config))
-        metrics.rewind(step)
     method.train()
     if step == 0:
         method.begin(_laid_out(loader.whole(), config))
@@ -124,8 +130,9 @@ def _optimise(
         )
 
     with ExitStack() as stack:
-        bar = None
+        bar = journal = None
         if ranks.first:
+            journal = stack.enter_context(Journal(out, step, config.tensorboard))
             bar = stack.enter_context(progress(f"pretrain {config.name or config.method.name}", total, step))
         window = Window(config.batch_size)
         while step < total:
@@ -144,7 +151,7 @@ def _optimise(
                 step += 1
 
                 save = step == total or step % (epoch_steps * config.checkpoint_every) == 0
-                report = save or step % config.log_every == 0
+                report = save or step % config.log_every == 0 or step % epoch_steps == 0
                 # Several ranks agree on stopping by a collective call: they ask only where they meet anyway.
                 leave = (report or ranks.world == 1) and stop.requested() and step < total
                 numbers = {}
@@ -152,8 +159,11 @@ def _optimise(
                     numbers = window.close(step) | _diagnosed(outcome)
                     if step > epoch_steps:
                         refuse_collapse(numbers, step)
-                    if ranks.first:
-                        metrics.write(step, epoch=step / epoch_steps, lr=factor * config.peak_lr, **numbers)
+                    numbers |= {"epoch": step / epoch_steps, "lr": factor * config.peak_lr}
+                    if probe is not None and config.knn and step % (epoch_steps * config.knn.every) == 0:
+                        numbers["knn_accuracy"] = probe.accuracy(method.online.backbone)
+                    if journal is not None:
+                        journal.write(step, numbers)
                 if save or leave:
                     history.save(step)
                 if leave:

@@ -1,0 +1,60 @@
+"""k-NN accuracy on held-out images while training: the cheapest look at what the features are worth."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from configs import UserError
+from pretrain.config import PretrainConfig
+from pretrain.data import Dataset, EvaluationLoader, build_dataset
+from pretrain.data_config import SubsetConfig
+from pretrain.datasets import subset
+
+
+class KNNProbe:
+    """Classifies images of another split by their nearest training images, in the backbone's features."""
+
+    def __init__(self, config: PretrainConfig, training: Dataset, device: torch.device) -> None:
+        """Open the images; raises UserError when either split is missing or has no labels."""
+        assert config.knn is not None
+        self._config, self._knn, self._device = config, config.knn, device
+        held_out = config.data.model_copy(update={"split": config.knn.split, "subset": None})
+        self._bank, self._queries = (self._some(d) for d in (training, build_dataset(held_out)))
+        if self._bank.classes != self._queries.classes:
+            raise UserError(f"knn.split {config.knn.split}: its classes are not those of the training images")
+
+    def accuracy(self, backbone: nn.Module) -> float:
+        """Return top-1 accuracy in percent: cosine similarity s, votes weighted by exp(s / tau).
+
+        The protocol of NPID (Wu et al. 2018). The backbone is left in training mode, as it was found.
+        """
+        backbone.eval()
+        bank, labels = self._features(backbone, self._bank)
+        queries, truth = self._features(backbone, self._queries)
+        backbone.train()
+        correct = 0
+        for some, wanted in zip(queries.split(512), truth.split(512), strict=True):
+            similarity, nearest = (some @ bank.T).topk(min(self._knn.k, len(bank)), dim=1)
+            votes = torch.zeros(len(some), len(self._bank.classes), device=some.device)
+            votes.scatter_add_(1, labels[nearest], (similarity / self._knn.tau).exp())
+            correct += int((votes.argmax(1) == wanted).sum())
+        return 100 * correct / len(truth)
+
+    def _some(self, dataset: Dataset) -> Dataset:
+        if dataset.labels is None:
+            raise UserError("knn: the data set has no labels to vote with; set knn: null")
+        count = min(self._knn.images, len(dataset))
+        return subset(dataset, SubsetConfig(count=count, stratified=True))
+
+    @torch.no_grad()
+    def _features(self, backbone: nn.Module, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        loader = EvaluationLoader(
+            dataset, self._config.augment, self._config.batch_size, 0, 1, self._config.workers, self._device
+        )
+        features, labels = [], []
+        for batch in loader:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
+                features.append(backbone(batch.views[0]).float())
+            assert batch.label is not None
+            labels.append(batch.label)
+        return normalize(torch.cat(features), dim=1), torch.cat(labels)
