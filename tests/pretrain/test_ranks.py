@@ -1,13 +1,19 @@
 """Two processes train what one does on the same global batch: losses and weights, for every method."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from torch import Tensor
+from torch import Tensor, nn
 
 import pretrain.methods
+import pretrain.trainer
 from configs import UserError
 from pretrain.checkpoint import load_state
+from pretrain.data import Batch
+from pretrain.interrupt import Interrupted
+from pretrain.methods import Method, Moment, Outcome
 from pretrain.metrics import read_metrics
 from pretrain.trainer import train
 from tests.pretrain.ranks import on_ranks
@@ -15,7 +21,6 @@ from tests.pretrain.tiny import build_plain, build_tiny, recipe, tiny_backbone, 
 
 __all__ = ["tiny_backbone"]
 
-SINGLE = "augment.views=single"
 MULTICROP = ("augment.views=multicrop", "augment.local.count=2", "augment.local.view.size=8")
 LOCAL_BLUR = "augment.local.view.blur=null"
 CASES: dict[str, tuple[str, ...]] = {
@@ -86,11 +91,31 @@ def _run(case: str, images: Path, out: Path) -> None:
     train(recipe(name, images, [*overrides, *CALM]), out / case)
 
 
+def _run_interrupted(rank: int, images: Path, out: Path) -> None:
+    """Tell one rank alone to stop, in the middle of its second step; then resume."""
+    real = pretrain.trainer.backward
+
+    def told(model: nn.Module, method: Method, batch: Batch, moment: Moment, parts: int) -> Outcome:
+        if rank == 1 and moment.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(model, method, batch, moment, parts)
+
+    config = recipe("sqrtkl", images, [*CASES["sqrtkl-sharded"][1:], *CALM])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pretrain.trainer, "backward", told)
+        with pytest.raises(Interrupted):
+            train(config, out / "interrupted")
+    state = load_state(out / "interrupted" / "checkpoint.pt")
+    assert state is not None and state["step"] == 2
+    train(config, out / "interrupted")
+
+
 def _run_all(rank: int, images: Path, out: Path) -> dict[str, int]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pretrain.methods, "build_backbone", build_tiny)
         for case in CASES:
             _run(case, images, out)
+        _run_interrupted(rank, images, out)
         patched.setattr(pretrain.methods, "build_backbone", build_plain)
         for case in ACCUMULATED:
             _run_accumulated(case, images, out, 2)
@@ -119,6 +144,12 @@ def _weights(out: Path) -> dict[str, Tensor]:
     for name, value in state["method"].items():
         flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
     return flat
+
+
+def test_ranks_of_which_one_was_told_to_stop_stop_together_and_resume_exactly(by_two: Path) -> None:
+    whole, resumed = (_weights(by_two / run) for run in ("sqrtkl-sharded", "interrupted"))
+    assert whole.keys() == resumed.keys()
+    assert all(value.equal(resumed[name]) for name, value in whole.items())
 
 
 def _assert_same_training(one: Path, two: Path) -> None:
