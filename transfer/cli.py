@@ -22,6 +22,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 
 def _version(asked: bool) -> None:
@@ -63,9 +64,9 @@ def demo(
     overrides: Overrides = None,
 ) -> None:
     """Run the whole job, small, on a CPU: pretrain, convert, detect, fine-tune, report."""
-    from transfer.commands import run_pipeline
+    from transfer.run_commands import run_pipeline
 
-    raise typer.Exit(run_pipeline("demo", out, "inline", overrides or [], dry_run=False))
+    raise typer.Exit(run_pipeline("demo", out, "inline", overrides or []))
 
 
 @app.command()
@@ -169,27 +170,97 @@ def run(
     pipeline: Annotated[str, typer.Argument(help="A pipeline's name or YAML file.")],
     overrides: Overrides = None,
     executor: Annotated[str, typer.Option(help="inline, local or slurm.")] = "inline",
+    cluster: Annotated[str, typer.Option(help="A cluster's name or YAML file (slurm).")] = "default",
+    at_once: Annotated[int, typer.Option(help="Stages side by side (local).", min=1)] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; run nothing.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until every job has ended (slurm).")] = False,
     out: Out = None,
 ) -> None:
     """Run a pipeline; what is finished is not done again."""
-    from transfer.commands import run_pipeline
+    from transfer.run_commands import run_pipeline
 
     run_dir = out or Path("runs") / Path(pipeline).stem
-    raise typer.Exit(run_pipeline(pipeline, run_dir, executor, overrides or [], dry_run=dry_run))
+    raise typer.Exit(
+        run_pipeline(
+            pipeline,
+            run_dir,
+            executor,
+            overrides or [],
+            cluster=cluster,
+            at_once=at_once,
+            dry_run=dry_run,
+            follow=follow,
+        )
+    )
+
+
+@app.command()
+def status(run_dir: Run) -> None:
+    """Say where every stage of a run stands."""
+    from transfer.run_commands import print_status
+
+    raise typer.Exit(print_status(run_dir))
+
+
+@app.command()
+def logs(
+    run_dir: Run,
+    stage: Annotated[str, typer.Argument(help="A stage's name, as `status` prints it.")],
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; the last one unless told.")] = None,
+) -> None:
+    """Print what a stage logged and printed."""
+    from transfer.run_commands import print_logs
+
+    print_logs(run_dir, stage, attempt)
+
+
+@app.command()
+def cancel(
+    run_dir: Run,
+    stages: Annotated[list[str] | None, typer.Argument(help="Only these stages.")] = None,
+) -> None:
+    """Stop a run; running stages save their state first, and resume when run again."""
+    from transfer.run_commands import cancel_run
+
+    cancel_run(run_dir, stages or [])
+
+
+@app.command()
+def retry(
+    run_dir: Run,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed, and what it blocked.")] = False,
+) -> None:
+    """Run or submit again what has not finished, as it was run or submitted last."""
+    from transfer.run_commands import retry_run
+
+    raise typer.Exit(retry_run(run_dir, failed))
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, or result records.")],
     out: Out = None,
-    format: Annotated[str, typer.Option(help="Comma-separated: html, md, csv.")] = "html,md,csv",
+    format: Annotated[
+        str, typer.Option(help="Comma-separated: html, md, tex, csv, parquet, figures.")
+    ] = "html,md,csv",
     title: str = "What the pretraining carries over",
 ) -> None:
     """Draw up the report of one or several runs."""
     from transfer.commands import print_report
 
     if not print_report(runs, out, format, title):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run directory or a canonical checkpoint.")],
+    second: Annotated[Path, typer.Argument(help="Another of the same kind.")],
+) -> None:
+    """Put two runs or two checkpoints side by side, with the differences of their recipes."""
+    from transfer.commands import print_comparison
+
+    if not print_comparison(first, second):
         raise typer.Exit(1)
 
 

@@ -13,7 +13,6 @@ from configs import UserError, dump, header, load, recipe_names
 from configs.keys import nearest
 
 if TYPE_CHECKING:
-    from slurm.executor import Event, Executor, GraphResult
     from transfer.detect.defects import Defect
     from transfer.doctor import Finding
 
@@ -21,14 +20,7 @@ log = logging.getLogger(__name__)
 out_console = Console()
 err_console = Console(stderr=True)
 
-_KINDS = ("pretrain", "transfer", "pipelines")
-_STYLES = {
-    "finished": "green",
-    "skipped": "dim",
-    "failed": "bold red",
-    "blocked": "yellow",
-    "interrupted": "yellow",
-}
+_KINDS = ("pretrain", "transfer", "pipelines", "clusters")
 
 
 def print_findings(findings: Iterable["Finding"]) -> bool:
@@ -47,7 +39,7 @@ def print_findings(findings: Iterable["Finding"]) -> bool:
 
 def print_recipes() -> None:
     """List every shipped recipe with the first line of its story."""
-    _register()
+    register_recipes()
     for kind in _KINDS:
         table = Table(title=kind, box=None, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column("name", no_wrap=True)
@@ -59,7 +51,7 @@ def print_recipes() -> None:
 
 def print_recipe(name: str, overrides: Sequence[str]) -> None:
     """Print one recipe: its story, then every resolved value as YAML that can be loaded again."""
-    _register()
+    register_recipes()
     kinds = [kind for kind in _KINDS if name in recipe_names(kind)]
     if Path(name).suffix in (".yaml", ".yml"):
         raise UserError(
@@ -105,21 +97,6 @@ def evaluate_checkpoint(recipe: str, checkpoint: Path, overrides: Sequence[str],
     evaluate(config, canonical_of(checkpoint, directory), directory)
 
 
-def run_pipeline(name: str, run_dir: Path, executor: str, overrides: Sequence[str], *, dry_run: bool) -> int:
-    """Plan a pipeline and run it; return the exit status."""
-    from slurm.executor import run_graph
-    from transfer.pipeline import plan
-
-    _register()
-    config = load("pipelines", name, overrides)
-    graph = plan(config, run_dir)
-    if dry_run:
-        _print_plan(graph)
-        return 0
-    result = run_graph(graph, _executor(executor), run_dir, on_event=_print_event)
-    return _conclude(result)
-
-
 def print_report(runs: Sequence[Path], out: Path | None, formats: str, title: str) -> bool:
     """Write the report of some runs; return whether every record could be read."""
     from transfer.report import write_report
@@ -133,46 +110,39 @@ def print_report(runs: Sequence[Path], out: Path | None, formats: str, title: st
     return not report.problems
 
 
-def _register() -> None:
+def print_comparison(first: Path, second: Path) -> bool:
+    """Print what tells two runs or checkpoints apart; return whether every record could be read."""
+    from transfer.report.compare import compare
+
+    found = compare(first, second)
+    if found.lines:
+        table = Table(box=None, pad_edge=False)
+        for column in ("evaluation", "metric", "first", "second", "second - first", "95 % interval"):
+            table.add_column(column, overflow="fold")
+        for line in found.lines:
+            difference = "" if line.difference is None else f"{line.difference:+.1f}"
+            interval = (
+                "" if line.interval is None else f"{line.interval.low:+.1f} to {line.interval.high:+.1f}"
+            )
+            first_, second_ = line.first.text(), line.second.text()
+            table.add_row(line.evaluation, line.metric, first_, second_, difference, interval)
+        out_console.print(table)
+    for where, names in ((first, found.only_first), (second, found.only_second)):
+        for name in names:
+            out_console.print(Text(f"only in {where}: {name}"), soft_wrap=True)
+    for setting in found.recipe:
+        line_ = f"{setting.key}: {setting.first or '-'} | {setting.second or '-'}"
+        out_console.print(Text(line_), soft_wrap=True)
+    if not (found.lines or found.recipe or found.only_first or found.only_second):
+        out_console.print("no difference")
+    for problem in found.problems:
+        err_console.print(Text(f"left out: {problem.path}: {problem.reason}", style="yellow"), soft_wrap=True)
+    return not found.problems
+
+
+def register_recipes() -> None:
+    """Import the modules that register the kinds of recipes."""
     import pretrain.config  # noqa: F401
+    import transfer.cluster_config
     import transfer.config
     import transfer.pipeline_config  # noqa: F401 (each registers its kind)
-
-
-def _executor(name: str) -> "Executor":
-    from slurm.inline import InlineExecutor
-
-    executors = {"inline": InlineExecutor}
-    if name not in executors:
-        raise UserError(f"--executor {name}: unknown; there are: {', '.join(executors)}")
-    return executors[name]()
-
-
-def _print_plan(graph: Iterable[object]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "runs", "waits for"):
-        table.add_column(column, overflow="fold")
-    for stage in graph:
-        waits = (*stage.upstream, *stage.after)  # type: ignore[attr-defined]
-        table.add_row(stage.name, stage.call_name, ", ".join(waits))  # type: ignore[attr-defined]
-    out_console.print(table)
-
-
-def _print_event(event: "Event") -> None:
-    took = f" {event.seconds:.0f} s" if event.seconds else ""
-    line = Text(f"[{event.position:>{len(str(event.total))}}/{event.total}] {event.stage}: ")
-    line.append(event.state, style=_STYLES.get(event.state, "cyan"))
-    line.append(took + (f" ({event.reason})" if event.reason else ""))
-    err_console.print(line, soft_wrap=True, highlight=False)
-
-
-def _conclude(result: "GraphResult") -> int:
-    page = result.run_dir / "report" / "index.html"
-    if page.exists():
-        out_console.print(Text(f"report: {page}"), soft_wrap=True)
-    if result.signum:
-        err_console.print("interrupted: run the same command again to go on", style="yellow")
-        return 128 + result.signum
-    for name, outcome in result.unsuccessful.items():
-        err_console.print(Text(f"{name}: {outcome.state}: {outcome.reason}", style="red"), soft_wrap=True)
-    return 0 if result.succeeded else 1

@@ -1,13 +1,12 @@
 """Pipelines as recipes: which pretrainings, carried where, evaluated how, over which seeds (torch-free)."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from configs import Incidental, Recipe, Section, register
-from slurm.errors import RequestError
-from slurm.resources import Resources
+from transfer.cluster_config import StageResources
 
 Overrides = tuple[str, ...]
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
@@ -69,19 +68,7 @@ class EvaluationEntry(Section):
         return self.label or self.recipe
 
 
-def _resources(value: Any) -> Resources:
-    if isinstance(value, Resources):
-        return value
-    try:
-        return Resources.from_json(value)
-    except (RequestError, TypeError) as error:
-        raise ValueError(str(error)) from None
-
-
 StageKind = Literal["data", "pretrain", "convert", "evaluate", "report"]
-StageResources = Annotated[
-    Resources, PlainValidator(_resources), PlainSerializer(lambda r: r.to_json(), return_type=dict)
-]
 
 
 class PipelineConfig(Recipe):

@@ -181,7 +181,7 @@ class FinetuneConfig(Recipe):
     head_init
         First weights of the head: "normal" N(0, 0.01^2) with zero bias, "zero", or "uniform" (torch's own).
     head_norm
-        "batch": a batch normalisation without weights between features and head, so that one rate fits features
+        "batch": a batch normalisation without weights before the head, so that one rate fits features
         of any scale (He et al. 2022, A.1, linear probing); its statistics are trained, whatever `bn` says.
     checkpoint_every
         Epochs between two saved states; a state is saved on SIGUSR2 and SIGTERM besides.

@@ -165,3 +165,12 @@ def test_counts_agree_with_scikit_learn() -> None:
 def test_recipes_that_contradict_themselves_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         recipe(*overrides)
+
+
+def test_a_normalised_head_does_not_see_the_scale_of_the_features() -> None:
+    features = torch.randn(6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for norm, alike in (("batch", True), ("none", False)):
+        config = recipe(f"head_norm={norm}", "head_init=uniform")
+        model = Classifier(nn.Identity(), 5, 7, config).double().train()
+        assert torch.allclose(model(features), model(100 * features + 3), atol=1e-3) is alike
+        assert {n for n, _ in model.named_parameters()} == {"head.weight", "head.bias"}

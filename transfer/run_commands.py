@@ -1,0 +1,179 @@
+"""run, status, logs, cancel, retry: what they do and print. All but `run` need the run directory alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs import UserError, load
+
+if TYPE_CHECKING:
+    from slurm.executor import Event, Executor, GraphResult
+    from slurm.graph import Graph
+    from transfer.cluster_config import ClusterConfig
+
+out_console = Console()
+err_console = Console(stderr=True)
+
+_STYLES = {
+    "finished": "green",
+    "skipped": "dim",
+    "failed": "bold red",
+    "blocked": "yellow",
+    "interrupted": "yellow",
+    "cancelled": "yellow",
+}
+
+
+def run_pipeline(
+    name: str,
+    run_dir: Path,
+    executor: str,
+    overrides: Sequence[str],
+    *,
+    cluster: str = "default",
+    at_once: int = 2,
+    dry_run: bool = False,
+    follow: bool = False,
+) -> int:
+    """Plan a pipeline and run or submit it; return the exit status."""
+    from slurm.executor import run_graph
+    from transfer.commands import register_recipes
+    from transfer.pipeline import plan
+
+    register_recipes()
+    graph = plan(load("pipelines", name, overrides), run_dir)
+    if executor not in ("inline", "local", "slurm"):
+        raise UserError(f"--executor {executor}: unknown; there are: inline, local, slurm")
+    place: ClusterConfig = load("clusters", cluster)
+    if dry_run:
+        _print_plan(graph, run_dir, place if executor == "slurm" else None)
+        return 0
+    origin: dict[str, object] = {"pipeline": name, "overrides": list(overrides)}
+    result = run_graph(
+        graph, _executor(executor, place, at_once), run_dir, on_event=_print_event, origin=origin
+    )
+    if follow and executor == "slurm" and result.succeeded:
+        from slurm.follow import follow as watch
+
+        watch(run_dir, _print_event)
+        return print_status(run_dir)
+    return _conclude(result)
+
+
+def print_status(run_dir: Path) -> int:
+    """Print where every stage of a run stands; return 1 when one ended badly, else 0."""
+    from slurm.status import status
+
+    now = status(run_dir)
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "state", "job", "attempts", "elapsed", "progress", "left", "why"):
+        table.add_column(column, overflow="fold")
+    for stage in now.stages:
+        done = f"{stage.progress.step}/{stage.progress.total}" if stage.progress else ""
+        left = "" if stage.eta_seconds is None else _clock(stage.eta_seconds)
+        tries = str(stage.attempts) if stage.attempts else ""
+        if stage.preemptions or stage.timeouts:
+            tries += f" ({stage.preemptions} preempted, {stage.timeouts} timed out)"
+        why = " | ".join(t for t in (stage.reason, stage.last_line) if t)
+        elapsed = _clock(stage.seconds) if stage.seconds else ""
+        state = Text(stage.state, style=_STYLES.get(stage.state, "cyan"))
+        table.add_row(stage.name, state, stage.job_id, tries, elapsed, done, left, Text(why))
+    out_console.print(table)
+    counted = ", ".join(f"{n} {state}" for state, n in now.counts.items())
+    out_console.print(Text(f"{now.run_dir.name}: {counted}" + (f"; {now.note}" if now.note else "")))
+    return 1 if any(now.counts[s] for s in ("failed", "blocked", "cancelled")) else 0
+
+
+def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
+    """Print everything that one attempt at a stage logged and printed."""
+    from slurm.ledger import Ledger
+    from slurm.logs import log_files
+
+    files = log_files(Ledger.open(run_dir), stage, attempt)
+    if not files:
+        err_console.print(Text(f"{stage} has said nothing yet"))
+    for path in files:
+        err_console.print(Text(f"==> {path}", style="bold"), soft_wrap=True)
+        out_console.print(Text(path.read_text(encoding="utf-8", errors="replace")), soft_wrap=True)
+
+
+def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
+    """Stop a run, or some of its stages; say which were stopped."""
+    from slurm.control import cancel
+
+    stopped = cancel(run_dir, stages or None)
+    for name in stopped:
+        out_console.print(Text(f"{name}: stopped"))
+    if not stopped:
+        out_console.print("nothing was running or waiting")
+
+
+def retry_run(run_dir: Path, failed_only: bool) -> int:
+    """Run or submit again what has not finished, as it was last; return the exit status."""
+    from slurm.control import retry
+
+    return _conclude(retry(run_dir, failed_only=failed_only, on_event=_print_event))
+
+
+def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
+    from slurm.cluster_executor import SlurmExecutor
+    from slurm.inline import InlineExecutor
+    from slurm.local import LocalExecutor
+
+    if name == "inline":
+        return InlineExecutor()
+    if name == "local":
+        return LocalExecutor(at_once, packages=place.packages)
+    return SlurmExecutor(place.cluster, place.packages)
+
+
+def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig | None") -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "runs", "waits for"):
+        table.add_column(column, overflow="fold")
+    for stage in graph:
+        table.add_row(stage.name, stage.call_name, ", ".join((*stage.upstream, *stage.after)))
+    out_console.print(table)
+    out_console.print(f"{len(graph)} stages")
+    if place is None:
+        return
+    from slurm.preview import preview
+
+    planned = preview(graph, run_dir, place.cluster)
+    for job in planned.jobs:
+        chained = f", {job.links} in a chain" if job.links > 1 else ""
+        title = f"job {job.number}: {job.name} ({len(job.stages)} stages{chained})"
+        out_console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+        for line in job.header:
+            out_console.print(Text(line), soft_wrap=True)
+    out_console.print(f"\n{len(planned.jobs)} jobs, {planned.gpu_hours:.0f} GPU-hours asked for at most")
+
+
+def _print_event(event: "Event") -> None:
+    took = f" {event.seconds:.0f} s" if event.seconds else ""
+    line = Text(f"[{event.position:>{len(str(event.total))}}/{event.total}] {event.stage}: ")
+    line.append(event.state, style=_STYLES.get(event.state, "cyan"))
+    line.append(took + (f" ({event.reason})" if event.reason else ""))
+    err_console.print(line, soft_wrap=True, highlight=False)
+
+
+def _conclude(result: "GraphResult") -> int:
+    page = result.run_dir / "report" / "index.html"
+    if page.exists():
+        out_console.print(Text(f"report: {page}"), soft_wrap=True)
+    if result.signum:
+        err_console.print("interrupted: run the same command again to go on", style="yellow")
+        return 128 + result.signum
+    for name, outcome in result.unsuccessful.items():
+        err_console.print(Text(f"{name}: {outcome.state}: {outcome.reason}", style="red"), soft_wrap=True)
+    return 0 if result.succeeded else 1
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
