@@ -20,7 +20,5 @@ def test_imports_only_point_down() -> None:
 
 def test_every_module_of_ours_is_inside_a_floor() -> None:
     floors = {"configs", "slurm", "pretrain", "transfer", "tests", "benchmarks"}
-    stray = set(ROOT.glob("*.py")) | {
-        p for p in ROOT.glob("*/__init__.py") if p.parent.name not in floors
-    }
+    stray = set(ROOT.glob("*.py")) | {p for p in ROOT.glob("*/__init__.py") if p.parent.name not in floors}
     assert not stray

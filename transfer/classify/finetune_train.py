@@ -222,7 +222,7 @@ def _build(training: Training) -> tuple[Classifier, torch.optim.SGD]:
         with_sync_bn(model, ranks.device)
     model.to(ranks.device)
     if config.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     return model, build_optimizer(model, config, training.lr_backbone, training.lr_head)
 
 
