@@ -25,7 +25,7 @@ from pretrain.images import check_header, check_pixels
 from pretrain.layouts import open_layout
 from pretrain.loader import Batch, EvaluationLoader, Loader
 
-__all__ = ["Batch", "Dataset", "EvaluationLoader", "Loader", "build_dataset"]
+__all__ = ["Batch", "Dataset", "EvaluationLoader", "Loader", "build_dataset", "open_dataset", "prepare"]
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,23 @@ def build_dataset(config: DataConfig) -> Dataset:
 
     Raises UserError naming the path and the layout expected there, or the images that cannot be read.
     """
+    return prepare(open_dataset(config), config)
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Open a data set and draw its subset; no image is looked at yet.
+
+    Raises UserError naming the path and the layout expected there.
+    """
     dataset = open_layout(config)
-    if config.subset is not None:
-        dataset = subset(dataset, config.subset)
+    return dataset if config.subset is None else subset(dataset, config.subset)
+
+
+def prepare(dataset: Dataset, config: DataConfig) -> Dataset:
+    """Report unreadable images by path, and keep the data set decoded if it is small.
+
+    Raises UserError naming the images that cannot be read.
+    """
     if isinstance(dataset, FileImages):
         if config.check != "none":
             _report_unreadable(dataset, config)

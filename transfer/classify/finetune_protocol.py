@@ -66,7 +66,7 @@ def run_protocol(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultR
         outcome = _select_and_train(run, out)
 
         began = time.monotonic()
-        final = run.training(out, subset.indices)
+        final = run.training(out, subset.positions)
         tested = accuracy(outcome.trained.model, splits.test, final)
         facts = outcome.facts | _facts(run, outcome)
         if config.freeze_backbone:
@@ -124,28 +124,27 @@ class _Run:
         judge: Indices | None = None,
         base_rates: tuple[float, float] | None = None,
     ) -> Training:
-        """Describe the training of one classifier on these of the training split's images."""
+        """Describe the training of one classifier on these of the labelled images."""
         o = self.config.optimizer
         backbone, head = base_rates or (o.base_lr_backbone, o.base_lr_head)
         scale = self.config.batch_size / o.lr_per
         return Training(
             config=self.config,
             backbone=self._carried,
-            images=self.splits.train.take(images),
+            images=self.subset.images.take(images),
             augment=self.config.image.augment(self.metadata.pixel_mean, self.metadata.pixel_std),
             lr_backbone=backbone * scale,
             lr_head=head * scale,
             out=out,
             ranks=self.ranks,
             identity=self.identity,
-            judge=None if judge is None else self.splits.train.take(judge),
+            judge=None if judge is None else self.subset.images.take(judge),
         )
 
     def hold_out(self, fraction: float) -> tuple[Indices, Indices]:
         """Split the labelled subset into a part to fit on and a part to select on."""
-        return subsets.hold_out(
-            self.splits.train_labels, self.splits.classes, self.subset.indices, fraction, self.config.seed
-        )
+        labels, classes = self.subset.labels, self.splits.classes
+        return subsets.hold_out(labels, classes, self.subset.positions, fraction, self.config.seed)
 
     def _carried(self) -> tuple[nn.Module, int]:
         backbone = build_backbone(self.metadata.backbone)
@@ -166,7 +165,7 @@ class _Outcome:
 
 def _select_and_train(run: _Run, out: Path) -> _Outcome:
     selection = run.config.selection
-    everything = run.subset.indices
+    everything = run.subset.positions
     if isinstance(selection, BestEpoch):
         fit, held = run.hold_out(selection.held_out)
         trained = train_classifier(run.training(out, fit, judge=held), run.stop)
@@ -194,7 +193,7 @@ def _select_and_train(run: _Run, out: Path) -> _Outcome:
 
 def _try_all(run: _Run, selection: GridOfRates, out: Path) -> list[GridPoint]:
     fit, held = run.hold_out(selection.held_out)
-    judge = run.splits.train.take(held)
+    judge = run.subset.images.take(held)
     path = out / GRID_NAME
     done = read_points(path, run.identity)
     for number, rates in enumerate(selection.points):

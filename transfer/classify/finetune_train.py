@@ -203,10 +203,11 @@ def _predictions(model: Classifier, images: Dataset, training: Training) -> Iter
 def _require_two_in_a_batch(training: Training) -> None:
     images, batch = len(training.images), training.config.batch_size
     last = images % batch or min(images, batch)
-    if training.config.bn == "train" and last <= training.ranks.world:
+    uses_batches = training.config.bn == "train" or training.config.head_norm == "batch"
+    if uses_batches and last <= training.ranks.world:
         raise UserError(
             f"batch_size {batch} leaves one of {images} images for an epoch's last batch, which batch"
-            " normalisation cannot train on; choose another batch_size, or bn: eval"
+            " normalisation cannot train on; choose another batch_size, or bn: eval and head_norm: none"
         )
 
 

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from configs import UserError
 from pretrain.distributed import barrier, joined, sum_over_ranks
@@ -43,19 +42,17 @@ def evaluate(config: KnnConfig, checkpoint: Path, out: Path) -> ResultRecord:
         subset = choose_labelled(config.labels, splits, config.seed)
         if max(config.k) > len(subset.indices):
             raise UserError(f"k: {max(config.k)} neighbours of {len(subset.indices)} labelled images")
-        train = frozen.features(splits.train, out, ranks)
+        train = frozen.features(subset.images, out, ranks)
         test = frozen.features(splits.test, out, ranks)
 
         hows = [Neighbourhood(k, t) for k in config.k for t in config.temperatures]
-        whole = len(subset.indices) == len(splits.train)
-        chosen = slice(None) if whole else torch.from_numpy(subset.indices)
         own = np.array_split(np.arange(len(test.labels)), ranks.world)[ranks.rank]
         mine = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
         correct = count_correct(
             test.pooled[mine].to(ranks.device),
             test.labels[mine].to(ranks.device),
-            train.pooled[chosen].to(ranks.device),
-            train.labels[chosen].to(ranks.device),
+            train.pooled.to(ranks.device),
+            train.labels.to(ranks.device),
             len(splits.classes),
             hows,
         )

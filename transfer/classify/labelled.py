@@ -5,9 +5,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from configs import UserError
 from pretrain.canonical import CanonicalMetadata
-from pretrain.data import Dataset, build_dataset
+from pretrain.data import Dataset, build_dataset, open_dataset, prepare
 from transfer.classify import subsets
 from transfer.classify.config import FractionOfLabels, ImagesPerClass, Labels, ListedImages
 from transfer.classify.data_config import ClassifyData, ImageConfig
@@ -19,8 +21,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and test images of the same classes, both with labels."""
+    """Training and test images of the same classes, both with labels.
 
+    The training images are not looked at before it is known which of them are used.
+    """
+
+    data: ClassifyData
     train: Dataset
     test: Dataset
     train_labels: list[int]
@@ -33,6 +39,8 @@ class LabelledSubset:
 
     Attributes
     ----------
+    images
+        These images, checked, and decoded if they are few.
     indices
         Their positions in the training split.
     counts
@@ -41,9 +49,21 @@ class LabelledSubset:
         The choice in words, for records.
     """
 
+    images: Dataset
     indices: Indices
     counts: dict[str, int]
     what: str
+
+    @property
+    def labels(self) -> list[int]:
+        """Their classes."""
+        assert self.images.labels is not None
+        return self.images.labels
+
+    @property
+    def positions(self) -> Indices:
+        """Their positions in `images`: all of them."""
+        return np.arange(len(self.images), dtype=np.int64)
 
     @property
     def digest(self) -> str:
@@ -61,7 +81,7 @@ def open_splits(data: ClassifyData) -> Splits:
         train: Dataset = open_inaturalist(data.root.expanduser(), data.split)
         test: Dataset = open_inaturalist(data.root.expanduser(), data.test_split)
     else:
-        train, test = build_dataset(data.train), build_dataset(data.test)
+        train, test = open_dataset(data.train), build_dataset(data.test)
     for dataset, split in ((train, data.split), (test, data.test_split)):
         if dataset.labels is None:
             raise UserError(f"{data.root}: {data.title}, split {split}: the images have no labels")
@@ -71,7 +91,7 @@ def open_splits(data: ClassifyData) -> Splits:
     untested = sorted(set(train.classes) - set(test.classes))
     if untested:
         raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
-    return Splits(train, test, list(train.labels or []), list(train.classes))
+    return Splits(data, train, test, list(train.labels or []), list(train.classes))
 
 
 def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset:
@@ -101,7 +121,10 @@ def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset
     if isinstance(labels, ListedImages) and labels.images_per_class is not None:
         _require_counts(counts, *labels.images_per_class, labels.list)
     log.info("training on %s (%s)", subsets.describe(counts), what)
-    return LabelledSubset(indices, counts, what)
+    images = splits.train if len(indices) == len(splits.train) else splits.train.take(indices)
+    if splits.data.kind != "inaturalist":
+        images = prepare(images, splits.data.train)
+    return LabelledSubset(images, indices, counts, what)
 
 
 def require_same_pixels(image: ImageConfig, metadata: CanonicalMetadata, checkpoint: Path) -> None:

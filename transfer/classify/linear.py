@@ -115,9 +115,8 @@ class _Job:
 
     def hold_out(self, fraction: float) -> tuple[Indices, Indices]:
         """Split the labelled images into a part to fit on and a part to choose on."""
-        return subsets.hold_out(
-            self.splits.train_labels, self.splits.classes, self.subset.indices, fraction, self.config.seed
-        )
+        labels, classes = self.subset.labels, self.splits.classes
+        return subsets.hold_out(labels, classes, self.subset.positions, fraction, self.config.seed)
 
     def write_choices(self, rows: list[dict[str, float | str]]) -> None:
         """Write what every candidate came to on the held-out images."""
@@ -137,12 +136,12 @@ class _Outcome:
 
 
 def _by_protocol(job: _Job, mode: ProtocolMode, stop: StopRequest) -> _Outcome:
-    fit_on, held = job.subset.indices, None
+    fit_on, held = job.subset.positions, None
     if mode.held_out is not None:
         fit_on, held = job.hold_out(mode.held_out)
     parts = (recipe_hash(job.config), job.config.seed, job.frozen.sha256, job.subset.digest)
     identity = hashlib.sha256(" ".join(str(p) for p in parts).encode()).hexdigest()
-    images = job.splits.train.take(fit_on)
+    images = job.subset.images.take(fit_on)
     probe = Probe(job.config, mode, job.frozen, images, job.out, job.ranks, identity)
     heads, seconds = train_heads(probe, stop)
 
@@ -157,7 +156,7 @@ def _by_protocol(job: _Job, mode: ProtocolMode, stop: StopRequest) -> _Outcome:
     }
     artifacts = {"metrics": METRICS_NAME}
     if held is not None:
-        found = heads_accuracy(probe, heads, job.splits.train.take(held))
+        found = heads_accuracy(probe, heads, job.subset.images.take(held))
         index = max(range(len(found)), key=lambda i: found[i].top1)
         facts |= {"held-out images": len(held), "held-out top-1, %": found[index].top1_percent}
         job.write_choices(
@@ -182,7 +181,7 @@ def _by_protocol(job: _Job, mode: ProtocolMode, stop: StopRequest) -> _Outcome:
 def _on_cached_features(job: _Job, mode: CachedMode) -> _Outcome:
     began = time.monotonic()
     ranks, classes = job.ranks, len(job.splits.classes)
-    train = job.frozen.features(job.splits.train, job.out, ranks)
+    train = job.frozen.features(job.subset.images, job.out, ranks)
     test = job.frozen.features(job.splits.test, job.out, ranks)
     extracted = time.monotonic()
 
@@ -194,9 +193,8 @@ def _on_cached_features(job: _Job, mode: CachedMode) -> _Outcome:
     cost = mode.costs[best]
     job.write_choices([{"C": c, "held_out_top1": a.top1_percent} for c, a in zip(mode.costs, found)])
 
-    everything = job.subset.indices
-    scale = _Scale.of(train.pooled[torch.from_numpy(everything)], mode)
-    rows = _rows(train, everything, scale, ranks)
+    scale = _Scale.of(train.pooled, mode)
+    rows = _rows(train, job.subset.positions, scale, ranks)
     final = fit(*rows, classes, cost, start=candidates[best], tolerance=mode.tolerance)
     tested = _accuracy(final, *_rows(test, np.arange(len(test.labels)), scale, ranks), ranks)
     finished = time.monotonic()
@@ -212,7 +210,7 @@ def _on_cached_features(job: _Job, mode: CachedMode) -> _Outcome:
     return _Outcome(
         "linear_cached",
         tested,
-        len(everything),
+        len(job.subset.positions),
         finished - began,
         _held(mode.held_out),
         facts,
