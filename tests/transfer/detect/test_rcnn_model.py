@@ -28,18 +28,18 @@ FPN = FPNConfig(
 C4 = C4Config(name="c4", mask_dim=16, roi=ROI, rpn=C4RPNConfig(**FEW))
 
 
-@pytest.mark.parametrize("model", [FPN, C4], ids=["fpn", "c4"])
-@pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
 @pytest.mark.parametrize(
-    "backbone",
+    ("backbone", "model", "masks"),
     [
-        BackboneConfig(arch="resnet18"),
-        BackboneConfig(arch="resnet18", width=2),
-        BackboneConfig(arch="resnet50"),
+        (BackboneConfig(arch="resnet18"), FPN, False),
+        (BackboneConfig(arch="resnet18"), FPN, True),
+        (BackboneConfig(arch="resnet18"), C4, False),
+        (BackboneConfig(arch="resnet18", width=2), FPN, False),
+        (BackboneConfig(arch="resnet50"), C4, True),
     ],
-    ids=["r18", "r18 x2", "r50"],
+    ids=["faster fpn r18", "mask fpn r18", "faster c4 r18", "faster fpn r18 x2", "mask c4 r50"],
 )
-def test_trains_and_detects(backbone, masks, model):
+def test_trains_and_detects(backbone, model, masks):
     detector, weights, model = _detector(backbone, model.model_copy(update={"masks": masks}))
     assert assert_carried(detector, weights, model) == sum("num_batches" not in n for n in weights)
     losses = detector.train()(*_batch(masks))
