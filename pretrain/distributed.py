@@ -169,7 +169,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        x = input.to(self.weight.dtype)
+        assert self.running_mean is not None
+        x = input.to(self.running_mean.dtype)
         over = [d for d in range(x.dim()) if d != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         count = world_size() * x.numel() // x.shape[1]
@@ -179,8 +180,10 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = x - mean.view(shape)
         variance = sum_over_ranks((centred * centred).sum(over)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return (centred * scale.view(shape)).to(input.dtype)
+        return (centred * (self.weight * scale).view(shape) + self.bias.view(shape)).to(input.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -201,9 +204,8 @@ def with_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda":
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(module))
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        synced = SyncBatchNorm(module.num_features, eps=module.eps, momentum=module.momentum).to(
-            module.weight
-        )
+        synced = SyncBatchNorm(module.num_features, module.eps, module.momentum, affine=module.affine)
+        synced = synced.to(module.running_mean)
         synced.load_state_dict(module.state_dict())
         for name, parameter in module.named_parameters():
             getattr(synced, name).requires_grad_(parameter.requires_grad)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from configs import load
 from slurm import Graph, Ledger, Resources, Stage, run_graph
 from slurm.cluster import Cluster as Settings
 from slurm.cluster_executor import SlurmExecutor
 from slurm.progress import read_progress
-from tests.pretrain.tiny import SMALL, write_images
+from tests.pretrain import tiny
+from tests.pretrain.tiny import write_images
 from tests.slurm_cluster import tiny_training
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, wait_until
@@ -29,17 +29,9 @@ EXECUTOR = SlurmExecutor(
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """UniGrad with everything that a resumed run has to get right: momentum encoder, F, SyncBN, two ranks."""
-    import pretrain.config  # noqa: F401 (registers the kind)
-
     root = write_images(tmp_path_factory.mktemp("images"))
-    chosen = [
-        f"data.root={root}",
-        *SMALL,
-        "projector.hidden=12",
-        "projector.out=6",
-        f"schedule.epochs={EPOCHS}",
-    ]
-    plain: dict[str, Any] = load("pretrain", "unigrad_demo", chosen).model_dump(mode="json", exclude={"name"})
+    config = tiny.recipe("unigrad", root, ["batch_size=8", f"schedule.epochs={EPOCHS}", "log_every=1"])
+    plain: dict[str, Any] = config.model_dump(mode="json", exclude={"name"})
     return plain
 
 
