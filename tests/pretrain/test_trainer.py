@@ -169,6 +169,30 @@ def test_interrupted_by_a_signal_and_resumed_equals_uninterrupted(
     assert _losses(tmp_path / "whole") == _losses(tmp_path / "parts")
 
 
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_to_every_process_of_the_job_still_saves_and_resumes_exactly(
+    number: signal.Signals, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe("unigrad", images, ["workers=2", "augment.backend=loader"])
+
+    def signalled(outcome: Outcome) -> Outcome:
+        loaders = multiprocessing.active_children()
+        assert len(loaders) == 2
+        for pid in (*(p.pid for p in loaders), os.getpid()):
+            assert pid is not None
+            os.kill(pid, number)
+        return outcome
+
+    train(config, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        _patched_backward(patched, 3, signalled)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "parts")
+    train(config, tmp_path / "parts")
+    _same(_state(tmp_path / "whole"), _state(tmp_path / "parts"))
+
+
 def _train_and_die(images: Path, out: Path, step: int) -> None:
     def die(outcome: Outcome) -> Outcome:
         os.kill(os.getpid(), signal.SIGKILL)
