@@ -16,7 +16,6 @@ from slurm.batches import Batch, dependency, make_batches
 from slurm.cluster import Cluster
 from slurm.errors import RequestError, RunError
 from slurm.executor import Run
-from slurm.flights import Flights
 from slurm.job import StageJob
 from slurm.ledger import Ledger
 from slurm.plan import Action, Decision, working
@@ -50,8 +49,7 @@ class SlurmExecutor:
         """Submit the plan; returns 0 when SLURM has taken all of it."""
         if not scheduler.available():
             raise RequestError("sbatch not found: this machine does not belong to a SLURM cluster")
-        flights = Flights(run.ledger)
-        orphans = flights.orphans(run.graph)
+        orphans = run.flights.orphans(run.graph)
         if orphans:
             log.warning("cancelling %d jobs of a submitter that was killed: %s", len(orphans), orphans[0])
             scheduler.cancel(orphans)
@@ -60,7 +58,7 @@ class SlurmExecutor:
             return 0
         setup = self._setup(run.ledger)
         self._check(batches, run.ledger.run_dir.name, setup)
-        jobs = {d.stage.name: _jobs(d, run, flights) for d in run.plan if d.action is Action.IN_FLIGHT}
+        jobs = {d.stage.name: _jobs(d, run) for d in run.plan if d.action is Action.IN_FLIGHT}
         submitted: dict[str, tuple[str, ...]] = {}
         try:
             with leaving():
@@ -133,8 +131,8 @@ class SlurmExecutor:
             run.submission.update(jobs={})
 
 
-def _jobs(decision: Decision, run: Run, flights: Flights) -> tuple[str, ...]:
-    jobs = flights.jobs(run.record(decision))
+def _jobs(decision: Decision, run: Run) -> tuple[str, ...]:
+    jobs = run.flights.jobs(run.record(decision))
     if not jobs:
         raise RunError(
             f"stage {decision.stage.name} is at work outside SLURM ({decision.reason}); wait for it"

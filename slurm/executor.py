@@ -89,9 +89,16 @@ class Run:
     """A plan being carried out: what executors read, and where they tell what happens."""
 
     def __init__(
-        self, graph: Graph, plan: list[Decision], ledger: Ledger, held: OpenSubmission, on_event: OnEvent
+        self,
+        graph: Graph,
+        plan: list[Decision],
+        ledger: Ledger,
+        flights: Flights,
+        held: OpenSubmission,
+        on_event: OnEvent,
     ) -> None:
-        self.graph, self.plan, self.ledger, self.submission = graph, plan, ledger, held
+        self.graph, self.plan, self.ledger, self.flights = graph, plan, ledger, flights
+        self.submission = held
         self.outcomes: dict[str, Outcome] = {}
         self._on_event = on_event
         self._position = {d.stage.name: i for i, d in enumerate(plan, 1)}
@@ -149,10 +156,11 @@ def run_graph(
     """
     ledger = Ledger.create(run_dir)
     with submission(ledger, executor.name) as held:
-        plan = make_plan(graph, ledger, Flights(ledger), only)
+        flights = Flights(ledger)
+        plan = make_plan(graph, ledger, flights, only)
         ledger.write_pipeline(graph, {d.stage.name: d.hash for d in plan})
         held.update(origin=origin or {}, settings=executor.settings)
-        run = Run(graph, plan, ledger, held, on_event)
+        run = Run(graph, plan, ledger, flights, held, on_event)
         # Two thousand small files over NFS: the waiting is for the server, and can be done side by side.
         with ThreadPoolExecutor(_WRITERS) as pool:
             records = list(pool.map(lambda decision: carry_out(decision, ledger), plan))

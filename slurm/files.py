@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` in one step: a reader on any machine sees the old text or the new, never a part."""
-    write_bytes(path, _text(value))
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Replace `path` in one step: a reader on any machine sees the old text or the new, never a part.
+
+    Unless it is `durable`, a machine that loses power may leave the file empty, which reads as missing.
+    """
+    write_bytes(path, _text(value), durable=durable)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace `path` in one step, as `write_json` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    _write(temporary, content)
+    _write(temporary, content, durable)
     temporary.replace(path)
 
 
@@ -27,7 +30,7 @@ def create_json(path: Path, value: Any) -> bool:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    _write(temporary, _text(value))
+    _write(temporary, _text(value), durable=True)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -38,11 +41,12 @@ def create_json(path: Path, value: Any) -> bool:
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the value in `path`, or None when there is no such file."""
+    """Return the value in `path`, or None when there is no such file, or an empty one."""
     try:
-        return json.loads(path.read_bytes())
+        text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return json.loads(text) if text else None
 
 
 def _temporary(path: Path) -> Path:
@@ -53,8 +57,9 @@ def _text(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, durable: bool) -> None:
     with path.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())

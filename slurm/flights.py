@@ -8,7 +8,7 @@ from slurm.errors import RunError
 from slurm.graph import Graph
 from slurm.ledger import Attempt, Ledger, StageRecord, now
 from slurm.processes import lives
-from slurm.submission import alive, submissions
+from slurm.submission import Submission, alive, submissions
 
 _SILENT_AFTER = timedelta(minutes=15)
 
@@ -25,7 +25,7 @@ class Flights:
         self._submissions = submissions(ledger)
         self._queue: dict[str, scheduler.Queued] = {}
         self._silence: RunError | None = None
-        if any(s.executor == "slurm" for s in self._submissions):
+        if any(s.jobs or self._left_open(s) for s in self._submissions):
             try:
                 self._queue = scheduler.queue()
             except RunError as error:
@@ -71,8 +71,7 @@ class Flights:
 
         Those that have begun are none: their stage's record names them.
         """
-        left_open = [s for s in self._submissions if s.executor == "slurm" and s.state == "open"]
-        dead = {s.token for s in left_open if not alive(self._ledger, s)}
+        dead = {s.token for s in self._submissions if self._left_open(s)}
         if not dead:
             return []
         known = {job for s in self._submissions for jobs in s.jobs.values() for job in jobs}
@@ -87,6 +86,11 @@ class Flights:
         if self._silence is not None:
             raise self._silence
         return self._queue
+
+    def _left_open(self, submission: Submission) -> bool:
+        """Whether a submission to SLURM was never closed, since its process was killed."""
+        is_open = submission.executor == "slurm" and submission.state == "open"
+        return is_open and not alive(self._ledger, submission)
 
     def _queued(self, record: StageRecord, job_ids: tuple[str, ...]) -> scheduler.Queued | None:
         if self._silence is not None and record.state in ("waiting", "running", "interrupted"):

@@ -220,9 +220,9 @@ class Ledger:
         return None if plain is None else StageRecord.model_validate(plain)
 
     def write(self, record: StageRecord) -> None:
-        """Replace a stage's record."""
+        """Replace a stage's record; one that tells of work done outlives a loss of power."""
         plain = record.model_dump(mode="json", exclude_defaults=True)
-        write_json(self.directory(record.name) / "stage.json", plain)
+        write_json(self.directory(record.name) / "stage.json", plain, durable=bool(record.attempts))
 
     def kept(self, stage: str) -> Iterator[tuple[str, StageRecord]]:
         """Yield the suffix and record of every earlier content hash that was kept aside."""
