@@ -22,7 +22,7 @@ class Neighbourhood:
 
 
 def nearest(
-    queries: Tensor, bank: Tensor, k: int, query_rows: int = 256, bank_rows: int = 16_384
+    queries: Tensor, bank: Tensor, k: int, query_rows: int = 512, bank_rows: int = 4096
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Find every query's k most similar bank rows by cosine.
 
