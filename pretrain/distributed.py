@@ -6,6 +6,7 @@ gradients of `gather` and `sum_over_ranks` are such that both give the single pr
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
 
@@ -213,6 +215,24 @@ def with_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, with_sync_bn(child, device))
     return module
+
+
+def data_parallel(module: nn.Module, ranks: Ranks) -> nn.Module:
+    """Let the ranks average their gradients in backward; a single process has none to average with.
+
+    Running statistics are not broadcast at every step: training never reads them, and rank 0's are saved.
+    """
+    if ranks.world == 1:
+        return module
+    with warnings.catch_warnings():
+        # torch 2.15 calls this forward_sync_buffers, a name that 2.14 does not know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
 
 
 def _device(local_rank: int) -> torch.device:

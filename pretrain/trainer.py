@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError, WorkError, dump, recipe_hash
 from pretrain import provenance
@@ -20,7 +18,7 @@ from pretrain.checkpoint import load_state, save_state
 from pretrain.config import PretrainConfig
 from pretrain.data import Batch, Loader, build_dataset
 from pretrain.diagnostics import diagnose, refuse_collapse
-from pretrain.distributed import Ranks, barrier, joined, with_sync_bn
+from pretrain.distributed import Ranks, barrier, data_parallel, joined, with_sync_bn
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.journal import Journal
 from pretrain.knn_probe import KNNProbe
@@ -119,15 +117,7 @@ def _optimise(
     method.train()
     if step == 0:
         method.begin(_laid_out(loader.whole(), config))
-    model: nn.Module = method
-    if ranks.world > 1:
-        # Running statistics are not broadcast: training never reads them, and rank 0's are saved.
-        model = DistributedDataParallel(
-            method,
-            device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+    model = data_parallel(method, ranks)
 
     with ExitStack() as stack:
         bar = journal = None

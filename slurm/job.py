@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _SIGNAL_EARLY = timedelta(seconds=75)
 # A record written on another machine may take some seconds to be seen over NFS.
 _UPSTREAM_TRIES, _UPSTREAM_SECONDS = 10, 3.0
+# Not simply "other than RUNNING": a job that has just been signalled may be called SIGNALING.
+_ENDING = ("COMPLETING", "CANCELLED", "FAILED", "TIMEOUT", "COMPLETED")
 _REQUEUED = ("timeout", "preemption", "signal")
 
 
@@ -166,10 +168,11 @@ def _why_signalled(record: StageRecord, asked: Resources) -> str:
         log.warning("why the signal came cannot be asked: %s", error)
         left = timedelta(minutes=asked.time_limit_min) - timedelta(seconds=record.attempts[-1].seconds)
         return "timeout" if left <= margin else "preemption"
+    log.info("the controller says of this job: %s", job)
     if job.restarts > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         return "requeue"
     if job.preempted:
         return "preemption"
-    if job.state != "RUNNING":
+    if job.state in _ENDING:
         return "timeout" if job.reason == "TimeLimit" else "cancel"
     return "timeout" if job.end is not None and job.end - now() <= margin else "signal"

@@ -74,6 +74,7 @@ def test_a_failed_stage_ends_its_job_badly(tmp_path: Path, in_job: FakeSlurm) ->
     [
         ({"PreemptTime": "2026-11-20T22:23:36"}, "preemption", True),
         ({"left": timedelta(seconds=100)}, "timeout", True),
+        ({"left": timedelta(seconds=100), "JobState": "SIGNALING"}, "timeout", True),
         ({}, "signal", True),
         ({"JobState": "COMPLETING", "Reason": "TimeLimit"}, "timeout", True),
         ({"JobState": "COMPLETING", "Restarts": 1}, "requeue", False),

@@ -236,6 +236,7 @@ def _facts(run: _Run, outcome: _Outcome) -> dict[str, str | int | float | bool |
         "batch norm in training": config.bn + (", synchronised" if config.sync_bn else ""),
         "frozen backbone": config.freeze_backbone,
         "head initialisation": config.head_init,
+        "head normalisation": config.head_norm,
         "devices": run.ranks.world,
     }
     if isinstance(config.selection, GridOfRates):
