@@ -122,6 +122,11 @@ class C4Config(_DetectorConfig):
         """The detector's usual name."""
         return "Mask R-CNN C4" if self.masks else "Faster R-CNN C4"
 
+    @property
+    def norms(self) -> frozenset[str]:
+        """Every normalisation that the detector is built with."""
+        return frozenset({self.norm})
+
 
 class FPNConfig(_DetectorConfig):
     """A feature pyramid over all four stages; every region has a head of its own.
@@ -154,6 +159,11 @@ class FPNConfig(_DetectorConfig):
     def label(self) -> str:
         """The detector's usual name."""
         return "Mask R-CNN FPN" if self.masks else "Faster R-CNN FPN"
+
+    @property
+    def norms(self) -> frozenset[str]:
+        """Every normalisation that the detector is built with."""
+        return frozenset({self.norm, self.fpn_norm, self.head_norm})
 
     @model_validator(mode="after")
     def _one_size_a_level(self) -> "FPNConfig":

@@ -1,6 +1,7 @@
 """Precise batch statistics: measured anew with the final weights, before testing."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.distributed import sum_over_ranks
 
-Step = tuple[list[Tensor], list[dict[str, Tensor]]]
-"""One training step: its images, and its targets."""
-
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, steps: Iterable[Step]) -> int:
+def recalibrate(model: nn.Module, steps: Iterable[tuple[Any, ...]]) -> int:
     """Replace the running statistics of every BatchNorm by those of the given training steps.
 
     Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", Sec. 3: running averages mix in the statistics of
@@ -28,8 +26,8 @@ def recalibrate(model: nn.Module, steps: Iterable[Step]) -> int:
     if not collected:
         return 0
     model.train()
-    for images, targets in steps:
-        model(images, targets)
+    for step in steps:
+        model(*step)
     for population in collected:
         population.settle()
     return len(collected)

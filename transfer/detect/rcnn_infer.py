@@ -6,53 +6,34 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from pretrain.distributed import Ranks
 from pretrain.progress import progress
-from transfer.detect.config import DetectionConfig, InputConfig
+from transfer.detect.backend import Detector, Training
 from transfer.detect.datasets import DetectionImage
 from transfer.detect.predictions import ImagePrediction, encode_masks
 from transfer.detect.rcnn_masks import paste_masks
-from transfer.detect.transforms import resize_for_test
-
-
-class TestImages(Dataset[Tensor]):
-    """The resized test images, in order."""
-
-    __test__ = False  # not a pytest class
-
-    def __init__(self, images: Sequence[DetectionImage], config: InputConfig) -> None:
-        self.images, self.config = images, config
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return resize_for_test(self.images[index], self.config)
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, images: Sequence[DetectionImage], config: DetectionConfig, ranks: Ranks
-) -> list[ImagePrediction]:
-    """Run `model` on each image by itself, as Detectron2 does, and return one prediction an image.
+def predict(run: Training, detector: Detector, images: Sequence[DetectionImage]) -> list[ImagePrediction]:
+    """Run the detector on each image by itself, as Detectron2 does, and return one prediction an image.
 
     Ranks share the images, and each returns the predictions of all. With precision "bf16" the network is
     autocast; boxes, scores and non-maximum suppression are in float32.
     """
-    model.eval()
+    config, ranks = run.config, run.ranks
+    detector.model.eval()
     own = images[ranks.rank :: ranks.world]
-    loader = DataLoader(TestImages(own, config.input), batch_size=None, num_workers=config.workers)
+    loader = DataLoader(detector.test_images(own), batch_size=None, num_workers=config.workers)
     predictions = []
     with ExitStack() as stack:
         title = f"test {config.model.label}"
         bar = stack.enter_context(progress(title, len(own))) if ranks.first else None
-        for source, image in zip(own, loader):
+        for source, loaded in zip(own, loader):
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
-                detections = model([image.to(ranks.device)])[0]
-            predictions.append(to_original(detections, (image.shape[-2], image.shape[-1]), source))
+                predictions.append(detector.detect(loaded, source))
             if bar is not None:
                 bar.advance()
     if ranks.world == 1:

@@ -1,9 +1,10 @@
-"""The protocol of a torchvision detection run: carry, prove, train, recalibrate, test, score, record."""
+"""The protocol of a detection run: carry, prove, train, recalibrate, test, score, record."""
 
 import hashlib
 import logging
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -18,15 +19,13 @@ from pretrain.checkpoint import previous
 from pretrain.distributed import Ranks, barrier, joined
 from pretrain.interrupt import StopRequest
 from transfer.checkpoints.canonical import load_backbone
+from transfer.detect.backend import Backend, Detector, Source, Training
 from transfer.detect.batches import annotated_images
 from transfer.detect.config import DetectionConfig
-from transfer.detect.precise_bn import recalibrate
 from transfer.detect.predictions_file import FILE_NAME as PREDICTIONS_NAME
 from transfer.detect.predictions_file import write_predictions
-from transfer.detect.rcnn_backbone import assert_carried
 from transfer.detect.rcnn_infer import predict
-from transfer.detect.rcnn_model import build_detector
-from transfer.detect.rcnn_train import STATE_NAME, Training, steps, train_detector
+from transfer.detect.rcnn_train import STATE_NAME, train_detector
 from transfer.detect.samples import draw_samples
 from transfer.detect.scores import score
 from transfer.detect.splits import Splits
@@ -40,7 +39,9 @@ METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples"
 
 
-def run_protocol(config: DetectionConfig, splits: Splits, checkpoint: Path, out: Path) -> ResultRecord:
+def run_protocol(
+    backend: Backend, config: DetectionConfig, splits: Splits, checkpoint: Path, out: Path
+) -> ResultRecord:
     """Carry `checkpoint` into the recipe's detector, train and test it; see `torchvision_rcnn.evaluate`."""
     sha256 = sha256_file(checkpoint)
     if (finished := _finished(out, config, sha256)) is not None:
@@ -48,30 +49,27 @@ def run_protocol(config: DetectionConfig, splits: Splits, checkpoint: Path, out:
         return finished
     backbone, metadata = load_backbone(checkpoint)
     _require_same_pixels(config, metadata, checkpoint)
-    with joined() as ranks:
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined())
         _require_divisible(config, ranks)
+        backend.require(config, ranks)
         if ranks.first:
             out.mkdir(parents=True, exist_ok=True)
             _write_text(out / RECIPE_NAME, dump(config))
         barrier()
-        weights = backbone.state_dict()
-        detector = build_detector(
-            metadata.backbone, weights, config.model, config.input, len(splits.train.classes), config.seed
-        )
-        carried = assert_carried(detector, weights, config.model)
-        log.info("all %d backbone tensors of the detector equal those of %s", carried, checkpoint)
-        detector.to(ranks.device)
-
         identity = hashlib.sha256(f"{recipe_hash(config)} {config.seed} {sha256}".encode()).hexdigest()
         images = annotated_images(splits.train)
         run = Training(config, images, out, ranks, identity)
+        source = Source(checkpoint, sha256, backbone, metadata)
+        detector = stack.enter_context(backend.detector(run, splits, source))
+        log.info("all %d backbone tensors of the detector equal those of %s", detector.carried, checkpoint)
         with StopRequest() as stop:
             training_seconds = train_detector(run, detector, stop)
         began = time.monotonic()
         recalibrated = _recalibrate(run, detector)
         if ranks.first:
-            _save_weights(detector, out / WEIGHTS_NAME)
-        predictions = predict(detector, splits.test.images, config, ranks)
+            _save_weights(detector.model, out / WEIGHTS_NAME)
+        predictions = predict(run, detector, splits.test.images)
         metrics = score(config.data, splits.test, predictions, config.model.masks)
 
         record = make_record(
@@ -81,14 +79,15 @@ def run_protocol(config: DetectionConfig, splits: Splits, checkpoint: Path, out:
             metadata=metadata,
             dataset=config.data.title,
             split=config.data.test_label,
-            backend="torchvision",
+            backend=backend.name,
+            backend_version=backend.version,
             seed=config.seed,
             metrics=metrics,
             wall_seconds=training_seconds + time.monotonic() - began,
             train_images=len(images),
             facts={
                 "detector": config.model.label,
-                "backbone tensors equal to the checkpoint's": carried,
+                "backbone tensors equal to the checkpoint's": detector.carried,
                 "iterations": config.solver.iterations,
                 "images per batch": config.solver.ims_per_batch,
                 "learning rate": config.solver.peak_lr,
@@ -97,6 +96,7 @@ def run_protocol(config: DetectionConfig, splits: Splits, checkpoint: Path, out:
                 "training images without objects, left out": len(splits.train.images) - len(images),
                 "defects forgiven": len(splits.defects),
                 "devices": ranks.world,
+                **detector.facts,
             },
             artifacts={
                 "metrics": METRICS_NAME,
@@ -104,6 +104,7 @@ def run_protocol(config: DetectionConfig, splits: Splits, checkpoint: Path, out:
                 "weights": WEIGHTS_NAME,
                 "recipe": RECIPE_NAME,
                 "samples": SAMPLES_NAME,
+                **detector.artifacts,
             },
         )
         if ranks.first:
@@ -164,17 +165,9 @@ def _require_divisible(config: DetectionConfig, ranks: Ranks) -> None:
     size = config.solver.ims_per_batch
     if size % ranks.world:
         raise UserError(f"solver.ims_per_batch {size} cannot be divided evenly among {ranks.world} processes")
-    norms: set[str] = {config.model.norm}
-    if config.model.name == "fpn":
-        norms |= {config.model.fpn_norm, config.model.head_norm}
-    if ranks.world > 1 and ranks.device.type == "cpu" and norms & {"SyncBN", "naiveSyncBN"}:
-        raise UserError(
-            "torch has no SyncBN over several CPU processes; train in one process, or choose BN for"
-            " model.norm, model.fpn_norm and model.head_norm"
-        )
 
 
-def _recalibrate(run: Training, detector: nn.Module) -> int:
+def _recalibrate(run: Training, detector: Detector) -> int:
     """Measure the batch statistics on the training steps that would come next, if the recipe asks for it."""
     config, ranks = run.config, run.ranks
     measured = 0
@@ -182,10 +175,10 @@ def _recalibrate(run: Training, detector: nn.Module) -> int:
         torch.manual_seed(config.seed)
         last = config.solver.iterations
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
-            measured = recalibrate(detector, steps(run, last, last + config.precise_bn))
+            measured = detector.recalibrate(last, last + config.precise_bn)
     if ranks.world > 1:
         # Each rank kept running statistics of its own; all test with the first one's.
-        for buffer in detector.buffers():
+        for buffer in detector.model.buffers():
             dist.broadcast(buffer, 0)
     return measured
 

@@ -3,10 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,38 +13,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError, WorkError
 from pretrain.checkpoint import load_state, save_state
-from pretrain.distributed import Ranks
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.metrics import MetricsLog
 from pretrain.progress import progress
 from pretrain.schedules import warmup_multistep
-from transfer.detect.batches import Steps, TrainingImages, step_loader
-from transfer.detect.config import DetectionConfig, SolverConfig
-from transfer.detect.datasets import DetectionImage
-from transfer.detect.precise_bn import Step
+from transfer.detect.backend import Detector, Training
+from transfer.detect.config import SolverConfig
 
 log = logging.getLogger(__name__)
 
 STATE_NAME = "checkpoint.pt"
 
 
-@dataclass(frozen=True)
-class Training:
-    """One detector training: what is trained, on what, and where its state is kept.
-
-    `identity` tells this run from any other (recipe hash, seed, checkpoint); a state in `out` with another
-    one is refused.
-    """
-
-    config: DetectionConfig
-    images: Sequence[DetectionImage]
-    out: Path
-    ranks: Ranks
-    identity: str
-
-
-def train_detector(run: Training, model: nn.Module, stop: StopRequest) -> float:
-    """Train `model` in place to the end of the schedule, from the state in `out` if there is one.
+def train_detector(run: Training, detector: Detector, stop: StopRequest) -> float:
+    """Train the detector in place to the end of the schedule, from the state in `out` if there is one.
 
     A state is saved `config.checkpoints` times over the run, at its end, and on SIGUSR2 or SIGTERM.
 
@@ -66,7 +45,7 @@ def train_detector(run: Training, model: nn.Module, stop: StopRequest) -> float:
         The run was asked to stop, and its state is saved.
     """
     config, solver, ranks = run.config, run.config.solver, run.ranks
-    optimizer = build_optimizer(model, solver)
+    model, optimizer = detector.model, detector.build_optimizer()
     metrics = MetricsLog(run.out / "metrics.jsonl")
     start, before, window = _resume(run, model, optimizer)
     began = time.monotonic()
@@ -83,13 +62,13 @@ def train_detector(run: Training, model: nn.Module, stop: StopRequest) -> float:
     with ExitStack() as stack:
         title = f"train {config.model.label}"
         bar = stack.enter_context(progress(title, solver.iterations, start)) if ranks.first else None
-        for iteration, (images, targets) in enumerate(steps(run, start, solver.iterations), start):
+        for iteration, step in enumerate(detector.steps(start, solver.iterations), start):
             rate = solver.peak_lr * lr_factor(solver, iteration)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(_sampling_seed(config.seed, iteration, ranks.rank))
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=solver.precision == "bf16"):
-                losses = trained(images, targets)
+                losses = trained(*step)
                 total = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -115,31 +94,6 @@ def train_detector(run: Training, model: nn.Module, stop: StopRequest) -> float:
             if stopping:
                 raise Interrupted(stop.signum)
     return before + time.monotonic() - began
-
-
-def steps(run: Training, start: int, stop: int) -> Iterator[Step]:
-    """Yield this rank's images and targets of steps `start` to `stop`, on its device."""
-    config, ranks = run.config, run.ranks
-    dataset = TrainingImages(run.images, config.input, config.model.masks, config.seed)
-    draws = Steps(run.images, config.solver.ims_per_batch, config.seed, start, stop, ranks.rank, ranks.world)
-    for examples in step_loader(dataset, draws, config.workers):
-        images = [e.image.to(ranks.device) for e in examples]
-        targets = [{k: v.to(ranks.device) for k, v in e.target.items()} for e in examples]
-        yield images, targets
-
-
-def build_optimizer(model: nn.Module, solver: SolverConfig) -> torch.optim.SGD:
-    """Build SGD with a weight decay of its own for the parameters of normalisation layers."""
-    norms: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for module in model.modules():
-        group = norms if isinstance(module, nn.modules.batchnorm._BatchNorm) else others
-        group += [p for p in module.parameters(recurse=False) if p.requires_grad]
-    groups = [
-        {"params": others, "weight_decay": solver.weight_decay},
-        {"params": norms, "weight_decay": solver.weight_decay_norm},
-    ]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=solver.peak_lr, momentum=solver.momentum)
 
 
 def lr_factor(solver: SolverConfig, iteration: int) -> float:

@@ -33,5 +33,6 @@ def evaluate(config: DetectionConfig, checkpoint: Path, out: Path) -> ResultReco
     splits = read_splits(config.data, needs_masks=config.model.masks)
 
     from transfer.detect.rcnn_protocol import run_protocol
+    from transfer.detect.torchvision_backend import TORCHVISION
 
-    return run_protocol(config, splits, checkpoint, out)
+    return run_protocol(TORCHVISION, config, splits, checkpoint, out)

@@ -1,0 +1,105 @@
+"""What a library brings to a detection run; the protocol and the loop around it are the same for all."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from pretrain.canonical import CanonicalMetadata
+from pretrain.distributed import Ranks
+from transfer.detect.config import DetectionConfig
+from transfer.detect.datasets import DetectionImage
+from transfer.detect.predictions import ImagePrediction
+from transfer.detect.splits import Splits
+
+Step = tuple[Any, ...]
+"""The arguments that a detector takes for this rank's part of one training step."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The canonical checkpoint to carry: its file, the SHA-256 of it, its backbone, and what it says."""
+
+    path: Path
+    sha256: str
+    backbone: nn.Module
+    metadata: CanonicalMetadata
+
+
+@dataclass(frozen=True)
+class Training:
+    """One detector training: what is trained, on what, and where its state is kept.
+
+    `identity` tells this run from any other (recipe hash, seed, checkpoint); a state in `out` with another
+    one is refused.
+    """
+
+    config: DetectionConfig
+    images: Sequence[DetectionImage]
+    out: Path
+    ranks: Ranks
+    identity: str
+
+
+class Detector(Protocol):
+    """A detector of some library around the carried backbone, on the ranks' device.
+
+    Attributes
+    ----------
+    model
+        In training, maps the arguments of a `Step` to a dict of losses.
+    carried
+        How many backbone tensors of the model were found equal to the checkpoint's.
+    facts, artifacts
+        What the result record should say besides what it always says.
+    """
+
+    model: nn.Module
+    carried: int
+
+    @property
+    def facts(self) -> Mapping[str, str | int | float | bool | None]: ...
+
+    @property
+    def artifacts(self) -> Mapping[str, str]: ...
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """Build the optimiser of the recipe over what is trained; its rate is set at every step."""
+
+    def steps(self, start: int, stop: int) -> Iterator[Step]:
+        """Yield this rank's part of steps `start` to `stop`: a function of the seed alone."""
+
+    def recalibrate(self, start: int, stop: int) -> int:
+        """Estimate batch statistics anew over these steps; returns how many layers have any."""
+
+    def test_images(self, images: Sequence[DetectionImage]) -> Dataset[Any]:
+        """Return the images as `detect` takes them, in order."""
+
+    def detect(self, loaded: Any, source: DetectionImage) -> ImagePrediction:
+        """Find the objects in one loaded test image, in pixels of the original."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A library that detectors are built, trained and tested with.
+
+    Attributes
+    ----------
+    name, version
+        For the record; a version of None is looked up among the installed distributions.
+    require
+        Raises UserError for a recipe that the library cannot train with so many processes.
+    detector
+        Builds a detector around a checkpoint's backbone, proves that it was carried, and puts away what it
+        needed when the run is over.
+    """
+
+    name: str
+    version: str | None
+    require: Callable[[DetectionConfig, Ranks], None]
+    detector: Callable[[Training, Splits, Source], AbstractContextManager[Detector]]
