@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from slurm.flights import Flights
 from slurm.graph import Graph
 from slurm.ledger import Ledger, StageRecord, State, now
-from slurm.plan import Action, Decision, carry_out, make_plan
+from slurm.plan import Action, Decision, carry_out, make_plan, refuse_missing
 from slurm.submission import OpenSubmission, submission
 
 _WRITERS = 16
@@ -158,6 +158,7 @@ def run_graph(
     with submission(ledger, executor.name) as held:
         flights = Flights(ledger)
         plan = make_plan(graph, ledger, flights, only)
+        refuse_missing(plan)
         ledger.write_pipeline(graph, {d.stage.name: d.hash for d in plan})
         held.update(origin=origin or {}, settings=executor.settings)
         run = Run(graph, plan, ledger, flights, held, on_event)

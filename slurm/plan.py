@@ -39,6 +39,18 @@ class Decision:
     kept: str = ""
 
 
+class MissingPathsError(RequestError):
+    """What stages require and what does not exist: `paths` holds each path with those stages' names."""
+
+    def __init__(self, paths: dict[Path, list[str]]) -> None:
+        self.paths = paths
+        lines = []
+        for path, names in paths.items():
+            others = f" (and {len(names) - 1} more stages)" if len(names) > 1 else ""
+            lines.append(f"stage {names[0]} needs {path}, which does not exist{others}")
+        super().__init__("\n".join(lines))
+
+
 InFlight = Callable[[StageRecord], str]
 """Says where a stage is being worked on ("job 123 is pending"), or "" when nobody works on it."""
 
@@ -46,26 +58,41 @@ InFlight = Callable[[StageRecord], str]
 def make_plan(
     graph: Graph, ledger: Ledger, in_flight: InFlight, only: Collection[str] | None = None
 ) -> list[Decision]:
-    """Decide on every stage, in order, and check that all that will run can run.
+    """Decide on every stage, in order; `missing` tells what those that will run would lack.
 
     With `only`, stages that are neither named nor needed by one that is are left as they are.
 
     Raises
     ------
     RequestError
-        An input or a required path is missing, or a callable's module does not exist.
+        An input is missing, or a callable's module does not exist.
     """
     hashes = graph.hashes()
     plan = [_decide(stage, hashes[stage.name], ledger, in_flight) for stage in graph]
     if only is not None:
         wanted = graph.with_upstream(only)
         plan = [d if d.stage.name in wanted or not d.action.works else _left(d) for d in plan]
-    working = {d.stage.name for d in plan if d.action.works}
-    plan = [_again_if_missing(d, ledger, working) for d in plan]
-    for decision in plan:
-        if decision.action.works:
-            _check(decision.stage)
+    at_work = {d.stage.name for d in plan if d.action.works}
+    plan = [_again_if_missing(d, ledger, at_work) for d in plan]
+    for decision in working(plan):
+        check_call(decision.stage)
     return plan
+
+
+def missing(plan: list[Decision]) -> dict[Path, list[str]]:
+    """Return the required paths that are not there, each with the names of the stages that will need it."""
+    wanted: dict[Path, list[str]] = {}
+    for decision in working(plan):
+        for path in decision.stage.requires:
+            wanted.setdefault(path, []).append(decision.stage.name)
+    return {path: names for path, names in wanted.items() if not path.exists()}
+
+
+def refuse_missing(plan: list[Decision]) -> None:
+    """Raise MissingPathsError if a stage that will run needs a path that does not exist."""
+    lacking = missing(plan)
+    if lacking:
+        raise MissingPathsError(lacking)
 
 
 def carry_out(decision: Decision, ledger: Ledger) -> StageRecord:
@@ -152,13 +179,6 @@ def _again_if_missing(decision: Decision, ledger: Ledger, working: set[str]) -> 
         return decision
     reason = f"runs again: {_some(come)} had not finished when it ran"
     return Decision(decision.stage, decision.hash, Action.RESUME, reason)
-
-
-def _check(stage: Stage) -> None:
-    check_call(stage)
-    for path in stage.requires:
-        if not Path(path).exists():
-            raise RequestError(f"stage {stage.name} needs {path}, which does not exist")
 
 
 def _some(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """What submitting a graph would do, without doing it: the dry run."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slurm import sbatch
@@ -9,7 +10,7 @@ from slurm.cluster import Cluster
 from slurm.flights import Flights
 from slurm.graph import Graph
 from slurm.ledger import Ledger
-from slurm.plan import Action, Decision, make_plan
+from slurm.plan import Action, Decision, make_plan, missing
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,14 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class Preview:
-    """A whole submission to come: `plan` says what is done with every stage, and why."""
+    """A whole submission to come: `plan` says what is done with every stage, and why.
+
+    `missing` holds the paths without which it would be refused, each with the stages that require it.
+    """
 
     plan: tuple[Decision, ...]
     jobs: tuple[PlannedJob, ...]
+    missing: Mapping[Path, list[str]] = field(default_factory=dict)
 
     @property
     def gpu_hours(self) -> float:
@@ -48,7 +53,7 @@ def preview(graph: Graph, run_dir: Path, cluster: Cluster) -> Preview:
     Raises
     ------
     RequestError
-        What `run_graph` would raise before it submits.
+        What `run_graph` would raise before it submits, but for missing paths.
     """
     ledger = Ledger(run_dir)
     flights = Flights(ledger)
@@ -64,7 +69,7 @@ def preview(graph: Graph, run_dir: Path, cluster: Cluster) -> Preview:
         planned.append(_planned(number, batch, jobs, cluster, ledger))
         for i, stage in enumerate(batch.stages):
             jobs[stage.name] = (f"${number}_{i}" if len(batch.stages) > 1 else f"${number}",)
-    return Preview(tuple(plan), tuple(planned))
+    return Preview(tuple(plan), tuple(planned), missing(plan))
 
 
 def _planned(

@@ -22,6 +22,9 @@ from slurm import (
     Stage,
     run_graph,
 )
+from slurm.cluster import Cluster
+from slurm.plan import MissingPathsError
+from slurm.preview import preview
 from slurm.submission import submission, submissions
 from tests.slurm import work
 
@@ -221,6 +224,22 @@ def test_what_cannot_run_is_said_before_anything_runs(tmp_path: Path, stage: Sta
     with pytest.raises(RequestError, match=message):
         run(tmp_path, WRITE, stage)
     assert not Ledger(tmp_path).out("make/text").exists()
+
+
+def test_every_missing_path_is_named_once_with_the_stages_that_need_it(tmp_path: Path) -> None:
+    images, boxes = tmp_path / "images", tmp_path / "boxes"
+    stages = [Stage(f"s{i}", work.write, {"text": str(i)}, requires=(images,)) for i in range(3)]
+    stages.append(Stage("last", work.write, requires=(images, boxes)))
+    graph = Graph(stages)
+    with pytest.raises(MissingPathsError) as raised:
+        run(tmp_path / "run", *stages)
+    assert raised.value.paths == {images: ["s0", "s1", "s2", "last"], boxes: ["last"]}
+    assert str(raised.value).count("\n") == 1 and "and 3 more stages" in str(raised.value)
+    seen = preview(graph, tmp_path / "run", Cluster())
+    assert dict(seen.missing) == raised.value.paths and [len(j.stages) for j in seen.jobs] == [4]
+    images.mkdir()
+    boxes.mkdir()
+    assert run(tmp_path / "run", *stages)[0].succeeded
 
 
 def test_an_unwritable_run_directory_is_named(tmp_path: Path) -> None:
