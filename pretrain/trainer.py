@@ -31,8 +31,12 @@ from pretrain.window import Window, averaged
 log = logging.getLogger(__name__)
 
 
-def train(config: PretrainConfig, out: Path) -> Path:
+def train(config: PretrainConfig, out: Path, *, until: int | None = None, start: Path | None = None) -> Path:
     """Pretrain as `config` says, in `out`; a half-finished run there is resumed, a finished one returned.
+
+    A training may be done in parts, each in a directory of its own: stopped after epoch `until` of its
+    schedule, and gone on with from the checkpoint.pt (`start`) that the part before it left. The last part
+    ends with the same weights, bit for bit, as a training in one go.
 
     Runs on the GPU when there is one. Under torchrun (or any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK,
     MASTER_ADDR and MASTER_PORT) every rank calls this with the same arguments and `out` on a shared file
@@ -48,8 +52,11 @@ def train(config: PretrainConfig, out: Path) -> Path:
     UserError
         Data, batch size or recipe that cannot work, or an `out` that holds another run.
     WorkError
-        A loss or weights that are not finite; the last good state is kept.
+        A loss or weights that are not finite (the last good state is kept), or no whole state in `start`.
     """
+    epochs = config.schedule.epochs if until is None else until
+    if epochs > config.schedule.epochs:
+        raise UserError(f"until: {until} epochs of a schedule of {config.schedule.epochs}")
     exported = out / "backbone.safetensors"
     if exported.exists():
         metadata = read_metadata(exported)
@@ -86,11 +93,11 @@ def train(config: PretrainConfig, out: Path) -> Path:
                 device=ranks.device,
             )
             probe = KNNProbe(config, dataset, ranks.device) if config.knn and ranks.first else None
-            seconds = _optimise(config, out, method, loader, probe, ranks, stop)
+            seconds = _optimise(config, out, method, loader, probe, ranks, stop, epochs, start)
         if ranks.first:
             _write(out / "recipe.yaml", dump(config))
             state = method.online.backbone.state_dict()
-            save_canonical(exported, state, _metadata(config, ranks, seconds))
+            save_canonical(exported, state, _metadata(config, ranks, seconds, epochs))
         barrier()
     return exported
 
@@ -103,15 +110,17 @@ def _optimise(
     probe: KNNProbe | None,
     ranks: Ranks,
     stop: StopRequest,
+    epochs: int,
+    start: Path | None,
 ) -> float:
-    """Take every step of the schedule that is not yet taken; return the seconds spent on all of them."""
+    """Take every step of the first `epochs` not yet taken; return the seconds spent on all of them."""
     epoch_steps = loader.steps_per_epoch
-    total = config.schedule.epochs * epoch_steps
+    total, end = config.schedule.epochs * epoch_steps, epochs * epoch_steps
     warmup = round(config.schedule.warmup_epochs * epoch_steps)
     optimizer = build_optimizer(config.optimizer, method, config.peak_lr)
     history = _History(config, out, method, optimizer, ranks)
 
-    step = history.restore()
+    step = history.restore(start)
     if ranks.first:
         _write(out / "recipe.yaml", dump(config))
     method.train()
@@ -123,11 +132,11 @@ def _optimise(
         bar = journal = None
         if ranks.first:
             journal = stack.enter_context(Journal(out, step, config.tensorboard))
-            bar = stack.enter_context(progress(f"pretrain {config.name or config.method.name}", total, step))
+            bar = stack.enter_context(progress(f"pretrain {config.name or config.method.name}", end, step))
         window = Window(config.batch_size)
-        while step < total:
-            epoch, start = divmod(step, epoch_steps)
-            for batch in _laid_out(loader.epoch(epoch, start), config):
+        while step < end:
+            epoch, begun = divmod(step, epoch_steps)
+            for batch in _laid_out(loader.epoch(epoch, begun), config):
                 window.batch_arrived()
                 factor = warmup_cosine(step, total, warmup, config.schedule.floor)
                 set_lr(optimizer, factor)
@@ -140,10 +149,10 @@ def _optimise(
                 window.step_taken(outcome.loss, outcome.numbers)
                 step += 1
 
-                save = step == total or step % (epoch_steps * config.checkpoint_every) == 0
+                save = step == end or step % (epoch_steps * config.checkpoint_every) == 0
                 report = save or step % config.log_every == 0 or step % epoch_steps == 0
                 # Several ranks agree on stopping by a collective call: they ask only where they meet anyway.
-                leave = (report or ranks.world == 1) and stop.requested() and step < total
+                leave = (report or ranks.world == 1) and stop.requested() and step < end
                 numbers = {}
                 if report or leave:
                     numbers = window.close(step) | _diagnosed(outcome)
@@ -186,9 +195,15 @@ class _History:
         """Return the wall seconds of this run, those before interruptions included."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def restore(self) -> int:
-        """Load the newest whole state; return the number of steps it has behind it, 0 when there is none."""
+    def restore(self, start: Path | None = None) -> int:
+        """Load the newest whole state, at first `start`; return the number of steps behind it, or 0."""
         state = load_state(self._path)
+        if state is None and start is not None:
+            state = load_state(start)
+            if state is None:
+                raise WorkError(f"{start}: no whole state to go on from")
+            if self._ranks.first and (log_there := start.with_name("metrics.jsonl")).exists():
+                _write(self._out / log_there.name, log_there.read_text(encoding="utf-8"))
         if state is None:
             return 0
         _refuse_another_run(self._out, self._config, state["recipe_hash"], state["seed"])
@@ -257,7 +272,7 @@ def _refuse_another_run(out: Path, config: PretrainConfig, hash_there: str | Non
         )
 
 
-def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float) -> CanonicalMetadata:
+def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float, epochs: int) -> CanonicalMetadata:
     on_gpu = ranks.device.type == "cuda"
     return CanonicalMetadata(
         backbone=config.backbone,
@@ -265,7 +280,7 @@ def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float) -> Canonical
         pixel_std=config.augment.std,
         input_size=config.augment.view.size,
         method=config.method.name,
-        epochs=config.schedule.epochs,
+        epochs=epochs,
         dataset=config.data.title,
         seed=config.seed,
         recipe=config.name,

@@ -137,12 +137,14 @@ def _signalled(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _interrupt(config: PretrainConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def _interrupt(
+    config: PretrainConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch, start: Path | None = None
+) -> None:
     """Train until SIGUSR2 comes, in the middle of a step: the state is saved after it."""
     with monkeypatch.context() as patched:
         _patched_backward(patched, step, _signalled)
         with pytest.raises(Interrupted) as caught:
-            train(config, out)
+            train(config, out, start=start)
     assert caught.value.code == 128 + signal.SIGUSR2
     assert _state(out)["step"] == step
     assert not (out / "backbone.safetensors").exists()
@@ -218,6 +220,29 @@ def test_killed_between_checkpoints_and_resumed_equals_uninterrupted(images: Pat
     train(config, tmp_path / "parts")
     _same(_state(tmp_path / "whole"), _state(tmp_path / "parts"))
     assert _losses(tmp_path / "whole") == _losses(tmp_path / "parts")
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("method", ["unigrad", "sqrtkl"])
+def test_a_training_in_parts_equals_one_in_one_go(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    config = recipe(method, images)
+    train(config, tmp_path / "whole")
+    half = train(config, tmp_path / "half", until=1)
+    state, metadata = load_canonical(half)
+    assert metadata.epochs == 1 and metadata.recipe_hash == recipe_hash(config)
+    assert not state["conv1.weight"].equal(load_canonical(tmp_path / "whole" / half.name)[0]["conv1.weight"])
+
+    _interrupt(config, tmp_path / "rest", 8, monkeypatch, start=tmp_path / "half" / "checkpoint.pt")
+    train(config, tmp_path / "rest", start=tmp_path / "half" / "checkpoint.pt")
+    _same(_state(tmp_path / "whole"), _state(tmp_path / "rest"))
+    assert _losses(tmp_path / "whole") == _losses(tmp_path / "rest")
+
+    with pytest.raises(WorkError, match="no whole state to go on from"):
+        train(config, tmp_path / "none", start=tmp_path / "nowhere" / "checkpoint.pt")
+    with pytest.raises(UserError, match="3 epochs of a schedule of 2"):
+        train(config, tmp_path / "none", until=3)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
