@@ -10,9 +10,10 @@ from configs import UserError, register
 from transfer.classify.config import FinetuneConfig
 from transfer.classify.probe_config import KnnConfig, LinearConfig, SvmConfig, TsneConfig
 from transfer.detect.config import DetectionConfig
+from transfer.segment.config import SegmentationConfig
 
 TransferConfig = Annotated[
-    FinetuneConfig | LinearConfig | KnnConfig | SvmConfig | TsneConfig | DetectionConfig,
+    FinetuneConfig | LinearConfig | KnnConfig | SvmConfig | TsneConfig | DetectionConfig | SegmentationConfig,
     Field(discriminator="task"),
 ]
 
@@ -24,6 +25,7 @@ PROTOCOLS: dict[type, Callable[[Any], str]] = {
     SvmConfig: lambda config: "transfer.classify.svm",
     TsneConfig: lambda config: "transfer.classify.tsne",
     DetectionConfig: lambda config: f"transfer.detect.{config.backend}_rcnn",
+    SegmentationConfig: lambda config: f"transfer.segment.{config.backend}_fcn",
 }
 
 register("transfer", TransferConfig)

@@ -1,0 +1,100 @@
+"""What a library brings to a segmentation run; the protocol around it is the same for all."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+
+from pretrain.canonical import CanonicalMetadata
+from pretrain.distributed import Ranks
+from pretrain.interrupt import StopRequest
+from transfer.segment.config import SegmentationConfig
+from transfer.segment.datasets import SegmentationDataset, SegmentationImage
+
+
+@dataclass(frozen=True)
+class Source:
+    """The canonical checkpoint to carry: its file, the SHA-256 of it, its backbone, and what it says."""
+
+    path: Path
+    sha256: str
+    backbone: nn.Module
+    metadata: CanonicalMetadata
+
+
+@dataclass(frozen=True)
+class Training:
+    """One segmenter's training: what is trained, on what, and where its state is kept.
+
+    `identity` tells this run from any other (recipe hash, seed, checkpoint); a state in `out` with another
+    one is refused.
+    """
+
+    config: SegmentationConfig
+    dataset: SegmentationDataset
+    out: Path
+    ranks: Ranks
+    identity: str
+
+
+class Segmenter(Protocol):
+    """A segmenter of some library around the carried backbone, on the ranks' device.
+
+    Attributes
+    ----------
+    model
+        The module that is trained; its state dict is kept when it is.
+    carried
+        How many backbone tensors of the model were found equal to the checkpoint's.
+    artifacts
+        Files of the library's own beside the record, by name.
+    states
+        Files that resuming needs and a finished run does not.
+    """
+
+    carried: int
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def artifacts(self) -> Mapping[str, str]: ...
+
+    @property
+    def states(self) -> tuple[Path, ...]: ...
+
+    def train(self, stop: StopRequest) -> float:
+        """Train to the end of the schedule, from the state in `out` if there is one.
+
+        A state is saved `config.checkpoints` times over the run, at its end, and on SIGUSR2 or SIGTERM.
+        Returns the seconds spent, all attempts together. Raises UserError where `out` holds the state of
+        another run, WorkError for a loss that is not finite, Interrupted when asked to stop.
+        """
+
+    def segment(self, source: SegmentationImage) -> np.ndarray:
+        """Return the label of every pixel of a test image, (height, width) uint8, at its own size."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A library that segmenters are built, trained and tested with.
+
+    Attributes
+    ----------
+    name, version
+        For the record; a version of None is looked up among the installed distributions.
+    require
+        Raises UserError for a recipe that the library cannot train with so many processes.
+    segmenter
+        Builds a segmenter around a checkpoint's backbone, proves that it was carried, and puts away what it
+        needed when the run is over.
+    """
+
+    name: str
+    version: str | None
+    require: Callable[[SegmentationConfig, Ranks], None]
+    segmenter: Callable[[Training, Source], AbstractContextManager[Segmenter]]

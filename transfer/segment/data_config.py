@@ -1,0 +1,162 @@
+"""The data of a segmentation recipe: Pascal VOC, Cityscapes, ADE20K, or any two folders (torch-free)."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs import Incidental, Section
+from transfer.detect.voc_dataset import VOC_CLASSES
+from transfer.segment.defects import MaskDefectPolicy
+
+VOC_SEGMENTATION_CLASSES = ("background", *VOC_CLASSES)
+CITYSCAPES_CLASSES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
+    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
+    *("motorcycle", "bicycle"),
+)
+# Labels are bytes, and 255 of them means "ignored".
+Classes = Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Byte, Byte, Byte]
+
+
+class VocPart(Section):
+    """One list of ``ImageSets/Segmentation`` and the folder that has its masks."""
+
+    split: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    masks: Path = Path("SegmentationClass")
+
+
+class VocMasks(Section):
+    """Pascal VOC's layout: JPEGImages, ImageSets/Segmentation, masks of indices; 255 is ignored.
+
+    Attributes
+    ----------
+    root
+        The VOC folder itself (``VOCdevkit/VOC2012``).
+    title
+        What the data set is called in records.
+    classes
+        Class names; their order gives the indices in the masks, from 0.
+    train, test
+        Lists; several for training are joined ("aug" is VOC's train and the lists of Hariharan et al. 2011).
+    defects
+        What each kind of defect does: stop before training, or drop the image.
+    """
+
+    kind: Literal["voc"]
+    root: Annotated[Path, Incidental]
+    title: str = "VOC 2012"
+    classes: Classes = VOC_SEGMENTATION_CLASSES
+    train: tuple[VocPart, ...] = Field(min_length=1)
+    test: VocPart
+    defects: MaskDefectPolicy = MaskDefectPolicy()
+
+    @property
+    def test_label(self) -> str:
+        """The split the numbers are measured on."""
+        return self.test.split
+
+
+class CityscapesMasks(Section):
+    """Cityscapes' layout: ``leftImg8bit/SPLIT/CITY``, ``gtFine/SPLIT/CITY``.
+
+    Attributes
+    ----------
+    masks
+        Which of the masks to read: "labelIds", as downloaded (34 ids, 19 of which are evaluated), or
+        "labelTrainIds", as Cityscapes' own scripts make from them.
+    """
+
+    kind: Literal["cityscapes"]
+    root: Annotated[Path, Incidental]
+    title: str = "Cityscapes"
+    masks: Literal["labelIds", "labelTrainIds"] = "labelIds"
+    train: str = "train"
+    test: str = "val"
+    defects: MaskDefectPolicy = MaskDefectPolicy()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The 19 evaluated classes, in the order of their train ids."""
+        return CITYSCAPES_CLASSES
+
+    @property
+    def test_label(self) -> str:
+        """The split the numbers are measured on."""
+        return self.test
+
+
+class Ade20kMasks(Section):
+    """ADE20K's layout (SceneParse150): ``images/SPLIT``, ``annotations/SPLIT``; 0 in a mask is ignored."""
+
+    kind: Literal["ade20k"]
+    root: Annotated[Path, Incidental]
+    title: str = "ADE20K"
+    classes: Classes
+    train: str = "training"
+    test: str = "validation"
+    defects: MaskDefectPolicy = MaskDefectPolicy()
+
+    @property
+    def test_label(self) -> str:
+        """The split the numbers are measured on."""
+        return self.test
+
+
+class FolderPair(Section):
+    """A folder of images and the folder of their masks, both relative to the root."""
+
+    image_dir: Path
+    mask_dir: Path
+
+
+class FolderMasks(Section):
+    """Any two folders: the mask of ``image_dir/NAME.jpg`` is ``mask_dir/NAME`` + `mask_suffix`.
+
+    Attributes
+    ----------
+    palette
+        The colour of each class, where the masks are painted; None where they hold indices.
+    ignore
+        The index, or with a palette the colour, of pixels that are not labelled; None where all are.
+    """
+
+    kind: Literal["folders"]
+    root: Annotated[Path, Incidental]
+    title: str
+    classes: Classes
+    train: FolderPair
+    test: FolderPair
+    mask_suffix: str = ".png"
+    palette: tuple[Colour, ...] | None = None
+    ignore: Byte | Colour | None = 255
+    defects: MaskDefectPolicy = MaskDefectPolicy()
+
+    @property
+    def test_label(self) -> str:
+        """The split the numbers are measured on."""
+        return self.test.image_dir.as_posix()
+
+    @model_validator(mode="after")
+    def _palette_fits(self) -> "FolderMasks":
+        if self.palette is None:
+            if isinstance(self.ignore, tuple):
+                raise ValueError("ignore: a colour needs a palette; masks of indices ignore an index")
+            if self.ignore is not None and self.ignore < len(self.classes):
+                raise ValueError(f"ignore: {self.ignore} is the class '{self.classes[self.ignore]}'")
+            return self
+        if len(self.palette) != len(self.classes):
+            raise ValueError(
+                f"palette has {len(self.palette)} colours for {len(self.classes)} classes; one each"
+            )
+        colours = [*self.palette, *([self.ignore] if isinstance(self.ignore, tuple) else [])]
+        if len(set(colours)) != len(colours):
+            raise ValueError("palette: a colour is there twice")
+        return self
+
+
+SegmentationData = Annotated[
+    VocMasks | CityscapesMasks | Ade20kMasks | FolderMasks, Field(discriminator="kind")
+]

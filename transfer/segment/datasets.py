@@ -1,0 +1,107 @@
+"""What a segmentation data set is, whichever layout it was read from, and how its masks are decoded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+IGNORED: Final = 255
+"""The label of pixels that neither teach nor count."""
+
+_ILLEGAL: Final = -1
+
+
+@dataclass(frozen=True)
+class MaskCode:
+    """How a mask's pixels spell labels 0..C-1 and `IGNORED`.
+
+    Attributes
+    ----------
+    labels
+        The label of each index 0..255, or -1 where the index has no meaning.
+    colours
+        The label of each RGB colour, where masks are painted; then `labels` is not used.
+    """
+
+    labels: tuple[int, ...]
+    colours: Mapping[tuple[int, int, int], int] | None = None
+
+
+@dataclass(frozen=True)
+class SegmentationImage:
+    """One image file with its mask; width and height (pixels) are the files' own, as stored."""
+
+    id: str
+    path: Path
+    mask: Path
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class SegmentationDataset:
+    """A split, or several joined ones, read and checked.
+
+    Attributes
+    ----------
+    name
+        What to call it in logs and records, for example ``VOC 2012 val``.
+    classes
+        Class names in label order.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: tuple[SegmentationImage, ...]
+    code: MaskCode
+
+
+def index_code(classes: int, ignored: Sequence[int] = (IGNORED,), first: int = 0) -> MaskCode:
+    """Return the code of masks that hold indices: `first` is class 0, those of `ignored` are ignored."""
+    labels = [_ILLEGAL] * 256
+    labels[first : first + classes] = range(classes)
+    for index in ignored:
+        labels[index] = IGNORED
+    return MaskCode(tuple(labels))
+
+
+def load_labels(path: Path, code: MaskCode) -> np.ndarray:
+    """Decode a mask to labels (height, width) uint8; what the code does not know becomes `IGNORED`.
+
+    Raises OSError where there is no readable image, ValueError where its pixels are no masks of this code.
+    """
+    labels, _ = decode(path, code)
+    return labels
+
+
+def decode(path: Path, code: MaskCode) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Decode a mask as `load_labels` does, and name the values that the code does not know."""
+    with Image.open(path) as image:
+        if code.colours is not None:
+            return _from_colours(np.asarray(image.convert("RGB")), code.colours)
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise ValueError(f"is an image of mode {image.mode}, not a mask of indices; is it painted?")
+        values = np.asarray(image).astype(np.int64)
+    table = np.array(code.labels)
+    inside = (values >= 0) & (values < len(table))
+    labels = np.where(inside, table[values.clip(0, len(table) - 1)], _ILLEGAL)
+    unknown = labels == _ILLEGAL
+    names = tuple(str(v) for v in np.unique(values[unknown])) if unknown.any() else ()
+    labels[unknown] = IGNORED
+    return labels.astype(np.uint8), names
+
+
+def _from_colours(
+    pixels: np.ndarray, colours: Mapping[tuple[int, int, int], int]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    packed = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    labels = np.full(packed.shape, _ILLEGAL)
+    for (red, green, blue), label in colours.items():
+        labels[packed == (red << 16 | green << 8 | blue)] = label
+    unknown = labels == _ILLEGAL
+    found = np.unique(packed[unknown]) if unknown.any() else ()
+    labels[unknown] = IGNORED
+    return labels.astype(np.uint8), tuple(f"#{value:06x}" for value in found)
