@@ -13,16 +13,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError, WorkError
 from pretrain.checkpoint import load_state, save_state
+from pretrain.distributed import barrier
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.metrics import MetricsLog
 from pretrain.progress import progress
 from pretrain.schedules import warmup_multistep
-from transfer.detect.backend import Detector, Training
+from transfer.detect.backend import Detector, Step, Training
 from transfer.detect.config import SolverConfig
 
 log = logging.getLogger(__name__)
 
 STATE_NAME = "checkpoint.pt"
+_CAUSE = "is not finite; the learning rate is too high for this batch, or the warm-up too short"
 
 
 def train_detector(run: Training, detector: Detector, stop: StopRequest) -> float:
@@ -68,7 +70,7 @@ def train_detector(run: Training, detector: Detector, stop: StopRequest) -> floa
                 group["lr"] = rate
             torch.manual_seed(_sampling_seed(config.seed, iteration, ranks.rank))
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=solver.precision == "bf16"):
-                losses = trained(*step)
+                losses = _losses(trained, step, iteration)
                 total = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -92,6 +94,8 @@ def train_detector(run: Training, detector: Detector, stop: StopRequest) -> floa
                 spent = before + time.monotonic() - began
                 _save(run, model, optimizer, done, spent, window)
             if stopping:
+                # Launchers end every process as soon as one has left: none may leave before it is saved.
+                barrier()
                 raise Interrupted(stop.signum)
     return before + time.monotonic() - began
 
@@ -123,15 +127,21 @@ class _Window:
         return means
 
 
+def _losses(model: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:
+    try:
+        losses: dict[str, Tensor] = model(*step)
+    except FloatingPointError as error:
+        # Detectron2 looks at its proposals before there is a loss.
+        raise WorkError(f"iteration {iteration + 1}: {error} (something {_CAUSE})") from None
+    return losses
+
+
 def _require_finite(window: _Window, model: nn.Module, iteration: int) -> None:
     """Raise before a state that has lost its way is saved over a good one."""
     bad = [name for name, value in window.numbers().items() if not np.isfinite(value)]
     bad += [name for name, p in model.named_parameters() if not torch.isfinite(p).all()][:1]
     if bad:
-        raise WorkError(
-            f"iteration {iteration}: {', '.join(bad)} is not finite; the learning rate is too high for this"
-            " batch, or the warm-up too short"
-        )
+        raise WorkError(f"iteration {iteration}: {', '.join(bad)} {_CAUSE}")
 
 
 def _resume(run: Training, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, _Window]:

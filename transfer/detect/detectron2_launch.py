@@ -1,0 +1,76 @@
+"""One process a GPU of this machine, started with Detectron2's `launch`, that together run one evaluation."""
+
+import logging
+import multiprocessing
+import os
+from multiprocessing.context import SpawnContext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from configs import CarryoverError, WorkError
+from pretrain.distributed import rank
+from pretrain.interrupt import SIGNALS, Interrupted, StopRequest
+from transfer.detect.config import DetectionConfig
+from transfer.results import RECORD_NAME, ResultRecord
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
+
+def evaluate_in_processes(
+    processes: int, config: DetectionConfig, checkpoint: Path, out: Path
+) -> ResultRecord:
+    """Run `detectron2_rcnn.evaluate` in `processes` processes of this machine; return what they recorded.
+
+    A signal to stop is passed on to all of them. Raises what they raise: UserError, WorkError, Interrupted.
+    """
+    from transfer.detect.detectron2_rcnn import import_detectron2
+
+    import_detectron2()
+    from detectron2.engine import launch
+
+    context: SpawnContext = multiprocessing.get_context("spawn")
+    refusals: SimpleQueue[CarryoverError] = context.SimpleQueue()
+    arguments = (config, checkpoint, out, logging.getLogger().level, refusals)
+    with _PassedOn() as stop:
+        try:
+            launch(_evaluate, processes, dist_url="auto", args=arguments)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            if not refusals.empty():
+                raise refusals.get() from None
+            # Stopped itself after saving, or was hit before it could listen for the signal.
+            if signum := stop.signum or _stopped_by(error):
+                raise Interrupted(signum) from None
+            raise WorkError(f"one of {processes} processes failed: {error}") from error
+    return ResultRecord.model_validate_json((out / RECORD_NAME).read_text(encoding="utf-8"))
+
+
+def _evaluate(
+    config: DetectionConfig, checkpoint: Path, out: Path, level: int, refusals: "SimpleQueue[CarryoverError]"
+) -> None:
+    from transfer.detect.detectron2_rcnn import evaluate
+
+    logging.basicConfig(level=level if rank() == 0 else logging.WARNING, format="%(message)s")
+    try:
+        evaluate(config, checkpoint, out)
+    except CarryoverError as error:
+        refusals.put(error)
+        raise
+
+
+def _stopped_by(error: ProcessRaisedException | ProcessExitedException) -> int:
+    status = error.exit_code if isinstance(error, ProcessExitedException) else 0
+    return next((number for number in SIGNALS if status == 128 + number), 0)
+
+
+class _PassedOn(StopRequest):
+    """Passes a signal to stop on to the processes that do the work; they save, and say so by leaving."""
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        super()._note(signum, frame)
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                os.kill(process.pid, signum)
