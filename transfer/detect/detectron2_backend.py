@@ -117,7 +117,8 @@ def carried_model(cfg: Any, receipt: Receipt) -> tuple[nn.Module, int]:
     """Build the model, let Detectron2 load its weights, and prove that every backbone tensor arrived.
 
     Returns the model and how many tensors were found equal to the receipt's (counters, which are no weights,
-    not counted); everything new is initialised from `cfg.SEED`. Raises WorkError, naming the tensors, when one differs from the receipt.
+    not counted); everything new is initialised from `cfg.SEED`. Raises WorkError, naming the tensors, when
+    one differs from the receipt.
     """
     with torch.random.fork_rng(devices=[]), quiet("detectron2", "fvcore", "fvcore.common.checkpoint"):
         torch.manual_seed(cfg.SEED)
