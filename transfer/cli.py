@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make the procedural data set, or validate a real one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(help="The papers' experiments that need no training run.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.")
@@ -262,6 +264,26 @@ def compare(
 
     if not print_comparison(first, second):
         raise typer.Exit(1)
+
+
+@study_app.command("eqco-mi")
+def study_eqco_mi(
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Training steps of each critic.", min=1)] = 5000,
+    estimates: Annotated[int, typer.Option(help="Batches that each bound is averaged over.", min=1)] = 1000,
+    out: Out = None,
+) -> None:
+    """Estimate a known mutual information by InfoNCE and by EqCo (EqCo's Table 5); writes csv and md."""
+    from transfer.study_commands import eqco_mi
+
+    eqco_mi(seed, steps, estimates, out, _command_line())
+
+
+def _command_line() -> str:
+    """Return what was typed, for the record."""
+    import shlex
+
+    return shlex.join(["carryover", *sys.argv[1:]])
 
 
 def main() -> None:

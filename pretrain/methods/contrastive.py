@@ -1,6 +1,5 @@
 """SiMo, MoCo and SimCLR as methods: where each takes its negative keys from."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +16,7 @@ from pretrain.objectives.contrastive import (
     eqco_margin,
     info_nce,
     info_nce_of_similarities,
+    mi_bound,
     sample_negatives,
     simo_loss,
 )
@@ -117,14 +117,6 @@ class SimCLR(Method):
         loss = info_nce_of_similarities(positive, negatives, config.tau, margin)
         bound = mi_bound(loss, config.alpha or config.negatives or 2 * count - 2)
         return Outcome(loss, {"mi_bound": bound}, queries, positives)
-
-
-def mi_bound(loss: Tensor, alpha: float) -> Tensor:
-    """Empirical lower bound log(1 + alpha) - L of the mutual information in nats (EqCo Eq. 4, Figure 1).
-
-    `alpha` is the margin's constant, or K without a margin: K e^(m / tau) either way.
-    """
-    return math.log1p(alpha) - loss.detach()
 
 
 def _margin(alpha: float | None, negatives: int, tau: float) -> float:

@@ -19,6 +19,14 @@ def eqco_margin(alpha: float, K: int, tau: float) -> float:
     return tau * math.log(alpha / K)
 
 
+def mi_bound(loss: Tensor, alpha: float) -> Tensor:
+    """Empirical lower bound log(1 + alpha) - L of the mutual information in nats (EqCo Eq. 4, Figure 1).
+
+    `alpha` is the margin's constant, or K without a margin: K e^(m / tau) either way.
+    """
+    return math.log1p(alpha) - loss.detach()
+
+
 def sample_negatives(
     num_queries: int, num_keys: int, own: Tensor, K: int, generator: Generator | None = None
 ) -> Tensor:
