@@ -89,6 +89,17 @@ class Resources:
         """GPU-hours asked for: every GPU for the whole time limit of one job."""
         return self.nodes * self.gpus_per_node * self.time_limit_min / 60
 
+    @property
+    def summary(self) -> str:
+        """The demand in a few words, for people."""
+        shape = f"{self.nodes} node{'s' * (self.nodes > 1)}"
+        if self.gpus_per_node:
+            shape += f" x {self.gpus_per_node} GPU{'s' * (self.gpus_per_node > 1)}"
+        elif self.tasks_per_node > 1:
+            shape += f" x {self.tasks_per_node} tasks"
+        hours, minutes = divmod(self.time_limit_min, 60)
+        return f"{shape}, {hours}:{minutes:02} h"
+
     def over(self, defaults: "Resources") -> "Resources":
         """Return these resources with what they leave open taken from `defaults`.
 

@@ -1,18 +1,39 @@
 """pretrain -> convert -> evaluate x (checkpoints x recipes x seeds) -> report, as a graph of slurm stages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from configs import UserError, load
 from slurm.graph import Graph
 from slurm.resources import Resources
 from slurm.stage import Output, Stage
+from transfer.foresight import read_backbone, refuse_unfit
 from transfer.pipeline_config import CheckpointEntry, EvaluationEntry, PipelineConfig, PretrainEntry
-from transfer.stages import BACKBONE
+from transfer.stages import BACKBONE, STATE
 
+_Entry = TypeVar("_Entry", PretrainEntry, CheckpointEntry, EvaluationEntry)
 _SHAPES = "shapes:"
 _SHAPES_STAGE = "data/shapes"
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """An evaluation of the pipeline with its recipe resolved for each of its seeds."""
+
+    entry: EvaluationEntry
+    recipes: Mapping[int, Any]
+
+
+@dataclass
+class _Plan:
+    """The stages so far, and the names of those whose results the report waits for."""
+
+    config: PipelineConfig
+    evaluations: Sequence[_Evaluation]
+    stages: list[Stage] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
 
 
 def plan(config: PipelineConfig, run_dir: Path) -> Graph:
@@ -26,85 +47,125 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
     Raises
     ------
     UserError
-        A recipe that does not resolve, or ``shapes:...`` without a `shapes` section.
+        Nothing to evaluate, a recipe that does not resolve, ``shapes:...`` without a `shapes` section, a
+        checkpoint that cannot be read, or a backbone that an evaluation or a library has no place for.
     """
     import pretrain.config  # noqa: F401 (registers the kind)
     import transfer.config  # noqa: F401 (registers the kind)
 
-    stages: list[Stage] = []
-    if config.shapes is not None:
-        arguments = config.shapes.model_dump()
-        stages.append(_stage(config, "data", _SHAPES_STAGE, "make_shapes", arguments))
-    sources: dict[str, str] = {}
-    for entry in config.pretrain:
-        for seed in entry.seeds:
-            stage = _pretrain_stage(config, entry, seed)
-            stages.append(stage)
-            sources[_seeded(entry.key, seed)] = stage.name
-    for given in config.checkpoints:
-        stage = _import_stage(config, given)
-        stages.append(stage)
-        sources[given.key] = stage.name
-    evaluations: list[str] = []
-    for source, made_by in sources.items():
-        checkpoint = Output(made_by, BACKBONE)
-        proof = f"convert/{source}"
-        stages.append(
-            _stage(
-                config, "convert", proof, "convert", {"checkpoint": checkpoint, "to": list(config.convert)}
-            )
+    only = set(config.only)
+    rows = only & ({e.key for e in config.pretrain} | {e.key for e in config.given})
+    columns = only & {e.key for e in config.evaluate}
+    pretrainings, given = _chosen(config.pretrain, rows), _chosen(config.given, rows)
+    if not pretrainings and not given:
+        raise UserError(
+            f"{config.name}: nothing to evaluate: give a checkpoint (checkpoint=FILE) or pretrainings"
         )
-        for evaluation in config.evaluate:
-            for seed in evaluation.seeds:
-                stage = _evaluate_stage(config, evaluation, seed, source, checkpoint, proof)
-                stages.append(stage)
-                evaluations.append(stage.name)
-    if evaluations:
-        params = {"run_dir": str(run_dir), "title": config.report_title}
-        stages.append(_stage(config, "report", "report", "report", params, after=tuple(evaluations)))
-    return Graph(stages)
+    evaluations = [_Evaluation(e, _recipes(e)) for e in _chosen(config.evaluate, columns)]
+    laid = _Plan(config, evaluations)
+    if config.shapes is not None:
+        _add(laid, "data", _SHAPES_STAGE, "make_shapes", config.shapes.model_dump())
+    sources: dict[str, tuple[str, str]] = {}
+    for entry in pretrainings:
+        for seed in entry.seeds:
+            sources[_seeded(entry.key, seed)] = entry.key, _add_pretraining(laid, entry, seed)
+    for checkpoint in given:
+        sources[checkpoint.key] = "", _add_import(laid, checkpoint)
+    for source, (key, made_by) in sources.items():
+        _add_judgement(laid, source, made_by, [e for e in laid.evaluations if _is_for(e.entry, key)])
+    if laid.results:
+        arguments = {"run_dir": str(run_dir), "title": config.report_title}
+        _add(laid, "report", "report", "report", arguments, after=tuple(laid.results))
+    return Graph(laid.stages)
 
 
-def _pretrain_stage(config: PipelineConfig, entry: PretrainEntry, seed: int) -> Stage:
-    overrides = [*entry.overrides, f"seed={seed}"]
-    recipe = load("pretrain", entry.recipe, overrides)
-    name = f"pretrain/{_seeded(entry.key, seed)}"
-    params = {"recipe": _plain(config, recipe), "name": entry.key}
-    return _stage(config, "pretrain", name, "pretrain", params, requires=_roots(recipe))
+def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
+    """Add one pretraining, if so wanted in parts that are each evaluated; return the last part's name."""
+    recipe = load("pretrain", entry.recipe, [*entry.overrides, f"seed={seed}"])
+    where = f"pretrain: {entry.key}"
+    judged = [e for e in laid.evaluations if _is_for(e.entry, entry.key)]
+    refuse_unfit(where, recipe.backbone, laid.config.convert, (r for e in judged for r in e.recipes.values()))
+    requires = _roots(recipe, where)
+    params: dict[str, Any] = {"recipe": _plain(laid.config, recipe), "name": entry.key}
+    key = _seeded(entry.key, seed)
+    every = laid.config.evaluate_every
+    for epochs in range(every, recipe.schedule.epochs, every) if every else ():
+        half_way = f"{key}-epoch{epochs}"
+        name, part = f"pretrain/{half_way}", {**params, "until": epochs}
+        _add(laid, "pretrain", name, "pretrain", part, entry.resources, requires=requires)
+        _add_judgement(laid, half_way, name, [e for e in judged if e.entry.intermediate])
+        params["start"] = Output(name, STATE)
+    _add(laid, "pretrain", f"pretrain/{key}", "pretrain", params, entry.resources, requires=requires)
+    return f"pretrain/{key}"
 
 
-def _import_stage(config: PipelineConfig, given: CheckpointEntry) -> Stage:
-    path = given.path.expanduser().resolve()
+def _add_import(laid: _Plan, given: CheckpointEntry) -> str:
+    path = given.path.expanduser().absolute()
+    where = f"checkpoints: {given.label}"
     if not path.is_file():
-        raise UserError(f"checkpoints: {given.label}: {path}: no such file")
+        raise UserError(f"{where}: {path}: no such file")
+    backbone = read_backbone(path, given.encoder)
+    refuse_unfit(
+        where, backbone, laid.config.convert, (r for e in laid.evaluations for r in e.recipes.values())
+    )
     params = {"checkpoint": str(path), "label": given.label, "encoder": given.encoder}
-    return _stage(config, "convert", f"import/{given.key}", "import_foreign", params, inputs=(path,))
+    _add(laid, "convert", f"import/{given.key}", "import_foreign", params, inputs=(path,))
+    return f"import/{given.key}"
 
 
-def _evaluate_stage(
-    config: PipelineConfig, entry: EvaluationEntry, seed: int, source: str, checkpoint: Output, proof: str
-) -> Stage:
-    recipe = load("transfer", entry.recipe, [*entry.overrides, f"seed={seed}"])
-    params = {"recipe": _plain(config, recipe), "name": entry.key, "checkpoint": checkpoint}
-    name = f"evaluate/{source}/{_seeded(entry.key, seed)}"
-    return _stage(config, "evaluate", name, "evaluate", params, depends_on=(proof,), requires=_roots(recipe))
+def _add_judgement(laid: _Plan, source: str, made_by: str, evaluations: Sequence[_Evaluation]) -> None:
+    """Add one checkpoint's proof of carriage, and all its evaluations, which wait for the proof."""
+    checkpoint, proof = Output(made_by, BACKBONE), f"convert/{source}"
+    _add(laid, "convert", proof, "convert", {"checkpoint": checkpoint, "to": list(laid.config.convert)})
+    for evaluation in evaluations:
+        entry = evaluation.entry
+        for seed, recipe in evaluation.recipes.items():
+            name = f"evaluate/{source}/{_seeded(entry.key, seed)}"
+            requires = _roots(recipe, f"evaluate: {entry.key}")
+            plain = _plain(laid.config, recipe)
+            params = {"recipe": plain, "name": entry.key, "checkpoint": checkpoint}
+            waits = {"depends_on": (proof,), "requires": requires}
+            _add(laid, "evaluate", name, "evaluate", params, entry.resources, **waits)
+            laid.results.append(name)
 
 
-def _stage(
-    config: PipelineConfig,
+def _add(
+    laid: _Plan,
     kind: str,
     name: str,
     function: str,
     params: Mapping[str, Any],
+    own: Mapping[str, Any] | None = None,
     **more: Any,
-) -> Stage:
-    resources = {str(k): v for k, v in config.resources.items()}.get(kind, Resources())
-    return Stage(name=name, call=f"transfer.stages:{function}", params=params, resources=resources, **more)
+) -> None:
+    of_kind = {str(k): v for k, v in laid.config.resources.items()}.get(kind, Resources())
+    resources = Resources.from_json({**of_kind.to_json(), **(own or {})})
+    call = f"transfer.stages:{function}"
+    laid.stages.append(Stage(name=name, call=call, params=params, resources=resources, **more))
+
+
+def _chosen(entries: Sequence[_Entry], only: Set[str]) -> list[_Entry]:
+    """Return the entries named in `only`; all of them where it is empty."""
+    return [e for e in entries if e.key in only or not only]
+
+
+def _is_for(entry: EvaluationEntry, key: str) -> bool:
+    return not (entry.of and key) or key in entry.of
+
+
+def _recipes(entry: EvaluationEntry) -> dict[int, Any]:
+    return {seed: load("transfer", entry.recipe, [*entry.overrides, f"seed={seed}"]) for seed in entry.seeds}
 
 
 def _plain(config: PipelineConfig, recipe: Any) -> Any:
-    """Return the recipe as plain data, with ``shapes:...`` turned into the output of the shapes stage."""
+    """Return the recipe as plain data, with ``shapes:...`` turned into the output of the shapes stage.
+
+    A root becomes absolute: jobs and retries start in other directories.
+    """
     plain = recipe.model_dump(mode="json", exclude={"name"})
+    root = plain.get("data", {}).get("root")
+    if root is not None and not root.startswith(_SHAPES):
+        plain["data"]["root"] = str(Path(root).expanduser().absolute())
     return _with_outputs(plain, config.shapes is not None)
 
 
@@ -120,12 +181,17 @@ def _with_outputs(value: Any, has_shapes: bool) -> Any:
     return value
 
 
-def _roots(recipe: Any) -> tuple[Path, ...]:
+def _roots(recipe: Any, where: str) -> tuple[Path, ...]:
     """Return the paths that must be there before anything is submitted."""
-    root = getattr(getattr(recipe, "data", None), "root", None)
-    if root is None or str(root).startswith(_SHAPES):
+    data = getattr(recipe, "data", None)
+    root = getattr(data, "root", None)
+    if root is None:
+        if hasattr(data, "root"):
+            raise UserError(f"{where}: data.root is not given: set it with `overrides: [data.root=...]`")
         return ()
-    return (Path(root),)
+    if str(root).startswith(_SHAPES):
+        return ()
+    return (Path(root).expanduser(),)
 
 
 def _seeded(key: str, seed: int) -> str:

@@ -13,7 +13,9 @@ from configs import UserError, load
 if TYPE_CHECKING:
     from slurm.executor import Event, Executor, GraphResult
     from slurm.graph import Graph
+    from slurm.preview import Preview
     from transfer.cluster_config import ClusterConfig
+    from transfer.pipeline_config import PipelineConfig
 
 out_console = Console()
 err_console = Console(stderr=True)
@@ -40,22 +42,31 @@ def run_pipeline(
     follow: bool = False,
 ) -> int:
     """Plan a pipeline and run or submit it; return the exit status."""
+    from slurm.environment import describe
     from slurm.executor import run_graph
+    from slurm.plan import MissingPathsError
     from transfer.commands import register_recipes
+    from transfer.foresight import explain_missing
     from transfer.pipeline import plan
 
-    register_recipes()
-    graph = plan(load("pipelines", name, overrides), run_dir)
     if executor not in ("inline", "local", "slurm"):
         raise UserError(f"--executor {executor}: unknown; there are: inline, local, slurm")
+    register_recipes()
+    config: PipelineConfig = load("pipelines", name, overrides)
+    graph = plan(config, run_dir)
     place: ClusterConfig = load("clusters", cluster)
     if dry_run:
-        _print_plan(graph, run_dir, place if executor == "slurm" else None)
+        planned = _print_plan(graph, run_dir, place, executor)
+        for line in explain_missing(planned.missing, config.roots):
+            out_console.print(Text(line, style="yellow"), soft_wrap=True)
         return 0
-    origin: dict[str, object] = {"pipeline": name, "overrides": list(overrides)}
-    result = run_graph(
-        graph, _executor(executor, place, at_once), run_dir, on_event=_print_event, origin=origin
-    )
+    origin = describe(Path(__file__).parent) | {"pipeline": name, "overrides": list(overrides)}
+    try:
+        result = run_graph(
+            graph, _executor(executor, place, at_once), run_dir, on_event=_print_event, origin=origin
+        )
+    except MissingPathsError as error:
+        raise UserError("\n".join(explain_missing(error.paths, config.roots))) from None
     if follow and executor == "slurm" and result.succeeded:
         from slurm.follow import follow as watch
 
@@ -115,8 +126,10 @@ def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
 def retry_run(run_dir: Path, failed_only: bool) -> int:
     """Run or submit again what has not finished, as it was last; return the exit status."""
     from slurm.control import retry
+    from slurm.environment import describe
 
-    return _conclude(retry(run_dir, failed_only=failed_only, on_event=_print_event))
+    origin = describe(Path(__file__).parent)
+    return _conclude(retry(run_dir, failed_only=failed_only, on_event=_print_event, origin=origin))
 
 
 def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
@@ -131,26 +144,39 @@ def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
     return SlurmExecutor(place.cluster, place.packages)
 
 
-def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig | None") -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "runs", "waits for"):
-        table.add_column(column, overflow="fold")
-    for stage in graph:
-        table.add_row(stage.name, stage.call_name, ", ".join((*stage.upstream, *stage.after)))
-    out_console.print(table)
-    out_console.print(f"{len(graph)} stages")
-    if place is None:
-        return
+def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor: str) -> "Preview":
+    """Print what would be done with every stage, and on a cluster every sbatch header."""
     from slurm.preview import preview
 
     planned = preview(graph, run_dir, place.cluster)
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "plan", "asks for", "waits for"):
+        table.add_column(column, overflow="fold")
+    for decision in planned.plan:
+        stage = decision.stage
+        waits = ", ".join(_shortened((*stage.upstream, *stage.after)))
+        what = decision.action.value
+        done = what if decision.action.works else f"{what}: {decision.reason}"
+        table.add_row(Text(stage.name), Text(done), stage.resources.over(place.defaults).summary, waits)
+    out_console.print(table)
+    out_console.print(f"{len(graph)} stages")
+    if executor != "slurm":
+        return planned
     for job in planned.jobs:
         chained = f", {job.links} in a chain" if job.links > 1 else ""
         title = f"job {job.number}: {job.name} ({len(job.stages)} stages{chained})"
         out_console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         for line in job.header:
             out_console.print(Text(line), soft_wrap=True)
-    out_console.print(f"\n{len(planned.jobs)} jobs, {planned.gpu_hours:.0f} GPU-hours asked for at most")
+    out_console.print(
+        f"\n{len(planned.jobs)} jobs, {planned.gpu_hours:.0f} GPU-hours asked for, if every stage takes its "
+        "time limit once"
+    )
+    return planned
+
+
+def _shortened(names: Sequence[str], most: int = 3) -> list[str]:
+    return [*names[:most], f"and {len(names) - most} more"] if len(names) > most + 1 else list(names)
 
 
 def _print_event(event: "Event") -> None:

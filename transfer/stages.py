@@ -12,6 +12,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 BACKBONE = "backbone.safetensors"
+STATE = "checkpoint.pt"
 
 
 def make_shapes(out: Path, **arguments: int) -> None:
@@ -21,13 +22,19 @@ def make_shapes(out: Path, **arguments: int) -> None:
     write_shapes(out / "data", **arguments)
 
 
-def pretrain(out: Path, recipe: Mapping[str, Any], name: str) -> None:
-    """Train a resolved pretraining recipe; leaves `out`/backbone.safetensors."""
+def pretrain(
+    out: Path, recipe: Mapping[str, Any], name: str, until: int | None = None, start: str | None = None
+) -> None:
+    """Train a resolved pretraining recipe; leaves `out`/backbone.safetensors.
+
+    With `until`, only to the end of that epoch; with `start`, from the state that another part left.
+    """
     from configs.load import validate
     from pretrain.config import PretrainConfig
     from pretrain.trainer import train
 
-    train(validate(PretrainConfig, {**recipe, "name": name}, name), out)
+    config = validate(PretrainConfig, {**recipe, "name": name}, name)
+    train(config, out, until=until, start=Path(start) if start else None)
 
 
 def import_foreign(out: Path, checkpoint: str, label: str, encoder: str | None) -> None:
@@ -41,11 +48,11 @@ def import_foreign(out: Path, checkpoint: str, label: str, encoder: str | None) 
 
 def convert(out: Path, checkpoint: str, to: Sequence[str]) -> None:
     """Convert a canonical checkpoint for each library in `to`; a proof that fails is an error."""
-    from transfer.convert import SUFFIXES
+    from transfer.convert import TARGETS
     from transfer.convert import convert as convert_to
 
     for target in to:
-        receipt = convert_to(Path(checkpoint), target, out / f"{target}{SUFFIXES[target]}")
+        receipt = convert_to(Path(checkpoint), target, out / f"{target}{TARGETS[target].suffixes[0]}")
         log.info("%s: %s", target, receipt.summary)
 
 

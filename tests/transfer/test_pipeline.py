@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from configs import UserError, load
 from slurm.stage import Output
+from tests.transfer.checkpoints.layouts import network
 from transfer.pipeline import plan
 from transfer.pipeline_config import PipelineConfig
 
@@ -81,20 +84,24 @@ def test_two_entries_of_one_name_need_labels(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_ones_own_is_an_input_by_content(tmp_path: Path) -> None:
-    (tmp_path / "theirs.pth").write_bytes(b"weights")
+    theirs = tmp_path / "theirs.pth"
+    torch.save({"state_dict": network(seed=0).state_dict()}, theirs)
     text = f"""
-checkpoints: [{{path: {tmp_path / "theirs.pth"}, label: theirs}}]
+checkpoints: [{{path: {theirs}, label: theirs}}]
 shapes: {{}}
 evaluate: [{{recipe: demo_finetune_1percent, overrides: ["data.root=shapes:classification"]}}]
 """
     config = pipeline(tmp_path, text)
     before = plan(config, tmp_path).hashes()
-    (tmp_path / "theirs.pth").write_bytes(b"other weights")
+    torch.save({"state_dict": network(seed=1).state_dict()}, theirs)
     after = plan(config, tmp_path).hashes()
     changed = {name for name in before if before[name] != after[name]}
     assert changed == set(before) - {"data/shapes"}
     with pytest.raises(UserError, match="no such file"):
         plan(pipeline(tmp_path, text.replace("theirs.pth", "gone.pth")), tmp_path)
+    theirs.write_bytes(b"no weights at all")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        plan(config, tmp_path)
 
 
 def test_resources_of_an_unknown_kind_of_stage_are_refused(tmp_path: Path) -> None:
@@ -104,3 +111,103 @@ def test_resources_of_an_unknown_kind_of_stage_are_refused(tmp_path: Path) -> No
         pipeline(tmp_path, SMALL, "resources.pretrain.nods=4")
     graph = plan(pipeline(tmp_path, SMALL, "resources.pretrain.nodes=4"), tmp_path)
     assert graph["pretrain/unigrad_demo-seed0"].resources.nodes == 4
+
+
+def test_an_entry_asks_for_what_it_says_before_what_its_kind_says(tmp_path: Path) -> None:
+    text = SMALL.replace("label: scratch,", "label: scratch, resources: {nodes: 1, time_min: 5},")
+    graph = plan(pipeline(tmp_path, text, "resources.pretrain={nodes: 4, partition: gpu}"), tmp_path)
+    scratch = graph["pretrain/scratch-seed0"].resources
+    assert (scratch.nodes, scratch.time_min, scratch.partition) == (1, 5, "gpu")
+    assert graph["pretrain/unigrad_demo-seed0"].resources.nodes == 4
+    with pytest.raises(UserError, match=r"resources.*'nods'"):
+        pipeline(tmp_path, text.replace("nodes: 1", "nods: 1"))
+
+
+def test_an_evaluation_may_be_for_some_pretrainings_only(tmp_path: Path) -> None:
+    narrow = SMALL.replace("seeds: [0, 1, 2],", "seeds: [0, 1, 2], of: [scratch],")
+    names = plan(pipeline(tmp_path, narrow), tmp_path).names
+    assert {n.split("/")[1] for n in names if n.startswith("evaluate/")} == {"scratch-seed0"}
+    with pytest.raises(UserError, match=r"of: nothing here is called 'scrath'; did you mean 'scratch'"):
+        pipeline(tmp_path, narrow.replace("of: [scratch]", "of: [scrath]"))
+
+
+def test_only_what_is_named_takes_part(tmp_path: Path) -> None:
+    text = SMALL + '  - {recipe: demo_finetune_10percent, overrides: ["data.root=${roots.images}"]}\n'
+    names = plan(pipeline(tmp_path, text, "only=[scratch, demo_finetune_10percent]"), tmp_path).names
+    assert [n for n in names if not n.startswith(("data", "convert"))] == [
+        "pretrain/scratch-seed0",
+        "evaluate/scratch-seed0/demo_finetune_10percent-seed0",
+        "report",
+    ]
+    some = plan(pipeline(tmp_path, text, "only=[scratch]"), tmp_path).names
+    assert len([n for n in some if n.startswith("evaluate/")]) == 4
+    with pytest.raises(UserError, match=r"only: nothing here is called 'scrach'; did you mean 'scratch'"):
+        pipeline(tmp_path, text, "only=[scrach]")
+
+
+def test_one_checkpoint_is_given_in_short(tmp_path: Path) -> None:
+    path = tmp_path / "their best (v2).pth"
+    torch.save({"state_dict": network(seed=0).state_dict()}, path)
+    short = SMALL.replace(SMALL[SMALL.index("pretrain:") : SMALL.index("evaluate:")], "")
+    with pytest.raises(UserError, match="checkpoint=FILE"):
+        plan(pipeline(tmp_path, short), tmp_path)
+    graph = plan(pipeline(tmp_path, short, f"checkpoint={path}"), tmp_path)
+    assert graph["import/their-best-v2-"].inputs == (path,)
+    assert len([n for n in graph.names if n.startswith("evaluate/")]) == 3
+    with pytest.raises(UserError, match="momentum"):
+        plan(pipeline(tmp_path, short, f"checkpoint={path}", "encoder=momentum"), tmp_path)
+    with pytest.raises(UserError, match="encoder: belongs to checkpoint"):
+        pipeline(tmp_path, SMALL, "encoder=momentum")
+
+
+DETECTION = SMALL + '  - {recipe: demo_faster_fpn, overrides: ["data.root=shapes:detection"]}\n'
+
+
+def test_a_backbone_that_no_detector_can_take_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    images = '"data.root=${roots.images}"]}'
+    stem = DETECTION.replace(images, images.replace("]}", ", backbone.stem=cifar]}"), 1)
+    with pytest.raises(UserError, match=r"unigrad_demo: its resnet18 with the cifar stem .*demo_faster_fpn"):
+        plan(pipeline(tmp_path, stem), tmp_path)
+    apart = stem.replace("{recipe: demo_faster_fpn,", "{recipe: demo_faster_fpn, of: [scratch],")
+    with pytest.raises(UserError, match=r"unigrad_demo: .*convert: torchvision .*convert=\[canonical\]"):
+        plan(pipeline(tmp_path, apart), tmp_path)
+    assert len(plan(pipeline(tmp_path, apart, "convert=[canonical]"), tmp_path)) == 1 + 3 + 3 + 9 + 1 + 1
+
+
+def test_a_file_that_no_detector_can_take_is_refused_too(tmp_path: Path) -> None:
+    theirs = network(seed=0)
+    theirs.conv1 = nn.Conv2d(3, 64, 3, bias=False)
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "cifar.pth")
+    with pytest.raises(UserError, match=r"checkpoints: cifar: its resnet18 with the cifar stem"):
+        plan(pipeline(tmp_path, DETECTION, f"checkpoint={tmp_path / 'cifar.pth'}"), tmp_path)
+
+
+def test_a_root_holds_wherever_the_jobs_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph = plan(pipeline(tmp_path, SMALL, "roots.images=images"), tmp_path)
+    stage = graph["pretrain/scratch-seed0"]
+    assert stage.params["recipe"]["data"]["root"] == str(tmp_path / "images")
+    assert stage.requires == (tmp_path / "images",)
+
+
+def test_a_recipe_without_a_root_is_named(tmp_path: Path) -> None:
+    bare = SMALL.replace('seeds: [0, 1], overrides: ["data.root=${roots.images}"]', "seeds: [0, 1]")
+    with pytest.raises(UserError, match=r"pretrain: unigrad_demo: data\.root is not given"):
+        plan(pipeline(tmp_path, bare), tmp_path)
+
+
+def test_half_way_checkpoints_are_evaluated_while_the_training_goes_on(tmp_path: Path) -> None:
+    graph = plan(pipeline(tmp_path, SMALL, "evaluate_every=2"), tmp_path)
+    order = list(graph.names)
+    half, whole = "pretrain/unigrad_demo-seed0-epoch2", "pretrain/unigrad_demo-seed0"
+    assert graph[half].params["until"] == 2
+    assert graph[whole].params["start"] == Output(half, "checkpoint.pt")
+    evaluated = "evaluate/unigrad_demo-seed0-epoch2/demo_finetune_1percent-seed0"
+    assert order.index(evaluated) < order.index(whole), "inline, it would wait for the whole training"
+    assert whole not in graph.with_upstream([evaluated])
+    assert evaluated in graph["report"].after
+    assert not [n for n in order if n.startswith("pretrain/scratch-seed0-")], "nothing is trained there"
+
+    last = SMALL.replace("seeds: [0, 1, 2],", "seeds: [0, 1, 2], intermediate: false,")
+    names = plan(pipeline(tmp_path, last, "evaluate_every=2"), tmp_path).names
+    assert not [n for n in names if n.startswith("evaluate/") and "epoch" in n]

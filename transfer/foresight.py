@@ -1,0 +1,62 @@
+"""What cannot work in a pipeline, said while it is planned rather than by a job that fails."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs import UserError
+from pretrain.backbone_config import BackboneConfig
+
+_DENSE = ("detection", "segmentation")
+_ORDINARY = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipes: Iterable[Any]) -> None:
+    """Raise UserError if a backbone cannot be carried into a library of `to`, or judged by one of `recipes`.
+
+    `where` names the pretraining or checkpoint that it comes from.
+    """
+    ordinary = backbone.arch in _ORDINARY and backbone.stem == "imagenet" and backbone.width == 1
+    if ordinary:
+        return
+    for recipe in recipes:
+        if recipe.task in _DENSE and not (backbone.is_resnet and backbone.stem == "imagenet"):
+            raise UserError(
+                f"{where}: {_described(backbone)} cannot carry the {recipe.task} of evaluate: {recipe.name}, "
+                "which needs a ResNet with stages of strides 4 to 32: pretrain with backbone.stem=imagenet, "
+                "or name under the evaluation's `of:` the pretrainings that it is for"
+            )
+    # Imports torch: only an unusual backbone has to wait for it.
+    from transfer.convert import TARGETS
+
+    for target in to:
+        try:
+            TARGETS[target].require(backbone)
+        except UserError as error:
+            raise UserError(
+                f"{where}: {_described(backbone)} cannot be carried to convert: {target} ({error}); "
+                "set convert=[canonical] to prove no more than that the checkpoint is whole"
+            ) from None
+
+
+def read_backbone(path: Path, encoder: str | None) -> BackboneConfig:
+    """Return what a checkpoint of any known maker holds; raises UserError when none is whole in it."""
+    from transfer.checkpoints.importers import take_backbone
+
+    return take_backbone(path, encoder).metadata.backbone
+
+
+def explain_missing(paths: Mapping[Path, Sequence[str]], roots: Mapping[str, str]) -> list[str]:
+    """Say of each path that does not exist which `roots` override gives it, and what needs it."""
+    lines = []
+    for path, stages in paths.items():
+        names = [n for n, root in roots.items() if Path(root).expanduser().absolute() == path]
+        how = f"give roots.{names[0]}=DIRECTORY" if names else "the recipe's overrides say where it lies"
+        more = f" and {len(stages) - 1} more stages" if len(stages) > 1 else ""
+        lines.append(f"{path}: no such directory ({how}); needed by {stages[0]}{more}")
+    return lines
+
+
+def _described(backbone: BackboneConfig) -> str:
+    stem = "" if backbone.stem == "imagenet" else f" with the {backbone.stem} stem"
+    return f"its {backbone.label}{stem}"
