@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from configs import UserError
 from pretrain.backbone_config import BackboneConfig
 from transfer.convert.detectron2 import resnet_settings
 from transfer.detect.config import DetectionConfig, InputConfig, SolverConfig
@@ -48,10 +47,7 @@ class Surroundings:
 
 
 def build_cfg(config: DetectionConfig, backbone: BackboneConfig, around: Surroundings) -> Any:
-    """Build Detectron2's configuration of a recipe around a backbone, frozen.
-
-    Raises UserError for a recipe that Detectron2 has no model for.
-    """
+    """Build Detectron2's configuration of a recipe around a backbone, frozen."""
     from detectron2.config import get_cfg
 
     import transfer.detect.detectron2_heads  # noqa: F401 (registers the heads that are named)
@@ -143,11 +139,6 @@ def _c4(config: C4Config) -> dict[str, JsonValue]:
 
 
 def _fpn(config: FPNConfig, processes: int) -> dict[str, JsonValue]:
-    if len(config.anchor_sizes) != len(_PYRAMID):
-        raise UserError(
-            f"model.anchor_sizes: {len(config.anchor_sizes)} sizes for a pyramid of {len(_PYRAMID)} levels;"
-            " every level has one"
-        )
     head_norm = built_norm(config.head_norm, processes)
     levels: list[JsonValue] = [*_PYRAMID]
     return {
