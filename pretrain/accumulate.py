@@ -39,7 +39,7 @@ def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, par
         for name, value in method.named_buffers():
             value.copy_(statistics[name])
     leaves = [z.requires_grad_() for z in embedded]
-    outcome = method.objective(leaves, _targets(method, batch, clean, leaves), batch, moment)
+    outcome = method.outcome(leaves, _targets(method, batch, clean, leaves), batch, moment)
     _backward(outcome)
 
     gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves]

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs import Incidental, Recipe, Section, register
 from pretrain.backbone_config import BackboneConfig
 from pretrain.data_config import AugmentConfig, DataConfig
-from pretrain.method_config import MethodConfig, MoCoConfig, SiMoConfig
+from pretrain.method_config import MethodConfig, MoCoConfig, SimCLRConfig, SiMoConfig
 
 __all__ = [
     "AugmentConfig",
@@ -219,6 +219,12 @@ class PretrainConfig(Recipe):
             raise ValueError(
                 f"method.negatives {method.negatives} are drawn from the batch's other images:"
                 f" at most {self.batch_size - 1} at batch_size {self.batch_size}"
+            )
+        most = 2 * self.batch_size - 2
+        if isinstance(method, SimCLRConfig) and (method.negatives or 0) > most:
+            raise ValueError(
+                f"method.negatives {method.negatives} are drawn from both views of the batch's other images:"
+                f" at most {most} at batch_size {self.batch_size}"
             )
         if isinstance(method, SiMoConfig | MoCoConfig) and method.shuffle_bn and self.sync_bn:
             raise ValueError(

@@ -66,6 +66,11 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
 
     with joined() as ranks, StopRequest() as stop:
         share = ranks.share_of(config.batch_size)
+        if share < 2:
+            raise UserError(
+                f"batch_size {config.batch_size} leaves each of {ranks.world} processes {share} image: batch"
+                " statistics need at least 2"
+            )
         if share % config.accumulate or share // config.accumulate < 2:
             raise UserError(
                 f"accumulate {config.accumulate} must divide the {share} images of each process into parts of"

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from pretrain.data import Batch
 from pretrain.heads import Encoder
+from pretrain.objectives.preconditions import check_batch_statistics, check_directions, check_normalised
 from pretrain.target import TargetBranch
 
 
@@ -47,7 +48,7 @@ class Outcome:
 class Method(nn.Module):
     """A method: an online network, a target branch and an objective.
 
-    A step is `advance`, then `forward`; the latter is `embed`, `targets` and `objective`, which gradient
+    A step is `advance`, then `forward`; the latter is `embed`, `targets` and `outcome`, which gradient
     accumulation calls one by one. Whatever must survive an interruption is in `state_dict`. Whatever looks
     across the batch looks across all ranks, so that n processes compute what one would on the global batch.
 
@@ -57,10 +58,15 @@ class Method(nn.Module):
         The trained network; its backbone is what a finished run exports.
     target
         Where targets come from; None for methods that have none.
+    directional
+        Whether the objective works on the embeddings' directions.
     """
+
+    directional = True
 
     def __init__(self, online: Encoder, target: TargetBranch | None = None) -> None:
         super().__init__()
+        self._unchecked = True
         self.online = online
         self.target = target
 
@@ -87,11 +93,35 @@ class Method(nn.Module):
         """Return the target (B, d) of each view; `embeddings` is what `embed` returned for them."""
         return [] if self.target is None else self.target(views, embeddings)
 
+    def check(self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch) -> None:
+        """Look at the input of this process's first `objective`: a collective call that waits for the device.
+
+        Raises UserError where the objective cannot work with it.
+        """
+        if self.directional:
+            for whose, rows in (("online network", embeddings), ("target branch", targets)):
+                for z in rows:
+                    check_directions(f"an embedding of the {whose}", z)
+
     def objective(
         self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
     ) -> Outcome:
         """Return the loss of this rank's part of the global batch, and update the method's memory."""
         raise TypeError(f"{type(self).__name__} does not train")
+
+    def outcome(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        """Return `objective`'s outcome; the first time, its input is checked, before any weight moves."""
+        first, self._unchecked = self._unchecked, False
+        if first:
+            self.check(embeddings, targets, batch)
+        outcome = self.objective(embeddings, targets, batch, moment)
+        if first:
+            for name, rows in (("queries", outcome.queries), ("keys", outcome.keys)):
+                if rows is not None:
+                    check_normalised(f"{type(self).__name__}'s {name}", rows)
+        return outcome
 
     def forward(self, batch: Batch, moment: Moment, upstream: Sequence[Tensor] | None = None) -> Outcome:
         """Return the loss of this rank's part of a global batch.
@@ -102,8 +132,9 @@ class Method(nn.Module):
         if upstream is not None:
             products = [(z * g).sum() for z, g in zip(self.embed(batch.views), upstream, strict=True)]
             return Outcome(torch.stack(products).sum())
+        check_batch_statistics("this process's part of the batch", batch.index)
         embeddings = self.embed(self.seen(batch, moment))
-        return self.objective(embeddings, self.targets(batch.views, embeddings), batch, moment)
+        return self.outcome(embeddings, self.targets(batch.views, embeddings), batch, moment)
 
 
 def unit(rows: Sequence[Tensor]) -> list[Tensor]:

@@ -12,12 +12,13 @@ from pretrain.heads import Encoder
 from pretrain.method_config import MoCoConfig, SimCLRConfig, SiMoConfig
 from pretrain.methods.base import Method, Moment, Outcome, unit
 from pretrain.objectives.contrastive import (
+    batch_info_nce,
     enqueue,
     eqco_margin,
     info_nce,
-    info_nce_of_similarities,
     mi_bound,
     sample_negatives,
+    sampled_info_nce,
     simo_loss,
 )
 from pretrain.target import build_target
@@ -103,19 +104,16 @@ class SimCLR(Method):
         first = rank() * len(u[0]) + torch.arange(len(u[0]), device=keys.device)
         own, other = torch.cat([first, first + count]), torch.cat([first + count, first])
         excluded = torch.stack([own, other], dim=1)
-        similarities = queries @ keys.T
+        available = 2 * count - 2
+        margin = _margin(config.alpha, config.negatives or available, config.tau)
         if config.negatives is None:
-            negatives = similarities.scatter(1, excluded, -torch.inf)
-            margin = _margin(config.alpha, 2 * count - 2, config.tau)
+            loss = batch_info_nce(queries, positives, keys, excluded, config.tau, margin)
         else:
             everyone = torch.arange(2 * count, device=keys.device)
             pairs = torch.stack([everyone, everyone.roll(count)], dim=1)
             drawn = sample_negatives(2 * count, 2 * count, pairs, config.negatives, moment.generator)
-            negatives = similarities.gather(1, drawn[own])
-            margin = _margin(config.alpha, config.negatives, config.tau)
-        positive = (queries * positives).sum(1)
-        loss = info_nce_of_similarities(positive, negatives, config.tau, margin)
-        bound = mi_bound(loss, config.alpha or config.negatives or 2 * count - 2)
+            loss = sampled_info_nce(queries, positives, keys, drawn[own], config.tau, margin)
+        bound = mi_bound(loss, config.alpha or config.negatives or available)
         return Outcome(loss, {"mi_bound": bound}, queries, positives)
 
 

@@ -18,6 +18,7 @@ from pretrain.objectives.instance import (
     proximal_loss,
     updated_rows,
 )
+from pretrain.objectives.preconditions import check_normalised
 from pretrain.sharded_bank import ShardedBank
 
 
@@ -30,6 +31,15 @@ class _Banked(Method):
         super().__init__(online)
         self.settings = config
         self.bank = bank
+
+    def check(self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch) -> None:
+        super().check(embeddings, targets, batch)
+        self.check_rows(embeddings[0], batch.index)
+        check_normalised("the memory bank's rows", self.bank.rows(gather(batch.index)))
+
+    def check_rows(self, z: Tensor, index: Tensor) -> None:
+        """Raises UserError where an image of the batch has no row of its embedding's width in the bank."""
+        self.bank.check(max(len(self.bank), int(index.max()) + 1), z.shape[1])
 
     def move_bank(self, z: Tensor, index: Tensor, log_partition: Tensor, corrected: bool) -> None:
         """Update the rows of the global batch's images (Eqs. 3, 6); a collective call."""
@@ -70,6 +80,7 @@ class SqrtKL(_Banked):
         before = {name: value.clone() for name, value in self.online.named_buffers()}
         for batch in batches:
             (z,) = unit(self.embed(batch.views))
+            self.check_rows(z, batch.index)
             self.bank.update(gather(batch.index), gather(z))
         for name, value in self.online.named_buffers():
             value.copy_(before[name])

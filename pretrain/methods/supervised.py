@@ -14,6 +14,8 @@ from pretrain.methods.base import Method, Moment, Outcome
 class Supervised(Method):
     """Cross-entropy on the data set's labels; the online network's head is the classifier."""
 
+    directional = False
+
     def __init__(self, config: SupervisedConfig, online: Encoder) -> None:
         super().__init__(online)
         self.config = config

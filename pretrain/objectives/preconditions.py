@@ -16,6 +16,19 @@ def check_normalised(name: str, x: Tensor, tolerance: float = 1e-2) -> None:
         )
 
 
+def check_directions(name: str, x: Tensor) -> None:
+    """Raises UserError where a row of the embeddings `x` (B, d), called `name`, has no direction.
+
+    A row of zeros cannot be l2-normalised, nor can one with numbers that are not finite.
+    """
+    lengths = x.detach().float().norm(dim=-1)
+    if not bool(((lengths > 1e-12) & lengths.isfinite()).all()):
+        raise UserError(
+            f"{name} cannot be l2-normalised: a row is all zeros, or not finite; look at the images' values,"
+            " and at a checkpoint or head that gives nothing."
+        )
+
+
 def check_batch_statistics(name: str, x: Tensor) -> None:
     """Raises UserError where `x` (B, d), called `name`, has too few rows for statistics over the batch."""
     if len(x) < 2:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from configs.errors import UserError
-from pretrain.objectives.preconditions import check_batch_statistics, check_normalised
+from pretrain.objectives.preconditions import check_batch_statistics, check_directions, check_normalised
 
 
 def test_unit_rows_pass_even_when_rounded_to_bfloat16() -> None:
@@ -23,3 +23,10 @@ def test_a_batch_of_one_has_no_statistics() -> None:
     check_batch_statistics("z", torch.zeros(2, 3))
     with pytest.raises(UserError, match=r"z is a batch of 1: batch statistics .* need at least 2"):
         check_batch_statistics("z", torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
+def test_a_row_without_a_direction_is_refused(row: list[float]) -> None:
+    check_directions("an embedding", torch.tensor([[3.0, 4.0], [1e-3, 0.0]]))
+    with pytest.raises(UserError, match="an embedding cannot be l2-normalised"):
+        check_directions("an embedding", torch.tensor([[3.0, 4.0], row]))
