@@ -1,7 +1,7 @@
 """Which images make up which step: a pure function of the seed, so that a resumed run sees the same ones."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +59,16 @@ class Steps:
             yield draws[self.rank :: self.world]
 
 
-def step_loader(dataset: Dataset[Any], steps: Steps, workers: int) -> DataLoader[Any]:
+def step_loader(
+    dataset: Dataset[Any], steps: Steps, workers: int, collate: Callable[[list[Any]], Any] = list
+) -> DataLoader[Any]:
     """Load whole steps ahead in `workers` processes; 0 loads in this one."""
     return DataLoader(
         dataset,
         batch_sampler=steps,
         num_workers=workers,
         worker_init_fn=_outlive_signals,
-        collate_fn=list,
+        collate_fn=collate,
         persistent_workers=False,
     )
 

@@ -54,11 +54,11 @@ class _SegmenterConfig(Section):
     def _plain_stem(cls, backbone: str) -> str:
         if backbone in ("ResNetV1c", "ResNetV1d"):
             raise ValueError(
-                f"{backbone} has a deep stem (three 3x3 convolutions) that no checkpoint with torchvision's"
+                f"'{backbone}' has a deep stem (three 3x3 convolutions) that no checkpoint with torchvision's"
                 " 7x7 stem fits; a carried backbone needs 'ResNet'"
             )
         if backbone != "ResNet":
-            raise ValueError(f"{backbone}: segmenters are built on 'ResNet' only")
+            raise ValueError(f"segmenters are built on 'ResNet' only, not on '{backbone}'")
         return backbone
 
 

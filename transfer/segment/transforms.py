@@ -46,7 +46,7 @@ def train_example(
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     if config.photometric:
         pixels = distort(np.ascontiguousarray(pixels), rng)
-    return Example(to_tensor(pixels), torch.from_numpy(np.ascontiguousarray(labels)))
+    return Example(to_tensor(pixels), torch.from_numpy(labels.copy()))
 
 
 def pixels_for_test(source: SegmentationImage, config: InputConfig) -> Tensor:
@@ -82,7 +82,8 @@ def load_truth(source: SegmentationImage, code: MaskCode) -> np.ndarray:
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """(H, W, 3) pixels as a (3, H, W) tensor."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    # Copied: what PIL hands out may not be written to, and torch warns of that.
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def _crop(labels: np.ndarray, config: InputConfig, rng: np.random.Generator) -> tuple[slice, slice]:

@@ -1,0 +1,245 @@
+"""Training in mmengine's Runner: its loop, optimiser and schedule, our log, states and way of stopping."""
+
+import logging
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor, nn
+
+from configs import UserError
+from pretrain.checkpoint import previous
+from pretrain.interrupt import Interrupted, StopRequest
+from pretrain.metrics import MetricsLog
+from pretrain.progress import Bar, progress
+from transfer.segment.backend import Training
+from transfer.segment.batches import Steps, step_loader
+from transfer.segment.fcn_train import dropout_seed, require_finite
+from transfer.segment.mmseg_data import MmsegTrainingImages
+from transfer.segment.window import Window, save_points
+
+log = logging.getLogger(__name__)
+
+STATE_NAME = "checkpoint.pth"
+WORK_NAME = "mmengine"
+_OURS = "carryover"
+_LOSSES = {"loss": "loss", "decode.loss_ce": "loss_seg", "aux.loss_ce": "loss_aux"}
+
+
+class _Loop(IterBasedTrainLoop):
+    """mmengine's loop over a loader that starts at the resumed iteration, so that none is skipped over."""
+
+    def run(self) -> nn.Module:
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        while self._iter < self._max_iters:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+
+class _Bf16OptimWrapper(OptimWrapper):
+    """Autocasts the network to bfloat16 on any device; mmengine's own is for GPUs only."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, torch.bfloat16):
+            yield
+
+
+class _Keeper(Hook):
+    """Seeds each iteration, logs, saves when it is due, and stops in good order."""
+
+    # After the schedule's own hook, so that what is saved is ready for the next iteration.
+    priority = "LOWEST"
+
+    def __init__(
+        self,
+        run: Training,
+        stop: StopRequest,
+        carried: dict[str, Any],
+        bar: Bar | None,
+        prove: Callable[[nn.Module], int],
+    ) -> None:
+        self.run, self.stop, self.bar, self.prove = run, stop, bar, prove
+        self.metrics = MetricsLog(run.out / "metrics.jsonl")
+        self.due = save_points(run.config.solver.iterations, run.config.checkpoints)
+        self.window = Window(carried.get("window"), carried.get("window_count", 0))
+        self.before = carried.get("seconds", 0.0)
+        self.began = time.monotonic()
+        self.rate = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+    def before_train(self, runner: Runner) -> None:
+        if self.run.ranks.first:
+            self.metrics.rewind(runner.iter)
+        if runner.iter == 0:
+            self.prove(_bare(runner.model))
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        config, ranks = self.run.config, self.run.ranks
+        torch.manual_seed(dropout_seed(config.seed, runner.iter, ranks.rank))
+        self.rate = float(runner.optim_wrapper.get_lr()["lr"][0])
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        config, ranks = self.run.config, self.run.ranks
+        done = runner.iter + 1
+        self.window.note(_losses(outputs))
+        stopping = self.stop.requested()
+        saving = done in self.due or stopping
+        if saving or done % config.log_every == 0:
+            require_finite(self.window, runner.model, done)
+        if done % config.log_every == 0 or done == config.solver.iterations:
+            row = self.window.close()
+            if ranks.first:
+                self.metrics.write(done, lr=self.rate, **row)
+            if self.bar is not None:
+                self.bar.advance(0, loss=row["loss"])
+        if self.bar is not None:
+            self.bar.advance()
+        if saving and ranks.first:
+            self._save(runner)
+        if stopping:
+            raise Interrupted(self.stop.signum)
+
+    def _save(self, runner: Runner) -> None:
+        """Let mmengine write its checkpoint, then move it into place; the one before is kept."""
+        ours = {
+            "identity": self.run.identity,
+            "seconds": self.seconds,
+            "window": self.window.numbers(),
+            "window_count": self.window.count,
+        }
+        path = self.run.out / STATE_NAME
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        runner.save_checkpoint(str(self.run.out), temporary.name, meta={_OURS: ours}, by_epoch=False)
+        if path.exists():
+            path.replace(previous(path))
+        temporary.replace(path)
+
+
+def train_model(
+    run: Training, model: nn.Module, stop: StopRequest, prove: Callable[[nn.Module], int]
+) -> float:
+    """Train `model` in place; see `backend.Segmenter.train`. `prove` is called before the first iteration."""
+    config, solver, ranks = run.config, run.config.solver, run.ranks
+    path, state = latest_state(run)
+    start = 0 if state is None else int(state["meta"]["iter"])
+    carried = {} if state is None else state["meta"][_OURS]
+    if state is not None and start >= solver.iterations:
+        model.load_state_dict(state["state_dict"])
+        model.to(ranks.device)
+        return float(carried["seconds"])
+    images = MmsegTrainingImages(run.dataset, config.input, config.seed)
+    size, world = solver.ims_per_batch, ranks.world
+    steps = Steps(len(run.dataset.images), size, config.seed, start, solver.iterations, ranks.rank, world)
+    with _bar(run, start) as bar:
+        keeper = _Keeper(run, stop, carried, bar, prove)
+        runner = Runner(
+            model=model,
+            work_dir=str(run.out / WORK_NAME),
+            train_dataloader=step_loader(images, steps, config.workers, pseudo_collate),
+            train_cfg={"type": _Loop, "max_iters": solver.iterations},
+            optim_wrapper={
+                "type": _Bf16OptimWrapper if solver.precision == "bf16" else OptimWrapper,
+                "optimizer": {
+                    "type": "SGD",
+                    "lr": solver.peak_lr,
+                    "momentum": solver.momentum,
+                    "weight_decay": solver.weight_decay,
+                },
+            },
+            param_scheduler={
+                "type": "PolyLR",
+                "eta_min": solver.final_lr,
+                "power": solver.power,
+                "begin": 0,
+                "end": solver.iterations,
+                "by_epoch": False,
+            },
+            default_hooks={"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
+            custom_hooks=[keeper],
+            load_from=None if path is None else str(path),
+            resume=path is not None,
+            launcher="pytorch" if world > 1 else "none",
+            log_level="ERROR",
+            default_scope="mmseg",
+            randomness={"seed": config.seed},
+            experiment_name=f"{run.identity[:12]}-{time.monotonic_ns()}",
+        )
+        with readable():
+            runner.train()
+    if path is not None:
+        log.info("%s: resumed at iteration %d", run.out, start)
+    return keeper.seconds
+
+
+def latest_state(run: Training) -> tuple[Path | None, dict[str, Any] | None]:
+    """Return the newest whole state in `out` and its file; a torn file is passed over, and said so.
+
+    Raises UserError for the state of another run.
+    """
+    newest = run.out / STATE_NAME
+    for path in (newest, previous(newest)):
+        if not path.exists():
+            continue
+        try:
+            with readable():
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+            log.warning("%s is damaged (%s); trying the state before it", path, error)
+            continue
+        if state["meta"].get(_OURS, {}).get("identity") != run.identity:
+            raise UserError(
+                f"{run.out}: holds the training state of another recipe, seed or checkpoint;"
+                " choose another directory"
+            )
+        return path, state
+    return None, None
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Let torch.load, which executes nothing, read mmengine's own checkpoints: they hold histories."""
+    reconstruct = np.empty(0).__reduce__()[0]
+    known = [HistoryBuffer, reconstruct, np.ndarray, np.dtype]
+    known += [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)]
+    with torch.serialization.safe_globals(known):
+        yield
+
+
+@contextmanager
+def _bar(run: Training, start: int) -> Iterator[Bar | None]:
+    if not run.ranks.first:
+        yield None
+        return
+    with progress(f"train {run.config.model.label}", run.config.solver.iterations, start) as bar:
+        yield bar
+
+
+def _losses(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {ours: outputs[theirs] for theirs, ours in _LOSSES.items() if theirs in outputs}
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return getattr(model, "module", model) if is_model_wrapper(model) else model
