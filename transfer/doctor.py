@@ -103,17 +103,29 @@ def _detectron2() -> Finding:
 
 
 def _mmseg() -> Finding:
+    from transfer.convert.target import quiet
+    from transfer.segment.mmcv_stub import install
+
     parts = {name: _version(name) for name in ("mmsegmentation", "mmcv", "mmcv-lite", "mmengine")}
     if not parts["mmsegmentation"]:
-        remedy = "pip install 'carryover[mmseg]'"
+        remedy = "pip install 'carryover[mmseg]'  (torchvision's FCN is there without it)"
         return Finding("mmsegmentation", "missing", "reference segmentation backend", remedy=remedy)
     detail = ", ".join(f"{name} {version}" for name, version in parts.items() if version)
-    if not parts["mmengine"] or not (parts["mmcv"] or parts["mmcv-lite"]):
-        return Finding("mmsegmentation", "broken", detail, remedy="pip install 'carryover[mmseg]'")
+    upstream = "pip install 'carryover[mmseg]'; a built mmcv: see mmcv's own installation page"
+    try:
+        # Installed is not enough: mmseg refuses most versions of mmcv when it is imported.
+        install()
+        with quiet():
+            importlib.import_module("mmseg.models")
+    except (ImportError, AssertionError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return Finding("mmsegmentation", "broken", f"{detail}: {reason}", remedy=upstream)
+    kernels = importlib.util.find_spec("mmcv._ext")
     kind = (
-        "built mmcv"
-        if parts["mmcv"]
-        else "mmcv-lite: FCN and UPerNet work, heads with mmcv's own operators do not"
+        # Our stand-in for the kernels has no loader.
+        "built mmcv: every head works"
+        if kernels is not None and kernels.loader is not None
+        else "mmcv-lite: FCN and UPerNet train and test, heads with mmcv's own operators do not"
     )
     return Finding("mmsegmentation", "ok", f"{detail} ({kind})")
 

@@ -180,9 +180,10 @@ def _evaluation_order(evaluation: Evaluation, record: ResultRecord) -> tuple[obj
 
 
 def what(record: ResultRecord) -> str:
-    """Return an evaluation's short name: the detector, or the share of the labels, or the recipe."""
-    if detector := record.facts.get("detector"):
-        return str(detector)
+    """Return an evaluation's short name: detector or segmenter, or the share of the labels, or the recipe."""
+    for built in ("detector", "segmenter"):
+        if name := record.facts.get(built):
+            return str(name)
     if record.label_fraction is not None:
         return f"{share(record.label_fraction)} of the labels"
     return record.recipe

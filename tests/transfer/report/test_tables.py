@@ -91,6 +91,19 @@ def test_boxes_and_masks_have_columns_as_in_table_8_and_the_rest_a_table_of_its_
     assert [c.metric for _, c in full.columns] == names
 
 
+def test_segmentation_has_a_table_a_data_set_and_a_group_a_backend() -> None:
+    metrics = tuple(Metric(name=n, value=v, n=9) for n, v in (("mIoU", 50.0), ("aAcc", 90.0), ("mAcc", 60.0)))
+    shared = {"task": "segmentation", "dataset": "VOC 2012 aug", "facts": {"segmenter": "FCN-d8"}}
+    ours = record(metrics=metrics, **shared)
+    theirs = record(metrics=metrics, backend="mmsegmentation", backend_version="1.2.2", **shared)
+    (table,) = tables_of(ours, theirs)
+    assert table.title == "Semantic segmentation, VOC 2012 aug"
+    assert [c.heading for _, c in table.columns] == ["mIoU", "aAcc", "mAcc"] * 2
+    headings = [g.heading for g in table.groups]
+    assert len(set(headings)) == 2
+    assert all("FCN-d8" in h for h in headings)
+
+
 def test_a_table_has_at_most_twelve_columns() -> None:
     runs = [record(recipe=f"r{i}", recipe_hash=f"{i:x}" * 64, seed=0) for i in range(15)]
     tables = tables_of(*runs)
