@@ -35,7 +35,8 @@ def stage_costs(ledger: Ledger) -> dict[str, Cost]:
     for name, record in records.items():
         rows = [row for job in _jobs(record) for row in accounted.get(job, [])]
         attempts = ledger.closed(record, record.state == "running")
-        if rows:
+        # The database hears of a job's end later than the ledger does.
+        if rows and (record.state == "running" or all(row.ended is not None for row in rows)):
             costs[name] = _from_accounting(graph[name], rows, attempts)
         else:
             upstream = [records[n] for n in graph[name].upstream if n in records]

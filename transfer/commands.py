@@ -101,6 +101,8 @@ def print_report(runs: Sequence[Path], out: Path | None, formats: str, title: st
     """Write the report of some runs; return whether every record could be read."""
     from transfer.report import write_report
 
+    for run in runs:
+        _refresh_costs(run)
     directory = out or (runs[0] / "report" if runs[0].is_dir() else Path("report"))
     report = write_report(runs, directory, title, [f.strip() for f in formats.split(",") if f.strip()])
     for problem in report.problems:
@@ -108,6 +110,19 @@ def print_report(runs: Sequence[Path], out: Path | None, formats: str, title: st
     for file in report.files:
         out_console.print(Text(str(file)), soft_wrap=True)
     return not report.problems
+
+
+def _refresh_costs(run: Path) -> None:
+    """Ask again what a run cost: sacct may not have known all when the run drew up its own report."""
+    from slurm.ledger import Ledger
+    from transfer.costs import write_costs
+
+    if not Ledger(run).pipeline_file.is_file():
+        return
+    try:
+        write_costs(run)
+    except OSError as error:
+        log.warning("%s: costs are shown as they were written: %s", run, error)
 
 
 def print_comparison(first: Path, second: Path) -> bool:

@@ -39,7 +39,17 @@ class Metric(Section):
 
 
 class ResultRecord(Section):
-    """Everything needed to trust one evaluation's numbers and to find where they come from."""
+    """Everything needed to trust one evaluation's numbers and to find where they come from.
+
+    Attributes
+    ----------
+    wall_seconds, gpu_hours
+        Of all attempts together; `waiting_seconds` is time in a cluster's queue with nothing else in the way.
+    cost_source
+        Who counted them: "sacct", the pipeline's own "clock", or, where None, the evaluation itself.
+    pretrain_...
+        The same of the pretraining that the checkpoint comes from, where it is known.
+    """
 
     schema_version: Literal["carryover-result-1"] = SCHEMA
     method: str
@@ -75,6 +85,11 @@ class ResultRecord(Section):
     finished: str
     pretrain_gpu_hours: float | None = None
     pretrain_wall_seconds: float | None = None
+    waiting_seconds: float | None = None
+    attempts: int | None = None
+    cost_source: Literal["sacct", "clock"] | None = None
+    pretrain_waiting_seconds: float | None = None
+    pretrain_attempts: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -251,7 +266,8 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
             )
     tail = ["metric", "value", "unit", "higher_is_better", "n"]
     frame = pd.DataFrame(rows, columns=[*columns, "record", *tail])
-    return frame.astype({"seed": "Int64", "pretrain_seed": "Int64", "train_images": "Int64", "n": "Int64"})
+    whole = ("seed", "pretrain_seed", "train_images", "n", "attempts", "pretrain_attempts")
+    return frame.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _digest(plain: dict[str, Any]) -> str:

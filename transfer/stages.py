@@ -67,6 +67,8 @@ def evaluate(out: Path, recipe: Mapping[str, Any], name: str, checkpoint: str) -
 
 def report(out: Path, run_dir: str, title: str) -> None:
     """Draw up the report of a run directory into its own `report/`; `out` keeps a copy of what was said."""
+    from transfer.costs import write_costs
     from transfer.report import write_report
 
+    write_costs(Path(run_dir))
     write_report([Path(run_dir)], Path(run_dir) / "report", title=title)
