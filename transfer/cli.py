@@ -197,11 +197,14 @@ def run(
 
 
 @app.command()
-def status(run_dir: Run) -> None:
+def status(
+    run_dir: Run,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until nothing is on its way.")] = False,
+) -> None:
     """Say where every stage of a run stands."""
     from transfer.run_commands import print_status
 
-    raise typer.Exit(print_status(run_dir))
+    raise typer.Exit(print_status(run_dir, follow=follow))
 
 
 @app.command()

@@ -1,10 +1,12 @@
 """run, status, logs, cancel, retry: what they do and print. All but `run` need the run directory alone."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
     from slurm.executor import Event, Executor, GraphResult
     from slurm.graph import Graph
     from slurm.preview import Preview
+    from slurm.status import RunStatus
     from transfer.cluster_config import ClusterConfig
     from transfer.pipeline_config import PipelineConfig
 
 out_console = Console()
 err_console = Console(stderr=True)
 
+# Each look is a call to squeue, which asks not to be run in tight loops.
+_LOOK_SECONDS = 20.0
 _STYLES = {
     "finished": "green",
     "skipped": "dim",
@@ -75,11 +80,28 @@ def run_pipeline(
     return _conclude(result)
 
 
-def print_status(run_dir: Path) -> int:
-    """Print where every stage of a run stands; return 1 when one ended badly, else 0."""
+def print_status(run_dir: Path, *, follow: bool = False) -> int:
+    """Print where every stage of a run stands; return 1 when one ended badly, else 0.
+
+    With `follow`, the table is drawn anew until nothing is on its way any more.
+    """
     from slurm.status import status
 
     now = status(run_dir)
+    if follow:
+        with Live(_status_table(now), console=out_console, auto_refresh=False) as screen:
+            while now.in_flight:
+                time.sleep(_LOOK_SECONDS)
+                now = status(run_dir)
+                screen.update(_status_table(now), refresh=True)
+    else:
+        out_console.print(_status_table(now))
+    counted = ", ".join(f"{n} {state}" for state, n in now.counts.items())
+    out_console.print(Text(f"{now.run_dir.name}: {counted}" + (f"; {now.note}" if now.note else "")))
+    return 1 if any(now.counts[s] for s in ("failed", "blocked", "cancelled")) else 0
+
+
+def _status_table(now: "RunStatus") -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "state", "job", "attempts", "elapsed", "progress", "left", "why"):
         table.add_column(column, overflow="fold")
@@ -93,10 +115,7 @@ def print_status(run_dir: Path) -> int:
         elapsed = _clock(stage.seconds) if stage.seconds else ""
         state = Text(stage.state, style=_STYLES.get(stage.state, "cyan"))
         table.add_row(stage.name, state, stage.job_id, tries, elapsed, done, left, Text(why))
-    out_console.print(table)
-    counted = ", ".join(f"{n} {state}" for state, n in now.counts.items())
-    out_console.print(Text(f"{now.run_dir.name}: {counted}" + (f"; {now.note}" if now.note else "")))
-    return 1 if any(now.counts[s] for s in ("failed", "blocked", "cancelled")) else 0
+    return table
 
 
 def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
