@@ -1,6 +1,6 @@
 """What a library brings to a detection run; the protocol and the loop around it are the same for all."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Detector(Protocol):
     def build_optimizer(self) -> torch.optim.Optimizer:
         """Build the optimiser of the recipe over what is trained; its rate is set at every step."""
 
-    def steps(self, start: int, stop: int) -> Iterator[Step]:
+    def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
         """Yield this rank's part of steps `start` to `stop`: a function of the seed alone."""
 
     def recalibrate(self, start: int, stop: int) -> int:

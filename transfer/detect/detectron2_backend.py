@@ -7,8 +7,8 @@ proven equal to Detectron2's where they can be compared), and the state that a r
 import importlib.util
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Detectron2Detector:
         optimizer: torch.optim.Optimizer = build_optimizer(self.cfg, self.model)
         return optimizer
 
-    def steps(self, start: int, stop: int) -> Iterator[Step]:
+    def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
         config, ranks = self.run.config, self.run.ranks
         dataset = TrainInputs(self.run.images, self.cfg)
         size = config.solver.ims_per_batch
@@ -79,8 +79,8 @@ class Detectron2Detector:
         self.model.train()
         layers = get_bn_modules(self.model)
         if layers:
-            inputs = (inputs for (inputs,) in self.steps(start, stop))
-            update_bn_stats(self.model, inputs, stop - start)
+            with closing(self.steps(start, stop)) as steps:
+                update_bn_stats(self.model, (inputs for (inputs,) in steps), stop - start)
         return len(layers)
 
     def test_images(self, images: Sequence[DetectionImage]) -> Dataset[dict[str, Any]]:
@@ -193,7 +193,9 @@ def _detector(run: Training, splits: Splits, source: Source) -> Iterator[Detectr
         if config.solver.precision == "bf16":
             outputs_in_float32(model)
         if ranks.first:
-            (run.out / CFG_NAME).write_text(cfg.dump(), encoding="utf-8")
+            written = run.out / f".{CFG_NAME}.tmp"
+            written.write_text(cfg.dump(), encoding="utf-8")
+            written.replace(run.out / CFG_NAME)
         facts = {
             "norm": norm,
             "Detectron2": "unbuilt" if importlib.util.find_spec("detectron2._C") is None else "built",

@@ -27,9 +27,6 @@ def evaluate_in_processes(
 
     A signal to stop is passed on to all of them. Raises what they raise: UserError, WorkError, Interrupted.
     """
-    from transfer.detect.detectron2_rcnn import import_detectron2
-
-    import_detectron2()
     from detectron2.engine import launch
 
     context: SpawnContext = multiprocessing.get_context("spawn")

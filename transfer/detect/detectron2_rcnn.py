@@ -28,12 +28,12 @@ def evaluate(config: DetectionConfig, checkpoint: Path, out: Path) -> ResultReco
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
     require_detectron2()
+    splits = read_splits(config.data, needs_masks=config.model.masks)
+    import_detectron2()
     if (processes := _own_processes()) > 1:
         from transfer.detect.detectron2_launch import evaluate_in_processes
 
         return evaluate_in_processes(processes, config, checkpoint, out)
-    splits = read_splits(config.data, needs_masks=config.model.masks)
-    import_detectron2()
 
     from transfer.detect.detectron2_backend import DETECTRON2
     from transfer.detect.rcnn_protocol import run_protocol

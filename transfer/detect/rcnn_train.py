@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,9 @@ def train_detector(run: Training, detector: Detector, stop: StopRequest) -> floa
     with ExitStack() as stack:
         title = f"train {config.model.label}"
         bar = stack.enter_context(progress(title, solver.iterations, start)) if ranks.first else None
-        for iteration, step in enumerate(detector.steps(start, solver.iterations), start):
+        # Closed here, or loaders and what else a library has open would outlive an interruption.
+        steps = stack.enter_context(closing(detector.steps(start, solver.iterations)))
+        for iteration, step in enumerate(steps, start):
             rate = solver.peak_lr * lr_factor(solver, iteration)
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -1,6 +1,6 @@
 """The torchvision side of a detection run: the detector of `rcnn_model`, its steps and its detections."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -51,7 +51,7 @@ class TorchvisionDetector:
     def build_optimizer(self) -> torch.optim.SGD:
         return build_optimizer(self.model, self.run.config.solver)
 
-    def steps(self, start: int, stop: int) -> Iterator[Step]:
+    def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
         config, ranks = self.run.config, self.run.ranks
         images, size = self.run.images, config.solver.ims_per_batch
         dataset = TrainingImages(images, config.input, config.model.masks, config.seed)

@@ -1,74 +1,35 @@
 """Build the Detectron2 model that one of our detectors should equal, and give it the same weights."""
 
 import re
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from pretrain.backbone_config import BackboneConfig
+from transfer.detect.config import DetectionConfig
+from transfer.detect.detectron2_config import Surroundings, build_cfg
 from transfer.detect.model_config import C4Config, FPNConfig
 
+DATA = {
+    "kind": "coco",
+    "root": "none",
+    "train": {"annotations": "train.json", "images": "train"},
+    "test": {"annotations": "test.json", "images": "test"},
+}
 STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
 
-def twin(config: C4Config | FPNConfig, depth: int, classes: int, pixel_mean, pixel_std):
-    """Detectron2's model for one of our recipes, with random weights, on the CPU."""
-    from detectron2.config import get_cfg
-    from detectron2.layers import get_norm
+def twin(config: C4Config | FPNConfig, arch: str, classes: int):
+    """The model that the Detectron2 backend builds for one of our recipes, with random weights."""
     from detectron2.modeling import build_model
 
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.MASK_ON = config.masks
-    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixel_mean), list(pixel_std)
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    cfg.MODEL.RESNETS.DEPTH = depth
-    if depth < 50:
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [list(config.aspect_ratios)]
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
-    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = config.roi.batch_per_image
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = config.roi.score_threshold
-    cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = config.rpn.pre_nms_train
-    cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = config.rpn.pre_nms_test
-    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = config.rpn.post_nms_train
-    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = config.rpn.post_nms_test
-    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = config.rpn.batch_per_image
-    cfg.INPUT.MASK_FORMAT = "bitmask"
-    if isinstance(config, FPNConfig):
-        _fpn(cfg, config)
-        return build_model(cfg)
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [list(config.anchor_sizes)]
-    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = config.mask_dim
-    model = build_model(cfg)
-    if config.extra_norm:
-        model.roi_heads.res5.add_module("norm", get_norm("BN", cfg.MODEL.RESNETS.RES2_OUT_CHANNELS * 8))
-    return model
-
-
-def _fpn(cfg, config: FPNConfig) -> None:
-    levels = list(STAGES.values())
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.OUT_FEATURES = levels
-    cfg.MODEL.FPN.IN_FEATURES = levels
-    cfg.MODEL.FPN.NORM = "" if config.fpn_norm == "none" else "BN"
-    cfg.MODEL.FPN.OUT_CHANNELS = config.fpn_dim
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size] for size in config.anchor_sizes]
-    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
-    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-    cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
-    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
-    cfg.MODEL.ROI_BOX_HEAD.NUM_CONV = config.box_convs
-    cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = config.box_conv_dim
-    cfg.MODEL.ROI_BOX_HEAD.NUM_FC = config.box_fcs
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = config.box_fc_dim
-    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = config.mask_convs
-    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = config.mask_dim
-    norm = "" if config.head_norm == "none" else "BN"
-    cfg.MODEL.ROI_BOX_HEAD.NORM = cfg.MODEL.ROI_MASK_HEAD.NORM = norm
+    # The model takes nothing from the rest of a recipe, which has to have some data and some schedule.
+    recipe = DetectionConfig.model_validate(
+        {"backend": "detectron2", "data": DATA, "model": config, "solver": {"max_iter": 2, "warmup_iters": 1}}
+    )
+    around = Surroundings(classes, "a_train", "a_test", "bitmask", Path("none"), Path("none"), "cpu", 1)
+    return build_model(build_cfg(recipe, BackboneConfig(arch=arch), around))
 
 
 def give_weights(ours: nn.Module, theirs: nn.Module, config: C4Config | FPNConfig) -> None:

@@ -24,7 +24,7 @@ RPN_LIMITS = {
     "batch_per_image": 32,
 }
 DETECTORS = {
-    "faster fpn r18": (FPNConfig(name="fpn", norm="BN", fpn_dim=32, box_fc_dim=64), "resnet18", 18),
+    "faster fpn r18": (FPNConfig(name="fpn", norm="BN", fpn_dim=32, box_fc_dim=64), "resnet18"),
     "mask fpn r18, norms everywhere": (
         FPNConfig(
             name="fpn",
@@ -41,10 +41,13 @@ DETECTORS = {
             mask_dim=32,
         ),
         "resnet18",
-        18,
     ),
-    "mask c4 r50": (C4Config(name="c4", masks=True, norm="BN", mask_dim=32), "resnet50", 50),
-    "faster c4 r50, no extra norm": (C4Config(name="c4", norm="BN", extra_norm=False), "resnet50", 50),
+    "mask c4 r18, res5 of basic blocks": (
+        C4Config(name="c4", masks=True, norm="BN", mask_dim=32),
+        "resnet18",
+    ),
+    "mask c4 r50": (C4Config(name="c4", masks=True, norm="BN", mask_dim=32), "resnet50"),
+    "faster c4 r50, no extra norm": (C4Config(name="c4", norm="BN", extra_norm=False), "resnet50"),
 }
 
 
@@ -52,22 +55,20 @@ DETECTORS = {
 def pair(request):
     from tests.transfer.detect.detectron2_twin import give_weights, twin
 
-    config, arch, depth = DETECTORS[request.param]
+    config, arch = DETECTORS[request.param]
     limits = (FPNRPNConfig if config.name == "fpn" else C4RPNConfig)(**RPN_LIMITS)
     sizes = (16, 32, 64, 128, 256) if config.name == "fpn" else (16, 32, 64)
     config = config.model_copy(update={"rpn": limits, "roi": SMALL_ROI, "anchor_sizes": sizes})
     torch.manual_seed(3)
     backbone = build_backbone(BackboneConfig(arch=arch))
     _settle(backbone)
-    statistics = InputConfig()
-    ours = build_detector(
-        BackboneConfig(arch=arch), backbone.state_dict(), config, statistics, CLASSES, seed=1
-    )
+    about = BackboneConfig(arch=arch)
+    ours = build_detector(about, backbone.state_dict(), config, InputConfig(), CLASSES, seed=1)
     # Fresh predictors answer almost nothing; let every output depend on its input.
     for name, parameter in ours.named_parameters():
         if "predictor" in name or "rpn.head" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    theirs = twin(config, depth, CLASSES, statistics.pixel_mean, statistics.pixel_std)
+    theirs = twin(config, arch, CLASSES)
     give_weights(ours, theirs, config)
     return config, ours, theirs
 
