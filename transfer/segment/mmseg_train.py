@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
-from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -122,6 +120,11 @@ class _Keeper(Hook):
         if stopping:
             raise Interrupted(self.stop.signum)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        # mmengine's histories of its own log hold classes that torch.load, which executes nothing, refuses to
+        # read; ours is in metrics.jsonl.
+        checkpoint["message_hub"]["log_scalars"] = {}
+
     def _save(self, runner: Runner) -> None:
         """Let mmengine write its checkpoint, then move it into place; the one before is kept."""
         ours = {
@@ -187,8 +190,7 @@ def train_model(
             randomness={"seed": config.seed},
             experiment_name=f"{run.identity[:12]}-{time.monotonic_ns()}",
         )
-        with readable():
-            runner.train()
+        runner.train()
     if path is not None:
         log.info("%s: resumed at iteration %d", run.out, start)
     return keeper.seconds
@@ -204,8 +206,7 @@ def latest_state(run: Training) -> tuple[Path | None, dict[str, Any] | None]:
         if not path.exists():
             continue
         try:
-            with readable():
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
             log.warning("%s is damaged (%s); trying the state before it", path, error)
             continue
@@ -216,16 +217,6 @@ def latest_state(run: Training) -> tuple[Path | None, dict[str, Any] | None]:
             )
         return path, state
     return None, None
-
-
-@contextmanager
-def readable() -> Iterator[None]:
-    """Let torch.load, which executes nothing, read mmengine's own checkpoints: they hold histories."""
-    reconstruct = np.empty(0).__reduce__()[0]
-    known = [HistoryBuffer, reconstruct, np.ndarray, np.dtype]
-    known += [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)]
-    with torch.serialization.safe_globals(known):
-        yield
 
 
 @contextmanager
