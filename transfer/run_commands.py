@@ -1,5 +1,7 @@
 """run, status, logs, cancel, retry: what they do and print. All but `run` need the run directory alone."""
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from transfer.cluster_config import ClusterConfig
     from transfer.pipeline_config import PipelineConfig
 
-out_console = Console()
+# In a pipe there is no width to keep to, and folded stage names cannot be searched for.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+out_console = Console(width=_WIDTH)
 err_console = Console(stderr=True)
 
 # Each look is a call to squeue, which asks not to be run in tight loops.
