@@ -249,11 +249,15 @@ def report(
         str, typer.Option(help="Comma-separated: html, md, tex, csv, parquet, figures.")
     ] = "html,md,csv",
     title: str = "What the pretraining carries over",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Draw it up again and again until every stage has ended, or Ctrl-C.")
+    ] = False,
+    interval: Annotated[int, typer.Option(help="Seconds between two drawings of --watch.", min=1)] = 30,
 ) -> None:
-    """Draw up the report of one or several runs."""
+    """Draw up the report of one or several runs; one of unfinished runs says that it is partial."""
     from transfer.commands import print_report
 
-    if not print_report(runs, out, format, title):
+    if not print_report(runs, out, format, title, interval if watch else None):
         raise typer.Exit(1)
 
 
@@ -277,9 +281,29 @@ def study_eqco_mi(
     out: Out = None,
 ) -> None:
     """Estimate a known mutual information by InfoNCE and by EqCo (EqCo's Table 5); writes csv and md."""
-    from transfer.study_commands import eqco_mi
+    from transfer.studies.eqco_mi import eqco_mi
 
     eqco_mi(seed, steps, estimates, out, _command_line())
+
+
+@study_app.command("gradients")
+def study_gradients(
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of images; procedural shapes unless told.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Any maker's backbone; random unless told.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images of the batch.", min=4)] = 128,
+    size: Annotated[int, typer.Option(help="Side of the views in pixels.", min=16)] = 64,
+    width: Annotated[int, typer.Option(help="Width of the embeddings.", min=8)] = 2048,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Out = None,
+) -> None:
+    """Compare every method's gradient with every other's on one batch: a table, and a heat-map."""
+    from transfer.studies.gradients import Asked, gradients
+
+    gradients(Asked(images, checkpoint, batch_size, size, width, seed), out, _command_line())
 
 
 def _command_line() -> str:

@@ -37,7 +37,7 @@ from pretrain.methods.supervised import Supervised
 from pretrain.methods.unigrad import UniGrad
 from pretrain.sharded_bank import ShardedBank
 
-__all__ = ["DataFacts", "Method", "Moment", "Outcome", "build_method"]
+__all__ = ["DataFacts", "Method", "Moment", "Outcome", "build_method", "method_around"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,11 @@ def build_method(config: PretrainConfig, facts: DataFacts) -> Method:
         head = build_projector(config.projector, backbone.feature_dim)
     elif config.method.wants_labels and facts.classes is not None:
         head = nn.Linear(backbone.feature_dim, facts.classes)
-    online = Encoder(backbone, head, config.precision == "bf16")
+    return method_around(Encoder(backbone, head, config.precision == "bf16"), config, facts)
+
+
+def method_around(online: Encoder, config: PretrainConfig, facts: DataFacts) -> Method:
+    """Build the method of a recipe around an online network whose embeddings are `projector.out` wide."""
     return _BUILDERS[config.method.name](config, online, facts)
 
 

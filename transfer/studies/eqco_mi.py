@@ -1,7 +1,6 @@
-"""carryover study: what its commands do, print and write."""
+"""carryover study eqco-mi: EqCo's Table 5 beside the published one."""
 
 import csv
-import datetime
 import io
 import time
 from collections.abc import Mapping, Sequence
@@ -10,16 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from configs import UserError
+from transfer.studies.writing import make, markdown, out_console, print_table, provenance_line, write
 
 if TYPE_CHECKING:
     from pretrain.studies.mutual_information import Bound
-
-out_console = Console()
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: st
     from pretrain.progress import progress
     from pretrain.studies.mutual_information import ToyProtocol, eqco_table
 
-    _make(out)
+    make(out)
     protocol = ToyProtocol(steps=steps, estimates=estimates)
     total = (steps + estimates) * len(protocol.information) * len(protocol.pairs) * 2
     started = time.monotonic()
@@ -56,7 +49,7 @@ def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: st
     cells = [ComparedBound(b, published.get((b.estimator, b.information, b.pairs))) for b in bounds]
     header = ["MI", "estimator", *(f"K = {pairs}" for pairs in protocol.pairs)]
     rows = _rows(cells)
-    _print_table("lower bound in nats: ours (published)", header, rows)
+    print_table("lower bound in nats: ours (published)", header, rows)
     out_console.print(summary(cells), soft_wrap=True)
     if out is not None:
         story = [
@@ -66,12 +59,12 @@ def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: st
             f" {steps} steps of K pairs; the table is its mean lower bound, frozen, over {estimates} fresh"
             " batches. In nats: ours (published).",
             f"`{command}`",
-            _provenance(seed, seconds),
-            _markdown(header, rows),
+            provenance_line(seed, seconds),
+            markdown(header, rows),
             summary(cells),
         ]
-        _write(out / "eqco_mi.md", "\n\n".join(story) + "\n")
-        _write(out / "eqco_mi.csv", _csv(cells))
+        write(out / "eqco_mi.md", "\n\n".join(story) + "\n")
+        write(out / "eqco_mi.csv", _csv(cells))
 
 
 def published_bounds() -> Mapping[tuple[str, float, int], float]:
@@ -114,44 +107,3 @@ def _csv(cells: Sequence[ComparedBound]) -> str:
             [c.bound.information, c.bound.estimator, c.bound.pairs, f"{c.bound.value:.4f}", *rest]
         )
     return text.getvalue()
-
-
-def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False)
-    for name in header:
-        table.add_column(name, no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    out_console.print(table)
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _provenance(seed: int, seconds: float) -> str:
-    from pretrain import provenance
-
-    torch = dict(provenance.library_versions())["torch"]
-    return (
-        f"{datetime.date.today().isoformat()}, seed {seed}, {seconds / 60:.1f} minutes,"
-        f" {provenance.hardware()}, torch {torch}, revision {provenance.git_revision()}."
-    )
-
-
-def _make(out: Path | None) -> None:
-    """Create the output directory before the work, not after it."""
-    if out is None:
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be an output directory: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    out_console.print(Text(str(path)), soft_wrap=True)

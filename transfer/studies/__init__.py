@@ -1,0 +1,1 @@
+"""carryover study: the papers' experiments that need no training run."""

@@ -1,0 +1,60 @@
+"""What the studies share: their tables on the terminal and in Markdown, and where their numbers come from."""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs import UserError
+
+out_console = Console()
+
+
+def make(out: Path | None) -> None:
+    """Create the output directory before the work, not after it; raises UserError where that cannot be."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be an output directory: {error.strerror}") from error
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of text; on a terminal too narrow for it, lines wrap, and no number is cut off."""
+    table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False)
+    for name in header:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
+    wide = Console(width=max(out_console.width, sum(widths) + 2 * len(widths), len(title)))
+    wide.print(table)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table as Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def provenance_line(seed: int, seconds: float) -> str:
+    """Date, seed, wall time, machine, torch and the code's revision."""
+    from pretrain import provenance
+
+    torch = dict(provenance.library_versions())["torch"]
+    return (
+        f"{datetime.date.today().isoformat()}, seed {seed}, {seconds / 60:.1f} minutes,"
+        f" {provenance.hardware()}, torch {torch}, revision {provenance.git_revision()}."
+    )
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, and say so."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    out_console.print(Text(str(path)), soft_wrap=True)
