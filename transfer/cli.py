@@ -250,7 +250,8 @@ def report(
     ] = "html,md,csv",
     title: str = "What the pretraining carries over",
     watch: Annotated[
-        bool, typer.Option("--watch", help="Draw it up again and again until every stage has ended, or Ctrl-C.")
+        bool,
+        typer.Option("--watch", help="Draw it up again and again until every stage has ended, or Ctrl-C."),
     ] = False,
     interval: Annotated[int, typer.Option(help="Seconds between two drawings of --watch.", min=1)] = 30,
 ) -> None:

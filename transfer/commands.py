@@ -15,6 +15,7 @@ from configs.keys import nearest
 if TYPE_CHECKING:
     from transfer.detect.defects import Defect
     from transfer.doctor import Finding
+    from transfer.report import Report
 
 log = logging.getLogger(__name__)
 out_console = Console()
@@ -97,19 +98,35 @@ def evaluate_checkpoint(recipe: str, checkpoint: Path, overrides: Sequence[str],
     evaluate(config, canonical_of(checkpoint, directory), directory)
 
 
-def print_report(runs: Sequence[Path], out: Path | None, formats: str, title: str) -> bool:
-    """Write the report of some runs; return whether every record could be read."""
-    from transfer.report import write_report
+def print_report(
+    runs: Sequence[Path], out: Path | None, formats: str, title: str, every: int | None = None
+) -> bool:
+    """Write the report of some runs; return whether every record could be read.
 
+    With `every` (seconds) it is written again and again until nothing of the runs is under way, or Ctrl-C.
+    """
+    from transfer.report import watch, write_report
+
+    wanted = [f.strip() for f in formats.split(",") if f.strip()]
+    directory = out or (runs[0] / "report" if runs[0].is_dir() else Path("report"))
+    if every is not None:
+        watch(runs, directory, title, wanted, every, _print_progress)
     for run in runs:
         _refresh_costs(run)
-    directory = out or (runs[0] / "report" if runs[0].is_dir() else Path("report"))
-    report = write_report(runs, directory, title, [f.strip() for f in formats.split(",") if f.strip()])
+    report = write_report(runs, directory, title, wanted)
+    for partial in report.partial:
+        err_console.print(Text(f"partial: {partial.run}: {partial.text()}", style="yellow"), soft_wrap=True)
     for problem in report.problems:
         err_console.print(Text(f"left out: {problem.path}: {problem.reason}", style="yellow"), soft_wrap=True)
     for file in report.files:
         out_console.print(Text(str(file)), soft_wrap=True)
     return not report.problems
+
+
+def _print_progress(report: "Report") -> None:
+    for partial in report.partial:
+        line = f"{partial.run}: {partial.text()}; {report.records} results"
+        err_console.print(Text(line), soft_wrap=True, highlight=False)
 
 
 def _refresh_costs(run: Path) -> None:

@@ -9,6 +9,7 @@ from transfer.report.collection import Collection, collect
 from transfer.report.concerns import Concern, concerns
 from transfer.report.drawing import Picture
 from transfer.report.findings import Differences, Summary, differences, summarise
+from transfer.report.progress import RunProgress
 from transfer.report.samples import Strip, sample_strips
 from transfer.report.tables import Table, build_full_tables, build_tables
 from transfer.results import Problem, StoredRecord
@@ -16,10 +17,16 @@ from transfer.results import Problem, StoredRecord
 
 @dataclass(frozen=True)
 class Content:
-    """The parts of a report, in the order in which a reader meets them."""
+    """The parts of a report, in the order in which a reader meets them.
+
+    `partial` holds the runs that have not finished; `refresh_seconds` how often a page of such a run loads
+    itself again, None where nobody rewrites it.
+    """
 
     title: str
     written: str
+    partial: tuple[RunProgress, ...]
+    refresh_seconds: int | None
     collection: Collection
     problems: tuple[Problem, ...]
     summaries: tuple[Summary, ...]
@@ -44,13 +51,21 @@ class Pictures:
         return self.standings + self.labels + self.curves
 
 
-def build_content(title: str, records: Sequence[StoredRecord], problems: Sequence[Problem]) -> Content:
+def build_content(
+    title: str,
+    records: Sequence[StoredRecord],
+    problems: Sequence[Problem],
+    partial: Sequence[RunProgress] = (),
+    refresh_seconds: int | None = None,
+) -> Content:
     """Sort the records and work out all tables and findings."""
     collection = collect(records)
     tables = tuple(build_tables(collection))
     return Content(
         title=title,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        partial=tuple(partial),
+        refresh_seconds=refresh_seconds if any(p.under_way for p in partial) else None,
         collection=collection,
         problems=tuple(problems),
         summaries=tuple(summarise(tables)),

@@ -36,7 +36,10 @@ _HEAD = r"""\documentclass{article}
 
 def latex(content: Content) -> str:
     """Return a document of every combined table; a single table can be cut out and needs only booktabs."""
-    return _HEAD + "\n".join(_table(t) for t in content.tables) + "\\end{document}\n"
+    partial = [
+        rf"\noindent\textbf{{Partial results:}} {_escape(p.text())}.\par" + "\n" for p in content.partial
+    ]
+    return _HEAD + "\n".join([*partial, *(_table(t) for t in content.tables)]) + "\\end{document}\n"
 
 
 def _table(table: Table) -> str:

@@ -6,6 +6,7 @@ from transfer.report.cells import Cell
 from transfer.report.concerns import Concern
 from transfer.report.content import Content
 from transfer.report.findings import Summary
+from transfer.report.progress import RunProgress
 from transfer.report.tables import Table, reproductions
 from transfer.results import Problem
 
@@ -13,6 +14,7 @@ from transfer.results import Problem
 def markdown(content: Content) -> str:
     """Return the report as Markdown: findings, what needs attention, tables, sources of every number."""
     parts = [f"# {_escape(content.title)}", "", f"Written {content.written}.", ""]
+    parts += _partial(content.partial)
     parts += _findings(content.summaries)
     parts += _attention(content.problems, content.concerns)
     for table in [*content.tables, *content.full_tables]:
@@ -25,6 +27,11 @@ def markdown(content: Content) -> str:
             f" {_escape(record.recipe)} (seed {record.seed}), checkpoint `{record.checkpoint_sha256}`"
         )
     return "\n".join([*parts, ""])
+
+
+def _partial(partial: Sequence[RunProgress]) -> list[str]:
+    lines = [f"> **Partial results.** `{p.run}`: {_escape(p.text())}." for p in partial]
+    return ["\n>\n".join(lines), ""] if lines else []
 
 
 def _findings(summaries: Sequence[Summary]) -> list[str]:

@@ -10,6 +10,7 @@ from transfer.report.content import build_content, build_pictures
 from transfer.report.latex import latex
 from transfer.report.markdown import markdown
 from transfer.report.page import page
+from transfer.report.progress import RunProgress, run_progress
 from transfer.results import Problem, read_records, to_frame
 
 FORMATS = ("html", "md", "tex", "csv", "parquet", "figures")
@@ -18,11 +19,12 @@ FIGURES = "figures"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the files, how many records they rest on, and what could not be read."""
+    """What was written: the files, how many records they rest on, what could not be read, what is to come."""
 
     files: tuple[Path, ...]
     records: int
     problems: tuple[Problem, ...]
+    partial: tuple[RunProgress, ...] = ()
 
 
 def write_report(
@@ -30,17 +32,19 @@ def write_report(
     out: Path,
     title: str = "What the pretraining carries over",
     formats: Sequence[str] = ("html", "md", "csv"),
+    refresh_seconds: int | None = None,
 ) -> Report:
     """Write a report of every result record below `runs` into the directory `out`.
 
     "html" writes index.html (one file that needs no other), "figures" its figures as SVG and PDF files,
     "md" report.md, "tex" tables.tex, "csv" and "parquet" results.csv and results.parquet. Unreadable records
-    are left out, and listed in the report and in the returned `problems`.
+    are left out, and listed in the report and in the returned `problems`. A report of unfinished runs says so;
+    with `refresh_seconds` its page loads itself again, as long as something of them is under way.
 
     Raises
     ------
     UserError
-        An unknown format, a run that is not there, or no record at all in any of them.
+        An unknown format, a run that is not there, or neither a record nor an unfinished stage in any.
     """
     unknown = [f for f in formats if f not in FORMATS]
     if unknown:
@@ -48,11 +52,14 @@ def write_report(
     for run in runs:
         if not run.exists():
             raise UserError(f"{run}: no such run")
+    # Asked first: a result that comes in between is then in a report that calls itself partial, not missing
+    # from one that calls itself whole.
+    partial = run_progress(runs)
     records, problems = read_records(runs)
-    if not records and not problems:
+    if not records and not problems and not partial:
         raise UserError(f"{', '.join(map(str, runs))}: no result records there; nothing to report")
     out.mkdir(parents=True, exist_ok=True)
-    content = build_content(title, records, problems)
+    content = build_content(title, records, problems, partial, refresh_seconds)
     files = []
     if "html" in formats or "figures" in formats:
         directory = out / FIGURES if "figures" in formats else None
@@ -68,7 +75,7 @@ def write_report(
         files.append(_write(out / "results.csv", to_frame(records).to_csv(index=False).encode()))
     if "parquet" in formats:
         files.append(_write(out / "results.parquet", to_frame(records).to_parquet(index=False)))
-    return Report(tuple(files), len(records), tuple(problems))
+    return Report(tuple(files), len(records), tuple(problems), tuple(partial))
 
 
 def _write(path: Path, content: bytes) -> Path:
