@@ -19,6 +19,7 @@ from transfer.segment.backend import Backend, Source, Training
 from transfer.segment.config import SegmentationConfig
 from transfer.segment.datasets import SegmentationImage
 from transfer.segment.mmseg_model import build_model, model_settings, prove
+from transfer.segment.model_config import UPerNetConfig
 
 BACKBONE_NAME = "backbone.pth"
 
@@ -86,6 +87,13 @@ def _already(path: Path, source: Source) -> bool:
 def _require(config: SegmentationConfig, ranks: Ranks) -> None:
     if ranks.world > 1 and ranks.device.type == "cpu":
         raise UserError("mmseg trains in several processes on GPUs only; train in one, or on torchvision")
+    model, size = config.model, config.solver.ims_per_batch
+    together = size if model.norm == "SyncBN" else size // ranks.world
+    if isinstance(model, UPerNetConfig) and 1 in model.pool_scales and together == 1:
+        raise UserError(
+            "solver.ims_per_batch: UPerNet pools each image to one pixel, and batch normalisation needs more"
+            " than one of them; give it at least 2 images"
+        )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from configs import UserError, WorkError, load
 from pretrain.interrupt import Interrupted
@@ -95,6 +96,8 @@ def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, 
     assert iteration == 3
     assert all(torch.equal(weights[k], state["state_dict"][k]) for k in state["state_dict"])
     assert rate == pytest.approx(1e-4 + (0.05 - 1e-4) * 0.4**0.9)
+    name = "backbone.layer1.0.conv1.weight"
+    assert not torch.equal(load_file(tmp_path / "segmenter.safetensors")[name], weights[name])
     # Draws, dropout and momentum are the undisturbed run's too, so the end is.
     for name in ("confusion.json", "metrics.jsonl", "segmenter.safetensors"):
         assert (finished[1] / name).read_bytes() == (tmp_path / name).read_bytes(), name
@@ -172,6 +175,15 @@ def test_several_processes_without_gpus_are_refused():
 
     with pytest.raises(UserError, match="on GPUs only"):
         MMSEG.require(load("transfer", "upernet_r50_ade20k"), Ranks(0, 2, torch.device("cpu")))
+
+
+def test_upernet_with_one_image_a_step_is_refused():
+    from pretrain.distributed import Ranks
+    from transfer.segment.mmseg_backend import MMSEG
+
+    config = load("transfer", "upernet_r50_ade20k", ["solver.ims_per_batch=1"])
+    with pytest.raises(UserError, match="at least 2 images"):
+        MMSEG.require(config, Ranks(0, 1, torch.device("cpu")))
 
 
 def _data_of(root: Path) -> str:
