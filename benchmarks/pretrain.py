@@ -54,8 +54,12 @@ COSTS = {
     "byol": ("byol_cifar10_r18",),
     "simo": ("cifar10_10k_simo",),
     "barlow_twins": ("cifar10_10k_barlow_twins",),
-    "unigrad": ("cifar10_10k_unigrad",),
-    "unigrad_cutmix": ("cifar10_10k_unigrad", "augment.cutmix.alpha=1.0"),
+    "unigrad": ("cifar10_10k_unigrad", "method.correlation_source=momentum"),
+    "unigrad_cutmix": (
+        "cifar10_10k_unigrad",
+        "method.correlation_source=momentum",
+        "augment.cutmix.alpha=1.0",
+    ),
 }
 WARM = 3
 
