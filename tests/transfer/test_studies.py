@@ -10,7 +10,7 @@ from configs import UserError
 from pretrain.studies.mutual_information import Bound
 from tests.transfer.test_cli import carryover
 from transfer.studies.eqco_mi import ComparedBound, published_bounds, summary
-from transfer.studies.gradients import short
+from transfer.studies.gradients import rounded, short
 
 
 def test_the_published_table_is_whole() -> None:
@@ -97,6 +97,10 @@ def test_numbers_are_short_and_keep_two_digits() -> None:
         "1e-3",
         "2e3",
     ]
+
+
+def test_a_cosine_of_nothing_has_no_sign() -> None:
+    assert [rounded(x) for x in (-0.004, 0.004, -0.996, 0.5)] == ["0.00", "0.00", "-1.00", "0.50"]
 
 
 def test_an_output_that_is_a_file_is_refused_before_the_work(tmp_path: Path) -> None:

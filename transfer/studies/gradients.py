@@ -90,16 +90,21 @@ def gradients(asked: Asked, out: Path | None, command: str) -> None:
 
 def cosine_rows(compared: "GradientComparison") -> list[list[str]]:
     """The table of cosines as text, a letter and a name before each row."""
-    return _rows(compared, [[f"{value:.2f}" for value in row] for row in compared.cosine.tolist()])
+    return _rows(compared, [[rounded(value) for value in row] for row in compared.cosine.tolist()])
 
 
 def ratio_rows(compared: "GradientComparison") -> list[list[str]]:
-    """The table of norm ratios as text, two digits each."""
+    """The table of norm ratios as text."""
     return _rows(compared, [[short(value) for value in row] for row in compared.norm_ratio.tolist()])
 
 
+def rounded(cosine: float) -> str:
+    """A cosine with two decimals, and no minus before what rounds to nothing."""
+    return f"{cosine:z.2f}"
+
+
 def short(ratio: float) -> str:
-    """A positive number with two digits, in as few characters as there can be."""
+    """A positive number with one digit or two, in as few characters as there can be."""
     if 0.01 <= ratio < 1000:
         return f"{float(f'{ratio:.2g}'):g}"
     mantissa, exponent = f"{ratio:.0e}".split("e")

@@ -15,7 +15,7 @@ def draw_gradients(compared: "GradientComparison", directory: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from transfer.studies.gradients import short
+    from transfer.studies.gradients import rounded, short
 
     cosine, ratio = compared.cosine.numpy(), compared.norm_ratio.log10().numpy()
     cells = 0.5 * len(compared.names)
@@ -23,7 +23,7 @@ def draw_gradients(compared: "GradientComparison", directory: Path) -> None:
     with mpl.rc_context(style):
         figure = Figure(figsize=(2 * cells + 3, cells + 1), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _draw(left, cosine, "RdBu_r", 1.0, [[f"{v:.2f}" for v in row] for row in cosine.tolist()])
+        _draw(left, cosine, "RdBu_r", 1.0, [[rounded(v) for v in row] for row in cosine.tolist()])
         texts = [[short(10**v) for v in row] for row in ratio.tolist()]
         _draw(right, ratio, "PuOr_r", max(1.0, float(abs(ratio).max())), texts)
         letters = list(ascii_lowercase[: len(compared.names)])
