@@ -1,9 +1,12 @@
 """`carryover demo`, shrunk by nothing but overrides: minutes of work become seconds."""
 
 import gzip
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors.numpy import load_file
 
 from transfer.results import read_records
 
@@ -29,7 +32,6 @@ def metrics(run: Path) -> Mapping[tuple[Any, ...], Any]:
         (r.method, r.pretrain_epochs, r.task, r.recipe, r.seed): (
             r.metrics,
             r.recipe_hash,
-            r.checkpoint_sha256,
             r.pretrain_seed,
             r.selection,
             r.train_images,
@@ -38,10 +40,19 @@ def metrics(run: Path) -> Mapping[tuple[Any, ...], Any]:
     }
 
 
-def detections(run: Path) -> list[tuple[bytes, str]]:
-    """Return every trained detector's weights and its predictions: AP alone is 0 after so few steps."""
-    found = sorted(run.glob("stages/evaluate/**/out/detector.safetensors"))
-    return [
-        (path.read_bytes(), gzip.decompress((path.parent / "predictions.json.gz").read_bytes()).decode())
-        for path in found
-    ]
+def weights(run: Path) -> Mapping[str, str]:
+    """Return a digest of the tensors in every file of weights that a run's stages left, by file and name.
+
+    The files themselves differ: their metadata say how long the training took.
+    """
+    return {
+        f"{path.relative_to(run)}: {name}": hashlib.sha256(tensor.tobytes()).hexdigest()
+        for path in sorted(run.glob("stages/**/*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def predictions(run: Path) -> list[str]:
+    """Return what every detector found: after so few steps its AP is 0, and its boxes say more."""
+    found = sorted(run.glob("stages/evaluate/**/out/predictions.json.gz"))
+    return [gzip.decompress(path.read_bytes()).decode() for path in found]
