@@ -99,6 +99,14 @@ class Collection:
             found[evaluation] += runs
         return {e: tuple(sorted(found[e], key=lambda r: r.number)) for e in self.evaluations}
 
+    @cached_property
+    def by_pretraining(self) -> dict[Pretraining, tuple[Numbered, ...]]:
+        """The records of each pretraining, whatever was evaluated."""
+        found: dict[Pretraining, list[Numbered]] = defaultdict(list)
+        for (pretraining, _), runs in self.runs.items():
+            found[pretraining] += runs
+        return {p: tuple(sorted(found[p], key=lambda r: r.number)) for p in self.pretrainings}
+
     def metrics(self, evaluation: Evaluation) -> list[Metric]:
         """Return one of each of the evaluation's metrics, in the order in which the records name them."""
         named: dict[str, Metric] = {}

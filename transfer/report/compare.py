@@ -143,8 +143,7 @@ def _lines(
 
 def _recipe(collection: Collection, pretraining: Pretraining) -> dict[str, str]:
     """Read the recipe beside the checkpoint of a pretraining, or what its records say where it is gone."""
-    runs = [r for (p, _), found in collection.runs.items() if p == pretraining for r in found]
-    record = runs[0].record
+    record = collection.by_pretraining[pretraining][0].record
     path = Path(record.checkpoint).parent / RECIPE_NAME
     said: dict[str, Any] = {
         "method": record.method,

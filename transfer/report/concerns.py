@@ -77,9 +77,8 @@ def _numbers(run: Numbered) -> tuple[tuple[str, float | None], ...]:
 def _rivals(collection: Collection) -> Iterable[Case]:
     for pretraining in collection.pretrainings:
         if pretraining.checkpoint_sha256 is not None:
-            runs = [r for (p, _), found in collection.runs.items() if p == pretraining for r in found]
             text = f"{collection.labels[pretraining]}: checkpoint {pretraining.checkpoint_sha256[:12]}"
-            yield Case(text, tuple(sorted(r.number for r in runs)))
+            yield Case(text, tuple(r.number for r in collection.by_pretraining[pretraining]))
 
 
 def _mixtures(collection: Collection) -> Iterable[Case]:

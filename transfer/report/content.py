@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transfer.report.collection import Collection, collect
 from transfer.report.concerns import Concern, concerns
+from transfer.report.costs import CostTable, build_cost_tables
 from transfer.report.drawing import Picture
 from transfer.report.findings import Differences, Summary, differences, summarise
 from transfer.report.progress import RunProgress
@@ -34,6 +35,7 @@ class Content:
     tables: tuple[Table, ...]
     full_tables: tuple[Table, ...]
     differences: tuple[Differences, ...]
+    costs: tuple[CostTable, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def build_content(
         tables=tables,
         full_tables=tuple(build_full_tables(collection)),
         differences=tuple(differences(tables)),
+        costs=tuple(build_cost_tables(collection)),
     )
 
 

@@ -26,7 +26,7 @@ def pretraining_curves(collection: Collection, runs: Sequence[Path], name: str) 
     """Read the number `name` of every pretraining that logged it, one curve a checkpoint."""
     curves = []
     for pretraining in collection.pretrainings:
-        records = [r for (p, _), found in collection.runs.items() if p == pretraining for r in found]
+        records = collection.by_pretraining[pretraining]
         for checkpoint in sorted({r.record.checkpoint for r in records}):
             metrics = _beside(Path(checkpoint), runs)
             if metrics is not None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from transfer.report.cells import Cell
 from transfer.report.content import Content
+from transfer.report.costs import CostTable
 from transfer.report.tables import Row, Table
 
 _SPECIAL = {
@@ -39,7 +40,11 @@ def latex(content: Content) -> str:
     partial = [
         rf"\noindent\textbf{{Partial results:}} {_escape(p.text())}.\par" + "\n" for p in content.partial
     ]
-    return _HEAD + "\n".join([*partial, *(_table(t) for t in content.tables)]) + "\\end{document}\n"
+    return (
+        _HEAD
+        + "\n".join([*partial, *map(_table, content.tables), *map(_costs, content.costs)])
+        + "\\end{document}\n"
+    )
 
 
 def _table(table: Table) -> str:
@@ -65,24 +70,42 @@ def _table(table: Table) -> str:
     ]
     notes = " ".join(f"$^{{{letter}}}$ {_escape(note)}" for letter, note in table.notes)
     lines = [
-        r"\begin{table}[ht]",
-        r"\centering",
-        rf"\caption{{{_escape(table.title)}. {_escape(table.spreads())} {notes}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-        r"\toprule",
         " & ".join(["", *groups]) + r" \\",
         " ".join(rules),
         headings + r" \\",
         r"\midrule",
         *ours,
         *([r"\midrule", *theirs] if theirs else []),
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\end{table}",
-        "",
     ]
-    return "\n".join(lines)
+    caption = f"{_escape(table.title)}. {_escape(table.spreads())} {notes}"
+    return _float(caption, len(columns), lines)
+
+
+def _costs(table: CostTable) -> str:
+    lines = [" & ".join([table.what, *(c.heading for c in table.columns)]) + r" \\", r"\midrule"]
+    for row in table.rows:
+        values = [c.text(v) for c, v in zip(table.columns, row.values)]
+        lines.append(" & ".join([_escape(f"{row.label} ({row.detail})"), *values]) + r" \\")
+    return _float(f"{table.title}. {_escape(table.note)}", len(table.columns), lines)
+
+
+def _float(caption: str, columns: int, lines: Sequence[str]) -> str:
+    """Set a table of `columns` numbers beside its row headings, no wider than the page."""
+    return "\n".join(
+        [
+            r"\begin{table}[ht]",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * columns}}}",
+            r"\toprule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+            "",
+        ]
+    )
 
 
 def _body(rows: Sequence[Row]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from transfer.report.cells import Cell
 from transfer.report.concerns import Concern
 from transfer.report.content import Content
+from transfer.report.costs import CostTable
 from transfer.report.findings import Summary
 from transfer.report.progress import RunProgress
 from transfer.report.tables import Table, reproductions
@@ -19,6 +20,8 @@ def markdown(content: Content) -> str:
     parts += _attention(content.problems, content.concerns)
     for table in [*content.tables, *content.full_tables]:
         parts += _table(table)
+    for costs in content.costs:
+        parts += _costs(costs)
     parts += ["## Records", ""]
     for run in content.collection.records:
         record = run.record
@@ -78,6 +81,19 @@ def _table(table: Table) -> list[str]:
     parts += [f"- {_escape(told)}." for told in reproductions(table)]
     parts += [f"- ({letter}) {_escape(note)}" for letter, note in table.notes]
     return [*parts, ""]
+
+
+def _costs(table: CostTable) -> list[str]:
+    parts = [
+        f"## {table.title}",
+        "",
+        "| " + " | ".join([table.what.lower(), "", *(c.heading for c in table.columns)]) + " |",
+    ]
+    parts.append("|" + "---|" * 2 + "---:|" * len(table.columns))
+    for row in table.rows:
+        values = [c.text(v) for c, v in zip(table.columns, row.values)]
+        parts.append("| " + " | ".join([_escape(row.label), _escape(row.detail), *values]) + " |")
+    return [*parts, "", _escape(table.note), ""]
 
 
 def _cell(cell: Cell) -> str:

@@ -38,8 +38,8 @@ def write_report(
 
     "html" writes index.html (one file that needs no other), "figures" its figures as SVG and PDF files,
     "md" report.md, "tex" tables.tex, "csv" and "parquet" results.csv and results.parquet. Unreadable records
-    are left out, and listed in the report and in the returned `problems`. A report of unfinished runs says so;
-    with `refresh_seconds` its page loads itself again, as long as something of them is under way.
+    are left out, and listed in the report and in the returned `problems`. A report of unfinished runs says
+    so; with `refresh_seconds` its page loads itself again, as long as something of them is under way.
 
     Raises
     ------

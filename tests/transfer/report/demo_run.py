@@ -42,6 +42,7 @@ def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
             "pretrain_recipe": pretrained,
             "checkpoint": str(checkpoint),
             "checkpoint_sha256": f"{number + 1:x}" * 64,
+            "pretrain_wall_seconds": 2.0 + 20 * epochs * (1 + number % 3),
         }
         evaluations = run / "stages" / "evaluate" / f"{pretrained}-seed0"
         for recipe, (fraction, images, level, noise) in FINETUNE.items():

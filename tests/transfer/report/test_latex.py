@@ -25,7 +25,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_row_has_a_cell_for_every_column(demo: Path) -> None:
     tables = re.findall(r"\\begin\{tabular\}\{(l?r+|lr+)\}(.*?)\\end\{tabular\}", tex_of(demo), re.DOTALL)
-    assert [len(spec) for spec, _ in tables] == [5, 13]
+    assert [len(spec) for spec, _ in tables] == [5, 13, 5, 4]
     for spec, body in tables:
         rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
         assert len(rows) == 1 + 5

@@ -31,7 +31,7 @@ class Outline(HTMLParser):
         self.counts[tag] = self.counts.get(tag, 0) + 1
         self.hrefs += [v for k, v in attrs if k == "href" and v]
         self.ids += [v for k, v in attrs if k == "id" and v]
-        if tag == "img" or given.get("role") == "img":
+        if tag in ("img", "svg"):
             self.unnamed_images += not (given.get("alt") or given.get("aria-label"))
         if tag not in VOID:
             self.open.append(tag)
