@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Journal:
     """Writes numbers by step to both; what was written after the step resumed from is dropped."""
 
-    def __init__(self, out: Path, resumed_from: int, tensorboard: bool) -> None:
-        self._metrics = MetricsLog(out / "metrics.jsonl")
+    def __init__(self, out: Path, resumed_from: int, tensorboard: bool, total: int | None = None) -> None:
+        self._metrics = MetricsLog(out / "metrics.jsonl", total)
         self._metrics.rewind(resumed_from)
         self._writer = _tensorboard(out, resumed_from) if tensorboard else None
 

@@ -9,15 +9,20 @@ from typing import Any
 
 
 class MetricsLog:
-    """Appends numbers by step to a JSON-lines file."""
+    """Appends numbers by step to a JSON-lines file.
 
-    def __init__(self, path: Path) -> None:
+    `total`, the last step that there will be, goes into every line: whoever watches the file can tell what is
+    left.
+    """
+
+    def __init__(self, path: Path, total: int | None = None) -> None:
         self.path = path
+        self._total = {} if total is None else {"total": total}
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, step: int, **numbers: float | int | str | None) -> None:
         """Append one line; NaN and infinity, which JSON lacks, are written as null."""
-        row: dict[str, Any] = {"step": step}
+        row: dict[str, Any] = {"step": step} | self._total
         for name, value in numbers.items():
             row[name] = None if isinstance(value, float) and not math.isfinite(value) else value
         with self.path.open("a", encoding="utf-8") as file:

@@ -136,7 +136,7 @@ def _optimise(
     with ExitStack() as stack:
         bar = journal = None
         if ranks.first:
-            journal = stack.enter_context(Journal(out, step, config.tensorboard))
+            journal = stack.enter_context(Journal(out, step, config.tensorboard, end))
             bar = stack.enter_context(progress(f"pretrain {config.name or config.method.name}", end, step))
         window = Window(config.batch_size)
         while step < end:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from slurm.executor import Event, Executor, GraphResult
     from slurm.graph import Graph
     from slurm.preview import Preview
+    from slurm.progress import Progress
     from slurm.status import RunStatus
     from transfer.cluster_config import ClusterConfig
     from transfer.pipeline_config import PipelineConfig
@@ -110,7 +111,7 @@ def _status_table(now: "RunStatus") -> Table:
     for column in ("stage", "state", "job", "attempts", "elapsed", "progress", "left", "why"):
         table.add_column(column, overflow="fold")
     for stage in now.stages:
-        done = f"{stage.progress.step}/{stage.progress.total}" if stage.progress else ""
+        done = _steps(stage.progress)
         left = "" if stage.eta_seconds is None else _clock(stage.eta_seconds)
         tries = str(stage.attempts) if stage.attempts else ""
         if stage.preemptions or stage.timeouts:
@@ -120,6 +121,12 @@ def _status_table(now: "RunStatus") -> Table:
         state = Text(stage.state, style=_STYLES.get(stage.state, "cyan"))
         table.add_row(stage.name, state, stage.job_id, tries, elapsed, done, left, Text(why))
     return table
+
+
+def _steps(progress: "Progress | None") -> str:
+    if progress is None:
+        return ""
+    return f"{progress.step}" + (f"/{progress.total}" if progress.total is not None else "")
 
 
 def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:

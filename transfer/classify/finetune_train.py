@@ -97,7 +97,7 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
     )
     epoch_steps = loader.steps_per_epoch
     total = config.schedule.epochs * epoch_steps
-    metrics = MetricsLog(training.out / METRICS_NAME)
+    metrics = MetricsLog(training.out / METRICS_NAME, total)
     history = _History(training, model, optimizer)
     step = history.restore()
     if ranks.first:

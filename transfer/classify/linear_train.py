@@ -69,7 +69,7 @@ def train_heads(probe: Probe, stop: StopRequest) -> tuple[StackedHeads, float]:
     )
     epoch_steps = loader.steps_per_epoch
     total = mode.schedule.epochs * epoch_steps
-    metrics = MetricsLog(probe.out / METRICS_NAME)
+    metrics = MetricsLog(probe.out / METRICS_NAME, total)
     step, seconds_before = _restore(probe, heads, optimizer)
     started = time.monotonic()
     if ranks.first:
