@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 from pathlib import Path
 
 from pretrain.canonical import FORMAT, load_canonical, save_canonical
@@ -19,6 +20,9 @@ def evaluate(config: TransferConfig, checkpoint: Path, out: Path) -> ResultRecor
     """
     module = importlib.import_module(PROTOCOLS[type(config)](config))
     record: ResultRecord = module.evaluate(config, checkpoint, out)
+    # Every rank of a job comes here, each with its own idea of host and seconds: the first one's is written.
+    if os.environ.get("RANK", "0") != "0":
+        return record
     path = write_record(record, out)
     for metric in record.metrics:
         shown = "undefined" if metric.value is None else f"{metric.value:.2f} {metric.unit}"
