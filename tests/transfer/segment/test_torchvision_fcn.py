@@ -131,18 +131,18 @@ def test_a_sliding_window_and_a_resnet_50_in_bfloat16(root, tmp_path):
 @pytest.mark.slow
 def test_two_processes_do_one_processs_step_and_share_testing(root, checkpoint, tmp_path):
     # Without dropout, which each rank draws for itself; SyncBN sees the images of both.
-    keys = overrides(root, "model.dropout=0", "solver.max_iter=1")
-    said = _run_ranks(checkpoint, tmp_path / "two", keys)
+    keys = ("model.dropout=0", "solver.max_iter=1", "solver.base_lr=5")
+    said = _run_ranks(checkpoint, tmp_path / "two", overrides(root, *keys))
     assert said == ["done", "done"]
     stored = json.loads((tmp_path / "two" / "confusion.json").read_text())
     assert np.array(stored["pixels by label and prediction"]).sum() == 5 * 128 * 128
-    evaluate(recipe(root, "model.dropout=0", "solver.max_iter=1"), checkpoint, tmp_path / "one")
+    evaluate(recipe(root, *keys), checkpoint, tmp_path / "one")
     one, two = (load_file(tmp_path / out / "segmenter.safetensors") for out in ("one", "two"))
-    started = load_file(checkpoint)
-    for name, value in two.items():
-        assert torch.allclose(value, one[name], rtol=1e-3, atol=1e-4), name
-    name = "layer4.1.conv2.weight"
-    assert float((one[f"backbone.{name}"] - started[name]).abs().max()) > 1e-3
+    for name, before in load_file(checkpoint).items():
+        if before.is_floating_point():
+            moved, together = one[f"backbone.{name}"] - before, two[f"backbone.{name}"] - before
+            assert moved.norm() > 0, name
+            assert (together - moved).norm() < 0.01 * moved.norm(), name
 
 
 class TestBadInput:
