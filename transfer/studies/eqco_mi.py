@@ -57,7 +57,8 @@ def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: st
             "EqCo (Zhu et al. 2020), Eqs. 9 and 10, Table 5: X and Y are correlated Gaussians of 20"
             " dimensions with a known mutual information (MI). A critic of two MLPs is trained for"
             f" {steps} steps of K pairs; the table is its mean lower bound, frozen, over {estimates} fresh"
-            " batches. In nats: ours (published).",
+            " batches. Where EqCo is silent, its source decides (Poole et al. 2019): embeddings of 32"
+            " dimensions, not normalised, compared by their dot product. In nats: ours (published).",
             f"`{command}`",
             provenance_line(seed, seconds),
             markdown(header, rows),
