@@ -11,12 +11,14 @@ import torch
 
 import transfer.pipeline_config  # noqa: F401 (registers the kind)
 from configs import header, load, recipe_names
+from pretrain.canonical import load_canonical
 from slurm.cluster import Cluster
 from slurm.graph import Graph
 from slurm.preview import preview
-from tests.transfer.checkpoints.layouts import network
+from tests.transfer.checkpoints.layouts import LAYOUTS, network
 from transfer.pipeline import plan
 from transfer.pipeline_config import PipelineConfig
+from transfer.stages import import_foreign
 
 CARRYOVER = str(Path(sys.executable).with_name("carryover"))
 PUBLISHED = Path(__file__).parents[2] / "configs" / "published"
@@ -129,6 +131,22 @@ def test_brought_checkpoints_stand_beside_the_papers_own(tmp_path: Path, theirs:
     brought = f"checkpoints=[{{path: {theirs}, label: byol}}]"
     graph = planned("msbreg_table_2", tmp_path, theirs, brought)
     assert set(evaluations(graph)) == {"msbreg_r50_300ep_k4-seed0", "byol"}
+
+
+@pytest.mark.parametrize("label", ["MoCo v2", "DINO", "UniGrad", "VISSL", "lightly BYOL"])
+def test_any_makers_file_can_be_brought(label: str, tmp_path: Path) -> None:
+    layout = next(made for made in LAYOUTS if made.label == label)
+    content, states = layout.make()
+    path = tmp_path / "theirs.pth"
+    torch.save(content, path)
+    graph = planned("evaluate_checkpoint", tmp_path, path, "only=[voc07_c4]")
+    assert evaluations(graph).keys() == {"theirs"}
+    stage = graph["import/theirs"]
+    import_foreign(tmp_path / "out", **stage.params)
+    state, metadata = load_canonical(tmp_path / "out" / "backbone.safetensors")
+    wanted = states[layout.default]
+    assert metadata.maker == layout.maker
+    assert state["layer4.1.conv2.weight"].equal(wanted["layer4.1.conv2.weight"])
 
 
 def test_pretraining_asks_for_more_nodes_than_a_proof_of_carriage(tmp_path: Path, theirs: Path) -> None:
