@@ -46,7 +46,7 @@ class MissingPathsError(RequestError):
         self.paths = paths
         lines = []
         for path, names in paths.items():
-            others = f" (and {len(names) - 1} more stages)" if len(names) > 1 else ""
+            others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             lines.append(f"stage {names[0]} needs {path}, which does not exist{others}")
         super().__init__("\n".join(lines))
 

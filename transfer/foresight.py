@@ -52,7 +52,7 @@ def explain_missing(paths: Mapping[Path, Sequence[str]], roots: Mapping[str, str
     for path, stages in paths.items():
         names = [n for n, root in roots.items() if Path(root).expanduser().absolute() == path]
         how = f"give roots.{names[0]}=DIRECTORY" if names else "the recipe's overrides say where it lies"
-        more = f" and {len(stages) - 1} more stages" if len(stages) > 1 else ""
+        more = f" and {len(stages) - 1} more" if len(stages) > 1 else ""
         lines.append(f"{path}: no such directory ({how}); needed by {stages[0]}{more}")
     return lines
 
