@@ -44,13 +44,21 @@ class Pictures:
 
     standings: tuple[Picture, ...]
     labels: tuple[Picture, ...]
+    images: tuple[Picture, ...]
+    cost: tuple[Picture, ...]
+    features: tuple[Picture, ...]
     curves: tuple[Picture, ...]
     strips: tuple[Strip, ...]
 
     @property
     def drawn(self) -> tuple[Picture, ...]:
         """Every figure."""
-        return self.standings + self.labels + self.curves
+        return tuple(p for group in self.numbers for p in group) + self.features + self.curves
+
+    @property
+    def numbers(self) -> tuple[tuple[Picture, ...], ...]:
+        """Figures of what the tables hold, by kind."""
+        return tuple(filter(None, (self.standings, self.labels + self.images, self.cost)))
 
 
 def build_content(
@@ -81,11 +89,16 @@ def build_content(
 
 def build_pictures(content: Content, runs: Sequence[Path], directory: Path | None) -> Pictures:
     """Draw the figures, also into `directory` as SVG and PDF, and inline the detectors' samples."""
-    from transfer.report.figures import against_labels, standings, training_curves
+    from transfer.report.against import against_cost, against_images, against_labels
+    from transfer.report.figures import standings, training_curves
+    from transfer.report.tsne import tsne_pictures
 
     return Pictures(
         standings=tuple(standings(content.tables, content.collection, directory)),
         labels=tuple(against_labels(content.collection, directory)),
+        images=tuple(against_images(content.collection, directory)),
+        cost=tuple(against_cost(content.tables, content.collection, directory)),
+        features=tuple(tsne_pictures(content.collection, directory)),
         curves=tuple(training_curves(content.collection, runs, directory)),
         strips=tuple(sample_strips(content.collection)),
     )

@@ -120,9 +120,7 @@ def _of_pretrainings(collection: Collection) -> CostTable:
     headings = ("checkpoints", *(f"{name} each" for name in _PRETRAINING))
     headings += ("evaluations", "their GPU-hours", "their wall time")
     shown = [row for _, row in rows] if any(known for known, _ in rows) else []
-    note = (
-        "Of each checkpoint, from its pretraining's first attempt to its last; then of all evaluations of it."
-    )
+    note = "Each checkpoint's pretraining with all its attempts, then all evaluations of the row together."
     return _table("What the pretrainings cost", "Pretraining", headings, shown, note)
 
 

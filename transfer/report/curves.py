@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.metrics import read_metrics
-from transfer.report.collection import Collection, Numbered, Pretraining
+from transfer.report.artifacts import artifact
+from transfer.report.collection import Collection, Pretraining
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -39,16 +40,11 @@ def evaluation_curves(collection: Collection, name: str) -> dict[str, list[Curve
     found: dict[str, list[Curve]] = defaultdict(list)
     for (pretraining, evaluation), runs in collection.runs.items():
         first = min(runs, key=lambda r: (r.record.seed, r.number))
-        metrics = _log_of(first)
+        metrics = artifact(first, "metrics", otherwise=METRICS_NAME)
         if metrics is not None:
             curve = _curve(metrics, name, collection.labels[pretraining], pretraining)
             found[collection.captions[evaluation]] += curve
     return {c: found[c] for c in collection.captions.values() if found[c]}
-
-
-def _log_of(run: Numbered) -> Path | None:
-    path = run.path.parent / run.record.artifacts.get("metrics", METRICS_NAME)
-    return path if path.is_file() else None
 
 
 def _beside(checkpoint: Path, runs: Sequence[Path]) -> Path | None:

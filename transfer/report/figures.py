@@ -1,11 +1,11 @@
-"""The report's figures: where each pretraining stands, gains against labels, training curves."""
+"""The report's figures: where each pretraining stands, and training curves."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from transfer.report.cells import Cell, build_cell
-from transfer.report.collection import Collection, Evaluation, Pretraining
+from transfer.report.cells import Cell
+from transfer.report.collection import Collection, Pretraining
 from transfer.report.curves import Curve, evaluation_curves, pretraining_curves
 from transfer.report.drawing import (
     BAND,
@@ -20,11 +20,8 @@ from transfer.report.drawing import (
     looks,
     new_figure,
 )
-from transfer.report.naming import RANDOM, metric_name, share, task_name
+from transfer.report.naming import RANDOM
 from transfer.report.tables import Row, Table
-
-# The points (share of the labels, cell) of each pretraining.
-Lines = dict[Pretraining, list[tuple[float, Cell]]]
 
 _MOST_ROWS = 16
 _MOST_LINES = 8
@@ -93,83 +90,6 @@ def _standing(
     return finish(figure, name, title, f"{title}: {spoken}", directory)
 
 
-def against_labels(collection: Collection, directory: Path | None) -> list[Picture]:
-    """Draw accuracy against the share of labels, wherever one data set was fine-tuned with several."""
-    families: dict[tuple[str, str, str], dict[float, Evaluation]] = {}
-    for evaluation, runs in collection.by_evaluation.items():
-        fraction, metrics = runs[0].record.label_fraction, collection.headlines(evaluation)
-        if fraction is not None and metrics:
-            key = (evaluation.task, evaluation.dataset, metrics[0].name)
-            families.setdefault(key, {}).setdefault(fraction, evaluation)
-    pictures: list[Picture] = []
-    for i, ((task, dataset, metric), by_fraction) in enumerate(families.items(), start=1):
-        if len(by_fraction) > 1 and len(pictures) < _MOST_FIGURES:
-            title = f"{task_name(task)}, {dataset}: {metric_name(metric)} against labels"
-            lines = _lines(collection, by_fraction, metric)
-            pictures.append(_against(f"labels-{i}", title, metric_name(metric), lines, collection, directory))
-    return pictures
-
-
-def _lines(collection: Collection, by_fraction: dict[float, Evaluation], metric: str) -> Lines:
-    lines: Lines = {}
-    for pretraining in collection.pretrainings:
-        for fraction, evaluation in sorted(by_fraction.items()):
-            runs = collection.runs.get((pretraining, evaluation))
-            if runs and (cell := build_cell(runs, metric)).mean is not None:
-                lines.setdefault(pretraining, []).append((fraction, cell))
-    return {p: points for p, points in lines.items() if len(points) > 1}
-
-
-def _against(
-    name: str,
-    title: str,
-    metric: str,
-    lines: Lines,
-    collection: Collection,
-    directory: Path | None,
-) -> Picture:
-    style = looks(collection.pretrainings)
-    drawn = _strongest(lines)
-    figure, axes = new_figure(_WIDTH, 3.1)
-    spoken = []
-    for pretraining in drawn:
-        look, points = style[pretraining], lines[pretraining]
-        axes.errorbar(
-            [f for f, _ in points],
-            [_mean(c) for _, c in points],
-            yerr=[c.std or 0 for _, c in points],
-            color=look.colour,
-            marker=look.marker,
-            markersize=5,
-            linestyle=look.dashes,
-            label=collection.labels[pretraining],
-        )
-        told = ", ".join(f"{share(f)} {c.text()}" for f, c in points)
-        spoken.append(f"{collection.labels[pretraining]}: {told}")
-    axes.set_xscale("log")
-    fractions = sorted({f for p in drawn for f, _ in lines[p]})
-    axes.set_xticks(fractions, [share(f) for f in fractions])
-    axes.minorticks_off()
-    axes.set_xlabel("share of the labels")
-    axes.set_ylabel(f"{metric} (%)")
-    title = _with_count(title, drawn, lines)
-    head(figure, title)
-    legend(figure)
-    return finish(figure, name, title, f"{title}. {'; '.join(spoken)}", directory)
-
-
-def _strongest(lines: Lines) -> list[Pretraining]:
-    """Keep the baselines and, of the rest, those that end highest, up to what a figure can hold."""
-    baselines = [p for p in lines if p.baseline][: _MOST_LINES // 2]
-    rest = sorted((p for p in lines if not p.baseline), key=lambda p: -_mean(lines[p][0][1]))
-    kept = {*baselines, *rest[: _MOST_LINES - len(baselines)]}
-    return [p for p in lines if p in kept]
-
-
-def _with_count(title: str, drawn: Sequence[Pretraining], lines: Lines) -> str:
-    return title if len(drawn) == len(lines) else f"{title} ({len(drawn)} of {len(lines)} pretrainings)"
-
-
 def training_curves(collection: Collection, runs: Sequence[Path], directory: Path | None) -> list[Picture]:
     """Draw the loss of every pretraining (losses of different methods share no axis) and of the detectors."""
     style = looks(collection.pretrainings)
@@ -180,6 +100,9 @@ def training_curves(collection: Collection, runs: Sequence[Path], directory: Pat
     for number, words in (
         ("embedding_spread", "Spread of the embeddings in pretraining (0: collapsed)"),
         ("positive_similarity", "Similarity of two views in pretraining"),
+        ("negative_similarity", "Similarity of different images in pretraining"),
+        ("knn_accuracy", "k-NN accuracy in pretraining (%)"),
+        ("mi_bound", "Bound on the mutual information in pretraining (nats)"),
     ):
         curves = pretraining_curves(collection, runs, number)[:_MOST_LINES]
         if curves:
@@ -202,11 +125,16 @@ def _curves(
     style: dict[Pretraining, Look],
     directory: Path | None,
 ) -> Picture:
+    from matplotlib.ticker import MaxNLocator
+
+    if len(curves) == 1 and curves[0].label not in title:
+        title = f"{title}: {curves[0].label}"
     figure, axes = new_figure(_WIDTH, 2.2 if len(curves) == 1 else 2.9)
     for curve in curves:
         look = style[curve.pretraining]
         axes.plot(curve.steps, curve.values, color=look.colour, linestyle=look.dashes, label=curve.label)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
     axes.set_ylabel(ylabel)
     axes.spines["left"].set_color(LINE)
     axes.yaxis.label.set_color(SOFT)

@@ -41,7 +41,10 @@ _TASKS = {
     "svm": "SVM on frozen features",
     "detection": "Detection and instance segmentation",
     "segmentation": "Semantic segmentation",
+    "tsne": "t-SNE",
 }
+# Their numbers say how faithful a picture is, and nothing of what was pretrained.
+PICTURES: Final = ("tsne",)
 _METRICS = {"top1": "Top 1", "top5": "Top 5", "miou": "mIoU", "map": "mAP"}
 # The columns of the papers' own tables (UniGrad Tables 8 and 11); the rest is in a table of its own.
 _HEADLINES = {

@@ -5,6 +5,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from transfer.report.artifacts import artifact
 from transfer.report.collection import Collection, Numbered
 
 _MOST_IMAGES = 2
@@ -60,10 +61,8 @@ def sample_strips(collection: Collection) -> list[Strip]:
 
 def _samples(run: Numbered) -> dict[str, Path]:
     """Return the pictures in the record's directory of samples, by name, and none from outside it."""
-    root = run.path.parent.resolve()
-    relative = run.record.artifacts.get("samples")
-    directory = (root / relative).resolve() if relative else None
-    if directory is None or not directory.is_relative_to(root) or not directory.is_dir():
+    directory = artifact(run, "samples")
+    if directory is None or not directory.is_dir():
         return {}
     return {p.stem: p for p in sorted(directory.iterdir()) if p.suffix.lower() in (".png", ".jpg")}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from transfer.report.beside import PublishedRow, published_rows
 from transfer.report.cells import Cell, build_cell
 from transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
-from transfer.report.naming import metric_name, task_name, task_order
+from transfer.report.naming import PICTURES, metric_name, task_name, task_order
 from transfer.results import Metric
 
 _MOST_COLUMNS = 12
@@ -91,7 +91,7 @@ def build_tables(collection: Collection) -> list[Table]:
     a column only if task, data, split, recipe (by hash), backend, its version and selection are the same.
     """
     families: dict[tuple[str, str], list[Evaluation]] = {}
-    for evaluation in collection.evaluations:
+    for evaluation in _judging(collection):
         dataset = "" if evaluation.task == "detection" else evaluation.dataset
         families.setdefault((evaluation.task, dataset), []).append(evaluation)
     tables = []
@@ -109,12 +109,16 @@ def build_tables(collection: Collection) -> list[Table]:
 def build_full_tables(collection: Collection) -> list[Table]:
     """Give each evaluation that has more metrics than its headlines a table of all of them."""
     tables = []
-    for evaluation in collection.evaluations:
+    for evaluation in _judging(collection):
         metrics = collection.metrics(evaluation)
         if len(metrics) > len(collection.headlines(evaluation)):
             title = f"{task_name(evaluation.task)}: {collection.captions[evaluation]}, every metric"
             tables.append(_table(collection, title, [(evaluation, metrics)]))
     return tables
+
+
+def _judging(collection: Collection) -> list[Evaluation]:
+    return [e for e in collection.evaluations if e.task not in PICTURES]
 
 
 def _chunks(wanted: Sequence[tuple[Evaluation, list[Metric]]]) -> list[list[tuple[Evaluation, list[Metric]]]]:

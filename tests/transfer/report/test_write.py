@@ -76,7 +76,7 @@ def test_the_page_shows_findings_tables_figures_samples_and_curves(demo: Path) -
     text = (demo / "index.html").read_text(encoding="utf-8")
     for heading in ("In short", "Fine-tuning, shapes", "Figures", "What the detectors see", "Training"):
         assert f">{heading}</h2>" in text
-    assert outline(demo / "index.html").counts["svg"] == 1 + 6 + (4 + 2 + 5)
+    assert outline(demo / "index.html").counts["svg"] == 1 + 6 + 6 + (4 + 2 + 5)
 
 
 def test_the_page_names_no_address_and_no_second_file(demo: Path) -> None:
