@@ -6,12 +6,12 @@ from torch import Tensor
 
 from transfer.segment.config import InputConfig
 from transfer.segment.datasets import SegmentationImage
-from transfer.segment.fcn_model import Segmenter, normalised
+from transfer.segment.fcn_model import DilatedFCN, normalised
 from transfer.segment.transforms import pixels_for_test
 
 
 @torch.inference_mode()
-def segment(model: Segmenter, source: SegmentationImage, config: InputConfig, precision: str) -> np.ndarray:
+def segment(model: DilatedFCN, source: SegmentationImage, config: InputConfig, precision: str) -> np.ndarray:
     """Return the label of every pixel of an image, (height, width) uint8, at its own size."""
     model.eval()
     device = next(model.parameters()).device
@@ -25,7 +25,7 @@ def segment(model: Segmenter, source: SegmentationImage, config: InputConfig, pr
     return logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 
-def slide(model: Segmenter, pixels: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def slide(model: DilatedFCN, pixels: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """Average the logits (1, C, H, W) of overlapping windows, (height, width) pixels large and apart.
 
     The last window of a row or column is moved back so that it ends with the image (mmseg's slide mode).

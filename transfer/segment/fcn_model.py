@@ -49,7 +49,7 @@ class ConvHead(nn.Module):
         return logits
 
 
-class Segmenter(FCN):
+class DilatedFCN(FCN):
     """torchvision's FCN (`backbone`, `classifier`, `aux_classifier`) that aligns corners where asked to.
 
     Maps normalised images (B, 3, H, W) to logits (B, C, H, W): "out", and in training "aux".
@@ -77,7 +77,7 @@ class Segmenter(FCN):
 
 def build_segmenter(
     backbone: BackboneConfig, weights: Mapping[str, Tensor], model: FCNConfig, classes: int, seed: int
-) -> Segmenter:
+) -> DilatedFCN:
     """Build an FCN around a pretrained backbone; everything new is initialised from `seed`.
 
     Parameters
@@ -102,7 +102,7 @@ def build_segmenter(
         if (aux := model.auxiliary) is not None:
             auxiliary = ConvHead(width // 2, aux.channels, aux.convs, False, model.dropout, classes)
         body = IntermediateLayerGetter(resnet, {"layer3": "aux", "layer4": "out"})
-        segmenter = Segmenter(body, head, auxiliary, model.align_corners)
+        segmenter = DilatedFCN(body, head, auxiliary, model.align_corners)
     return segmenter.to(memory_format=torch.channels_last)
 
 

@@ -16,7 +16,7 @@ from transfer.segment import fcn_infer
 from transfer.segment.backend import Backend, Source, Training
 from transfer.segment.config import SegmentationConfig
 from transfer.segment.datasets import SegmentationImage
-from transfer.segment.fcn_model import Segmenter, build_segmenter
+from transfer.segment.fcn_model import DilatedFCN, build_segmenter
 from transfer.segment.fcn_train import STATE_NAME, train_segmenter
 from transfer.segment.model_config import FCNConfig
 
@@ -26,7 +26,7 @@ class TorchvisionSegmenter:
     """An FCN of torchvision's components in a run; see `backend.Segmenter`."""
 
     run: Training
-    model: Segmenter
+    model: DilatedFCN
     carried: int
     artifacts: dict[str, str] = field(default_factory=dict)
 
