@@ -35,9 +35,12 @@ class ComparedBound:
 def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: str) -> None:
     """Compute EqCo's Table 5, print it beside the published one, and write it to `out` as csv and md."""
     from pretrain.progress import progress
+    from pretrain.provenance import git_revision
     from pretrain.studies.mutual_information import ToyProtocol, eqco_table
 
     make(out)
+    # Now: an hour later the tree may hold other code than what ran.
+    git_revision()
     protocol = ToyProtocol(steps=steps, estimates=estimates)
     total = (steps + estimates) * len(protocol.information) * len(protocol.pairs) * 2
     started = time.monotonic()
