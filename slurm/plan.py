@@ -72,7 +72,7 @@ def make_plan(
     if only is not None:
         wanted = graph.with_upstream(only)
         plan = [d if d.stage.name in wanted or not d.action.works else _left(d) for d in plan]
-    at_work = {d.stage.name for d in plan if d.action.works}
+    at_work = {d.stage.name for d in plan if d.action.works or d.action is Action.IN_FLIGHT}
     plan = [_again_if_missing(d, ledger, at_work) for d in plan]
     for decision in working(plan):
         check_call(decision.stage)
@@ -122,7 +122,8 @@ def _decide(stage: Stage, content_hash: str, ledger: Ledger, in_flight: InFlight
     short = content_hash[:8]
     if record is None:
         return Decision(stage, content_hash, Action.RUN, "not run before")
-    where = in_flight(record)
+    # A finished stage's job may still be in the queue for a while (completing, or links of a chain to come).
+    where = "" if record.state == "finished" else in_flight(record)
     if where and record.hash == content_hash:
         return Decision(stage, content_hash, Action.IN_FLIGHT, where)
     if where:

@@ -147,6 +147,28 @@ def test_a_stage_that_ends_while_the_queue_is_read_is_not_submitted_again(
     assert result.stages["a"].state == "skipped" and len(fake.scripts) == 1
 
 
+@pytest.mark.parametrize("late_is_queued", [False, True])
+def test_a_finished_report_is_drawn_up_again_though_its_job_has_not_left_the_queue(
+    tmp_path: Path, fake: FakeSlurm, late_is_queued: bool
+) -> None:
+    late = Stage("late", work.write)
+    graph = Graph([late, Stage("report", work.collect, {"directories": []}, after=("late",))])
+    submit(tmp_path / "run", graph)
+    record = Ledger(tmp_path / "run").read("report")
+    assert record is not None
+    # As the report's job leaves it, with "late" still missing.
+    Ledger(tmp_path / "run").out("report").mkdir()
+    Ledger(tmp_path / "run").write(record.changed("finished", missing=("late",)))
+    queue = fake.queue if late_is_queued else {"102": fake.queue["102"]}
+    fake.set_queue(queue | {"102": ["COMPLETING", "None", fake.queue["102"][2]]})
+
+    _, events = submit(tmp_path / "run", graph)
+    assert {e.stage: e.state for e in events} == {"late": "submitted", "report": "submitted"}
+    assert "late had not finished when it ran" in events[-1].reason
+    waited_for = "101" if late_is_queued else "103"
+    assert options(fake.scripts[-1])["dependency"] == f"afterany:{waited_for}"
+
+
 def test_what_has_left_the_queue_unfinished_is_submitted_again(tmp_path: Path, fake: FakeSlurm) -> None:
     submit(tmp_path / "run")
     kept = {job: value for job, value in fake.queue.items() if job not in ("103_1", "103_4")}
