@@ -7,9 +7,9 @@ const say = text => { document.getElementById("said").textContent = text; };
 function enhance(table) {
   const body = table.tBodies[0];
   const rows = Array.from(body.rows);
-  const text = rows.map(row => row.textContent.toLowerCase());
-  const position = new Map(rows.map((row, i) => [row, i]));
-  let order = rows, wanted = "", whole = rows.length <= SHOWN;
+  const keys = new Map(); // column -> what its rows are sorted by, in the order of `rows`
+  let text = null; // what the filter looks into: read when it is first used
+  let order = Array.from(rows.keys()), shown = rows, wanted = "", whole = rows.length <= SHOWN;
   const bar = document.createElement("div");
   bar.className = "bar";
   const label = document.createElement("label");
@@ -28,22 +28,38 @@ function enhance(table) {
   bar.append(label, count, more);
   if (rows.length > 3) table.closest(".scroll").before(bar);
 
+  // Moves only the rows that are seen: the order of hidden ones does not matter, and moving ten thousand takes a second.
   function draw(named) {
-    let matching = 0, shown = 0;
-    const fragment = document.createDocumentFragment();
-    for (const row of order) {
-      const match = text[position.get(row)].includes(wanted);
-      matching += match;
-      row.hidden = !match || (!whole && shown >= SHOWN && row !== named);
-      shown += !row.hidden;
-      row.classList.toggle("last-baseline", false);
-      fragment.append(row);
+    let found = order;
+    if (wanted) {
+      text ||= rows.map(row => row.textContent.toLowerCase());
+      found = order.filter(i => text[i].includes(wanted));
     }
-    body.append(fragment);
-    more.hidden = whole || matching <= SHOWN;
-    count.textContent = wanted || shown < rows.length ? `${shown} of ${rows.length} rows` : "";
+    const next = (whole ? found : found.slice(0, SHOWN)).map(i => rows[i]);
+    if (named && !next.includes(named)) next.push(named);
+    const kept = new Set(next);
+    for (const row of shown) if (!kept.has(row)) row.hidden = true;
+    for (const row of next) { row.hidden = false; row.classList.remove("last-baseline"); }
+    const fragment = document.createDocumentFragment();
+    fragment.append(...next);
+    body.prepend(fragment);
+    shown = next;
+    more.hidden = whole || found.length <= SHOWN;
+    count.textContent = wanted || next.length < rows.length ? `${next.length} of ${rows.length} rows` : "";
   }
   input.addEventListener("input", () => { wanted = input.value.trim().toLowerCase(); draw(); });
+
+  // Numbers as they are; texts by their rank among the column's texts, of which many rows share each; null sorts last.
+  function keysOf(column) {
+    const values = rows.map(row => {
+      const cell = row.children[column];
+      return "v" in cell.dataset ? cell.dataset.v : cell.textContent.trim();
+    });
+    if (!values.some(isNaN)) return values.map(v => v === "" ? null : Number(v));
+    const texts = Array.from(new Set(values)).sort(new Intl.Collator(undefined, {numeric: true}).compare);
+    const ranks = new Map(texts.map((t, i) => [t, i]));
+    return values.map(v => v === "" ? null : ranks.get(v));
+  }
 
   for (const head of table.tHead.querySelectorAll("th[data-sort]")) {
     const column = Number(head.dataset.sort);
@@ -58,16 +74,12 @@ function enhance(table) {
       for (const h of table.tHead.querySelectorAll("[aria-sort]")) h.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", direction);
       const sign = direction === "ascending" ? 1 : -1;
-      const keys = new Map(rows.map(row => {
-        const cell = row.cells[column];
-        const value = "v" in cell.dataset ? cell.dataset.v : cell.textContent.trim();
-        return [row, value !== "" && !isNaN(value) ? Number(value) : value];
-      }));
-      const compare = new Intl.Collator(undefined, {numeric: true}).compare;
-      order = rows.slice().sort((a, b) => {
-        const [x, y] = [keys.get(a), keys.get(b)];
-        if (x === "" || y === "") return (x === "") - (y === ""); // nothing to sort by comes last either way
-        return sign * (typeof x === "number" && typeof y === "number" ? x - y : compare(String(x), String(y)));
+      if (!keys.has(column)) keys.set(column, keysOf(column));
+      const key = keys.get(column);
+      order = Array.from(rows.keys()).sort((a, b) => {
+        const x = key[a], y = key[b];
+        if (x === null || y === null) return (x === null) - (y === null);
+        return sign * (x - y);
       });
       draw();
       say(`Sorted by ${button.textContent.trim()}, ${direction}`);
