@@ -153,6 +153,8 @@ def train_model(
         model.load_state_dict(state["state_dict"])
         model.to(ranks.device)
         return float(carried["seconds"])
+    if path is not None:
+        log.info("%s: resumed at iteration %d", run.out, start)
     images = MmsegTrainingImages(run.dataset, config.input, config.seed)
     size, world = solver.ims_per_batch, ranks.world
     steps = Steps(len(run.dataset.images), size, config.seed, start, solver.iterations, ranks.rank, world)
@@ -191,8 +193,6 @@ def train_model(
             experiment_name=f"{run.identity[:12]}-{time.monotonic_ns()}",
         )
         runner.train()
-    if path is not None:
-        log.info("%s: resumed at iteration %d", run.out, start)
     return keeper.seconds
 
 
