@@ -99,9 +99,16 @@ def head(figure: "Figure", title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
 
 
-def legend(figure: "Figure", columns: int = 2) -> None:
+def legend(figure: "Figure", columns: int = 2, markerscale: float = 1) -> None:
     """Put the legend below the axes, where it covers nothing."""
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK)
+    figure.legend(
+        markerscale=markerscale,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+    )
 
 
 def finish(figure: "Figure", name: str, caption: str, alternative: str, directory: Path | None) -> Picture:

@@ -82,11 +82,12 @@ def _picture(name: str, label: str, run: Numbered, points: Points, directory: Pa
             label=of_class,
         )
     axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     axes.set_aspect("equal", adjustable="datalim")
     title = f"t-SNE: {label}"
     head(figure, title)
     if len(classes) <= _MOST_CLASSES:
-        legend(figure, columns=4)
+        legend(figure, columns=4, markerscale=2.5)
     fidelity = next((m.value for m in run.record.metrics if m.value is not None), None)
     said = "" if fidelity is None else f"; Kullback-Leibler divergence {fidelity:.2f} nats"
     part = f"{shown:,} of " if shown < points.count else ""

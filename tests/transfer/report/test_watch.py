@@ -48,7 +48,7 @@ def test_a_report_of_an_unfinished_run_says_what_is_missing(tmp_path: Path) -> N
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert ">Partial results</h2>" in page and "<title>Partial: " in page
     assert "2 of 3 stages finished, 1 failed." in page and "out of &lt;memory&gt;" in page
-    assert 'http-equiv="refresh"' not in page
+    assert 'http-equiv="refresh"' not in page and f"<code>carryover retry {run}</code>" in page
     markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert f"> **Partial results.** `{run}`: 2 of 3 stages finished, 1 failed." in markdown
     tex = (tmp_path / "report" / "tables.tex").read_text(encoding="utf-8")
