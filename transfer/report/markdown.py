@@ -16,6 +16,7 @@ def markdown(content: Content) -> str:
     """Return the report as Markdown: findings, what needs attention, tables, sources of every number."""
     parts = [f"# {_escape(content.title)}", "", f"Written {content.written}.", ""]
     parts += _partial(content.partial)
+    parts += [] if content.collection.records else ["No result yet.", ""]
     parts += _findings(content.summaries)
     parts += _attention(content.problems, content.concerns)
     for table in [*content.tables, *content.full_tables]:

@@ -79,6 +79,7 @@ def test_a_run_without_any_result_has_a_page_that_says_so(tmp_path: Path) -> Non
     report = write_report([tmp_path / "run"], tmp_path / "report", formats=["html", "md", "tex", "csv"])
     assert report.records == 0
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "No result yet." in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "No result yet." in page and "0 of 1 stages finished, 1 failed." in page
 
 

@@ -1,14 +1,17 @@
 """A report is written whole, traces every number, and trusts no text that it shows."""
 
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from configs import UserError
 from tests.transfer.records import record
 from tests.transfer.report.demo_run import write_demo_run
+from transfer.cli import app
 from transfer.report import write_report
 from transfer.results import write_record
 
@@ -154,6 +157,27 @@ def test_an_unreadable_record_is_listed_and_the_report_still_comes(tmp_path: Pat
     assert report.records == 1 and [p.path.parent.name for p in report.problems] == ["bad"]
     for name in ("index.html", "report.md"):
         assert "bad/result.json" in (tmp_path / "report" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("carryover-result-1", "carryover-result-0"),
+        lambda text: text.replace('"value": 50.0', '"value": 60.0'),
+    ],
+    ids=["half-written", "old schema", "edited by hand"],
+)
+def test_the_command_lists_a_bad_record_and_exits_with_1(
+    tmp_path: Path, damage: Callable[[str], str]
+) -> None:
+    write_record(record(), tmp_path / "good")
+    bad = write_record(record(seed=1), tmp_path / "bad")
+    bad.write_text(damage(bad.read_text(encoding="utf-8")), encoding="utf-8")
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "report")])
+    assert done.exit_code == 1
+    assert f"left out: {bad}" in done.output.replace("\n", "")
+    assert str(bad) in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_report_of_unreadable_records_only_still_comes(tmp_path: Path) -> None:
