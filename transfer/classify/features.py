@@ -26,7 +26,7 @@ from pretrain.datasets import MemoryImages
 from pretrain.distributed import Ranks, barrier, world_size
 from pretrain.progress import progress
 from transfer.classify.depths import pooled
-from transfer.classify.outputs import write_text
+from transfer.outputs import write_text
 
 log = logging.getLogger(__name__)
 

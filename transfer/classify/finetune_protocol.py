@@ -2,13 +2,11 @@
 
 import hashlib
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from configs import WorkError, recipe_hash
@@ -37,8 +35,8 @@ from transfer.classify.labelled import (
     open_splits,
     require_same_pixels,
 )
-from transfer.classify.outputs import RECIPE_NAME, finished_record, spread, write_recipe
 from transfer.classify.subsets import Indices
+from transfer.outputs import RECIPE_NAME, finished_record, save_weights, spread, write_recipe
 from transfer.results import ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)
@@ -96,7 +94,7 @@ def run_protocol(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultR
         )
         if ranks.first:
             if config.keep_weights:
-                _save_weights(outcome.trained.model, out / WEIGHTS_NAME)
+                save_weights(out / WEIGHTS_NAME, outcome.trained.model)
             # The record comes before the state goes, so that there is always something to go on from.
             write_record(record, out)
             _forget_state(out)
@@ -254,13 +252,6 @@ def _assert_frozen(model: Classifier, weights: dict[str, Tensor]) -> int:
     if changed:
         raise WorkError(f"the backbone is frozen, but training changed {', '.join(changed[:5])}")
     return len(weights)
-
-
-def _save_weights(model: Classifier, path: Path) -> None:
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, str(temporary), metadata={"format": "pt"})
-    temporary.replace(path)
 
 
 def _forget_state(directory: Path) -> None:

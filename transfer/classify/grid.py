@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from configs import Section, UserError
 from transfer.classify.classifier import Accuracy
-from transfer.classify.outputs import write_text
+from transfer.outputs import write_text
 
 GRID_NAME = "grid.json"
 

@@ -12,8 +12,8 @@ from transfer.classify.data_config import check_data
 from transfer.classify.frozen import open_frozen
 from transfer.classify.labelled import choose_labelled, open_splits
 from transfer.classify.neighbours import Neighbourhood, count_correct
-from transfer.classify.outputs import RECIPE_NAME, finished_record, spread, write_recipe
 from transfer.classify.probe_config import KnnConfig
+from transfer.outputs import RECIPE_NAME, finished_record, spread, write_recipe
 from transfer.results import Metric, ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)

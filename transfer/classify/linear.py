@@ -24,9 +24,9 @@ from transfer.classify.frozen import Frozen, open_frozen
 from transfer.classify.labelled import LabelledSubset, Splits, choose_labelled, open_splits
 from transfer.classify.linear_train import Probe, heads_accuracy, require_finite, train_heads
 from transfer.classify.logistic import Logistic, fit, fit_path
-from transfer.classify.outputs import RECIPE_NAME, finished_record, spread, write_recipe, write_text
 from transfer.classify.probe_config import CachedMode, LinearConfig, ProtocolMode
 from transfer.classify.subsets import Indices
+from transfer.outputs import RECIPE_NAME, finished_record, spread, write_recipe, write_text
 from transfer.results import ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)

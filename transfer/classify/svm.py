@@ -13,11 +13,11 @@ from pretrain.data import Dataset
 from pretrain.datasets import FileImages, Paths
 from pretrain.distributed import Ranks, barrier, joined
 from transfer.classify.frozen import Frozen, open_frozen
-from transfer.classify.outputs import RECIPE_NAME, finished_record, write_recipe, write_text
 from transfer.classify.probe_config import SvmConfig, VocImages
 from transfer.classify.voc_svm import ClassResult, Split, full, low_shot, normalise, presence
 from transfer.detect.datasets import DetectionDataset
 from transfer.detect.voc_dataset import VOC_CLASSES, read_voc
+from transfer.outputs import RECIPE_NAME, finished_record, write_recipe, write_text
 from transfer.results import Metric, ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from transfer.classify import subsets
 from transfer.classify.data_config import check_data
 from transfer.classify.frozen import open_frozen
 from transfer.classify.labelled import open_splits
-from transfer.classify.outputs import RECIPE_NAME, finished_record, write_recipe, write_text
 from transfer.classify.probe_config import TsneConfig
+from transfer.outputs import RECIPE_NAME, finished_record, write_recipe, write_text
 from transfer.results import Metric, ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import defaultdict
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -20,6 +19,7 @@ from pretrain.progress import progress
 from pretrain.schedules import warmup_multistep
 from transfer.detect.backend import Detector, Step, Training
 from transfer.detect.config import SolverConfig
+from transfer.window import Window, save_points
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ def train_detector(run: Training, detector: Detector, stop: StopRequest) -> floa
     """
     config, solver, ranks = run.config, run.config.solver, run.ranks
     model, optimizer = detector.model, detector.build_optimizer()
-    metrics = MetricsLog(run.out / "metrics.jsonl")
+    metrics = MetricsLog(run.out / "metrics.jsonl", run.config.solver.iterations)
     start, before, window = _resume(run, model, optimizer)
     began = time.monotonic()
     if start >= solver.iterations:
         return before
     if ranks.first:
         metrics.rewind(start)
-    due = _save_points(solver.iterations, config.checkpoints)
+    due = save_points(solver.iterations, config.checkpoints)
     model.train()
     trained: nn.Module = model
     if ranks.world > 1:
@@ -107,28 +107,6 @@ def lr_factor(solver: SolverConfig, iteration: int) -> float:
     return warmup_multistep(iteration, solver.milestones, solver.gamma, solver.warmup, solver.warmup_factor)
 
 
-class _Window:
-    """Sums of the losses since the last line of metrics; part of the state, so that resumed logs agree."""
-
-    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
-        self.count = count
-        self.sums: dict[str, Tensor | float] = defaultdict(float, sums or {})
-
-    def note(self, losses: dict[str, Tensor]) -> None:
-        self.count += 1
-        for name, loss in losses.items():
-            self.sums[name] = self.sums[name] + loss.detach()
-
-    def numbers(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.sums.items()}
-
-    def close(self) -> dict[str, float]:
-        means = {name: value / self.count for name, value in self.numbers().items()}
-        self.sums.clear()
-        self.count = 0
-        return means
-
-
 def _losses(model: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:
     try:
         losses: dict[str, Tensor] = model(*step)
@@ -138,7 +116,7 @@ def _losses(model: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:
     return losses
 
 
-def _require_finite(window: _Window, model: nn.Module, iteration: int) -> None:
+def _require_finite(window: Window, model: nn.Module, iteration: int) -> None:
     """Raise before a state that has lost its way is saved over a good one."""
     bad = [name for name, value in window.numbers().items() if not np.isfinite(value)]
     bad += [name for name, p in model.named_parameters() if not torch.isfinite(p).all()][:1]
@@ -146,10 +124,10 @@ def _require_finite(window: _Window, model: nn.Module, iteration: int) -> None:
         raise WorkError(f"iteration {iteration}: {', '.join(bad)} {_CAUSE}")
 
 
-def _resume(run: Training, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, _Window]:
+def _resume(run: Training, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, Window]:
     state = load_state(run.out / STATE_NAME)
     if state is None:
-        return 0, 0.0, _Window()
+        return 0, 0.0, Window()
     if state["identity"] != run.identity:
         raise UserError(
             f"{run.out}: holds the training state of another recipe, seed or checkpoint;"
@@ -158,7 +136,7 @@ def _resume(run: Training, model: nn.Module, optimizer: torch.optim.Optimizer) -
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     log.info("%s: resumed at iteration %d", run.out, state["iteration"])
-    return state["iteration"], state["seconds"], _Window(state["window"], state["window_count"])
+    return state["iteration"], state["seconds"], Window(state["window"], state["window_count"])
 
 
 def _save(
@@ -167,7 +145,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     iteration: int,
     seconds: float,
-    window: _Window,
+    window: Window,
 ) -> None:
     state: dict[str, Any] = {
         "identity": run.identity,
@@ -179,10 +157,6 @@ def _save(
         "window_count": window.count,
     }
     save_state(run.out / STATE_NAME, state)
-
-
-def _save_points(iterations: int, checkpoints: int) -> frozenset[int]:
-    return frozenset(round(iterations * (i + 1) / checkpoints) for i in range(checkpoints)) | {iterations}
 
 
 def _sampling_seed(seed: int, iteration: int, rank: int) -> int:

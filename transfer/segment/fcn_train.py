@@ -20,7 +20,7 @@ from transfer.segment.batches import Steps, TrainingImages, step_loader
 from transfer.segment.config import SolverConfig
 from transfer.segment.fcn_model import batch_of, losses
 from transfer.segment.model_config import FCNConfig
-from transfer.segment.window import Window, save_points
+from transfer.window import Window, save_points
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
     optimizer = torch.optim.SGD(
         model.parameters(), lr=solver.peak_lr, momentum=solver.momentum, weight_decay=solver.weight_decay
     )
-    metrics = MetricsLog(run.out / "metrics.jsonl")
+    metrics = MetricsLog(run.out / "metrics.jsonl", run.config.solver.iterations)
     start, before, window = _resume(run, model, optimizer)
     began = time.monotonic()
     if start >= solver.iterations:

@@ -26,7 +26,7 @@ from transfer.segment.backend import Training
 from transfer.segment.batches import Steps, step_loader
 from transfer.segment.fcn_train import dropout_seed, require_finite
 from transfer.segment.mmseg_data import MmsegTrainingImages
-from transfer.segment.window import Window, save_points
+from transfer.window import Window, save_points
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class _Keeper(Hook):
         prove: Callable[[nn.Module], int],
     ) -> None:
         self.run, self.stop, self.bar, self.prove = run, stop, bar, prove
-        self.metrics = MetricsLog(run.out / "metrics.jsonl")
+        self.metrics = MetricsLog(run.out / "metrics.jsonl", run.config.solver.iterations)
         self.due = save_points(run.config.solver.iterations, run.config.checkpoints)
         self.window = Window(carried.get("window"), carried.get("window_count", 0))
         self.before = carried.get("seconds", 0.0)

@@ -21,10 +21,10 @@ def test_the_solution_is_scikit_learns(cost: float) -> None:
     # Newton's method, because scikit-learn's L-BFGS itself stops some 1e-4 short at the largest C.
     oracle = LogisticRegression(C=cost, tol=1e-12, max_iter=10_000, solver="newton-cholesky").fit(x, y)
     found = fit(x, y, 5, cost, tolerance=1e-9)
-    assert found.gradient <= 1e-7, "where differences of the objective are below its rounding, it may stop early"
+    assert found.gradient <= 1e-7, "it may stop early, where the objective's differences are below rounding"
     probability = torch.from_numpy(oracle.predict_proba(x))
     torch.testing.assert_close(found.logits(x).softmax(1), probability, atol=5e-6, rtol=0)
-    # The objective's curvature in the weights is at least 1 / (cost * rows): so far off can they be, no further.
+    # The objective's curvature in the weights is at least 1 / (cost * rows): no further off can they be.
     off = (found.weight - torch.from_numpy(oracle.coef_)).norm()
     assert off <= found.gradient * (found.weight.numel() + 5) ** 0.5 * cost * len(x) + 1e-9
 

@@ -106,7 +106,7 @@ def test_a_finished_run_is_not_done_again(finished, shapes, checkpoint):
     before = (out / "predictions.json.gz").stat().st_mtime_ns
     assert evaluate(_recipe("demo_faster_fpn", shapes), checkpoint, out) == record
     assert (out / "predictions.json.gz").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="another recipe, seed or checkpoint"):
+    with pytest.raises(UserError, match="holds the result of another"):
         evaluate(_recipe("demo_faster_fpn", shapes, "seed=1"), checkpoint, out)
 
 

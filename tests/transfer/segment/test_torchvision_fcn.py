@@ -83,7 +83,7 @@ def test_a_finished_run_is_not_done_again(finished, root, checkpoint):
     before = (out / "confusion.json").stat().st_mtime_ns
     assert evaluate(recipe(root), checkpoint, out) == record
     assert (out / "confusion.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="another recipe, seed or checkpoint"):
+    with pytest.raises(UserError, match="holds the result of another"):
         evaluate(recipe(root, "seed=1"), checkpoint, out)
 
 

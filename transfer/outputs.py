@@ -3,11 +3,15 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from configs import Recipe, UserError, dump, recipe_hash
 from transfer.results import RECORD_NAME, ResultRecord
+
+if TYPE_CHECKING:
+    from torch import nn
 
 RECIPE_NAME = "recipe.yaml"
 
@@ -44,6 +48,16 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def save_weights(path: Path, model: "nn.Module") -> None:
+    """Write a model's weights as safetensors, atomically and under the model's own names."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, str(temporary), metadata={"format": "pt"})
     temporary.replace(path)
 
 
