@@ -30,7 +30,8 @@ class CanonicalMetadata(Section):
     """What a canonical checkpoint says of itself.
 
     `pixel_mean` and `pixel_std` are in units of [0, 1] images, in `channel_order`; `input_size` is the side
-    of the training crop in pixels; `maker` names the code that trained it ("carryover", "moco", ...).
+    of the training crop in pixels; `maker` names the code that trained it ("carryover", "moco", ...);
+    `peak_gpu_memory_gib` is the most that tensors took on the first GPU, since it last began or resumed.
     """
 
     format: Literal["carryover-1"] = FORMAT
@@ -52,6 +53,7 @@ class CanonicalMetadata(Section):
     encoder: str = "online"
     gpu_hours: float | None = None
     wall_seconds: float | None = None
+    peak_gpu_memory_gib: float | None = None
 
 
 def save_canonical(path: Path, state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> None:

@@ -82,6 +82,9 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
         if config.sync_bn and ranks.world > 1:
             with_sync_bn(method, ranks.device)
         method.to(ranks.device)
+        if ranks.device.type == "cuda":
+            # This process may have done other work before, and the peak is this training's.
+            torch.cuda.reset_peak_memory_stats(ranks.device)
         if config.channels_last:
             method.to(memory_format=torch.channels_last)
 
@@ -294,6 +297,7 @@ def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float, epochs: int)
         library_versions=dict(provenance.library_versions()),
         gpu_hours=seconds * ranks.world / 3600 if on_gpu else None,
         wall_seconds=seconds,
+        peak_gpu_memory_gib=torch.cuda.max_memory_allocated(ranks.device) / 2**30 if on_gpu else None,
     )
 
 

@@ -90,6 +90,7 @@ class ResultRecord(Section):
     cost_source: Literal["sacct", "clock"] | None = None
     pretrain_waiting_seconds: float | None = None
     pretrain_attempts: int | None = None
+    pretrain_peak_gpu_memory_gib: float | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -188,6 +189,7 @@ def make_record(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         pretrain_gpu_hours=metadata.gpu_hours,
         pretrain_wall_seconds=metadata.wall_seconds,
+        pretrain_peak_gpu_memory_gib=metadata.peak_gpu_memory_gib,
     )
 
 

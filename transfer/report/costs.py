@@ -97,6 +97,7 @@ _PRETRAINING: dict[str, _Number] = {
     "wall time": pretrain_wall_hours,
     "waiting": lambda r: _hours(r.pretrain_waiting_seconds),
     "attempts": lambda r: r.pretrain_attempts,
+    "peak GiB a GPU": lambda r: r.pretrain_peak_gpu_memory_gib,
 }
 _EVALUATION: dict[str, _Number] = {
     "GPU-hours": lambda r: r.gpu_hours or None,

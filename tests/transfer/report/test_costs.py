@@ -101,6 +101,7 @@ def test_a_time_is_printed_as_a_clock_would(hours: float, text: str) -> None:
 
 def test_every_format_shows_the_costs(tmp_path: Path) -> None:
     costs = {"pretrain_gpu_hours": 88.0, "pretrain_wall_seconds": 11 * 3600.0, "gpu_hours": 0.25}
+    costs |= {"pretrain_peak_gpu_memory_gib": 15.25}
     for name in ("random", "simo"):
         write_record(run(name, **costs), tmp_path / name)
     write_report([tmp_path], tmp_path / "report", formats=["html", "md", "tex"])
@@ -109,8 +110,8 @@ def test_every_format_shows_the_costs(tmp_path: Path) -> None:
         for name in ("index.html", "report.md", "tables.tex")
     )
     assert ">Cost</h2>" in page and page.count('<td data-v="88.0">88</td>') == 2
-    assert "| SiMo | resnet18, 10 epochs | 1 | 88 | 11:00:00 | 1 | 0.25 | 0:00:03 |" in markdown
-    assert r"SiMo (resnet18, 10 epochs) & 1 & 88 & 11:00:00 & 1 & 0.25 & 0:00:03 \\" in tex
+    assert "| SiMo | resnet18, 10 epochs | 1 | 88 | 11:00:00 | 15.2 | 1 | 0.25 | 0:00:03 |" in markdown
+    assert r"SiMo (resnet18, 10 epochs) & 1 & 88 & 11:00:00 & 15.2 & 1 & 0.25 & 0:00:03 \\" in tex
     for spec, body in re.findall(r"\\begin\{tabular\}\{(lr+)\}(.*?)\\end\{tabular\}", tex, re.DOTALL):
         rows = [r for r in body.splitlines() if r.endswith(r"\\") and "multicolumn" not in r]
         assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {len(spec)}
