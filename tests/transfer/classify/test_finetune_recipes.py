@@ -17,6 +17,7 @@ from transfer.classify.finetune import evaluate
 
 PROTOCOLS = ("simclr", "barlow_twins", "vicreg", "swav", "mmselfsup_grid", "msbreg")
 RECIPES = [f"{protocol}_{percent}percent" for protocol in PROTOCOLS for percent in (1, 10)]
+CIFAR = ["cifar10_finetune_1percent", "cifar10_finetune_10percent"]
 
 
 def recipe(name: str, *overrides: str) -> FinetuneConfig:
@@ -88,10 +89,11 @@ def test_a_recipe_names_its_source_its_number_its_cost_and_the_official_list(nam
     assert (config.image.size, config.image.resize, config.image.scale) == (224, 256, (0.08, 1.0))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *CIFAR])
 def test_a_recipe_takes_a_step(name: str, images: Path, checkpoint: Path, tmp_path: Path) -> None:
     shrunk = [
         f"data.root={images}",
+        "data.test_split=val",
         "labels={name: per_class, images: 2}",
         "image.size=32",
         "image.resize=32",
@@ -119,7 +121,7 @@ def test_a_recipe_takes_a_step(name: str, images: Path, checkpoint: Path, tmp_pa
 
 def test_every_finetuning_recipe_is_tested_here() -> None:
     finetuning = [n for n in recipe_names("transfer") if n.endswith("percent") and not n.startswith("demo")]
-    assert sorted(finetuning) == sorted(RECIPES)
+    assert sorted(finetuning) == sorted([*RECIPES, *CIFAR])
 
 
 def test_an_official_list_on_other_data_is_refused_with_its_first_names(
