@@ -101,7 +101,7 @@ def test_losses_and_gradients_in_training(tmp_path):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    # In float64 up to the logits: in float32 a rounding error on one side of a ReLU is a whole gradient on the other.
+    # In float64 up to the logits: float32 rounds some activations to the other side of a ReLU.
     ours, theirs = ours.double(), theirs.double()
     images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
     labels = torch.randint(0, len(CLASSES), (2, 48, 48))
