@@ -21,10 +21,11 @@ from transfer.detect.config import DetectionConfig
 from transfer.detect.predictions_file import FILE_NAME as PREDICTIONS_NAME
 from transfer.detect.predictions_file import write_predictions
 from transfer.detect.rcnn_infer import predict
-from transfer.detect.rcnn_train import STATE_NAME, train_detector
+from transfer.detect.rcnn_train import train_detector
 from transfer.detect.samples import draw_samples
 from transfer.detect.scores import score
 from transfer.detect.splits import Splits
+from transfer.iterations import STATE_NAME
 from transfer.outputs import RECIPE_NAME, finished_record, save_weights, write_recipe
 from transfer.pixels import require_same_pixels
 from transfer.results import ResultRecord, make_record, write_record

@@ -1,30 +1,23 @@
 """The segmenter's training loop: steps of a schedule, resumable at any of them, bit for bit on a CPU."""
 
-import logging
 import time
 from contextlib import ExitStack
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from configs import UserError, WorkError
-from pretrain.checkpoint import load_state, save_state
 from pretrain.distributed import data_parallel
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.metrics import MetricsLog
 from pretrain.progress import progress
+from transfer.iterations import require_finite, resume, save, save_points, step_seed
 from transfer.segment.backend import Training
 from transfer.segment.batches import Steps, TrainingImages, step_loader
 from transfer.segment.config import SolverConfig
 from transfer.segment.fcn_model import batch_of, losses
 from transfer.segment.model_config import FCNConfig
-from transfer.window import Window, save_points
 
-log = logging.getLogger(__name__)
-
-STATE_NAME = "checkpoint.pt"
+CAUSE = "the learning rate is too high for this batch"
 
 
 def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float:
@@ -35,7 +28,7 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
         model.parameters(), lr=solver.peak_lr, momentum=solver.momentum, weight_decay=solver.weight_decay
     )
     metrics = MetricsLog(run.out / "metrics.jsonl", run.config.solver.iterations)
-    start, before, window = _resume(run, model, optimizer)
+    start, before, window = resume(run.out, run.identity, model, optimizer)
     began = time.monotonic()
     if start >= solver.iterations:
         return before
@@ -61,7 +54,7 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
             rate = lr_at(solver, iteration)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed(dropout_seed(config.seed, iteration, ranks.rank))
+            torch.manual_seed(step_seed(config.seed, iteration, ranks.rank))
             pixels, labels = batch_of(examples, config.input, ranks.device)
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=solver.precision == "bf16"):
                 logits = trained(pixels)
@@ -76,7 +69,7 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
             stopping = stop.requested()
             saving = done in due or stopping
             if saving or done % config.log_every == 0:
-                require_finite(window, model, done)
+                require_finite(window, model, done, CAUSE)
             if done % config.log_every == 0 or done == solver.iterations:
                 row = window.close()
                 if ranks.first:
@@ -87,7 +80,7 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
                 bar.advance()
             if saving and ranks.first:
                 spent = before + time.monotonic() - began
-                _save(run, model, optimizer, done, spent, window)
+                save(run.out, run.identity, model, optimizer, done, spent, window)
             if stopping:
                 raise Interrupted(stop.signum)
     return before + time.monotonic() - began
@@ -97,54 +90,3 @@ def lr_at(solver: SolverConfig, iteration: int) -> float:
     """Return the rate of a 0-based iteration: polynomial, `final_lr` at the last one (mmengine's PolyLR)."""
     left = 1 - iteration / max(1, solver.iterations - 1)
     return solver.final_lr + (solver.peak_lr - solver.final_lr) * left**solver.power
-
-
-def dropout_seed(seed: int, iteration: int, rank: int) -> int:
-    """Return what seeds torch at an iteration, so that a resumed run drops the same channels."""
-    return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def require_finite(window: Window, model: nn.Module, iteration: int) -> None:
-    """Raise WorkError before a state that has lost its way is saved over a good one."""
-    bad = [name for name, value in window.numbers().items() if not np.isfinite(value)]
-    bad += [name for name, p in model.named_parameters() if not torch.isfinite(p).all()][:1]
-    if bad:
-        raise WorkError(
-            f"iteration {iteration}: {', '.join(bad)} is not finite; the learning rate is too high for this"
-            " batch"
-        )
-
-
-def _resume(run: Training, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, Window]:
-    state = load_state(run.out / STATE_NAME)
-    if state is None:
-        return 0, 0.0, Window()
-    if state["identity"] != run.identity:
-        raise UserError(
-            f"{run.out}: holds the training state of another recipe, seed or checkpoint;"
-            " choose another directory"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    log.info("%s: resumed at iteration %d", run.out, state["iteration"])
-    return state["iteration"], state["seconds"], Window(state["window"], state["window_count"])
-
-
-def _save(
-    run: Training,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    iteration: int,
-    seconds: float,
-    window: Window,
-) -> None:
-    state: dict[str, Any] = {
-        "identity": run.identity,
-        "iteration": iteration,
-        "seconds": seconds,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "window": window.numbers(),
-        "window_count": window.count,
-    }
-    save_state(run.out / STATE_NAME, state)

@@ -22,11 +22,11 @@ from pretrain.checkpoint import previous
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.metrics import MetricsLog
 from pretrain.progress import Bar, progress
+from transfer.iterations import Window, require_finite, save_points, step_seed
 from transfer.segment.backend import Training
 from transfer.segment.batches import Steps, step_loader
-from transfer.segment.fcn_train import dropout_seed, require_finite
+from transfer.segment.fcn_train import CAUSE
 from transfer.segment.mmseg_data import MmsegTrainingImages
-from transfer.window import Window, save_points
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class _Keeper(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         config, ranks = self.run.config, self.run.ranks
-        torch.manual_seed(dropout_seed(config.seed, runner.iter, ranks.rank))
+        torch.manual_seed(step_seed(config.seed, runner.iter, ranks.rank))
         self.rate = float(runner.optim_wrapper.get_lr()["lr"][0])
 
     def after_train_iter(
@@ -106,7 +106,7 @@ class _Keeper(Hook):
         stopping = self.stop.requested()
         saving = done in self.due or stopping
         if saving or done % config.log_every == 0:
-            require_finite(self.window, runner.model, done)
+            require_finite(self.window, runner.model, done, CAUSE)
         if done % config.log_every == 0 or done == config.solver.iterations:
             row = self.window.close()
             if ranks.first:

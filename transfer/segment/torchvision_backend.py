@@ -12,12 +12,13 @@ from pretrain.checkpoint import previous
 from pretrain.distributed import Ranks, with_sync_bn
 from pretrain.interrupt import StopRequest
 from transfer.checkpoints.verify import prove_tensors
+from transfer.iterations import STATE_NAME
 from transfer.segment import fcn_infer
 from transfer.segment.backend import Backend, Source, Training
 from transfer.segment.config import SegmentationConfig
 from transfer.segment.datasets import SegmentationImage
 from transfer.segment.fcn_model import DilatedFCN, build_segmenter
-from transfer.segment.fcn_train import STATE_NAME, train_segmenter
+from transfer.segment.fcn_train import train_segmenter
 from transfer.segment.model_config import FCNConfig
 
 
