@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from configs import UserError, WorkError
 from pretrain.checkpoint import load_state, save_state
+from pretrain.distributed import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,14 @@ class Window:
 def save_points(iterations: int, checkpoints: int) -> frozenset[int]:
     """Return after which iterations the state is saved: so many times, evenly, and at the end."""
     return frozenset(round(iterations * (i + 1) / checkpoints) for i in range(checkpoints)) | {iterations}
+
+
+def require_divisible(ims_per_batch: int, ranks: Ranks) -> None:
+    """Raise UserError where a step's images do not divide among the processes."""
+    if ims_per_batch % ranks.world:
+        raise UserError(
+            f"solver.ims_per_batch {ims_per_batch} cannot be divided evenly among {ranks.world} processes"
+        )
 
 
 def step_seed(seed: int, iteration: int, rank: int) -> int:

@@ -10,25 +10,15 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from pretrain.canonical import CanonicalMetadata
 from pretrain.distributed import Ranks
 from transfer.detect.config import DetectionConfig
 from transfer.detect.datasets import DetectionImage
 from transfer.detect.predictions import ImagePrediction
 from transfer.detect.splits import Splits
+from transfer.source import Source
 
 Step = tuple[Any, ...]
 """The arguments that a detector takes for this rank's part of one training step."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The canonical checkpoint to carry: its file, the SHA-256 of it, its backbone, and what it says."""
-
-    path: Path
-    sha256: str
-    backbone: nn.Module
-    metadata: CanonicalMetadata
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from configs import UserError, recipe_hash
+from configs import recipe_hash
 from pretrain.canonical import sha256_file
 from pretrain.checkpoint import previous
-from pretrain.distributed import Ranks, barrier, joined
+from pretrain.distributed import barrier, joined
 from pretrain.interrupt import StopRequest
 from transfer.checkpoints.canonical import load_backbone
-from transfer.detect.backend import Backend, Detector, Source, Training
+from transfer.detect.backend import Backend, Detector, Training
 from transfer.detect.batches import annotated_images
 from transfer.detect.config import DetectionConfig
 from transfer.detect.predictions_file import FILE_NAME as PREDICTIONS_NAME
@@ -25,10 +25,11 @@ from transfer.detect.rcnn_train import train_detector
 from transfer.detect.samples import draw_samples
 from transfer.detect.scores import score
 from transfer.detect.splits import Splits
-from transfer.iterations import STATE_NAME
+from transfer.iterations import STATE_NAME, require_divisible
 from transfer.outputs import RECIPE_NAME, finished_record, save_weights, write_recipe
 from transfer.pixels import require_same_pixels
 from transfer.results import ResultRecord, make_record, write_record
+from transfer.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def run_protocol(
     require_same_pixels(config.input, metadata, checkpoint)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
-        _require_divisible(config, ranks)
+        require_divisible(config.solver.ims_per_batch, ranks)
         backend.require(config, ranks)
         if ranks.first:
             out.mkdir(parents=True, exist_ok=True)
@@ -114,12 +115,6 @@ def run_protocol(
                 state.unlink(missing_ok=True)
         barrier()
     return record
-
-
-def _require_divisible(config: DetectionConfig, ranks: Ranks) -> None:
-    size = config.solver.ims_per_batch
-    if size % ranks.world:
-        raise UserError(f"solver.ims_per_batch {size} cannot be divided evenly among {ranks.world} processes")
 
 
 def _recalibrate(run: Training, detector: Detector) -> int:

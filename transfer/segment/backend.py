@@ -9,21 +9,11 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from pretrain.canonical import CanonicalMetadata
 from pretrain.distributed import Ranks
 from pretrain.interrupt import StopRequest
 from transfer.segment.config import SegmentationConfig
 from transfer.segment.datasets import SegmentationDataset, SegmentationImage
-
-
-@dataclass(frozen=True)
-class Source:
-    """The canonical checkpoint to carry: its file, the SHA-256 of it, its backbone, and what it says."""
-
-    path: Path
-    sha256: str
-    backbone: nn.Module
-    metadata: CanonicalMetadata
+from transfer.source import Source
 
 
 @dataclass(frozen=True)

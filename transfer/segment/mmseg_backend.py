@@ -15,11 +15,12 @@ from pretrain.distributed import Ranks, barrier
 from pretrain.interrupt import StopRequest
 from transfer.checkpoints.receipt import Receipt, read_receipt, receipt_path
 from transfer.convert import convert
-from transfer.segment.backend import Backend, Source, Training
+from transfer.segment.backend import Backend, Training
 from transfer.segment.config import SegmentationConfig
 from transfer.segment.datasets import SegmentationImage
 from transfer.segment.mmseg_model import build_model, model_settings, prove
 from transfer.segment.model_config import UPerNetConfig
+from transfer.source import Source
 
 BACKBONE_NAME = "backbone.pth"
 

@@ -8,20 +8,22 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from configs import UserError, recipe_hash
+from configs import recipe_hash
 from pretrain.canonical import sha256_file
-from pretrain.distributed import Ranks, barrier, joined
+from pretrain.distributed import barrier, joined
 from pretrain.interrupt import StopRequest
 from transfer.checkpoints.canonical import load_backbone
+from transfer.iterations import require_divisible
 from transfer.outputs import RECIPE_NAME, finished_record, save_weights, write_recipe
 from transfer.pixels import require_same_pixels
 from transfer.results import ResultRecord, make_record, write_record
-from transfer.segment.backend import Backend, Source, Training
+from transfer.segment.backend import Backend, Training
 from transfer.segment.config import SegmentationConfig
 from transfer.segment.fcn_backbone import require_segmentable
 from transfer.segment.metrics import as_metrics, scores
 from transfer.segment.scoring import CONFUSION_NAME, SAMPLES_NAME, test
 from transfer.segment.splits import Splits
+from transfer.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def run_protocol(
     require_segmentable(metadata.backbone)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
-        _require_divisible(config, ranks)
+        require_divisible(config.solver.ims_per_batch, ranks)
         backend.require(config, ranks)
         if ranks.first:
             out.mkdir(parents=True, exist_ok=True)
@@ -104,9 +106,3 @@ def run_protocol(
                 state.unlink(missing_ok=True)
         barrier()
     return record
-
-
-def _require_divisible(config: SegmentationConfig, ranks: Ranks) -> None:
-    size = config.solver.ims_per_batch
-    if size % ranks.world:
-        raise UserError(f"solver.ims_per_batch {size} cannot be divided evenly among {ranks.world} processes")

@@ -14,12 +14,13 @@ from pretrain.interrupt import StopRequest
 from transfer.checkpoints.verify import prove_tensors
 from transfer.iterations import STATE_NAME
 from transfer.segment import fcn_infer
-from transfer.segment.backend import Backend, Source, Training
+from transfer.segment.backend import Backend, Training
 from transfer.segment.config import SegmentationConfig
 from transfer.segment.datasets import SegmentationImage
 from transfer.segment.fcn_model import DilatedFCN, build_segmenter
 from transfer.segment.fcn_train import train_segmenter
 from transfer.segment.model_config import FCNConfig
+from transfer.source import Source
 
 
 @dataclass

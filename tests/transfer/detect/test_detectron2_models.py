@@ -18,10 +18,11 @@ from tests.transfer.checkpoints.manifests import manifest
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect.test_detection_config import PUBLISHED
 from transfer.checkpoints.canonical import load_backbone
-from transfer.detect.backend import Source, Training
+from transfer.detect.backend import Training
 from transfer.detect.batches import annotated_images
 from transfer.detect.splits import read_splits
 from transfer.shapes import write_shapes
+from transfer.source import Source
 
 pytestmark = [
     pytest.mark.detectron2,
