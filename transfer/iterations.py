@@ -1,10 +1,11 @@
 """What trainings that count iterations share: the log's window, when and what to save, how to go on."""
 
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 
 from configs import UserError, WorkError
 from pretrain.checkpoint import load_state, save_state
-from pretrain.distributed import Ranks
+from pretrain.distributed import Ranks, barrier
+from pretrain.interrupt import Interrupted, StopRequest
+from pretrain.metrics import MetricsLog
+from pretrain.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,79 @@ class Window:
         self.sums.clear()
         self.count = 0
         return means
+
+
+class Pace(Protocol):
+    """How often a recipe wants its training saved (times in all) and logged (iterations)."""
+
+    @property
+    def checkpoints(self) -> int: ...
+
+    @property
+    def log_every(self) -> int: ...
+
+
+class Keeper:
+    """What happens after each iteration: it is logged and checked, saved when that is due, and left if asked.
+
+    `window` and `before` (seconds) are what the attempts before this one left, `start` their iterations;
+    `cause` is what most likely made a loss infinite.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        pace: Pace,
+        iterations: int,
+        ranks: Ranks,
+        stop: StopRequest,
+        bar: Bar | None,
+        start: int,
+        before: float,
+        window: Window,
+        cause: str,
+    ) -> None:
+        self.iterations, self.log_every, self.ranks = iterations, pace.log_every, ranks
+        self.stop, self.bar, self.window, self.cause = stop, bar, window, cause
+        self.due = save_points(iterations, pace.checkpoints)
+        self.metrics = MetricsLog(out / "metrics.jsonl", iterations)
+        if ranks.first:
+            self.metrics.rewind(start)
+        self._before, self._began = before, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent, all attempts together."""
+        return self._before + time.monotonic() - self._began
+
+    def after(
+        self, done: int, rate: float, losses: Mapping[str, Tensor], model: nn.Module, save: Callable[[], None]
+    ) -> None:
+        """Look after the iteration that made `done` of them; `save` is called on the first rank only.
+
+        Raises WorkError for a loss or weight that is not finite, with the last good state kept, and
+        Interrupted when a rank was asked to stop, after the state is saved.
+        """
+        self.window.note(losses)
+        stopping = self.stop.requested()
+        saving = done in self.due or stopping
+        logging_now = done % self.log_every == 0
+        if saving or logging_now:
+            require_finite(self.window, model, done, self.cause)
+        if logging_now or done == self.iterations:
+            row = self.window.close()
+            if self.ranks.first:
+                self.metrics.write(done, lr=rate, **row)
+            if self.bar is not None:
+                self.bar.advance(0, loss=row["loss"])
+        if self.bar is not None:
+            self.bar.advance()
+        if saving and self.ranks.first:
+            save()
+        if stopping:
+            # Launchers end every process as soon as one has left: none may leave before it is saved.
+            barrier()
+            raise Interrupted(self.stop.signum)
 
 
 def save_points(iterations: int, checkpoints: int) -> frozenset[int]:
@@ -101,18 +178,17 @@ def save(
     identity: str,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    keeper: Keeper,
     iteration: int,
-    seconds: float,
-    window: Window,
 ) -> None:
     """Save what `resume` needs, atomically; the state before it is kept."""
     state: dict[str, Any] = {
         "identity": identity,
         "iteration": iteration,
-        "seconds": seconds,
+        "seconds": keeper.seconds,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "window": window.numbers(),
-        "window_count": window.count,
+        "window": keeper.window.numbers(),
+        "window_count": keeper.window.count,
     }
     save_state(out / STATE_NAME, state)

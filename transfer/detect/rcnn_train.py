@@ -1,21 +1,19 @@
 """The detector's training loop: steps of a schedule, resumable at any of them, bit for bit on a CPU."""
 
-import time
 from contextlib import ExitStack, closing
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from configs import WorkError
-from pretrain.distributed import barrier
-from pretrain.interrupt import Interrupted, StopRequest
-from pretrain.metrics import MetricsLog
+from pretrain.distributed import data_parallel
+from pretrain.interrupt import StopRequest
 from pretrain.progress import progress
 from pretrain.schedules import warmup_multistep
 from transfer.detect.backend import Detector, Step, Training
 from transfer.detect.config import SolverConfig
-from transfer.iterations import require_finite, resume, save, save_points, step_seed
+from transfer.iterations import Keeper, resume, save, step_seed
 
 _CAUSE = "the learning rate is too high for this batch, or the warm-up too short"
 
@@ -41,22 +39,15 @@ def train_detector(run: Training, detector: Detector, stop: StopRequest) -> floa
     """
     config, solver, ranks = run.config, run.config.solver, run.ranks
     model, optimizer = detector.model, detector.build_optimizer()
-    metrics = MetricsLog(run.out / "metrics.jsonl", run.config.solver.iterations)
     start, before, window = resume(run.out, run.identity, model, optimizer)
-    began = time.monotonic()
     if start >= solver.iterations:
         return before
-    if ranks.first:
-        metrics.rewind(start)
-    due = save_points(solver.iterations, config.checkpoints)
     model.train()
-    trained: nn.Module = model
-    if ranks.world > 1:
-        trained = DistributedDataParallel(model, broadcast_buffers=False)
-
+    trained = data_parallel(model, ranks)
     with ExitStack() as stack:
         title = f"train {config.model.label}"
         bar = stack.enter_context(progress(title, solver.iterations, start)) if ranks.first else None
+        keeper = Keeper(run.out, config, solver.iterations, ranks, stop, bar, start, before, window, _CAUSE)
         # Closed here, or loaders and what else a library has open would outlive an interruption.
         steps = stack.enter_context(closing(detector.steps(start, solver.iterations)))
         for iteration, step in enumerate(steps, start):
@@ -71,28 +62,14 @@ def train_detector(run: Training, detector: Detector, stop: StopRequest) -> floa
             total.backward()
             optimizer.step()
 
-            done = iteration + 1
-            window.note({"loss": total, **losses})
-            stopping = stop.requested()
-            saving = done in due or stopping
-            if saving or done % config.log_every == 0:
-                require_finite(window, model, done, _CAUSE)
-            if done % config.log_every == 0 or done == solver.iterations:
-                row = window.close()
-                if ranks.first:
-                    metrics.write(done, lr=rate, **row)
-                if bar is not None:
-                    bar.advance(0, loss=row["loss"])
-            if bar is not None:
-                bar.advance()
-            if saving and ranks.first:
-                spent = before + time.monotonic() - began
-                save(run.out, run.identity, model, optimizer, done, spent, window)
-            if stopping:
-                # Launchers end every process as soon as one has left: none may leave before it is saved.
-                barrier()
-                raise Interrupted(stop.signum)
-    return before + time.monotonic() - began
+            keeper.after(
+                iteration + 1,
+                rate,
+                {"loss": total, **losses},
+                model,
+                partial(save, run.out, run.identity, model, optimizer, keeper, iteration + 1),
+            )
+    return keeper.seconds
 
 
 def lr_factor(solver: SolverConfig, iteration: int) -> float:

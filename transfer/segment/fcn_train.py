@@ -1,16 +1,15 @@
 """The segmenter's training loop: steps of a schedule, resumable at any of them, bit for bit on a CPU."""
 
-import time
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import nn
 
 from pretrain.distributed import data_parallel
-from pretrain.interrupt import Interrupted, StopRequest
-from pretrain.metrics import MetricsLog
+from pretrain.interrupt import StopRequest
 from pretrain.progress import progress
-from transfer.iterations import require_finite, resume, save, save_points, step_seed
+from transfer.iterations import Keeper, resume, save, step_seed
 from transfer.segment.backend import Training
 from transfer.segment.batches import Steps, TrainingImages, step_loader
 from transfer.segment.config import SolverConfig
@@ -27,14 +26,9 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
     optimizer = torch.optim.SGD(
         model.parameters(), lr=solver.peak_lr, momentum=solver.momentum, weight_decay=solver.weight_decay
     )
-    metrics = MetricsLog(run.out / "metrics.jsonl", run.config.solver.iterations)
     start, before, window = resume(run.out, run.identity, model, optimizer)
-    began = time.monotonic()
     if start >= solver.iterations:
         return before
-    if ranks.first:
-        metrics.rewind(start)
-    due = save_points(solver.iterations, config.checkpoints)
     model.train()
     trained = data_parallel(model, ranks)
     images = TrainingImages(run.dataset, config.input, config.seed)
@@ -50,6 +44,7 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
     with ExitStack() as stack:
         title = f"train {config.model.label}"
         bar = stack.enter_context(progress(title, solver.iterations, start)) if ranks.first else None
+        keeper = Keeper(run.out, config, solver.iterations, ranks, stop, bar, start, before, window, CAUSE)
         for iteration, examples in enumerate(step_loader(images, steps, config.workers), start):
             rate = lr_at(solver, iteration)
             for group in optimizer.param_groups:
@@ -64,26 +59,14 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
             total.backward()
             optimizer.step()
 
-            done = iteration + 1
-            window.note({"loss": total, **parts})
-            stopping = stop.requested()
-            saving = done in due or stopping
-            if saving or done % config.log_every == 0:
-                require_finite(window, model, done, CAUSE)
-            if done % config.log_every == 0 or done == solver.iterations:
-                row = window.close()
-                if ranks.first:
-                    metrics.write(done, lr=rate, **row)
-                if bar is not None:
-                    bar.advance(0, loss=row["loss"])
-            if bar is not None:
-                bar.advance()
-            if saving and ranks.first:
-                spent = before + time.monotonic() - began
-                save(run.out, run.identity, model, optimizer, done, spent, window)
-            if stopping:
-                raise Interrupted(stop.signum)
-    return before + time.monotonic() - began
+            keeper.after(
+                iteration + 1,
+                rate,
+                {"loss": total, **parts},
+                model,
+                partial(save, run.out, run.identity, model, optimizer, keeper, iteration + 1),
+            )
+    return keeper.seconds
 
 
 def lr_at(solver: SolverConfig, iteration: int) -> float:

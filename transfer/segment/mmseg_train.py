@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from configs import UserError
 from pretrain.checkpoint import previous
-from pretrain.interrupt import Interrupted, StopRequest
-from pretrain.metrics import MetricsLog
+from pretrain.interrupt import StopRequest
 from pretrain.progress import Bar, progress
-from transfer.iterations import Window, require_finite, save_points, step_seed
+from transfer.iterations import Keeper, Window, step_seed
 from transfer.segment.backend import Training
 from transfer.segment.batches import Steps, step_loader
 from transfer.segment.fcn_train import CAUSE
@@ -60,65 +59,30 @@ class _Bf16OptimWrapper(OptimWrapper):
             yield
 
 
-class _Keeper(Hook):
-    """Seeds each iteration, logs, saves when it is due, and stops in good order."""
+class _KeeperHook(Hook):
+    """Proves before the first iteration, seeds each, and lets `keeper` look after it."""
 
     # After the schedule's own hook, so that what is saved is ready for the next iteration.
     priority = "LOWEST"
 
-    def __init__(
-        self,
-        run: Training,
-        stop: StopRequest,
-        carried: dict[str, Any],
-        bar: Bar | None,
-        prove: Callable[[nn.Module], int],
-    ) -> None:
-        self.run, self.stop, self.bar, self.prove = run, stop, bar, prove
-        self.metrics = MetricsLog(run.out / "metrics.jsonl", run.config.solver.iterations)
-        self.due = save_points(run.config.solver.iterations, run.config.checkpoints)
-        self.window = Window(carried.get("window"), carried.get("window_count", 0))
-        self.before = carried.get("seconds", 0.0)
-        self.began = time.monotonic()
+    def __init__(self, run: Training, keeper: Keeper, prove: Callable[[nn.Module], int]) -> None:
+        self.run, self.keeper, self.prove = run, keeper, prove
         self.rate = 0.0
 
-    @property
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.began
-
     def before_train(self, runner: Runner) -> None:
-        if self.run.ranks.first:
-            self.metrics.rewind(runner.iter)
         if runner.iter == 0:
             self.prove(_bare(runner.model))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        config, ranks = self.run.config, self.run.ranks
-        torch.manual_seed(step_seed(config.seed, runner.iter, ranks.rank))
+        torch.manual_seed(step_seed(self.run.config.seed, runner.iter, self.run.ranks.rank))
         self.rate = float(runner.optim_wrapper.get_lr()["lr"][0])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        config, ranks = self.run.config, self.run.ranks
-        done = runner.iter + 1
-        self.window.note(_losses(outputs))
-        stopping = self.stop.requested()
-        saving = done in self.due or stopping
-        if saving or done % config.log_every == 0:
-            require_finite(self.window, runner.model, done, CAUSE)
-        if done % config.log_every == 0 or done == config.solver.iterations:
-            row = self.window.close()
-            if ranks.first:
-                self.metrics.write(done, lr=self.rate, **row)
-            if self.bar is not None:
-                self.bar.advance(0, loss=row["loss"])
-        if self.bar is not None:
-            self.bar.advance()
-        if saving and ranks.first:
-            self._save(runner)
-        if stopping:
-            raise Interrupted(self.stop.signum)
+        self.keeper.after(
+            runner.iter + 1, self.rate, _losses(outputs), runner.model, lambda: self._save(runner)
+        )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         # mmengine's histories of its own log hold classes that torch.load, which executes nothing, refuses to
@@ -129,9 +93,9 @@ class _Keeper(Hook):
         """Let mmengine write its checkpoint, then move it into place; the one before is kept."""
         ours = {
             "identity": self.run.identity,
-            "seconds": self.seconds,
-            "window": self.window.numbers(),
-            "window_count": self.window.count,
+            "seconds": self.keeper.seconds,
+            "window": self.keeper.window.numbers(),
+            "window_count": self.keeper.window.count,
         }
         path = self.run.out / STATE_NAME
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -159,7 +123,9 @@ def train_model(
     size, world = solver.ims_per_batch, ranks.world
     steps = Steps(len(run.dataset.images), size, config.seed, start, solver.iterations, ranks.rank, world)
     with _bar(run, start) as bar:
-        keeper = _Keeper(run, stop, carried, bar, prove)
+        window = Window(carried.get("window"), carried.get("window_count", 0))
+        before = carried.get("seconds", 0.0)
+        keeper = Keeper(run.out, config, solver.iterations, ranks, stop, bar, start, before, window, CAUSE)
         runner = Runner(
             model=model,
             work_dir=str(run.out / WORK_NAME),
@@ -183,7 +149,7 @@ def train_model(
                 "by_epoch": False,
             },
             default_hooks={"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
-            custom_hooks=[keeper],
+            custom_hooks=[_KeeperHook(run, keeper, prove)],
             load_from=None if path is None else str(path),
             resume=path is not None,
             launcher="pytorch" if world > 1 else "none",

@@ -82,7 +82,7 @@ def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, 
 
     # The first thing that the resumed run does is to compute with the weights that were saved.
     seen = []
-    original = mmseg_train._Keeper.before_train_iter
+    original = mmseg_train._KeeperHook.before_train_iter
 
     def watched(keeper, runner, *arguments, **more):
         if not seen:
@@ -90,7 +90,7 @@ def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, 
             seen.append((runner.iter, weights, runner.optim_wrapper.get_lr()["lr"][0]))
         original(keeper, runner, *arguments, **more)
 
-    monkeypatch.setattr(mmseg_train._Keeper, "before_train_iter", watched)
+    monkeypatch.setattr(mmseg_train._KeeperHook, "before_train_iter", watched)
     evaluate(config, checkpoint, tmp_path)
     ((iteration, weights, rate),) = seen
     assert iteration == 3
@@ -198,11 +198,11 @@ def _stop_in_iteration(number: int, signum: int, monkeypatch) -> None:
     """Send this process a signal while it computes that iteration."""
     from transfer.segment import mmseg_train
 
-    original = mmseg_train._Keeper.before_train_iter
+    original = mmseg_train._KeeperHook.before_train_iter
 
     def counted(keeper, runner, *arguments, **more):
         if runner.iter + 1 == number:
             os.kill(os.getpid(), signum)
         original(keeper, runner, *arguments, **more)
 
-    monkeypatch.setattr(mmseg_train._Keeper, "before_train_iter", counted)
+    monkeypatch.setattr(mmseg_train._KeeperHook, "before_train_iter", counted)
