@@ -56,3 +56,13 @@ class StopRequest:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
+
+
+def outlive_signals(worker: int) -> None:
+    """Make a loader's process ignore what its trainer catches: pass as a DataLoader's `worker_init_fn`.
+
+    A scheduler signals every process of a job; were the loaders to die of it, the trainer could not save.
+    They leave when their iterator does, so a loop that may be interrupted must close it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

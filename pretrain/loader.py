@@ -1,7 +1,6 @@
 """Batches: which images each rank sees at each step, and their views, as a function of the seed alone."""
 
 import logging
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from pretrain.augment import draw_view
 from pretrain.data_config import AugmentConfig
 from pretrain.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
 from pretrain.draws import keys, permutation
-from pretrain.interrupt import SIGNALS
+from pretrain.interrupt import outlive_signals
 from pretrain.views import batch_views, centre_view, image_views
 
 log = logging.getLogger(__name__)
@@ -159,7 +158,7 @@ class _Source:
                 pin_memory=self._device.type == "cuda",
                 # Its own, so that loading takes nothing from torch's global generator.
                 generator=torch.Generator().manual_seed(seed),
-                worker_init_fn=_leave_signals_to_the_trainer,
+                worker_init_fn=outlive_signals,
             )
 
     def batches(self, requests: Sequence[_Request]) -> Iterator[Batch]:
@@ -309,12 +308,6 @@ class _Queue:
 
     def __len__(self) -> int:
         return len(self._requests)
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    # A scheduler signals every process of a job: were the loaders to die of it, the trainer could not save.
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(made: _Made) -> _Made:

@@ -101,14 +101,16 @@ def data_shapes(
 
 @data_app.command("check")
 def data_check(
-    kind: Annotated[str, typer.Argument(help="imagefolder, voc or coco.")],
+    kind: Annotated[str, typer.Argument(help="imagefolder, voc, coco or masks.")],
     root: Annotated[Path, typer.Argument(help="The data set's root.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="The segmentation recipe that says how the masks are laid out.")
+    ] = None,
 ) -> None:
     """Validate a data set and list every defect."""
-    from transfer.commands import print_defects
-    from transfer.detect.check import check
+    from transfer.commands import check_data, print_defects
 
-    if print_defects(check(kind, root)):
+    if print_defects(check_data(kind, root, recipe)):
         raise typer.Exit(1)
 
 

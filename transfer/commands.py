@@ -69,6 +69,25 @@ def print_recipe(name: str, overrides: Sequence[str]) -> None:
         )
 
 
+def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:
+    """Return the defects of a data set; masks are laid out as a segmentation recipe says."""
+    if kind != "masks":
+        if recipe is not None:
+            raise UserError(f"--recipe: says how masks are laid out; data check {kind} needs none")
+        from transfer.detect.check import check
+
+        return check(kind, root)
+    if recipe is None:
+        raise UserError("data check masks: say with --recipe which layout (fcn_folders, fcn_r50_ade20k, ...)")
+    import transfer.config
+    from transfer.segment.splits import check_masks
+
+    config = load("transfer", recipe, [f"data.root={root}"])
+    if not isinstance(config, transfer.config.SegmentationConfig):
+        raise UserError(f"--recipe {recipe}: is a recipe of task '{config.task}', not a segmentation")
+    return check_masks(config.data)
+
+
 def print_defects(defects: Sequence["Defect"]) -> int:
     """Print a data set's defects, a line each; return their number."""
     for defect in defects:

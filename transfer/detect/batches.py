@@ -1,27 +1,15 @@
 """Which images make up which step: a pure function of the seed, so that a resumed run sees the same ones."""
 
-import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from pretrain.interrupt import SIGNALS
 from transfer.detect.config import InputConfig
 from transfer.detect.datasets import DetectionDataset, DetectionImage
 from transfer.detect.transforms import Example, train_example
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One image of one step; its augmentation is decided by (seed, iteration, position) alone."""
-
-    index: int
-    iteration: int
-    position: int
+from transfer.draws import Draw
 
 
 def annotated_images(dataset: DetectionDataset) -> tuple[DetectionImage, ...]:
@@ -86,21 +74,3 @@ class Steps:
         for iteration, indices in enumerate(stream, start=self.start):
             draws = [Draw(index, iteration, position) for position, index in enumerate(indices)]
             yield draws[self.rank :: self.world]
-
-
-def step_loader(dataset: Dataset[Any], steps: Steps, workers: int) -> DataLoader[Any]:
-    """Load whole steps ahead in `workers` processes; 0 loads in this one."""
-    return DataLoader(
-        dataset,
-        batch_sampler=steps,
-        num_workers=workers,
-        worker_init_fn=_outlive_signals,
-        collate_fn=list,
-        persistent_workers=False,
-    )
-
-
-def _outlive_signals(worker: int) -> None:
-    # A scheduler signals every process of a job: were the loaders to die of it, the trainer could not save.
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

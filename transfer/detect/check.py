@@ -36,7 +36,7 @@ def check(kind: str, root: Path, classes: Sequence[str] | None = None) -> list[D
     """
     root = root.expanduser()
     if kind not in KINDS:
-        raise UserError(f"data check {kind}: unknown kind; there are: {', '.join(KINDS)}")
+        raise UserError(f"data check {kind}: unknown kind; there are: {', '.join(KINDS)}, masks")
     if not root.exists():
         raise UserError(f"{root}: no such folder")
     if kind == "imagefolder":

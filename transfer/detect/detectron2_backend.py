@@ -36,13 +36,14 @@ from transfer.convert.conversion import convert
 from transfer.convert.detectron2 import backbone_tensors
 from transfer.convert.target import quiet
 from transfer.detect.backend import Backend, Step, Training
-from transfer.detect.batches import Steps, step_loader
+from transfer.detect.batches import Steps
 from transfer.detect.config import DetectionConfig
 from transfer.detect.datasets import DetectionImage
 from transfer.detect.detectron2_config import Surroundings, build_cfg, norm_in_words
 from transfer.detect.detectron2_data import TestInputs, TrainInputs, mask_format, registered
 from transfer.detect.predictions import ImagePrediction, encode_masks
 from transfer.detect.splits import Splits
+from transfer.draws import step_loader
 from transfer.source import Source
 
 log = logging.getLogger(__name__)

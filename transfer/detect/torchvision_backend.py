@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from configs import UserError
 from pretrain.distributed import Ranks
 from transfer.detect.backend import Backend, Step, Training
-from transfer.detect.batches import Steps, TrainingImages, step_loader
+from transfer.detect.batches import Steps, TrainingImages
 from transfer.detect.config import DetectionConfig, InputConfig, SolverConfig
 from transfer.detect.datasets import DetectionImage
 from transfer.detect.precise_bn import recalibrate
@@ -21,6 +21,7 @@ from transfer.detect.rcnn_infer import to_original
 from transfer.detect.rcnn_model import build_detector
 from transfer.detect.splits import Splits
 from transfer.detect.transforms import resize_for_test
+from transfer.draws import step_loader
 from transfer.source import Source
 
 

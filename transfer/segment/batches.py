@@ -1,26 +1,14 @@
 """Which images make up which step: a pure function of the seed, so that a resumed run sees the same ones."""
 
-import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from pretrain.interrupt import SIGNALS
+from transfer.draws import Draw
 from transfer.segment.config import InputConfig
 from transfer.segment.datasets import SegmentationDataset
 from transfer.segment.transforms import Example, train_example
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One image of one step; its augmentation is decided by (seed, iteration, position) alone."""
-
-    index: int
-    iteration: int
-    position: int
 
 
 class TrainingImages(Dataset[Example]):
@@ -57,23 +45,3 @@ class Steps:
                     order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
                 draws.append(Draw(int(order[place]), iteration, position))
             yield draws[self.rank :: self.world]
-
-
-def step_loader(
-    dataset: Dataset[Any], steps: Steps, workers: int, collate: Callable[[list[Any]], Any] = list
-) -> DataLoader[Any]:
-    """Load whole steps ahead in `workers` processes; 0 loads in this one."""
-    return DataLoader(
-        dataset,
-        batch_sampler=steps,
-        num_workers=workers,
-        worker_init_fn=_outlive_signals,
-        collate_fn=collate,
-        persistent_workers=False,
-    )
-
-
-def _outlive_signals(worker: int) -> None:
-    # A scheduler signals every process of a job: were the loaders to die of it, the trainer could not save.
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

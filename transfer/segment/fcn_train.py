@@ -1,6 +1,6 @@
 """The segmenter's training loop: steps of a schedule, resumable at any of them, bit for bit on a CPU."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 
 import torch
@@ -9,9 +9,10 @@ from torch import nn
 from pretrain.distributed import data_parallel
 from pretrain.interrupt import StopRequest
 from pretrain.progress import progress
+from transfer.draws import step_loader
 from transfer.iterations import Keeper, resume, save, step_seed
 from transfer.segment.backend import Training
-from transfer.segment.batches import Steps, TrainingImages, step_loader
+from transfer.segment.batches import Steps, TrainingImages
 from transfer.segment.config import SolverConfig
 from transfer.segment.fcn_model import batch_of, losses
 from transfer.segment.model_config import FCNConfig
@@ -45,7 +46,9 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
         title = f"train {config.model.label}"
         bar = stack.enter_context(progress(title, solver.iterations, start)) if ranks.first else None
         keeper = Keeper(run.out, config, solver.iterations, ranks, stop, bar, start, before, window, CAUSE)
-        for iteration, examples in enumerate(step_loader(images, steps, config.workers), start):
+        # Closed here, or the loaders' processes would outlive an interruption.
+        loaded = (examples for examples in step_loader(images, steps, config.workers))
+        for iteration, examples in enumerate(stack.enter_context(closing(loaded)), start):
             rate = lr_at(solver, iteration)
             for group in optimizer.param_groups:
                 group["lr"] = rate

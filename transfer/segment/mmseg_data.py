@@ -12,7 +12,7 @@ from mmengine.dataset import Compose
 from mmseg.registry import TRANSFORMS
 from torch.utils.data import Dataset
 
-from transfer.segment.batches import Draw
+from transfer.draws import Draw
 from transfer.segment.config import InputConfig
 from transfer.segment.datasets import IGNORED, MaskCode, SegmentationDataset, SegmentationImage
 from transfer.segment.transforms import load_truth

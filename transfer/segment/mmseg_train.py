@@ -21,9 +21,10 @@ from configs import UserError
 from pretrain.checkpoint import previous
 from pretrain.interrupt import StopRequest
 from pretrain.progress import Bar, progress
+from transfer.draws import step_loader
 from transfer.iterations import Keeper, Window, step_seed
 from transfer.segment.backend import Training
-from transfer.segment.batches import Steps, step_loader
+from transfer.segment.batches import Steps
 from transfer.segment.fcn_train import CAUSE
 from transfer.segment.mmseg_data import MmsegTrainingImages
 
@@ -41,9 +42,13 @@ class _Loop(IterBasedTrainLoop):
     def run(self) -> nn.Module:
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
-        while self._iter < self._max_iters:
-            self.runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
+        try:
+            while self._iter < self._max_iters:
+                self.runner.model.train()
+                self.run_iter(next(self.dataloader_iterator))
+        finally:
+            # Or the loaders' processes would outlive an interruption.
+            del self.dataloader_iterator
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model

@@ -12,10 +12,11 @@ from PIL import Image
 import transfer.config  # noqa: F401 (registers the kind)
 from configs import WorkError, load
 from pretrain.backbone_config import BackboneConfig
-from transfer.detect.batches import Draw, annotated_images
+from transfer.detect.batches import annotated_images
 from transfer.detect.datasets import to_rle
 from transfer.detect.detectron2_config import Surroundings, build_cfg
 from transfer.detect.splits import read_splits
+from transfer.draws import Draw
 from transfer.shapes import write_shapes
 
 pytestmark = [

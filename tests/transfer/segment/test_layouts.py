@@ -1,6 +1,7 @@
 """Images and masks in the layouts people have them in, and what is wrong with them, by file."""
 
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 import transfer.config  # noqa: F401 (registers the kind)
 from configs import UserError, load
 from tests.transfer.segment.scenes import CLASSES, recipe, write_folders, write_pair
+from transfer.commands import check_data
 from transfer.segment.datasets import IGNORED, MaskCode, index_code, load_labels
 from transfer.segment.layouts import code_of, pairs_of
 from transfer.segment.splits import read_splits
@@ -118,6 +120,34 @@ class TestDefects:
         assert "images/broken_image.jpg: not readable as an image" in said
         assert "6 defects that the recipe does not forgive" in said
         assert "fine" not in said
+
+    def test_data_check_lists_them_and_says_how_common_each_class_is(self, root, caplog):
+        noise = np.random.default_rng(0).integers(2, size=(64, 64), dtype=np.uint8)
+        write_pair(root / "val", "torn", noise)
+        torn = root / "val" / "images" / "torn.jpg"
+        torn.write_bytes(torn.read_bytes()[:-200])
+        recipe = root / "mine.yaml"
+        classes = "[ground, crop, weed]"
+        recipe.write_text(f"# Mine.\nbase: fcn_folders\ndata: {{title: mine, classes: {classes}}}\n")
+        with caplog.at_level(logging.INFO):
+            defects = check_data("masks", root, str(recipe))
+        assert Counter(defect.kind for defect in defects) == {
+            "missing_mask": 1,
+            "size_mismatch": 1,
+            "out_of_range": 1,
+            "unreadable_mask": 2,
+            "unreadable_image": 2,
+        }
+        assert "train/images: 1 usable pairs; of all pixels: ground 50.0 %, crop 50.0 %" in caplog.text
+        assert "no pixel of weed" in caplog.text
+
+    def test_data_check_needs_a_segmentation_recipe(self, root):
+        with pytest.raises(UserError, match="--recipe which layout"):
+            check_data("masks", root, None)
+        with pytest.raises(UserError, match="task 'knn', not a segmentation"):
+            check_data("masks", root, "knn_cifar10")
+        with pytest.raises(UserError, match="data check voc needs none"):
+            check_data("voc", root, "fcn_folders")
 
     def test_what_the_recipe_forgives_is_dropped_and_counted(self, root, caplog):
         kinds = ("missing_mask", "unreadable_image", "unreadable_mask", "size_mismatch", "out_of_range")

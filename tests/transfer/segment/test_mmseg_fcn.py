@@ -1,6 +1,7 @@
 """A whole segmentation run in mmsegmentation: proven, trained, tested, recorded, resumed."""
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -106,8 +107,10 @@ def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, 
 def test_a_torn_state_gives_way_to_the_one_before(root, checkpoint, tmp_path, monkeypatch, caplog):
     config = recipe(root, "backend=mmseg", "checkpoints=6", "workers=1")
     _stop_in_iteration(3, signal.SIGTERM, monkeypatch)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as stopped:
         evaluate(config, checkpoint, tmp_path)
+    # Loaders ignore SIGTERM: left behind, they would keep the process from ending.
+    assert stopped.tb is not None and not multiprocessing.active_children()
     monkeypatch.undo()
     newest = tmp_path / "checkpoint.pth"
     newest.write_bytes(newest.read_bytes()[:1000])

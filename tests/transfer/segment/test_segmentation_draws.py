@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from transfer.segment.batches import Draw, Steps, TrainingImages
+from transfer.draws import Draw
+from transfer.segment.batches import Steps, TrainingImages
 from transfer.segment.config import InputConfig
 from transfer.segment.datasets import IGNORED, SegmentationDataset, SegmentationImage, index_code
 from transfer.segment.fcn_model import batch_of

@@ -1,6 +1,7 @@
 """A whole segmentation run on procedural images: trained, tested, recorded, resumed."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -105,8 +106,9 @@ def test_loading_in_processes_changes_nothing_and_a_signal_to_all_of_them_is_sur
     finished, root, checkpoint, tmp_path, monkeypatch
 ):
     _stop_in_iteration(2, signal.SIGTERM, monkeypatch, everybody=True)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as stopped:
         evaluate(recipe(root, "workers=1"), checkpoint, tmp_path / "run")
+    assert stopped.tb is not None and not multiprocessing.active_children()
     monkeypatch.undo()
     evaluate(recipe(root, "workers=1"), checkpoint, tmp_path / "run")
     name = "segmenter.safetensors"
