@@ -1,6 +1,5 @@
 """DetectionConfig: everything that decides a detection run, for either backend (torch-free)."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +17,7 @@ from configs import Incidental, Recipe, Section
 from transfer.detect.defects import DefectPolicy
 from transfer.detect.model_config import C4Config, FPNConfig
 from transfer.detect.voc_dataset import VOC_CLASSES
+from transfer.solver import ScaledSolver
 
 VocSplit = Annotated[str, Field(pattern=r"^((19|20)\d\d/)?[\w.-]+$")]
 """``2007/trainval``: VOC2007/ImageSets/Main/trainval.txt; ``trainval`` where the root is one VOC folder."""
@@ -144,66 +144,37 @@ class InputConfig(Section):
         return self
 
 
-class SolverConfig(Section):
-    """SGD over iterations; all rates and iteration numbers are those of `reference_ims_per_batch`.
-
-    With `ims_per_batch` images a step instead, the rate is multiplied and every iteration number divided by
-    ims_per_batch / reference_ims_per_batch, so that the same number of images is seen.
+class SolverConfig(ScaledSolver):
+    """SGD with a multi-step schedule; see `ScaledSolver`.
 
     Attributes
     ----------
     base_lr, max_iter, steps, warmup_iters
         Peak rate, length, where the rate is multiplied by `gamma`, and length of the linear warm-up (which
         starts at `warmup_factor` of the rate), at the reference batch.
-    lr
-        The scaled rate as the source states it. It decides nothing: when given, it must agree.
     weight_decay, weight_decay_norm
         L2 penalty on weights and biases, and on the parameters of normalisation layers.
     precision
         ``bf16`` autocasts the network; boxes, losses and the optimiser stay in float32.
     """
 
-    ims_per_batch: PositiveInt = 16
-    reference_ims_per_batch: PositiveInt = 16
     base_lr: PositiveFloat = 0.02
-    lr: PositiveFloat | None = None
-    max_iter: PositiveInt
     steps: tuple[PositiveInt, ...] = ()
     gamma: PositiveFloat = 0.1
     warmup_iters: NonNegativeInt = 1000
     warmup_factor: Annotated[float, Field(ge=0, le=1)] = 1e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 1e-4
     weight_decay_norm: NonNegativeFloat = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    @property
-    def scale(self) -> float:
-        """How many times larger the batch is than the reference batch."""
-        return self.ims_per_batch / self.reference_ims_per_batch
-
-    @property
-    def peak_lr(self) -> float:
-        """The learning rate after warm-up at this batch."""
-        return self.base_lr * self.scale
-
-    @property
-    def iterations(self) -> int:
-        """The number of steps at this batch."""
-        return self._scaled(self.max_iter)
 
     @property
     def milestones(self) -> tuple[int, ...]:
         """The steps at which the rate falls, at this batch."""
-        return tuple(self._scaled(step) for step in self.steps)
+        return tuple(self.scaled(step) for step in self.steps)
 
     @property
     def warmup(self) -> int:
         """The steps of the warm-up at this batch."""
-        return self._scaled(self.warmup_iters) if self.warmup_iters else 0
-
-    def _scaled(self, iterations: int) -> int:
-        return max(1, round(iterations / self.scale))
+        return self.scaled(self.warmup_iters) if self.warmup_iters else 0
 
     @field_validator("steps")
     @classmethod
@@ -219,11 +190,6 @@ class SolverConfig(Section):
         if self.warmup_iters >= self.max_iter:
             raise ValueError(
                 f"warmup_iters {self.warmup_iters} leaves nothing of the {self.max_iter} iterations"
-            )
-        if self.lr is not None and not math.isclose(self.lr, self.peak_lr, rel_tol=1e-3):
-            raise ValueError(
-                f"lr is stated as {self.lr:g}, but base_lr x ims_per_batch / reference_ims_per_batch ="
-                f" {self.peak_lr:g}; correct one of them, or set solver.lr=null"
             )
         return self
 

@@ -1,6 +1,5 @@
 """SegmentationConfig: everything that decides a segmentation run, for either backend (torch-free)."""
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -8,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs import Incidental, Recipe, Section
 from transfer.segment.data_config import SegmentationData
 from transfer.segment.model_config import ModelConfig
+from transfer.solver import ScaledSolver
 
 Size = tuple[PositiveInt, PositiveInt]
 
@@ -62,65 +62,32 @@ class InputConfig(Section):
         return self
 
 
-class SolverConfig(Section):
-    """SGD with a polynomial schedule; rates and max_iter are those of `reference_ims_per_batch`.
-
-    With `ims_per_batch` images a step instead, the rates are multiplied and max_iter is divided by
-    ims_per_batch / reference_ims_per_batch, so that the same number of images is seen.
+class SolverConfig(ScaledSolver):
+    """SGD with a polynomial schedule; see `ScaledSolver`.
 
     Attributes
     ----------
     base_lr, min_lr, power
         The rate of iteration t of T is min_lr + (base_lr - min_lr) (1 - t / (T - 1))^power (Chen et al. 2018,
         Sec. 4.1; mmengine's PolyLR).
-    lr
-        The scaled rate as the source states it. It decides nothing: when given, it must agree.
     weight_decay
         L2 penalty on every parameter, as in mmseg's schedules.
-    precision
-        ``bf16`` autocasts the network; losses and the optimiser stay in float32.
     """
 
-    ims_per_batch: PositiveInt = 16
-    reference_ims_per_batch: PositiveInt = 16
     base_lr: PositiveFloat = 0.01
     min_lr: NonNegativeFloat = 1e-4
     power: PositiveFloat = 0.9
-    lr: PositiveFloat | None = None
-    max_iter: PositiveInt
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 5e-4
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    @property
-    def scale(self) -> float:
-        """How many times larger the batch is than the reference batch."""
-        return self.ims_per_batch / self.reference_ims_per_batch
-
-    @property
-    def peak_lr(self) -> float:
-        """The first learning rate, at this batch."""
-        return self.base_lr * self.scale
 
     @property
     def final_lr(self) -> float:
         """The last learning rate, at this batch."""
         return self.min_lr * self.scale
 
-    @property
-    def iterations(self) -> int:
-        """The number of steps at this batch."""
-        return max(1, round(self.max_iter / self.scale))
-
     @model_validator(mode="after")
     def _schedule_fits(self) -> "SolverConfig":
         if self.min_lr > self.base_lr:
             raise ValueError(f"min_lr {self.min_lr:g} is above base_lr {self.base_lr:g}")
-        if self.lr is not None and not math.isclose(self.lr, self.peak_lr, rel_tol=1e-3):
-            raise ValueError(
-                f"lr is stated as {self.lr:g}, but base_lr x ims_per_batch / reference_ims_per_batch ="
-                f" {self.peak_lr:g}; correct one of them, or set solver.lr=null"
-            )
         return self
 
 
