@@ -3,6 +3,7 @@
 import pytest
 
 from pretrain.backbone_config import BackboneConfig
+from tests.configs.published_values import value
 from transfer.report.published import published_numbers
 
 COUNTS = {
@@ -38,16 +39,6 @@ COUNTS = {
     ("msbreg", 4): 8,
     ("msbreg", 5): 20 * 3,
 }
-
-
-def value(paper: str, table: int, **asked: object) -> float:
-    found = [
-        n
-        for n in published_numbers()
-        if (n.paper, n.table) == (paper, table) and all(getattr(n, k) == v for k, v in asked.items())
-    ]
-    assert len(found) == 1, f"{asked}: {len(found)} rows"
-    return found[0].value
 
 
 def test_every_table_is_there_with_every_number() -> None:
