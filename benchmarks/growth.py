@@ -128,6 +128,22 @@ def table(series: Series, points: Sequence[Point]) -> list[str]:
     return [*lines, "", text, ""]
 
 
+def summary(measured: dict[str, list[Point]]) -> list[str]:
+    """Markdown: a row a series, at its largest size."""
+    lines = [
+        "| series | what | sizes | seconds, largest | MiB, largest | slope, time | slope, memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for series in (s for s in SERIES if s.name in measured):
+        points = measured[series.name]
+        first, last = points[0], points[-1]
+        mib = f"{last.added / 2**20:.0f}" if last.added >= SMALLEST else "< 1"
+        sizes = f"{first.size:,} to {last.size:,} {series.unit}"
+        fitted = " | ".join(_number(value) for value in slopes(points))
+        lines.append(f"| {series.name} | {series.what} | {sizes} | {last.median:.3g} | {mib} | {fitted} |")
+    return lines
+
+
 def _number(value: float | None) -> str:
     return "not fitted" if value is None else f"{value:.2f}"
 
@@ -188,10 +204,11 @@ def main() -> None:
         return
     options.runs = 2 if options.quick else options.runs
 
-    lines = [
+    chosen = "" if options.series == names else f" --series {' '.join(options.series)}"
+    head = [
         "# How time and memory grow",
         "",
-        f"`python benchmarks/growth.py {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"`python benchmarks/growth.py --runs {options.runs} --threads {options.threads}{chosen}`",
         "",
         f"{datetime.date.today()}, {hardware()}, torch {torch.__version__}, {options.threads} threads; load"
         f" average before the first turn {os.getloadavg()[0]:.1f}. Seconds are medians, MiB what the first"
@@ -204,6 +221,7 @@ def main() -> None:
     path = out / f"growth-{datetime.date.today()}.md"
     figure = path.with_suffix(".svg")
     measured: dict[str, list[Point]] = {}
+    lines: list[str] = []
     with tempfile.TemporaryDirectory() as work:
         for series in SERIES:
             if series.name not in options.series:
@@ -215,7 +233,8 @@ def main() -> None:
             # After every series, so that an interrupted run leaves what it has.
             draw(measured, figure)
             shown = f"![All series on log-log axes]({figure.name})"
-            path.write_text("\n".join([*lines, shown]) + "\n", encoding="utf-8")
+            text = [*head, *summary(measured), "", shown, "", *lines]
+            path.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
     print(path)
 
 
