@@ -65,6 +65,12 @@ class Picture:
     alternative: str
     svg: str
 
+    @property
+    def ratio(self) -> str:
+        """Width to height, as style sheets write it: ``316.8 / 223.2``."""
+        found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', self.svg)
+        return " / ".join(found.groups()) if found else "auto"
+
 
 def looks(pretrainings: Sequence[Pretraining]) -> dict[Pretraining, Look]:
     """Give every pretraining its colour and marker; baselines are grey, colours repeat after eight."""
@@ -127,13 +133,37 @@ def finish(figure: "Figure", name: str, caption: str, alternative: str, director
 
 
 def _for_page(svg: str, name: str) -> str:
-    """Keep the drawing only, in the page's own colours and fonts, with ids that are its own."""
+    """Keep the drawing only, in the page's own colours, with ids that are its own and only those in use.
+
+    What the figures have in common is said once, in page.css: a style sheet in each would have the browser
+    style the whole page again for every figure.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<defs>\s*<style[^>]*>[^<]*</style>\s*</defs>", "", svg)
     svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 focusable="false">', svg)
     svg = svg.replace("xlink:href", "href")
+    used = {a or b for a, b in re.findall(r'href="#([^"]+)|url\(#([^)]+)', svg)}
+    svg = re.sub(r' id="([^"]+)"', lambda m: m.group() if m.group(1) in used else "", svg)
+    svg = _without_bare_groups(svg)
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", svg)
+    svg = re.sub(r" font-family: 'DejaVu Sans'[^;\"]*;?", "", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
+
+
+def _without_bare_groups(svg: str) -> str:
+    """Unwrap groups without attributes (matplotlib puts nearly every mark into one), and drop empty ones."""
+    kept: list[bool] = []
+
+    def of(tag: re.Match[str]) -> str:
+        if tag.group().endswith("/>"):
+            return ""
+        if not tag.group().startswith("</"):
+            kept.append(tag.group() != "<g>")
+            return tag.group() if kept[-1] else ""
+        return tag.group() if kept.pop() else ""
+
+    return re.sub(r"</?g\b[^>]*>", of, svg)

@@ -110,7 +110,7 @@ def test_text_from_records_is_escaped(tmp_path: Path) -> None:
     write_record(record(recipe=attack, facts={"detector": attack}, **named), tmp_path / "<b>run #1")
     write_report([tmp_path], tmp_path / "report", title=attack)
     page = outline(tmp_path / "report" / "index.html")
-    assert page.counts["script"] == 1 and "b" not in page.counts and page.open == []
+    assert page.counts["script"] == 3 and "b" not in page.counts and page.open == []
     (file,) = (h for h in page.hrefs if not h.startswith("#"))
     assert file == "../%3Cb%3Erun%20%231/result.json"
     assert "\\|b" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")

@@ -1,15 +1,63 @@
 "use strict";
-// The page is whole without this script. It adds sorting, filtering, and provenance on hover, focus and click.
-const SHOWN = 200; // rows of a long table before "show all": laying out ten thousand at once takes seconds
+// The page is whole without this script, but for the ends of long lists. It adds those, sorting, filtering, and
+// provenance on hover, focus and click.
+const FIRST = 30; // rows of a long table until a reader comes to the last of them; first.js hides the others till then
+const SHOWN = 200; // rows from then on, before "show all": laying out ten thousand at once takes seconds
 
 const say = text => { document.getElementById("said").textContent = text; };
 
+// All checkpoints and records, by column; their tables hold but the first rows. Read when it is first needed.
+let read = null;
+function lists() {
+  if (read) return read;
+  read = JSON.parse(document.getElementById("lists").textContent);
+  for (const list of [read.checkpoints, read.environments, read.records])
+    for (const [name, column] of Object.entries(list)) if (column.of) list[name] = column.at.map(i => column.of[i]);
+  return read;
+}
+
+const field = (list, name) => i => lists()[list][name][i] ?? "";
+const pathOf = i => lists().path[0] + lists().records.path[i] + lists().path[1];
+// A half is rounded to the even digit, as in the rows that the page came with.
+const hundredths = v => (Math.abs(v) % 0.5 === 0.125 ? v - 0.005 * Math.sign(v) : v).toFixed(2);
+const metricsOf = i => {
+  const {metrics, values} = lists().records;
+  return metrics[i].map((name, k) => `${name} ${values[i][k] === null ? "–" : hundredths(values[i][k])}`).join(", ");
+};
+// What stands in the cells of row i, and where those lead that are links; the first row shows how they are marked up.
+const LISTS = {
+  checkpoints: {
+    id: i => `C${i + 1}`,
+    cells: [i => `C${i + 1}`, ...["label", "recipe", "dataset", "seed", "sha", "file"].map(n => field("checkpoints", n))],
+    links: {},
+  },
+  records: {
+    id: i => `record-${i + 1}`,
+    cells: [
+      i => i + 1, field("records", "label"), field("records", "caption"), field("records", "recipe"),
+      i => `${lists().records.pretrained[i] ?? "–"} / ${lists().records.seed[i]}`, metricsOf,
+      i => `C${lists().records.checkpoint[i]}`, i => `V${lists().records.environment[i]}`,
+      ...["seconds", "job", "host", "finished"].map(n => field("records", n)), pathOf,
+    ],
+    links: {
+      6: i => `#C${lists().records.checkpoint[i]}`,
+      7: i => `#V${lists().records.environment[i]}`,
+      12: i => pathOf(i).split("/").map(encodeURIComponent).join("/"),
+    },
+  },
+};
+
+const enhanced = new Map(); // table -> what other parts of the page ask of it
+
 function enhance(table) {
   const body = table.tBodies[0];
-  const rows = Array.from(body.rows);
+  const rows = Array.from(body.rows); // those of a list beyond its first are added when they are first shown
+  const list = LISTS[table.dataset.list];
+  const total = list ? Number(table.dataset.rows) : rows.length;
   const keys = new Map(); // column -> what its rows are sorted by, in the order of `rows`
   let text = null; // what the filter looks into: read when it is first used
-  let order = Array.from(rows.keys()), shown = rows, wanted = "", whole = rows.length <= SHOWN;
+  let order = Array.from({length: total}, (_, i) => i), wanted = "", moved = false;
+  let limit = total <= FIRST ? Infinity : FIRST;
   const bar = document.createElement("div");
   bar.className = "bar";
   const label = document.createElement("label");
@@ -23,35 +71,62 @@ function enhance(table) {
   count.setAttribute("role", "status");
   const more = document.createElement("button");
   more.type = "button";
-  more.textContent = `Show all ${rows.length}`;
-  more.addEventListener("click", () => { whole = true; draw(); });
+  more.textContent = `Show all ${total}`;
+  more.addEventListener("click", () => { limit = Infinity; draw(); });
   bar.append(label, count, more);
-  if (rows.length > 3) table.closest(".scroll").before(bar);
+  if (total > 3) table.closest(".scroll").before(bar);
 
-  // Moves only the rows that are seen: the order of hidden ones does not matter, and moving ten thousand takes a second.
+  function rowAt(i) {
+    if (rows[i]) return rows[i];
+    const row = rows[i] = rows[0].cloneNode(true);
+    row.id = list.id(i);
+    row.classList.remove("named");
+    list.cells.forEach((cell, k) => {
+      const inner = row.cells[k].firstElementChild || row.cells[k];
+      inner.textContent = cell(i);
+      if (list.links[k]) inner.setAttribute("href", list.links[k](i));
+    });
+    return row;
+  }
+
+  const textOf = i => list ? list.cells.map(cell => cell(i)).join(" ") : rows[i].textContent;
+
+  // Only the rows that are seen are in the page: putting ten thousand into another order takes a second. Rows at the
+  // top that stay where they are are left alone, and keep the focus.
   function draw(named) {
     let found = order;
     if (wanted) {
-      text ||= rows.map(row => row.textContent.toLowerCase());
+      text ||= Array.from({length: total}, (_, i) => textOf(i).toLowerCase());
       found = order.filter(i => text[i].includes(wanted));
     }
-    const next = (whole ? found : found.slice(0, SHOWN)).map(i => rows[i]);
-    if (named && !next.includes(named)) next.push(named);
-    const kept = new Set(next);
-    for (const row of shown) if (!kept.has(row)) row.hidden = true;
-    for (const row of next) { row.hidden = false; row.classList.remove("last-baseline"); }
-    const fragment = document.createDocumentFragment();
-    fragment.append(...next);
-    body.prepend(fragment);
-    shown = next;
-    more.hidden = whole || found.length <= SHOWN;
-    count.textContent = wanted || next.length < rows.length ? `${next.length} of ${rows.length} rows` : "";
+    const chosen = found.slice(0, limit);
+    if (named !== undefined && !chosen.includes(named)) chosen.push(named);
+    const next = chosen.map(rowAt);
+    if (moved || wanted) for (const row of next) row.classList.remove("last-baseline");
+    const present = Array.from(body.rows);
+    let same = 0;
+    while (same < next.length && present[same] === next[same]) same++;
+    for (const row of present.slice(same)) row.remove();
+    body.append(...next.slice(same));
+    body.classList.add("drawn");
+    tell(next.length, found.length);
   }
+  function tell(seen, found) {
+    more.hidden = found <= limit;
+    count.textContent = wanted || seen < total ? `${seen} of ${total} rows` : "";
+    if (seen < total) table.setAttribute("aria-rowcount", total + table.tHead.rows.length);
+    else table.removeAttribute("aria-rowcount");
+    atEnd.disconnect();
+    if (limit === FIRST && found > FIRST) atEnd.observe(body.rows[FIRST - 1]);
+  }
+  const atEnd = new IntersectionObserver(seen => {
+    if (seen.some(s => s.isIntersecting)) { limit = SHOWN; draw(); }
+  }, {rootMargin: "500px"});
   input.addEventListener("input", () => { wanted = input.value.trim().toLowerCase(); draw(); });
 
   // Numbers as they are; texts by their rank among the column's texts, of which many rows share each; null sorts last.
   function keysOf(column) {
-    const values = rows.map(row => {
+    const values = list ? order.map((_, i) => String(list.cells[column](i))) : rows.map(row => {
       const cell = row.children[column];
       return "v" in cell.dataset ? cell.dataset.v : cell.textContent.trim();
     });
@@ -73,10 +148,11 @@ function enhance(table) {
       const direction = head.getAttribute("aria-sort") === first ? other : first;
       for (const h of table.tHead.querySelectorAll("[aria-sort]")) h.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", direction);
+      moved = true;
       const sign = direction === "ascending" ? 1 : -1;
       if (!keys.has(column)) keys.set(column, keysOf(column));
       const key = keys.get(column);
-      order = Array.from(rows.keys()).sort((a, b) => {
+      order = Array.from(order.keys()).sort((a, b) => {
         const x = key[a], y = key[b];
         if (x === null || y === null) return (x === null) - (y === null);
         return sign * (x - y);
@@ -85,38 +161,45 @@ function enhance(table) {
       say(`Sorted by ${button.textContent.trim()}, ${direction}`);
     });
   }
-  more.hidden = true;
-  if (!whole) draw();
-  table.reveal = row => { if (row.hidden) { input.value = wanted = ""; draw(row); } };
+  tell(Math.min(total, limit), total);
+  let before = limit;
+  enhanced.set(table, {
+    reveal: i => {
+      if (!(i < total)) return null;
+      if (!rowAt(i).isConnected || limit === FIRST) { input.value = wanted = ""; limit = Math.max(limit, SHOWN); draw(i); }
+      return rowAt(i);
+    },
+    complete: () => { before = limit; limit = Infinity; draw(); },
+    restore: () => { limit = before; draw(); },
+  });
 }
 
 function reveal() {
-  const row = location.hash.startsWith("#record-") && document.getElementById(location.hash.slice(1));
   for (const old of document.querySelectorAll("tr.named")) old.classList.remove("named");
+  const [, list, number] = location.hash.match(/^#(record-|C)(\d+)$/) || [];
+  if (!list) return;
+  const table = document.querySelector(`table[data-list=${list === "C" ? "checkpoints" : "records"}]`);
+  const row = enhanced.get(table).reveal(number - 1);
   if (!row) return;
   row.closest("details").open = true;
-  row.closest("table").reveal(row);
   row.classList.add("named");
   row.scrollIntoView({block: "center"});
 }
 
 function provenance(link) {
-  const cell = link.closest("td"), table = link.closest("table");
+  const cell = link.closest("td"), {checkpoints, environments, records} = lists();
   const metric = link.dataset.m, name = cell.parentElement.cells[0].dataset.name;
   const title = `${name}, ${cell.dataset.g}, ${metric}: ${link.textContent.replace(/\s+/g, " ").trim()}`;
   const lines = link.dataset.r.split(" ").map(number => {
-    const at = field => document.querySelector(`#record-${number} [data-f=${field}]`);
-    const checkpoint = document.getElementById(at("checkpoint").textContent.trim());
-    const versions = document.getElementById(at("environment").textContent.trim());
-    const value = Array.from(at("metrics").children).find(m => m.dataset.m === metric);
+    const i = number - 1, at = records.environment[i] - 1;
     return {number, parts: [
-      `${value ? value.dataset.v : "undefined"}`,
-      `pretraining seed ${at("seeds").dataset.p}, evaluation seed ${at("seeds").dataset.e}`,
-      `recipe ${at("recipe").textContent.trim()} (${at("recipe").dataset.h})`,
-      `checkpoint SHA-256 ${checkpoint.querySelector("[data-f=sha]").textContent.trim()}`,
-      `record ${at("path").textContent.trim()}`,
-      `job ${at("job").textContent.trim() || "none"} on ${at("host").textContent.trim()}, ${at("finished").textContent.trim()}`,
-      `code ${versions.querySelector("[data-f=git]").textContent.trim()}; ${versions.querySelector("[data-f=libraries]").textContent.trim()}`,
+      `${records.values[i][records.metrics[i].indexOf(metric)] ?? "undefined"}`,
+      `pretraining seed ${records.pretrained[i] ?? "not said"}, evaluation seed ${records.seed[i]}`,
+      `recipe ${records.recipe[i]} (${records.hash[i]})`,
+      `checkpoint SHA-256 ${checkpoints.sha[records.checkpoint[i] - 1]}`,
+      `record ${pathOf(i)}`,
+      `job ${records.job[i] || "none"} on ${records.host[i]}, ${records.finished[i]}`,
+      `code ${environments.git[at]}; ${environments.libraries[at]}`,
     ]};
   });
   return {title, lines, text: [title, ...lines.map(l => l.parts.join("; "))].join("\n")};
@@ -196,8 +279,27 @@ document.addEventListener("click", event => {
 document.body.append(panel);
 for (const table of document.querySelectorAll("table.sortable")) enhance(table);
 addEventListener("hashchange", reveal);
+// Figures come as text. They are drawn when there is nothing else to do, a few at a time: none of them is at the top.
+const held = Array.from(document.querySelectorAll(".picture noscript"));
+const drawNext = () => { const text = held.shift(); text.parentElement.innerHTML = text.textContent; };
+const idle = window.requestIdleCallback || (work => setTimeout(work, 50));
+function drawSome(time) {
+  do if (held.length) drawNext(); while (held.length && time && time.timeRemaining() > 5);
+  if (held.length) idle(drawSome);
+}
+addEventListener("load", () => idle(drawSome));
+
+// On paper nothing can be opened or asked for: all of it is there, as sorted and filtered, while the page is printed.
+let closed = [];
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details:not(.records)")) details.open = true;
+  closed = Array.from(document.querySelectorAll("details:not([open])"));
+  for (const details of closed) details.open = true;
+  while (held.length) drawNext();
+  for (const table of enhanced.values()) table.complete();
+});
+addEventListener("afterprint", () => {
+  for (const table of enhanced.values()) table.restore();
+  for (const details of closed) details.open = false;
 });
 reveal();
 document.documentElement.dataset.ready = "yes";
