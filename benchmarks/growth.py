@@ -2,10 +2,11 @@
 
     python benchmarks/growth.py [--series sqrtkl_step knn ...] [--runs 5] [--threads 1] [--quick] [--list]
 
-Every size of a series is measured in a process of its own. The first turn gives the peak of resident memory
-above what was there before it (the input was; what a turn maps from files counts), all turns the median time.
-Above 5 s a turn there are 3 turns, above 60 s one; the tables say how many. Slopes are least-squares fits of
-log time and log memory against log size; sizes at which a turn adds less than 1 MiB are not in the memory's.
+Every size of a series is measured in a process of its own, forked from one that has only imported. The first
+turn gives the peak of resident memory above what was there before it (the input was; what a turn maps from
+files counts), all turns the median time. Above 5 s a turn there are 3 turns, above 60 s one; the tables say
+how many. Slopes are least-squares fits of log time and log memory against log size; sizes at which a turn
+adds less than 1 MiB are not in the memory's.
 
 Writes a dated table and figure to benchmarks/results/; with --quick, tiny sizes to a temporary folder.
 """
@@ -14,15 +15,15 @@ import argparse
 import ctypes
 import datetime
 import gc
-import json
 import math
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,10 @@ def slopes(points: Sequence[Point]) -> tuple[float | None, float | None]:
     )
 
 
-def measure(series: Series, size: int, runs: int, work: Path) -> Point:
+def measure(name: str, size: int, runs: int, threads: int, work: Path) -> Point:
     """Measure one size, in this process."""
+    torch.set_num_threads(threads)
+    series = next(s for s in SERIES if s.name == name)
     # A first small one, so that imports and libraries' own buffers are not counted.
     series.prepare(series.quick[0], work)()()
     prepared = series.prepare(size, work)
@@ -102,13 +105,12 @@ def _resident(field: str) -> int:
     return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
 
-def in_its_own_process(series: Series, size: int, options: argparse.Namespace, work: Path) -> Point:
-    command = [sys.executable, __file__, "--measure", series.name, str(size), "--work", str(work)]
-    command += ["--runs", str(options.runs), "--threads", str(options.threads)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{series.name} at {size}: {done.stderr.strip()[-2000:]}")
-    return Point(**json.loads(done.stdout.splitlines()[-1]))
+def in_its_own_process(name: str, size: int, options: argparse.Namespace, work: Path) -> Point:
+    """Measure one size in a fresh process; the server that it is forked from spares it the imports' time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.growth_series"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, name, size, options.runs, options.threads, work).result()
 
 
 def table(series: Series, points: Sequence[Point]) -> list[str]:
@@ -190,17 +192,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.list:
         print("\n".join(f"{s.name:14} {s.unit:8} {s.what}" for s in SERIES))
-        return
-    torch.set_num_threads(options.threads)
-    if options.measure:
-        name, size = options.measure
-        point = measure(SERIES[names.index(name)], int(size), options.runs, options.work)
-        print(json.dumps({"size": point.size, "seconds": point.seconds, "added": point.added}))
         return
     options.runs = 2 if options.quick else options.runs
 
@@ -227,7 +221,7 @@ def main() -> None:
             if series.name not in options.series:
                 continue
             sizes = series.quick if options.quick else series.sizes
-            measured[series.name] = [in_its_own_process(series, n, options, Path(work)) for n in sizes]
+            measured[series.name] = [in_its_own_process(series.name, n, options, Path(work)) for n in sizes]
             lines += table(series, measured[series.name])
             print("\n".join(table(series, measured[series.name])), flush=True)
             # After every series, so that an interrupted run leaves what it has.
