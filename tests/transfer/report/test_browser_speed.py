@@ -1,9 +1,12 @@
-"""Ten thousand records sort in the browser before a reader notices."""
+"""A report of ten thousand records opens and sorts in the browser before a reader notices."""
 
+import statistics
 from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.transfer.records import record
 from tests.transfer.report.browser import chromium, require_chromium
@@ -22,6 +25,11 @@ SORT = """
   button.click();
   document.body.offsetHeight;
   return performance.now() - start;
+"""
+TO_THE_END = """
+  const rows = document.querySelector(arguments[0]).tBodies[0].rows;
+  rows[rows.length - 1].scrollIntoView();
+  return rows.length;
 """
 FIRST = "return document.querySelector(arguments[0]).tBodies[0].rows[0].cells[arguments[1]].textContent"
 
@@ -49,14 +57,35 @@ def busy(browser: Chrome) -> float:
     return 1000 * next(m["value"] for m in metrics if m["name"] == "TaskDuration")
 
 
+def count_processor_time(browser: Chrome) -> None:
+    """Have `busy` count what the thread itself takes, not what passes on the clock."""
+    browser.execute_cdp_cmd("Performance.setTimeDomain", {"timeDomain": "threadTicks"})
+    browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+
+def test_the_page_of_ten_thousand_records_opens_within_200_milliseconds(tmp_path: Path) -> None:
+    """Of processor time, until the load event; the median of three fresh browsers."""
+    require_chromium()
+    written = write_page(tmp_path / "index.html")
+    took = []
+    for i in range(3):
+        with chromium(tmp_path / f"profile{i}") as browser:
+            count_processor_time(browser)
+            browser.get(written.as_uri())
+            took.append(round(busy(browser)))
+            assert browser.find_element(By.TAG_NAME, "html").get_attribute("data-ready") == "yes"
+    assert statistics.median(took) <= MILLISECONDS, took
+
+
 def test_ten_thousand_rows_are_sorted_within_200_milliseconds(tmp_path: Path) -> None:
     require_chromium()
     written = write_page(tmp_path / "index.html")
     with chromium(tmp_path / "profile") as browser:
-        browser.execute_cdp_cmd("Performance.setTimeDomain", {"timeDomain": "threadTicks"})
-        browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+        count_processor_time(browser)
         browser.get(written.as_uri())
         browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        # As many rows as there are before a reader asks for all of them.
+        WebDriverWait(browser, 10).until(lambda b: b.execute_script(TO_THE_END, EVERY) == 200)
         took = {}
         for column in (1, 8, 9):
             for direction in ("ascending", "descending"):

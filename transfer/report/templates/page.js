@@ -17,6 +17,7 @@ function lists() {
 }
 
 const field = (list, name) => i => lists()[list][name][i] ?? "";
+const escaped = mark => `%${mark.charCodeAt(0).toString(16).toUpperCase()}`;
 const pathOf = i => lists().path[0] + lists().records.path[i] + lists().path[1];
 // A half is rounded to the even digit, as in the rows that the page came with.
 const hundredths = v => (Math.abs(v) % 0.5 === 0.125 ? v - 0.005 * Math.sign(v) : v).toFixed(2);
@@ -42,7 +43,7 @@ const LISTS = {
     links: {
       6: i => `#C${lists().records.checkpoint[i]}`,
       7: i => `#V${lists().records.environment[i]}`,
-      12: i => pathOf(i).split("/").map(encodeURIComponent).join("/"),
+      12: i => pathOf(i).split("/").map(part => encodeURIComponent(part).replace(/[!'()*]/g, escaped)).join("/"),
     },
   },
 };
