@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from pretrain.objectives.instance import instance_loss
 from pretrain.objectives.streaming import tile_rows
 

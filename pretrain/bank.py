@@ -36,10 +36,10 @@ class MemoryBank:
 
         SqrtKL's *feature calibrate* then replaces every one by the untrained network's embedding (`update`).
         """
-        blocks = [
-            block.to(device=device, dtype=dtype) for _, block in random_rows(num_rows, width, generator)
-        ]
-        return cls(torch.cat(blocks))
+        rows = torch.empty(num_rows, width, device=device, dtype=dtype)
+        for start, block in random_rows(num_rows, width, generator):
+            rows[start : start + len(block)] = block
+        return cls(rows)
 
     def __len__(self) -> int:
         return self.tensor.shape[0]
