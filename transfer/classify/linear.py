@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 CHOICES_NAME = "choices.csv"
 
+# Rows of features in memory at a time.
+_CHUNK = 65_536
+
 Facts = dict[str, str | int | float | bool | None]
 
 
@@ -186,14 +189,14 @@ def _on_cached_features(job: _Job, mode: CachedMode) -> _Outcome:
     extracted = time.monotonic()
 
     fit_on, held = job.hold_out(mode.held_out)
-    scale = _Scale.of(train.pooled[torch.from_numpy(fit_on)], mode)
+    scale = _Scale.of(train.pooled, fit_on, mode)
     candidates = fit_path(*_rows(train, fit_on, scale, ranks), classes, mode.costs, mode.tolerance)
     found = [_accuracy(c, *_rows(train, held, scale, ranks), ranks) for c in candidates]
     best = max(range(len(found)), key=lambda i: found[i].top1)
     cost = mode.costs[best]
     job.write_choices([{"C": c, "held_out_top1": a.top1_percent} for c, a in zip(mode.costs, found)])
 
-    scale = _Scale.of(train.pooled, mode)
+    scale = _Scale.of(train.pooled, job.subset.positions, mode)
     rows = _rows(train, job.subset.positions, scale, ranks)
     final = fit(*rows, classes, cost, start=candidates[best], tolerance=mode.tolerance)
     tested = _accuracy(final, *_rows(test, np.arange(len(test.labels)), scale, ranks), ranks)
@@ -226,12 +229,21 @@ class _Scale:
     deviation: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, mode: CachedMode) -> "_Scale":
+    def of(cls, features: Tensor, indices: Indices, mode: CachedMode) -> "_Scale":
+        width = features.shape[1]
         if mode.scaling == "none":
-            return cls(torch.zeros(features.shape[1]), torch.ones(features.shape[1]))
-        mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
+            return cls(torch.zeros(width), torch.ones(width))
+        # A chunk at a time: the features are a file, which may be larger than memory.
+        chunks = torch.from_numpy(indices).split(_CHUNK)
+        mean = torch.zeros(width, dtype=torch.float64)
+        for chunk in chunks:
+            mean += features[chunk].sum(dim=0, dtype=torch.float64) / len(indices)
+        variance = torch.zeros(width, dtype=torch.float64)
+        for chunk in chunks:
+            variance += (features[chunk] - mean).square().sum(dim=0) / len(indices)
+        deviation = variance.sqrt().float()
         # A dimension that never changes says nothing; divided by one it stays at zero.
-        return cls(mean, torch.where(deviation > 0, deviation, 1.0))
+        return cls(mean.float(), torch.where(deviation > 0, deviation, 1.0))
 
 
 def _rows(features: FeatureSet, indices: Indices, scale: _Scale, ranks: Ranks) -> tuple[Tensor, Tensor]:
@@ -242,7 +254,7 @@ def _rows(features: FeatureSet, indices: Indices, scale: _Scale, ranks: Ranks) -
 
 
 def _accuracy(classifier: Logistic, x: Tensor, y: Tensor, ranks: Ranks) -> Accuracy:
-    chunks = zip(x.split(65_536), y.split(65_536))
+    chunks = zip(x.split(_CHUNK), y.split(_CHUNK))
     return count(((classifier.logits(a), b) for a, b in chunks), ranks.device)
 
 
