@@ -129,6 +129,12 @@ def open_in_browser(page: Path) -> dict[str, float]:
             seen["the same, settled"] = settled["TaskDuration"]
             for part in ("Script", "RecalcStyle", "Layout"):
                 seen[f"- of that {part}"] = settled[f"{part}Duration"]
+            browser.get("about:blank")
+            browser.get(page.as_uri())
+            time.sleep(0.5)
+            again = browser.execute_script(told)
+            seen["first contentful paint, in a browser that is warm"] = again["first contentful paint"]
+            seen["load event, in a browser that is warm"] = again["load event"]
             measured.append(seen)
         finally:
             browser.quit()
@@ -197,6 +203,9 @@ def main() -> None:
         print(f"page: {page.stat().st_size / 1e6:.1f} MB")
         if shutil.which("chromium") and shutil.which("chromedriver"):
             print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; medians of {OPENINGS}:")
+            empty = Path(directory) / "empty.html"
+            empty.write_text("<!doctype html><title>empty</title><p>nothing")
+            print(f"load event of an empty page: {open_in_browser(empty)['load event']:.0f} ms")
             for what, milliseconds in (open_in_browser(page) | sort_in_browser(page)).items():
                 print(f"{what}: {milliseconds:.0f} ms")
         else:

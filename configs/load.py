@@ -202,9 +202,9 @@ def _explain(model: Any, error: Any, overridden: Sequence[str]) -> str:
         siblings = sibling_keys(model, location)
         guess = nearest(wrong, siblings)
         if guess is None:
-            guess = next(
-                (g for o in overridden if wrong in o.split(".") if (g := nearest(o, valid_keys(model)))), None
-            )
+            # Not the key itself: it may be valid in another kind of recipe.
+            nearby = (nearest(o, valid_keys(model)) for o in overridden if wrong in o.split("."))
+            guess = next((g for g in nearby if g and g not in overridden), None)
         hint = f"; did you mean '{guess}'?" if guess else f"; the keys here are: {', '.join(siblings)}"
         return f"unknown key '{_dotted(model, location)}'{hint}"
     key = _dotted(model, location) or "recipe"

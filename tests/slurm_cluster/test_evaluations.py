@@ -27,7 +27,7 @@ EXECUTOR = SlurmExecutor(
 NAME = "evaluate"
 # Long enough to be caught in the middle; the logged steps tell where it is.
 ITERATIONS = 30
-LENGTH = [f"solver.max_iter={ITERATIONS}", "log_every=1", "keep_weights=true"]
+LENGTH = [f"solver.max_iter={ITERATIONS}", "log_every=1"]
 
 
 def _detection(root: Path, backend: str) -> dict[str, Any]:
