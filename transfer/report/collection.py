@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from transfer.report.naming import BASELINES, headline_metrics, method_name, share, task_order
+from transfer.report.naming import BASELINES, headline_metrics, method_name, share, task_name, task_order
 from transfer.results import Metric, ResultRecord, StoredRecord
 
 Identity = TypeVar("Identity", bound=Hashable)
@@ -188,13 +188,17 @@ def _evaluation_order(evaluation: Evaluation, record: ResultRecord) -> tuple[obj
 
 
 def what(record: ResultRecord) -> str:
-    """Return an evaluation's short name: detector or segmenter, or the share of the labels, or the recipe."""
+    """Return an evaluation's short name: detector or segmenter, task, share of the labels, or the recipe."""
     for built in ("detector", "segmenter"):
         if name := record.facts.get(built):
             return str(name)
-    if record.label_fraction is not None:
-        return f"{share(record.label_fraction)} of the labels"
-    return record.recipe
+    if record.label_fraction is None:
+        return record.recipe
+    labels = f"{share(record.label_fraction)} of the labels"
+    if record.task == "finetune":
+        return labels
+    name = task_name(record.task)
+    return name if record.label_fraction == 1 else f"{name}, {labels}"
 
 
 def _epochs(pretraining: Pretraining) -> str:

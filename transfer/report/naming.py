@@ -37,6 +37,7 @@ _METHODS = {
 _TASKS = {
     "finetune": "Fine-tuning",
     "linear": "Linear evaluation",
+    "linear_cached": "Linear evaluation of cached features",
     "knn": "k-nearest neighbours",
     "svm": "SVM on frozen features",
     "detection": "Detection and instance segmentation",
@@ -51,6 +52,7 @@ _HEADLINES = {
     "detection": ("AP", "AP50", "AP75", "mask AP", "mask AP50", "mask AP75"),
     "finetune": ("top1", "top5"),
     "linear": ("top1", "top5"),
+    "linear_cached": ("top1", "top5"),
 }
 _MOST_HEADLINES = 3
 
@@ -71,8 +73,11 @@ def task_order(task: str) -> tuple[int, str]:
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric's column heading."""
-    return _METRICS.get(metric, metric)
+    """Return a metric's column heading; ``top1 k=20 T=0.07`` reads ``Top 1, k 20, T 0.07``."""
+    name, *settings = metric.split(" ")
+    if not all("=" in s for s in settings):
+        return metric
+    return ", ".join([_METRICS.get(name, name), *(s.replace("=", " ") for s in settings)])
 
 
 def headline_metrics(task: str, metrics: list[str]) -> list[str]:
