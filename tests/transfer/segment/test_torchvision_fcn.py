@@ -105,10 +105,11 @@ def test_stopped_and_resumed_equals_undisturbed(finished, root, checkpoint, tmp_
 def test_loading_in_processes_changes_nothing_and_a_signal_to_all_of_them_is_survived(
     finished, root, checkpoint, tmp_path, monkeypatch
 ):
+    others = set(multiprocessing.active_children())
     _stop_in_iteration(2, signal.SIGTERM, monkeypatch, everybody=True)
     with pytest.raises(Interrupted) as stopped:
         evaluate(recipe(root, "workers=1"), checkpoint, tmp_path / "run")
-    assert stopped.tb is not None and not multiprocessing.active_children()
+    assert stopped.tb is not None and set(multiprocessing.active_children()) <= others
     monkeypatch.undo()
     evaluate(recipe(root, "workers=1"), checkpoint, tmp_path / "run")
     name = "segmenter.safetensors"
