@@ -168,7 +168,7 @@ def main() -> None:
     table = "\n".join(lines) + "\n"
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
-    (results / f"{datetime.date.today()}-sqrtkl-{args.device}.md").write_text(table)
+    (results / f"sqrtkl-{args.device}-{datetime.date.today()}.md").write_text(table)
     print(table)
 
 
