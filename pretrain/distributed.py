@@ -33,10 +33,13 @@ class Ranks:
         """Whether this process writes the files."""
         return self.rank == 0
 
-    def share_of(self, batch_size: int) -> int:
-        """Return this rank's part of a global batch; raises UserError when the ranks' parts would differ."""
+    def share_of(self, batch_size: int, key: str = "batch_size") -> int:
+        """Return this rank's part of a global batch; raises UserError when the ranks' parts would differ.
+
+        `key` is what the recipe calls the batch's size.
+        """
         if batch_size % self.world:
-            raise UserError(f"batch_size {batch_size} cannot be divided evenly among {self.world} processes")
+            raise UserError(f"{key} {batch_size} cannot be divided evenly among {self.world} processes")
         return batch_size // self.world
 
 

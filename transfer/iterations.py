@@ -129,14 +129,6 @@ def save_points(iterations: int, checkpoints: int) -> frozenset[int]:
     return frozenset(round(iterations * (i + 1) / checkpoints) for i in range(checkpoints)) | {iterations}
 
 
-def require_divisible(ims_per_batch: int, ranks: Ranks) -> None:
-    """Raise UserError where a step's images do not divide among the processes."""
-    if ims_per_batch % ranks.world:
-        raise UserError(
-            f"solver.ims_per_batch {ims_per_batch} cannot be divided evenly among {ranks.world} processes"
-        )
-
-
 def step_seed(seed: int, iteration: int, rank: int) -> int:
     """Return what seeds torch at an iteration, so that a resumed run draws (samples, drops) the same."""
     return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0] >> 1)

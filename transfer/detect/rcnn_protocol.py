@@ -25,7 +25,7 @@ from transfer.detect.rcnn_train import train_detector
 from transfer.detect.samples import draw_samples
 from transfer.detect.scores import score
 from transfer.detect.splits import Splits
-from transfer.iterations import STATE_NAME, require_divisible
+from transfer.iterations import STATE_NAME
 from transfer.outputs import RECIPE_NAME, finished_record, save_weights, write_recipe
 from transfer.pixels import require_same_pixels
 from transfer.results import ResultRecord, make_record, write_record
@@ -50,7 +50,7 @@ def run_protocol(
     require_same_pixels(config.input, metadata, checkpoint)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
-        require_divisible(config.solver.ims_per_batch, ranks)
+        ranks.share_of(config.solver.ims_per_batch, "solver.ims_per_batch")
         backend.require(config, ranks)
         if ranks.first:
             out.mkdir(parents=True, exist_ok=True)

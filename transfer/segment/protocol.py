@@ -13,7 +13,6 @@ from pretrain.canonical import sha256_file
 from pretrain.distributed import barrier, joined
 from pretrain.interrupt import StopRequest
 from transfer.checkpoints.canonical import load_backbone
-from transfer.iterations import require_divisible
 from transfer.outputs import RECIPE_NAME, finished_record, save_weights, write_recipe
 from transfer.pixels import require_same_pixels
 from transfer.results import ResultRecord, make_record, write_record
@@ -44,7 +43,7 @@ def run_protocol(
     require_segmentable(metadata.backbone)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
-        require_divisible(config.solver.ims_per_batch, ranks)
+        ranks.share_of(config.solver.ims_per_batch, "solver.ims_per_batch")
         backend.require(config, ranks)
         if ranks.first:
             out.mkdir(parents=True, exist_ok=True)
