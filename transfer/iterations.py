@@ -1,11 +1,13 @@
-"""What trainings that count iterations share: the log's window, when and what to save, how to go on."""
+"""What trainings that count iterations share: the loop, its log, when and what to save, how to go on."""
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,14 +15,15 @@ from torch import Tensor, nn
 
 from configs import UserError, WorkError
 from pretrain.checkpoint import load_state, save_state
-from pretrain.distributed import Ranks, barrier
+from pretrain.distributed import Ranks, barrier, data_parallel
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.metrics import MetricsLog
-from pretrain.progress import Bar
+from pretrain.progress import Bar, progress
 
 log = logging.getLogger(__name__)
 
 STATE_NAME: Final = "checkpoint.pt"
+S = TypeVar("S")
 
 
 class Window:
@@ -52,13 +55,32 @@ class Window:
 
 
 class Pace(Protocol):
-    """How often a recipe wants its training saved (times in all) and logged (iterations)."""
+    """A recipe's seed, and how often its training is saved (times in all) and logged (iterations)."""
+
+    @property
+    def seed(self) -> int: ...
 
     @property
     def checkpoints(self) -> int: ...
 
     @property
     def log_every(self) -> int: ...
+
+
+class Run(Protocol):
+    """One training: its recipe, where its state is kept, its ranks, and what tells it from any other."""
+
+    @property
+    def config(self) -> Pace: ...
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def ranks(self) -> Ranks: ...
+
+    @property
+    def identity(self) -> str: ...
 
 
 class Keeper:
@@ -70,10 +92,8 @@ class Keeper:
 
     def __init__(
         self,
-        out: Path,
-        pace: Pace,
+        run: Run,
         iterations: int,
-        ranks: Ranks,
         stop: StopRequest,
         bar: Bar | None,
         start: int,
@@ -81,11 +101,11 @@ class Keeper:
         window: Window,
         cause: str,
     ) -> None:
-        self.iterations, self.log_every, self.ranks = iterations, pace.log_every, ranks
+        self.iterations, self.log_every, self.ranks = iterations, run.config.log_every, run.ranks
         self.stop, self.bar, self.window, self.cause = stop, bar, window, cause
-        self.due = save_points(iterations, pace.checkpoints)
-        self.metrics = MetricsLog(out / "metrics.jsonl", iterations)
-        if ranks.first:
+        self.due = save_points(iterations, run.config.checkpoints)
+        self.metrics = MetricsLog(run.out / "metrics.jsonl", iterations)
+        if self.ranks.first:
             self.metrics.rewind(start)
         self._before, self._began = before, time.monotonic()
 
@@ -124,6 +144,61 @@ class Keeper:
             raise Interrupted(self.stop.signum)
 
 
+def train(
+    run: Run,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stop: StopRequest,
+    title: str,
+    iterations: int,
+    steps_from: Callable[[int], Generator[S, None, None]],
+    losses_of: Callable[[nn.Module, S, int], dict[str, Tensor]],
+    rate_at: Callable[[int], float],
+    cause: str,
+) -> float:
+    """Train `model` in place to the end of its schedule, from the state in `run.out` if there is one.
+
+    Parameters
+    ----------
+    steps_from
+        Yields the steps from a 0-based iteration on; closed when the training ends or is left.
+    losses_of
+        The losses of a step, by the model (as the ranks share it), the step and its 0-based iteration; their
+        sum, which is what is minimised, is "loss".
+    rate_at
+        The learning rate of a 0-based iteration.
+
+    Returns
+    -------
+    float
+        Seconds spent, all attempts together.
+
+    Raises UserError for the state of another run, and what `Keeper.after` does.
+    """
+    start, before, window = resume(run, model, optimizer)
+    if start >= iterations:
+        return before
+    model.train()
+    trained = data_parallel(model, run.ranks)
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress(title, iterations, start)) if run.ranks.first else None
+        keeper = Keeper(run, iterations, stop, bar, start, before, window, cause)
+        # Closed here, or loaders' processes and what else a library has open would outlive an interruption.
+        steps = stack.enter_context(closing(steps_from(start)))
+        for iteration, step in enumerate(steps, start):
+            rate = rate_at(iteration)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(step_seed(run.config.seed, iteration, run.ranks.rank))
+            losses = losses_of(trained, step, iteration)
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            optimizer.step()
+            done = iteration + 1
+            keeper.after(done, rate, losses, model, partial(_save, run, model, optimizer, keeper, done))
+    return keeper.seconds
+
+
 def save_points(iterations: int, checkpoints: int) -> frozenset[int]:
     """Return after which iterations the state is saved: so many times, evenly, and at the end."""
     return frozenset(round(iterations * (i + 1) / checkpoints) for i in range(checkpoints)) | {iterations}
@@ -145,37 +220,31 @@ def require_finite(window: Window, model: nn.Module, iteration: int, cause: str)
         raise WorkError(f"iteration {iteration}: {', '.join(bad)} is not finite; {cause}")
 
 
-def resume(
-    out: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, float, Window]:
-    """Load the state in `out`, if there is one: iterations done, seconds spent, the open window.
+def resume(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, Window]:
+    """Load the run's state, if there is one: iterations done, seconds spent, the open window.
 
     Raises UserError for the state of a run with another identity.
     """
-    state = load_state(out / STATE_NAME)
+    state = load_state(run.out / STATE_NAME)
     if state is None:
         return 0, 0.0, Window()
-    if state["identity"] != identity:
+    if state["identity"] != run.identity:
         raise UserError(
-            f"{out}: holds the training state of another recipe, seed or checkpoint; choose another directory"
+            f"{run.out}: holds the training state of another recipe, seed or checkpoint;"
+            " choose another directory"
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    log.info("%s: resumed at iteration %d", out, state["iteration"])
+    log.info("%s: resumed at iteration %d", run.out, state["iteration"])
     return state["iteration"], state["seconds"], Window(state["window"], state["window_count"])
 
 
-def save(
-    out: Path,
-    identity: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    keeper: Keeper,
-    iteration: int,
+def _save(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, keeper: Keeper, iteration: int
 ) -> None:
     """Save what `resume` needs, atomically; the state before it is kept."""
     state: dict[str, Any] = {
-        "identity": identity,
+        "identity": run.identity,
         "iteration": iteration,
         "seconds": keeper.seconds,
         "model": model.state_dict(),
@@ -183,4 +252,4 @@ def save(
         "window": keeper.window.numbers(),
         "window_count": keeper.window.count,
     }
-    save_state(out / STATE_NAME, state)
+    save_state(run.out / STATE_NAME, state)

@@ -1,19 +1,14 @@
-"""The detector's training loop: steps of a schedule, resumable at any of them, bit for bit on a CPU."""
-
-from contextlib import ExitStack, closing
-from functools import partial
+"""The detector's training: its losses and its schedule; resumable at any step, bit for bit on a CPU."""
 
 import torch
 from torch import Tensor, nn
 
 from configs import WorkError
-from pretrain.distributed import data_parallel
 from pretrain.interrupt import StopRequest
-from pretrain.progress import progress
 from pretrain.schedules import warmup_multistep
 from transfer.detect.backend import Detector, Step, Training
 from transfer.detect.config import SolverConfig
-from transfer.iterations import Keeper, resume, save, step_seed
+from transfer.iterations import train
 
 _CAUSE = "the learning rate is too high for this batch, or the warm-up too short"
 
@@ -37,39 +32,25 @@ def train_detector(run: Training, detector: Detector, stop: StopRequest) -> floa
     Interrupted
         The run was asked to stop, and its state is saved.
     """
-    config, solver, ranks = run.config, run.config.solver, run.ranks
-    model, optimizer = detector.model, detector.build_optimizer()
-    start, before, window = resume(run.out, run.identity, model, optimizer)
-    if start >= solver.iterations:
-        return before
-    model.train()
-    trained = data_parallel(model, ranks)
-    with ExitStack() as stack:
-        title = f"train {config.model.label}"
-        bar = stack.enter_context(progress(title, solver.iterations, start)) if ranks.first else None
-        keeper = Keeper(run.out, config, solver.iterations, ranks, stop, bar, start, before, window, _CAUSE)
-        # Closed here, or loaders and what else a library has open would outlive an interruption.
-        steps = stack.enter_context(closing(detector.steps(start, solver.iterations)))
-        for iteration, step in enumerate(steps, start):
-            rate = solver.peak_lr * lr_factor(solver, iteration)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            torch.manual_seed(step_seed(config.seed, iteration, ranks.rank))
-            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=solver.precision == "bf16"):
-                losses = _losses(trained, step, iteration)
-                total = torch.stack(list(losses.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
+    config, solver = run.config, run.config.solver
 
-            keeper.after(
-                iteration + 1,
-                rate,
-                {"loss": total, **losses},
-                model,
-                partial(save, run.out, run.identity, model, optimizer, keeper, iteration + 1),
-            )
-    return keeper.seconds
+    def losses_of(model: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:
+        with torch.autocast(run.ranks.device.type, torch.bfloat16, enabled=solver.precision == "bf16"):
+            losses = _losses(model, step, iteration)
+            return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    return train(
+        run,
+        detector.model,
+        detector.build_optimizer(),
+        stop,
+        f"train {config.model.label}",
+        solver.iterations,
+        lambda start: detector.steps(start, solver.iterations),
+        losses_of,
+        lambda iteration: solver.peak_lr * lr_factor(solver, iteration),
+        _CAUSE,
+    )
 
 
 def lr_factor(solver: SolverConfig, iteration: int) -> float:

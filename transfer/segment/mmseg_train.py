@@ -130,7 +130,7 @@ def train_model(
     with _bar(run, start) as bar:
         window = Window(carried.get("window"), carried.get("window_count", 0))
         before = carried.get("seconds", 0.0)
-        keeper = Keeper(run.out, config, solver.iterations, ranks, stop, bar, start, before, window, CAUSE)
+        keeper = Keeper(run, solver.iterations, stop, bar, start, before, window, CAUSE)
         runner = Runner(
             model=model,
             work_dir=str(run.out / WORK_NAME),
