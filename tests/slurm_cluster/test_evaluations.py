@@ -13,7 +13,7 @@ from slurm.cluster import Cluster as Settings
 from slurm.cluster_executor import SlurmExecutor
 from slurm.progress import read_progress
 from tests.slurm_cluster.cluster import Cluster
-from tests.slurm_cluster.waiting import at_rest, wait_until
+from tests.slurm_cluster.waiting import at_rest, causes, wait_until
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect.test_torchvision_rcnn import TINY as TINY_DETECTION
 from tests.transfer.segment import scenes
@@ -89,8 +89,8 @@ def test_a_requeued_evaluation_ends_as_an_undisturbed_one(
         cluster.command(*words, record.job_ids[0])
     for run in runs.values():
         assert at_rest(cluster, run).succeeded
-    causes = {name: _causes(run) for name, run in runs.items()}
-    assert causes == {"undisturbed": [""], "requeued": ["requeue", ""], "signalled": ["signal", ""]}
+    ended = {name: causes(run, NAME) for name, run in runs.items()}
+    assert ended == {"undisturbed": [""], "requeued": ["requeue", ""], "signalled": ["signal", ""]}
 
     results = {name: _result(run) for name, run in runs.items()}
     assert results["undisturbed"].facts["iterations"] == ITERATIONS
@@ -108,12 +108,6 @@ def _wait_for_the_middle(out: Path) -> None:
         return progress is not None and 3 <= progress.step <= ITERATIONS - 5
 
     wait_until(reached, "the middle of a training")
-
-
-def _causes(run: Path) -> list[str]:
-    record = Ledger(run).read(NAME)
-    assert record is not None
-    return [attempt.cause for attempt in record.attempts]
 
 
 def _result(run: Path) -> ResultRecord:

@@ -16,7 +16,7 @@ from tests.pretrain import tiny
 from tests.pretrain.tiny import write_images
 from tests.slurm_cluster import tiny_training
 from tests.slurm_cluster.cluster import Cluster
-from tests.slurm_cluster.waiting import at_rest, wait_until
+from tests.slurm_cluster.waiting import at_rest, causes, wait_until
 
 # 40 images in batches of 8.
 EPOCH_STEPS, EPOCHS = 5, 60
@@ -53,7 +53,7 @@ def test_interrupted_and_uninterrupted_weights_are_equal(
         cluster.command(*words, record.job_ids[0])
     for run in runs.values():
         assert at_rest(cluster, run).succeeded
-    attempts = {name: _attempts(run) for name, run in runs.items()}
+    attempts = {name: causes(run, "pretrain") for name, run in runs.items()}
     assert attempts == {"uninterrupted": [""], "requeued": ["requeue", ""], "signalled": ["signal", ""]}
 
     weights = {name: _weights(run) for name, run in runs.items()}
@@ -75,12 +75,6 @@ def _wait_for_mid_epoch(out: Path) -> None:
         return progress is not None and progress.step > EPOCH_STEPS and progress.step % EPOCH_STEPS != 0
 
     wait_until(reached, "the middle of an epoch")
-
-
-def _attempts(run: Path) -> list[str]:
-    record = Ledger(run).read("pretrain")
-    assert record is not None
-    return [attempt.cause for attempt in record.attempts]
 
 
 def _weights(run: Path) -> dict[str, np.ndarray]:

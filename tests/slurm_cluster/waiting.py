@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from slurm import scheduler
+from slurm import Ledger, scheduler
 from slurm.status import RunStatus, status
 from tests.slurm_cluster.cluster import Cluster
 
@@ -42,3 +42,10 @@ def at_rest(cluster: Cluster, run_dir: Path, seconds: float = 600) -> RunStatus:
 def states(now: RunStatus) -> dict[str, str]:
     """Return every stage's state."""
     return {s.name: s.state for s in now.stages}
+
+
+def causes(run_dir: Path, stage: str) -> list[str]:
+    """Return what cut each of a stage's attempts short; "" for one that ended by itself."""
+    record = Ledger(run_dir).read(stage)
+    assert record is not None
+    return [attempt.cause for attempt in record.attempts]
