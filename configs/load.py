@@ -99,6 +99,25 @@ def dump(recipe: BaseModel) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
 
 
+def kind_of(path: Path) -> str:
+    """Return the kind of recipe that a file of the user's own is: the one that knows most of its keys.
+
+    Only top-level keys count, its bases' included. Raises UserError where no kind has its base.
+    """
+    known: dict[str, int] = {}
+    refused: list[str] = []
+    for kind, model in _TYPES.items():
+        try:
+            keys = _with_bases(kind, find(kind, path), ())
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            known[kind] = len(keys.keys() & set(sibling_keys(model, ["any"])))
+    if not known:
+        raise UserError("\n".join(dict.fromkeys(refused)))
+    return max(known, key=known.__getitem__)
+
+
 def _shipped(kind: str) -> Path:
     if kind not in _TYPES:
         raise KeyError(f"recipes of kind {kind!r} have no type yet: import the module that registers it")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs import UserError, dump, header, load, recipe_names
+from configs import UserError, dump, header, kind_of, load, recipe_names
 from configs.keys import nearest
 
 if TYPE_CHECKING:
@@ -51,22 +51,18 @@ def print_recipes() -> None:
 
 
 def print_recipe(name: str, overrides: Sequence[str]) -> None:
-    """Print one recipe: its story, then every resolved value as YAML that can be loaded again."""
+    """Print one recipe, a shipped one or a file: its story, then all its values, as YAML to load again."""
     register_recipes()
-    kinds = [kind for kind in _KINDS if name in recipe_names(kind)]
-    if Path(name).suffix in (".yaml", ".yml"):
-        raise UserError(
-            f"{name}: `recipes` shows shipped recipes; load your own with the command that runs it"
-        )
+    own = Path(name).suffix in (".yaml", ".yml")
+    kinds = [kind_of(Path(name))] if own else [k for k in _KINDS if name in recipe_names(k)]
     if not kinds:
         guess = nearest(name, [n for kind in _KINDS for n in recipe_names(kind)])
         hint = f"; did you mean '{guess}'?" if guess else "; `carryover recipes` lists them"
         raise UserError(f"no recipe is called '{name}'{hint}")
     for kind in kinds:
         story = "".join(f"# {line}".rstrip() + "\n" for line in header(kind, name).splitlines())
-        out_console.print(
-            Text(f"# {kind}/{name}\n{story}{dump(load(kind, name, overrides))}"), soft_wrap=True
-        )
+        title = f"{name}, of kind {kind}" if own else f"{kind}/{name}"
+        out_console.print(Text(f"# {title}\n{story}{dump(load(kind, name, overrides))}"), soft_wrap=True)
 
 
 def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from configs import Incidental, Recipe, Section, UserError, dump, header, load, recipe_hash, register
+from configs import Incidental, Recipe, Section, UserError, dump, header, kind_of, load, recipe_hash, register
 
 
 class Sgd(Section):
@@ -157,3 +157,29 @@ def test_a_resolved_recipe_loads_back_equal(tmp_path: Path) -> None:
 def test_the_header_comment_is_the_recipes_story(tmp_path: Path) -> None:
     path = write(tmp_path / "toy.yaml", "# Table 7.\n#\n# Expect 70.3.\nepochs: 3 # not this\n")
     assert header("toys", path) == "Table 7.\n\nExpect 70.3."
+
+
+class Game(Recipe):
+    players: int
+    epochs: int = 1
+
+
+register("games", Game)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("epochs: 3\nmilestones: [1]\n", "toys"),
+        ("players: 2\n", "games"),
+        ("players: 2\nepochs: 3\nmilestnes: [1]\n", "games"),
+    ],
+)
+def test_a_files_kind_is_the_one_that_knows_most_of_its_keys(tmp_path: Path, text: str, kind: str) -> None:
+    assert kind_of(write(tmp_path / "own.yaml", text)) == kind
+    assert kind_of(write(tmp_path / "child.yaml", "base: own\nmilestnes: [1]\n")) == kind
+
+
+def test_a_file_without_its_base_has_no_kind(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"own\.yaml: base: no toys recipe is called 'mother'"):
+        kind_of(write(tmp_path / "own.yaml", "base: mother\nepochs: 3\n"))

@@ -62,6 +62,7 @@ def test_a_misspelt_key_is_answered_with_the_nearest(tmp_path: Path) -> None:
         (["report", "absent"], "absent"),
         (["data", "check", "imagefolder", "absent"], "absent"),
         (["recipes", "sqrtkl_dem"], "did you mean 'sqrtkl_demo'"),
+        (["recipes", "absent.yaml"], "absent.yaml"),
         (["nonsense"], "nonsense"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
@@ -86,6 +87,20 @@ def test_a_resolved_recipe_can_be_run_again_as_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(shown.stdout, encoding="utf-8")
     done = carryover("pretrain", "mine.yaml", "method.lam=many", cwd=tmp_path)
     assert done.returncode == 2 and "method.lam" in done.stderr and "unknown" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"), [("unigrad_demo", "pretrain"), ("simclr_1percent", "transfer"), ("demo", "pipelines")]
+)
+def test_a_recipe_of_ones_own_is_shown_like_a_shipped_one(tmp_path: Path, base: str, kind: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"# Mine.\nbase: {base}\n", encoding="utf-8")
+    own, shipped = (carryover("recipes", name, cwd=tmp_path).stdout for name in ("mine.yaml", base))
+    assert own.startswith(f"# mine.yaml, of kind {kind}\n# Mine.\n")
+    assert without_story(own) == without_story(shipped) != ""
+
+
+def without_story(shown: str) -> str:
+    return "".join(line for line in shown.splitlines(keepends=True) if not line.startswith("#"))
 
 
 def test_doctor_finds_what_is_indispensable(tmp_path: Path) -> None:
