@@ -1,0 +1,191 @@
+"""Seconds a training iteration of a detector: the torchvision backend beside Detectron2, on the same recipe.
+
+    python benchmarks/detection.py ROOT CHECKPOINT [--models c4 fpn] [--short-side 480] [--runs 5] [--steps 4]
+
+ROOT holds a data set in Pascal VOC's layout, CHECKPOINT is a canonical backbone. Every turn is a process of
+its own that trains through `carryover`'s loop for a few iterations that are not counted and `--steps` that
+are, from files to updated weights: same recipe, images, resizing, batch, threads and precision, and each
+library's own loader, detector and losses. The backends take turns, and medians are compared. Writes a dated
+table to benchmarks/results/.
+"""
+
+import argparse
+import datetime
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from configs import load
+from pretrain.canonical import sha256_file
+from pretrain.distributed import joined
+from pretrain.interrupt import StopRequest
+from pretrain.provenance import hardware
+from transfer.checkpoints.canonical import load_backbone
+from transfer.config import DetectionConfig
+from transfer.detect.backend import Backend, Training
+from transfer.detect.batches import annotated_images
+from transfer.detect.rcnn_train import train_detector
+from transfer.detect.splits import read_splits
+from transfer.source import Source
+
+BACKENDS = ("torchvision", "detectron2")
+RECIPES = {"c4": "voc07_c4", "fpn": "voc0712_fpn_24k"}
+WARM = 2
+
+
+class Clock(StopRequest):
+    """Asked after every iteration whether to stop, it notes the time and says no."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def requested(self) -> bool:
+        self.times.append(time.perf_counter())
+        return False
+
+
+def seconds_an_iteration(backend: str, model: str, options: argparse.Namespace) -> float:
+    """Train in this process; the median over the iterations that count."""
+    config = load("transfer", RECIPES[model], overrides(backend, model, options))
+    assert isinstance(config, DetectionConfig)
+    splits = read_splits(config.data, needs_masks=config.model.masks)
+    backbone, metadata = load_backbone(options.checkpoint)
+    source = Source(options.checkpoint, sha256_file(options.checkpoint), backbone, metadata)
+    with tempfile.TemporaryDirectory() as out, joined() as ranks:
+        run = Training(config, annotated_images(splits.train), Path(out), ranks, "benchmark")
+        with library(backend).detector(run, splits, source) as detector:
+            clock = Clock()
+            train_detector(run, detector, clock)
+    between = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
+    return statistics.median(between[-options.steps :])
+
+
+def library(name: str) -> Backend:
+    """The backend of this name; only its library is imported."""
+    if name == "torchvision":
+        from transfer.detect.torchvision_backend import TORCHVISION
+
+        return TORCHVISION
+    from transfer.detect.detectron2_backend import DETECTRON2
+    from transfer.detect.detectron2_rcnn import import_detectron2
+
+    import_detectron2()
+    return DETECTRON2
+
+
+def overrides(backend: str, model: str, options: argparse.Namespace) -> list[str]:
+    """What a short training on a CPU changes of a VOC recipe, alike for both libraries."""
+    iterations = WARM + options.steps + 1
+    norms = ["model.norm=BN"] + (["model.fpn_norm=BN", "model.head_norm=BN"] if model == "fpn" else [])
+    return [
+        f"backend={backend}",
+        f"data.root={options.root}",
+        f"data.classes=[{','.join(options.classes)}]",
+        f"data.train=[{options.split}]",
+        f"data.test={options.split}",
+        *norms,
+        f"input.min_sizes_train=[{options.short_side}]",
+        f"solver.ims_per_batch={options.batch}",
+        f"solver.reference_ims_per_batch={options.batch}",
+        "solver.base_lr=0.001",
+        f"solver.max_iter={iterations}",
+        "solver.steps=[]",
+        "solver.warmup_iters=1",
+        f"solver.precision={options.precision}",
+        "checkpoints=1",
+        f"log_every={iterations}",
+        "workers=0",
+    ]
+
+
+def turn(backend: str, model: str, options: argparse.Namespace) -> float:
+    """Measure one variant in a fresh process."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--turn", backend, model]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{backend} {model}: {done.stderr.strip()[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def compare(options: argparse.Namespace) -> list[str]:
+    """Both libraries' seconds an iteration, and their ratio."""
+    lines = [
+        "| detector | torchvision / Detectron2 | torchvision, s | Detectron2, s |",
+        "|---|---|---|---|",
+    ]
+    for model in options.models:
+        found: dict[str, list[float]] = {name: [] for name in BACKENDS}
+        for _ in range(options.runs):
+            for name in BACKENDS:
+                found[name].append(turn(name, model, options))
+        middle = {name: statistics.median(values) for name, values in found.items()}
+        spans = [f"{middle[n]:.2f} ({min(v):.2f} to {max(v):.2f})" for n, v in found.items()]
+        ratio = middle["torchvision"] / middle["detectron2"]
+        lines.append(f"| {RECIPES[model]} | {ratio:.2f} | {' | '.join(spans)} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--classes", nargs="+", default=["RBC", "WBC", "Platelets"], help="default: BCCD's")
+    parser.add_argument(
+        "--split", default="trainval", help='as recipes write it: "2007/trainval", "trainval"'
+    )
+    parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--short-side", type=int, default=480)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--turn", nargs=2, metavar=("BACKEND", "MODEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.turn:
+        print(seconds_an_iteration(*options.turn, options))
+        return
+    if importlib.util.find_spec("detectron2") is None:
+        raise SystemExit("Detectron2 is not importable: there is nothing to compare with")
+
+    load_before = os.getloadavg()[0]
+    lines = compare(options)
+    _, metadata = load_backbone(options.checkpoint)
+    text = [
+        "# Training a detector: torchvision beside Detectron2",
+        "",
+        f"`python benchmarks/detection.py ROOT CHECKPOINT --short-side {options.short_side} --batch"
+        f" {options.batch} --precision {options.precision} --runs {options.runs} --steps {options.steps}`",
+        "",
+        f"{datetime.date.today()}, {hardware()}, torch {torch.__version__}, torchvision"
+        f" {torchvision.__version__}, {options.threads} threads; load average before the first run"
+        f" {load_before:.1f}. {metadata.backbone.arch}, BN, {options.batch} images an iteration, shorter side"
+        f" {options.short_side}, {options.precision}; seconds an iteration, median of {options.runs} runs"
+        " (smallest to largest), each the median of its iterations. Detectron2 is its source tree, unbuilt:"
+        " its RoIAlign and NMS are torchvision's.",
+        "",
+        *lines,
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"detection-{datetime.date.today()}.md"
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
