@@ -46,8 +46,16 @@ def print_recipes() -> None:
         table.add_column("name", no_wrap=True)
         table.add_column("what")
         for name in recipe_names(kind):
-            table.add_row(name, Text((header(kind, name).splitlines() or [""])[0]))
+            table.add_row(name, Text(_title(header(kind, name))))
         out_console.print(table)
+
+
+def _title(story: str) -> str:
+    """Return the first line of a recipe's story, with the indented lines that continue its sentence."""
+    first, *others = story.splitlines() or [""]
+    while others and not first.endswith(".") and others[0].startswith(" "):
+        first = f"{first} {others.pop(0).strip()}"
+    return first
 
 
 def print_recipe(name: str, overrides: Sequence[str]) -> None:

@@ -89,6 +89,12 @@ def test_a_resolved_recipe_can_be_run_again_as_a_file(tmp_path: Path) -> None:
     assert done.returncode == 2 and "method.lam" in done.stderr and "unknown" not in done.stderr
 
 
+def test_a_recipes_title_is_listed_whole(tmp_path: Path) -> None:
+    listed = " ".join(carryover("recipes", cwd=tmp_path).stdout.split())
+    title = "SiMo, ResNet-50, momentum 0: the key encoder is the query encoder of the step, 100 epochs"
+    assert f"simo_r50_100ep_momentum0 {title} (Zhu et al. 2020, Table 6)." in listed
+
+
 @pytest.mark.parametrize(
     ("base", "kind"), [("unigrad_demo", "pretrain"), ("simclr_1percent", "transfer"), ("demo", "pipelines")]
 )
