@@ -53,7 +53,7 @@ def print_recipes() -> None:
 def _title(story: str) -> str:
     """Return the first line of a recipe's story, with the indented lines that continue its sentence."""
     first, *others = story.splitlines() or [""]
-    while others and not first.endswith(".") and others[0].startswith(" "):
+    while others and others[0].startswith(" "):
         first = f"{first} {others.pop(0).strip()}"
     return first
 
