@@ -13,7 +13,6 @@ import datetime
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.measuring import RESULTS, in_turn, write_table
 from pretrain.augment import draw_view
 from pretrain.data_config import ViewConfig
 from pretrain.draws import keys
@@ -63,19 +63,6 @@ def variants(size: int, batch: int) -> dict[str, Callable[[int], Tensor]]:
     return {"batched": batched, "images": by_image, "torchvision": torchvision}
 
 
-def measure(size: int, batch: int, runs: int) -> dict[str, list[float]]:
-    """Return the seconds of every run of every variant, taken in turn after one run that is not counted."""
-    functions = variants(size, batch)
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for run in range(runs + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function(run)
-            if run:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,7 +71,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -98,7 +85,7 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     for size in options.sizes:
-        seconds = measure(size, options.batch, options.runs)
+        seconds = in_turn(variants(size, options.batch), options.runs)
         per_image = {
             name: (1000 * statistics.median(s) / options.batch, 1000 * min(s) / options.batch)
             for name, s in seconds.items()
@@ -109,10 +96,7 @@ def main() -> None:
         lines.append(f"| {size} | " + " | ".join([*ratios, *cells]) + " |")
         print(lines[-1], flush=True)
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"augment_{datetime.date.today()}.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(path)
+    write_table("augment", lines, options.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import datetime
 import importlib.util
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import torch
 import torchvision
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
 from configs import load
 from pretrain.canonical import sha256_file
 from pretrain.distributed import joined
@@ -108,15 +108,6 @@ def overrides(backend: str, model: str, options: argparse.Namespace) -> list[str
     ]
 
 
-def turn(backend: str, model: str, options: argparse.Namespace) -> float:
-    """Measure one variant in a fresh process."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--turn", backend, model]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{backend} {model}: {done.stderr.strip()[-2000:]}")
-    return float(done.stdout.split()[-1])
-
-
 def compare(options: argparse.Namespace) -> list[str]:
     """Both libraries' seconds an iteration, and their ratio."""
     lines = [
@@ -127,10 +118,9 @@ def compare(options: argparse.Namespace) -> list[str]:
         found: dict[str, list[float]] = {name: [] for name in BACKENDS}
         for _ in range(options.runs):
             for name in BACKENDS:
-                found[name].append(turn(name, model, options))
-        middle = {name: statistics.median(values) for name, values in found.items()}
-        spans = [f"{middle[n]:.2f} ({min(v):.2f} to {max(v):.2f})" for n, v in found.items()]
-        ratio = middle["torchvision"] / middle["detectron2"]
+                found[name].append(in_fresh_process([*sys.argv[1:], "--turn", name, model]))
+        ratio = statistics.median(found["torchvision"]) / statistics.median(found["detectron2"])
+        spans = [spread(values, 2) for values in found.values()]
         lines.append(f"| {RECIPES[model]} | {ratio:.2f} | {' | '.join(spans)} |")
         print(lines[-1], flush=True)
     return lines
@@ -154,7 +144,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--turn", nargs=2, metavar=("BACKEND", "MODEL"), help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.turn:
@@ -181,10 +171,7 @@ def main() -> None:
         "",
         *lines,
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"detection-{datetime.date.today()}.md"
-    path.write_text("\n".join(text) + "\n", encoding="utf-8")
-    print(path)
+    write_table("detection", text, options.out)
 
 
 if __name__ == "__main__":

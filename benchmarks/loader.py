@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.measuring import spread
 from configs import load
 from pretrain.config import PretrainConfig
 from pretrain.data import Loader, open_dataset
@@ -78,7 +79,7 @@ def main() -> None:
     print("| what | images a second of one core (smallest to largest) |\n|---|---|")
     for name, turn in variants(dataset, options.recipes).items():
         speeds = images_a_second(turn, len(dataset), options.runs)
-        print(f"| {name} | {statistics.median(speeds):.1f} ({min(speeds):.1f} to {max(speeds):.1f}) |")
+        print(f"| {name} | {spread(speeds)} |")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ import datetime
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
 from configs import load
 from pretrain.backbone_config import BackboneConfig
 from pretrain.backbones import build_backbone
@@ -182,12 +182,8 @@ def _lightly_model(method: str) -> nn.Module:
 
 def turn(options: argparse.Namespace, what: Sequence[str]) -> float:
     """Measure one variant in a fresh process."""
-    command = [sys.executable, __file__, str(options.data), "--batch", str(options.batch), "--turn", *what]
-    command += ["--steps", str(options.steps), "--threads", str(options.threads)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(what)}: {done.stderr.strip()[-2000:]}")
-    return float(done.stdout.split()[-1])
+    how = ["--batch", str(options.batch), "--steps", str(options.steps), "--threads", str(options.threads)]
+    return in_fresh_process([str(options.data), *how, "--turn", *what])
 
 
 def compare(options: argparse.Namespace) -> list[str]:
@@ -216,7 +212,7 @@ def compare(options: argparse.Namespace) -> list[str]:
                 found[variant].append(turn(options, ["lightly", method, variant]))
         middle = {name: statistics.median(values) for name, values in found.items()}
         ratios = [f"{middle[OURS] / middle[v]:.2f}" for v in LIGHTLY]
-        speeds = [f"{middle[n]:.1f} ({min(v):.1f} to {max(v):.1f})" for n, v in found.items()]
+        speeds = [spread(values) for values in found.values()]
         lines.append(f"| {method} | {' | '.join([*ratios, *speeds])} |")
         print(lines[-1], flush=True)
     return lines
@@ -231,8 +227,7 @@ def costs(options: argparse.Namespace) -> list[str]:
     seconds = {name: 1 / statistics.median(values) for name, values in found.items()}
     lines = ["| method | images/s | seconds for 10,000 images |", "|---|---|---|"]
     for name, values in found.items():
-        span = f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-        lines.append(f"| {name} | {span} | {10_000 * seconds[name]:.0f} |")
+        lines.append(f"| {name} | {spread(values)} | {10_000 * seconds[name]:.0f} |")
     lines += ["", "| time an epoch | ratio | wanted |", "|---|---|---|"]
     for first, second, wanted in (
         ("sqrtkl", "simsiam", 0.47),
@@ -256,7 +251,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--turn", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.turn:
@@ -282,11 +277,7 @@ def main() -> None:
         "",
         *lines,
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = "pretrain-costs" if options.costs else "pretrain"
-    path = options.out / f"{name}-{datetime.date.today()}.md"
-    path.write_text("\n".join(text) + "\n", encoding="utf-8")
-    print(path)
+    write_table("pretrain-costs" if options.costs else "pretrain", text, options.out)
 
 
 if __name__ == "__main__":

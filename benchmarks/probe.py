@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.measuring import write_table
 from pretrain.backbone_config import BackboneConfig
 from pretrain.backbones import build_backbone
 from pretrain.data import Loader
@@ -168,11 +169,8 @@ def main() -> None:
         f"| {train:,} | {test:,} | {peak:.0f} | {train * test * 4 / 2**20:.0f} |"
         for (train, test), peak in peaks.items()
     ]
-    table = "\n".join(lines) + "\n"
-    print(table)
-    results = Path(__file__).parent / "results" / f"probe-{datetime.date.today().isoformat()}.md"
-    results.parent.mkdir(exist_ok=True)
-    results.write_text(table, encoding="utf-8")
+    print("\n".join(lines))
+    write_table("probe", lines)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.measuring import in_turn, write_table
 from pretrain.objectives.instance import instance_loss
 from pretrain.objectives.streaming import tile_rows
 
@@ -75,18 +76,16 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def run_once(variant: Callable[..., object], data: Sequence[Tensor], device: str, run: int) -> None:
+    variant(*data)
+    synchronise(device)
+
+
 def medians(images: int, args: argparse.Namespace) -> dict[str, float]:
     data = inputs(images, args.batch, args.width, args.device)
-    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for run in range(args.runs + 1):
-        for name, variant in VARIANTS.items():
-            synchronise(args.device)
-            start = time.perf_counter()
-            variant(*data)
-            synchronise(args.device)
-            # The first round warms up.
-            if run:
-                seconds[name].append(time.perf_counter() - start)
+    synchronise(args.device)
+    turns = {name: partial(run_once, variant, data, args.device) for name, variant in VARIANTS.items()}
+    seconds = in_turn(turns, args.runs)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -165,11 +164,8 @@ def main() -> None:
             f"| {extra['naive'] / 1e6:.0f} | {extra['streaming'] / extra['naive']:.2%} |"
         )
         print(lines[-1], flush=True)
-    table = "\n".join(lines) + "\n"
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / f"sqrtkl-{args.device}-{datetime.date.today()}.md").write_text(table)
-    print(table)
+    print("\n".join(lines))
+    write_table(f"sqrtkl-{args.device}", lines)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.measuring import RESULTS, in_turn, spread, write_table
 from pretrain.provenance import hardware
 from slurm.executor import run_graph
 from slurm.graph import Graph
@@ -38,12 +38,12 @@ def do_nothing(modules: list[str], out: Path) -> None:
         importlib.import_module(name)
 
 
-def process(*command: str) -> Callable[[], object]:
+def process(*command: str) -> Callable[[int], object]:
     """A turn that runs a command to its end."""
-    return lambda: subprocess.run(command, check=True, capture_output=True)
+    return lambda run: subprocess.run(command, check=True, capture_output=True)
 
 
-def stage() -> None:
+def stage(run: int) -> None:
     """Run one empty stage from plan to finished record."""
     with tempfile.TemporaryDirectory() as directory:
         graph = Graph([Stage("nothing", do_nothing, {"modules": list(MODULES)})])
@@ -51,31 +51,19 @@ def stage() -> None:
         assert result.succeeded
 
 
-def measured(turns: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
-    """Seconds of each, taken in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for run in range(runs + 1):
-        for name, turn in turns.items():
-            start = time.perf_counter()
-            turn()
-            if run:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
 
     load_before = os.getloadavg()[0]
     carryover = str(Path(sys.executable).with_name("carryover"))
     help_ = "carryover --help"
     torch_alone, imports, nothing = 'python -c "import torch"', "the same imports alone", "an empty stage"
-    seconds = measured(
+    seconds = in_turn(
         {
             torch_alone: process(sys.executable, "-c", "import torch"),
             help_: process(carryover, "--help"),
@@ -98,8 +86,7 @@ def main() -> None:
         "| what | ratio to `import torch` | seconds |",
         "|---|---|---|",
         *(
-            f"| `{name}` | {middle[name] / middle[torch_alone]:.2f} | {middle[name]:.2f} ({min(values):.2f}"
-            f" to {max(values):.2f}) |"
+            f"| `{name}` | {middle[name] / middle[torch_alone]:.2f} | {spread(values, 2)} |"
             for name, values in seconds.items()
         ),
         "",
@@ -107,10 +94,8 @@ def main() -> None:
         f" {HELP_WANTED}. A stage's own overhead: {middle[nothing] - middle[imports]:.2f} s above its"
         f" imports, wanted at most {STAGE_WANTED:.0f} s.",
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"startup-{datetime.date.today()}.md"
-    path.write_text("\n".join(text) + "\n", encoding="utf-8")
-    print("\n".join(text), path, sep="\n")
+    print("\n".join(text))
+    write_table("startup", text, options.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.measuring import write_table
 from pretrain.provenance import hardware
 from transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
 from transfer.detect.predictions import ImagePrediction
@@ -213,13 +214,9 @@ def main() -> None:
             f" | {medians[name] / medians['ours']:.1f} |"
             for name, values in times.items()
         ),
-        "",
     ]
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    path = results / f"{datetime.date.today().isoformat()}-voc-metric-{arguments.metric}.md"
-    path.write_text("\n".join(table))
-    print("\n".join(table) + f"\nwritten to {path}")
+    print("\n".join(table))
+    write_table(f"voc-metric-{arguments.metric}", table)
 
 
 if __name__ == "__main__":
