@@ -16,7 +16,7 @@ from pretrain.accumulate import backward
 from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
 from pretrain.checkpoint import load_state, save_state
 from pretrain.config import PretrainConfig
-from pretrain.data import Batch, Loader, build_dataset
+from pretrain.data import Batch, Dataset, Loader, build_dataset
 from pretrain.diagnostics import diagnose, refuse_collapse
 from pretrain.distributed import Ranks, barrier, data_parallel, joined, with_sync_bn
 from pretrain.interrupt import Interrupted, StopRequest
@@ -76,9 +76,9 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
                 f"accumulate {config.accumulate} must divide the {share} images of each process into parts of"
                 " at least 2"
             )
-        dataset = build_dataset(config.data)
-        facts = DataFacts(len(dataset), None if dataset.labels is None else len(dataset.classes))
-        method = build_method(config, facts)
+        # Weights that stay as they are drawn need no images.
+        dataset = build_dataset(config.data) if config.method.trains else None
+        method = build_method(config, _facts(dataset))
         if config.sync_bn and ranks.world > 1:
             with_sync_bn(method, ranks.device)
         method.to(ranks.device)
@@ -89,7 +89,7 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
             method.to(memory_format=torch.channels_last)
 
         seconds = 0.0
-        if config.method.trains:
+        if dataset is not None:
             loader = Loader(
                 dataset,
                 config.augment,
@@ -278,6 +278,12 @@ def _refuse_another_run(out: Path, config: PretrainConfig, hash_there: str | Non
             f"{out}: holds a run of another recipe or seed (see its recipe.yaml);"
             " give another output directory, or remove this one"
         )
+
+
+def _facts(dataset: Dataset | None) -> DataFacts:
+    if dataset is None:
+        return DataFacts(0, None)
+    return DataFacts(len(dataset), None if dataset.labels is None else len(dataset.classes))
 
 
 def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float, epochs: int) -> CanonicalMetadata:

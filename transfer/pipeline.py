@@ -85,7 +85,7 @@ def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
     where = f"pretrain: {entry.key}"
     judged = [e for e in laid.evaluations if _is_for(e.entry, entry.key)]
     refuse_unfit(where, recipe.backbone, laid.config.convert, (r for e in judged for r in e.recipes.values()))
-    requires = _roots(recipe, where)
+    requires = _roots(recipe, where) if recipe.method.trains else ()
     params: dict[str, Any] = {"recipe": _plain(laid.config, recipe), "name": entry.key}
     key = _seeded(entry.key, seed)
     every = laid.config.evaluate_every

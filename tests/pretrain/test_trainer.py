@@ -124,7 +124,7 @@ def test_two_runs_of_one_seed_agree_bit_for_bit_and_two_seeds_do_not(images: Pat
 def test_random_initialisation_is_what_every_method_of_that_seed_starts_from(
     images: Path, tmp_path: Path
 ) -> None:
-    path = train(recipe("random", images, ["seed=5"]), tmp_path)
+    path = train(recipe("random", Path("/nowhere"), ["seed=5"]), tmp_path)
     state, metadata = load_canonical(path)
     config = recipe("unigrad", images, ["seed=5"])
     start = pretrain.methods.build_method(config, pretrain.methods.DataFacts(IMAGES, 4))

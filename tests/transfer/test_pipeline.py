@@ -69,6 +69,16 @@ def test_a_root_of_the_users_own_must_exist_before_anything_runs(tmp_path: Path)
     assert graph["pretrain/unigrad_demo-seed0"].requires == (Path("/nowhere"),)
 
 
+def test_random_weights_need_no_images(tmp_path: Path) -> None:
+    text = """
+pretrain: [{recipe: random_r18}]
+evaluate: [{recipe: knn_cifar10, overrides: [data.root=/images]}]
+"""
+    graph = plan(pipeline(tmp_path, text), tmp_path)
+    assert graph["pretrain/random_r18-seed0"].requires == ()
+    assert graph["evaluate/random_r18-seed0/knn_cifar10-seed0"].requires == (Path("/images"),)
+
+
 def test_shapes_must_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shapes"):
         plan(
@@ -185,7 +195,7 @@ def test_a_file_that_no_detector_can_take_is_refused_too(tmp_path: Path) -> None
 def test_a_root_holds_wherever_the_jobs_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     graph = plan(pipeline(tmp_path, SMALL, "roots.images=images"), tmp_path)
-    stage = graph["pretrain/scratch-seed0"]
+    stage = graph["pretrain/unigrad_demo-seed0"]
     assert stage.params["recipe"]["data"]["root"] == str(tmp_path / "images")
     assert stage.requires == (tmp_path / "images",)
 
