@@ -1,6 +1,5 @@
 """Evaluations that train, interrupted on a real SLURM, are the same evaluations bit for bit."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from slurm.progress import read_progress
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, causes, wait_until
 from tests.transfer.convert.backbones import write_backbone
-from tests.transfer.detect.test_torchvision_rcnn import TINY as TINY_DETECTION
+from tests.transfer.detect.runs import TINY as TINY_DETECTION
 from tests.transfer.segment import scenes
 from transfer import stages
 from transfer.results import ResultRecord, read_records
@@ -41,26 +40,11 @@ def _segmentation(root: Path, backend: str) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"name"})
 
 
-def _needs(module: str, marker: pytest.MarkDecorator, remedy: str) -> list[pytest.MarkDecorator]:
-    missing = importlib.util.find_spec(module) is None
-    return [marker, pytest.mark.skipif(missing, reason=f"{module} is not importable ({remedy})")]
-
-
 @pytest.mark.parametrize(
     ("recipe_of", "backend", "weights"),
     [
-        pytest.param(
-            _detection,
-            "detectron2",
-            "detector.safetensors",
-            marks=_needs("detectron2", pytest.mark.detectron2, "put its source tree on PYTHONPATH"),
-        ),
-        pytest.param(
-            _segmentation,
-            "mmseg",
-            "segmenter.safetensors",
-            marks=_needs("mmseg", pytest.mark.mmseg, "install carryover[mmseg]"),
-        ),
+        pytest.param(_detection, "detectron2", "detector.safetensors", marks=pytest.mark.detectron2),
+        pytest.param(_segmentation, "mmseg", "segmenter.safetensors", marks=pytest.mark.mmseg),
         (_detection, "torchvision", "detector.safetensors"),
         (_segmentation, "torchvision", "segmenter.safetensors"),
     ],

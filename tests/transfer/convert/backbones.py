@@ -9,7 +9,9 @@ from pretrain.backbones import build_backbone
 from pretrain.canonical import CanonicalMetadata, save_canonical
 
 
-def write_backbone(path: Path, arch: str = "resnet18", width: int = 1, stem: str = "imagenet") -> Path:
+def write_backbone(
+    path: Path, arch: str = "resnet18", width: int = 1, stem: str = "imagenet", **metadata: object
+) -> Path:
     """Write a canonical checkpoint whose running statistics come from two random batches."""
     config = BackboneConfig.model_validate({"arch": arch, "width": width, "stem": stem})
     with torch.random.fork_rng(devices=[]):
@@ -21,17 +23,18 @@ def write_backbone(path: Path, arch: str = "resnet18", width: int = 1, stem: str
             for value in backbone.parameters():
                 if value.ndim == 1:
                     value.add_(torch.randn(value.shape) * 0.05)
-    about = CanonicalMetadata(
-        backbone=config,
-        input_size=64,
-        method="unigrad",
-        epochs=12,
-        dataset="shapes",
-        seed=3,
-        recipe="unigrad_demo",
-        recipe_hash="0" * 64,
-        git_revision="abc",
-        library_versions={"torch": "2.15"},
-    )
+    described = {
+        "backbone": config,
+        "input_size": 64,
+        "method": "unigrad",
+        "epochs": 12,
+        "dataset": "shapes",
+        "seed": 3,
+        "recipe": "unigrad_demo",
+        "recipe_hash": "0" * 64,
+        "git_revision": "abc",
+        "library_versions": {"torch": "2.15"},
+    }
+    about = CanonicalMetadata.model_validate(described | metadata)
     save_canonical(path, backbone.state_dict(), about)
     return path

@@ -1,6 +1,5 @@
 """One file serves C4 and FPN models of Detectron2 itself: complete, exact, and back again."""
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +22,7 @@ from transfer.checkpoints.verify import probe, prove_carried
 from transfer.convert import TARGETS, convert
 from transfer.convert import detectron2 as ours
 
-pytestmark = [
-    pytest.mark.detectron2,
-    pytest.mark.skipif(
-        importlib.util.find_spec("detectron2") is None,
-        reason="Detectron2 is not importable (put its source tree on PYTHONPATH, or install it)",
-    ),
-]
+pytestmark = pytest.mark.detectron2
 ARCHITECTURES = [
     ("resnet18", 1),
     ("resnet34", 1),

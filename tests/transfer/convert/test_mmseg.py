@@ -10,12 +10,7 @@ from tests.transfer.convert.backbones import write_backbone
 from transfer.convert import convert
 from transfer.segment.mmcv_stub import install
 
-pytestmark = [
-    pytest.mark.mmseg,
-    pytest.mark.skipif(
-        importlib.util.find_spec("mmseg") is None, reason="mmsegmentation is not installed (carryover[mmseg])"
-    ),
-]
+pytestmark = pytest.mark.mmseg
 
 
 def test_kernel_that_mmcv_lite_lacks_is_an_error_only_when_called() -> None:

@@ -1,6 +1,5 @@
 """Recipes in Detectron2's terms: what every self-supervised recipe states, and what its own files say."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,13 +37,6 @@ SELF_SUPERVISED = {
     "TEST.PRECISE_BN.ENABLED",
 }
 NEW_NORMS = {"MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM"}
-needs_detectron2 = [
-    pytest.mark.detectron2,
-    pytest.mark.skipif(
-        importlib.util.find_spec("detectron2") is None,
-        reason="Detectron2 is not importable (put its source tree on PYTHONPATH, or install it)",
-    ),
-]
 
 
 def recipe(name: str, *overrides: str) -> Any:
@@ -120,9 +112,8 @@ def test_one_process_has_nothing_to_synchronise_and_says_so():
     assert norm_in_words(frozen, 1) == "FrozenBN"
 
 
+@pytest.mark.detectron2
 class TestWithDetectron2:
-    pytestmark = needs_detectron2
-
     @pytest.mark.parametrize(
         ("name", "file", "more"),
         [

@@ -1,6 +1,5 @@
 """Our data sets as Detectron2's: registered for a while, augmented as its own mapper does, repeatable."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +18,7 @@ from transfer.detect.splits import read_splits
 from transfer.draws import Draw
 from transfer.shapes import write_shapes
 
-pytestmark = [
-    pytest.mark.detectron2,
-    pytest.mark.skipif(
-        importlib.util.find_spec("detectron2") is None,
-        reason="Detectron2 is not importable (put its source tree on PYTHONPATH, or install it)",
-    ),
-]
+pytestmark = pytest.mark.detectron2
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Every recipe as a model of Detectron2: built, proven to carry the checkpoint, able to take a step."""
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,9 @@ from transfer.checkpoints.canonical import load_backbone
 from transfer.detect.backend import Training
 from transfer.detect.batches import annotated_images
 from transfer.detect.splits import read_splits
-from transfer.shapes import write_shapes
 from transfer.source import Source
 
-pytestmark = [
-    pytest.mark.detectron2,
-    pytest.mark.skipif(
-        importlib.util.find_spec("detectron2") is None,
-        reason="Detectron2 is not importable (put its source tree on PYTHONPATH, or install it)",
-    ),
-]
+pytestmark = pytest.mark.detectron2
 ONE_PROCESS = Ranks(0, 1, torch.device("cpu"))
 SMALL = [
     "backend=detectron2",
@@ -50,17 +42,6 @@ COCO = [
     "data.test.annotations=annotations/test.json",
     "data.test.images=VOC2007/JPEGImages",
 ]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("shapes") / "data"
-    return write_shapes(out, n_train=10, n_val=10, n_detection=10).detection
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_backbone(tmp_path_factory.mktemp("checkpoint") / "backbone.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,26 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import UserError, WorkError, load
+from configs import UserError, WorkError
 from pretrain.interrupt import Interrupted
 from pretrain.metrics import read_metrics
 from tests.transfer.convert.backbones import write_backbone
-from tests.transfer.detect.test_torchvision_rcnn import TINY, _assert_same_files, _stop_in_iteration
+from tests.transfer.detect import runs
+from tests.transfer.processes import evaluate_in_two_processes
 from transfer.convert.detectron2 import TARGET
 from transfer.detect.detectron2_rcnn import evaluate
 from transfer.detect.predictions_file import read_predictions
 from transfer.detect.scores import score
 from transfer.detect.splits import read_splits
-from transfer.shapes import write_shapes
 
-needs_detectron2 = [
-    pytest.mark.detectron2,
-    pytest.mark.skipif(
-        importlib.util.find_spec("detectron2") is None,
-        reason="Detectron2 is not importable (put its source tree on PYTHONPATH, or install it)",
-    ),
-]
+MODULE = "transfer.detect.detectron2_rcnn"
 WAIT = 600.0
 # Every synchronised layer makes the ranks wait for each other twice a step: those of the pyramid will do.
 TWO_RANKS = [
@@ -47,26 +39,14 @@ TWO_RANKS = [
 
 
 @pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("shapes") / "data"
-    return write_shapes(out, n_train=10, n_val=10, n_detection=10).detection
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_backbone(tmp_path_factory.mktemp("checkpoint") / "backbone.safetensors")
-
-
-@pytest.fixture(scope="module")
 def finished(shapes, checkpoint, tmp_path_factory):
     """One run that nothing disturbs."""
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     return evaluate(_recipe("demo_faster_fpn", shapes), checkpoint, out), out
 
 
+@pytest.mark.detectron2
 class TestOneRun:
-    pytestmark = needs_detectron2
-
     def test_record_says_what_was_done(self, finished):
         import detectron2
 
@@ -124,7 +104,7 @@ class TestOneRun:
     def test_stopped_and_resumed_equals_undisturbed(
         self, finished, shapes, checkpoint, tmp_path, monkeypatch
     ):
-        _stop_in_iteration(3, signal.SIGUSR2, monkeypatch)
+        runs.stop_in_iteration(3, signal.SIGUSR2, monkeypatch)
         recipe = _recipe("demo_faster_fpn", shapes)
         with pytest.raises(Interrupted) as stopped:
             evaluate(recipe, checkpoint, tmp_path / "run")
@@ -137,7 +117,7 @@ class TestOneRun:
         # Loaded by other processes this time, which changes nothing.
         evaluate(_recipe("demo_faster_fpn", shapes, "workers=1"), checkpoint, tmp_path / "run")
         assert ("backbone.pkl", converted) in seen
-        _assert_same_files(finished[1], tmp_path / "run")
+        runs.assert_same_files(finished[1], tmp_path / "run")
 
     def test_mask_rcnn_c4_in_coco_layout(self, shapes, checkpoint, tmp_path):
         path = tmp_path / "mine.yaml"
@@ -146,8 +126,7 @@ class TestOneRun:
             "model: {name: c4, masks: true, mask_dim: 16, anchor_sizes: [16, 32, 64],"
             " roi: {score_threshold: 0.0}}\n"
         )
-        overrides = [o for o in _overrides(shapes) if not o.startswith(("model.fpn", "model.box"))]
-        recipe = load("transfer", path, overrides)
+        recipe = _recipe(path, shapes, tiny=runs.TINY_C4)
         record = evaluate(recipe, checkpoint, tmp_path / "run")
         names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
         assert [m.name for m in record.metrics] == names + [f"mask {n}" for n in names]
@@ -188,18 +167,19 @@ class TestOneRun:
             evaluate(_recipe("demo_faster_fpn", shapes), wide, tmp_path / "run")
 
 
+@pytest.mark.detectron2
 @pytest.mark.slow
 @pytest.mark.timeout(4 * WAIT)
 class TestTwoProcesses:
-    pytestmark = needs_detectron2
-
     def test_launched_stopped_and_resumed_equals_ranks_from_the_environment(
         self, shapes, checkpoint, tmp_path
     ):
         from transfer.detect.detectron2_launch import evaluate_in_processes
 
         ranks, launched = tmp_path / "ranks", tmp_path / "launched"
-        assert _run_ranks(checkpoint, ranks, [*_overrides(shapes), *TWO_RANKS]) == ["done", "done"]
+        overrides = runs.overrides(shapes, "backend=detectron2", *TWO_RANKS)
+        said = evaluate_in_two_processes(MODULE, "demo_faster_fpn", checkpoint, ranks, overrides, WAIT)
+        assert said == ["done", "done"]
         recipe = _recipe("demo_faster_fpn", shapes, *TWO_RANKS)
         stopper = threading.Thread(target=_signal_when_there_is, args=(launched / "metrics.jsonl",))
         stopper.start()
@@ -210,7 +190,7 @@ class TestTwoProcesses:
         assert 1 <= stopped_at <= 4
         record = evaluate_in_processes(2, recipe, checkpoint, launched)
         assert record.facts["devices"] == 2
-        _assert_same_files(ranks, launched)
+        runs.assert_same_files(ranks, launched)
         images = read_splits(recipe.data, needs_masks=False).test.images
         predictions = read_predictions(launched / "predictions.json.gz")
         assert [p.image_id for p in predictions] == [i.id for i in images]
@@ -245,12 +225,8 @@ class TestWithoutDetectron2:
         assert said.stdout.split() == ["False", "False"]
 
 
-def _overrides(shapes: Path) -> list[str]:
-    return [f"data.root={shapes}", "backend=detectron2", "solver.precision=fp32", *TINY]
-
-
-def _recipe(name, shapes, *more):
-    return load("transfer", name, [*_overrides(shapes), *more])
+def _recipe(name, shapes, *more, **how):
+    return runs.recipe(name, shapes, "backend=detectron2", *more, **how)
 
 
 def _noting(unlink, seen: list):
@@ -270,33 +246,3 @@ def _signal_when_there_is(path: Path) -> None:
     while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGUSR2)
-
-
-def _run_ranks(checkpoint: Path, out: Path, overrides: list[str]) -> list[str]:
-    """Run the FPN demo recipe in two processes, as torchrun would, and return what each said last."""
-    program = (
-        "import sys, pathlib, transfer.config; from configs import load;"
-        "from transfer.detect.detectron2_rcnn import evaluate;"
-        "recipe = load('transfer', 'demo_faster_fpn', sys.argv[3:])\n"
-        "evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])); print('done')"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(checkpoint), str(out), *overrides],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=WAIT)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return [(text.strip().splitlines() or [""])[-1] for text in said]

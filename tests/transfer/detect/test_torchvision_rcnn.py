@@ -2,67 +2,34 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import UserError, WorkError, load
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone
-from pretrain.canonical import CanonicalMetadata, save_canonical
+from configs import UserError, WorkError
 from pretrain.interrupt import Interrupted
 from pretrain.metrics import read_metrics
-from transfer.detect import rcnn_train
+from tests.transfer.convert.backbones import write_backbone
+from tests.transfer.detect import runs
+from tests.transfer.processes import evaluate_in_two_processes
 from transfer.detect.predictions_file import read_predictions
 from transfer.detect.scores import score
 from transfer.detect.splits import read_splits
 from transfer.detect.torchvision_rcnn import evaluate
 from transfer.results import write_record
-from transfer.shapes import write_shapes
 
-TINY = [
-    "model.fpn_dim=16",
-    "model.box_fc_dim=32",
-    "model.rpn.post_nms_train=16",
-    "model.rpn.post_nms_test=8",
-    "model.roi.batch_per_image=8",
-    "input.min_sizes_train=[64, 72]",
-    "input.min_size_test=64",
-    "solver.ims_per_batch=2",
-    "solver.reference_ims_per_batch=2",
-    "solver.max_iter=6",
-    "solver.steps=[4]",
-    "solver.warmup_iters=2",
-    "precise_bn=1",
-    "log_every=2",
-    "samples=2",
-]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("shapes") / "data"
-    return write_shapes(out, n_train=10, n_val=10, n_detection=10).detection
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return _checkpoint(tmp_path_factory.mktemp("checkpoint") / "backbone.safetensors")
+MODULE = "transfer.detect.torchvision_rcnn"
 
 
 @pytest.fixture(scope="module")
 def finished(shapes, checkpoint, tmp_path_factory):
-    """One run that nothing disturbs; in float32, as bfloat16 kernels are not all deterministic."""
+    """One run that nothing disturbs."""
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    return evaluate(_recipe("demo_faster_fpn", shapes), checkpoint, out), out
+    return evaluate(runs.recipe("demo_faster_fpn", shapes), checkpoint, out), out
 
 
 def test_record_says_what_was_done(finished, shapes, checkpoint):
@@ -95,7 +62,7 @@ def test_files_beside_the_record(finished, shapes):
 
 def test_scores_can_be_computed_again_from_the_predictions(finished, shapes):
     record, out = finished
-    recipe = _recipe("demo_faster_fpn", shapes)
+    recipe = runs.recipe("demo_faster_fpn", shapes)
     splits = read_splits(recipe.data, needs_masks=False)
     predictions = read_predictions(out / "predictions.json.gz")
     assert score(recipe.data, splits.test, predictions, masks=False) == record.metrics
@@ -104,28 +71,28 @@ def test_scores_can_be_computed_again_from_the_predictions(finished, shapes):
 def test_a_finished_run_is_not_done_again(finished, shapes, checkpoint):
     record, out = finished
     before = (out / "predictions.json.gz").stat().st_mtime_ns
-    assert evaluate(_recipe("demo_faster_fpn", shapes), checkpoint, out) == record
+    assert evaluate(runs.recipe("demo_faster_fpn", shapes), checkpoint, out) == record
     assert (out / "predictions.json.gz").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="holds the result of another"):
-        evaluate(_recipe("demo_faster_fpn", shapes, "seed=1"), checkpoint, out)
+        evaluate(runs.recipe("demo_faster_fpn", shapes, "seed=1"), checkpoint, out)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
 def test_stopped_and_resumed_equals_undisturbed(finished, shapes, checkpoint, tmp_path, monkeypatch, signum):
-    _stop_in_iteration(3, signum, monkeypatch)
-    recipe = _recipe("demo_faster_fpn", shapes)
+    runs.stop_in_iteration(3, signum, monkeypatch)
+    recipe = runs.recipe("demo_faster_fpn", shapes)
     with pytest.raises(Interrupted) as stopped:
         evaluate(recipe, checkpoint, tmp_path / "run")
     assert stopped.value.code == 128 + signum
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["iteration"] == 3
     monkeypatch.undo()
     evaluate(recipe, checkpoint, tmp_path / "run")
-    _assert_same_files(finished[1], tmp_path / "run")
+    runs.assert_same_files(finished[1], tmp_path / "run")
 
 
 def test_killed_and_resumed_equals_undisturbed(finished, shapes, checkpoint, tmp_path):
     out = tmp_path / "run"
-    overrides = [*_overrides(shapes), "checkpoints=3"]
+    overrides = runs.overrides(shapes, "checkpoints=3")
     program = (
         "import sys, pathlib, transfer.config; from configs import load;"
         "from transfer.detect.torchvision_rcnn import evaluate;"
@@ -139,21 +106,21 @@ def test_killed_and_resumed_equals_undisturbed(finished, shapes, checkpoint, tmp
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert not (out / "result.json").exists()
-    evaluate(_recipe("demo_faster_fpn", shapes, "checkpoints=3"), checkpoint, out)
-    _assert_same_files(finished[1], out)
+    evaluate(runs.recipe("demo_faster_fpn", shapes, "checkpoints=3"), checkpoint, out)
+    runs.assert_same_files(finished[1], out)
 
 
 def test_a_state_of_another_run_is_refused(shapes, checkpoint, tmp_path, monkeypatch):
-    _stop_in_iteration(1, signal.SIGUSR2, monkeypatch)
+    runs.stop_in_iteration(1, signal.SIGUSR2, monkeypatch)
     with pytest.raises(Interrupted):
-        evaluate(_recipe("demo_faster_fpn", shapes), checkpoint, tmp_path)
+        evaluate(runs.recipe("demo_faster_fpn", shapes), checkpoint, tmp_path)
     monkeypatch.undo()
     with pytest.raises(UserError, match="training state of another recipe, seed or checkpoint"):
-        evaluate(_recipe("demo_faster_fpn", shapes, "solver.base_lr=0.01"), checkpoint, tmp_path)
+        evaluate(runs.recipe("demo_faster_fpn", shapes, "solver.base_lr=0.01"), checkpoint, tmp_path)
 
 
 def test_masks_in_coco_layout(shapes, checkpoint, tmp_path):
-    recipe = _recipe("demo_mask_fpn", shapes, "model.mask_dim=16", "model.roi.score_threshold=0.0")
+    recipe = runs.recipe("demo_mask_fpn", shapes, "model.mask_dim=16", "model.roi.score_threshold=0.0")
     record = evaluate(recipe, checkpoint, tmp_path)
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     assert [m.name for m in record.metrics] == names + [f"mask {n}" for n in names]
@@ -166,30 +133,30 @@ def test_masks_in_coco_layout(shapes, checkpoint, tmp_path):
 
 def test_c4(shapes, checkpoint, tmp_path):
     keys = ("solver.max_iter=2", "solver.steps=[1]", "solver.warmup_iters=0", "model.roi.batch_per_image=4")
-    overrides = [o for o in _overrides(shapes) if not o.startswith(("model.fpn", "model.box"))]
-    record = evaluate(load("transfer", "demo_faster_c4", [*overrides, *keys]), checkpoint, tmp_path)
+    recipe = runs.recipe("demo_faster_c4", shapes, *keys, tiny=runs.TINY_C4)
+    record = evaluate(recipe, checkpoint, tmp_path)
     assert record.facts["detector"] == "Faster R-CNN C4"
     assert record.facts["backbone tensors equal to the checkpoint's"] == 100
 
 
 def test_bfloat16(shapes, checkpoint, tmp_path):
-    recipe = _recipe("demo_faster_fpn", shapes, "solver.precision=bf16", "solver.max_iter=5")
+    recipe = runs.recipe("demo_faster_fpn", shapes, "solver.precision=bf16", "solver.max_iter=5")
     assert evaluate(recipe, checkpoint, tmp_path).metrics[0].value >= 0
 
 
 class TestTwoProcesses:
     def test_ranks_share_training_and_testing(self, shapes, checkpoint, tmp_path):
-        said = _run_ranks(
-            checkpoint, tmp_path / "run", [*_overrides(shapes), "model.norm=BN", "model.fpn_norm=BN"]
-        )
+        overrides = runs.overrides(shapes, "model.norm=BN", "model.fpn_norm=BN")
+        said = evaluate_in_two_processes(MODULE, "demo_faster_fpn", checkpoint, tmp_path / "run", overrides)
         assert said == ["done", "done"]
         predictions = read_predictions(tmp_path / "run" / "predictions.json.gz")
-        splits = read_splits(_recipe("demo_faster_fpn", shapes).data, needs_masks=False)
+        splits = read_splits(runs.recipe("demo_faster_fpn", shapes).data, needs_masks=False)
         assert [p.image_id for p in predictions] == [i.id for i in splits.test.images]
         assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 4, 6]
 
     def test_sync_bn_is_refused_where_torch_has_none(self, shapes, checkpoint, tmp_path):
-        said = _run_ranks(checkpoint, tmp_path / "run", _overrides(shapes))
+        overrides = runs.overrides(shapes)
+        said = evaluate_in_two_processes(MODULE, "demo_faster_fpn", checkpoint, tmp_path / "run", overrides)
         assert all("no SyncBN over several CPU processes" in text for text in said)
 
 
@@ -209,97 +176,27 @@ class TestBadInput:
 
     def test_missing_checkpoint(self, shapes, tmp_path):
         with pytest.raises(UserError, match=r"nothing\.safetensors: no such checkpoint"):
-            evaluate(_recipe("demo_faster_fpn", shapes), tmp_path / "nothing.safetensors", tmp_path)
+            evaluate(runs.recipe("demo_faster_fpn", shapes), tmp_path / "nothing.safetensors", tmp_path)
 
     def test_other_pixel_statistics(self, shapes, tmp_path):
-        odd = _checkpoint(tmp_path / "odd.safetensors", pixel_mean=(0.5, 0.5, 0.5))
+        odd = write_backbone(tmp_path / "odd.safetensors", pixel_mean=(0.5, 0.5, 0.5))
         with pytest.raises(UserError, match=r"pixel_mean \[127\.500, 127\.500, 127\.500\]"):
-            evaluate(_recipe("demo_faster_fpn", shapes), odd, tmp_path)
+            evaluate(runs.recipe("demo_faster_fpn", shapes), odd, tmp_path)
 
     def test_cifar_stem(self, shapes, tmp_path):
-        small = _checkpoint(tmp_path / "small.safetensors", BackboneConfig(arch="resnet18", stem="cifar"))
+        small = write_backbone(tmp_path / "small.safetensors", stem="cifar")
         with pytest.raises(UserError, match="stem 'imagenet'"):
-            evaluate(_recipe("demo_faster_fpn", shapes), small, tmp_path)
+            evaluate(runs.recipe("demo_faster_fpn", shapes), small, tmp_path)
 
     def test_classes_that_do_not_occur(self, shapes, checkpoint, tmp_path):
-        recipe = _recipe("demo_faster_fpn", shapes, "data.classes=[cow]", "data.defects.unknown_class=drop")
+        recipe = runs.recipe(
+            "demo_faster_fpn", shapes, "data.classes=[cow]", "data.defects.unknown_class=drop"
+        )
         with pytest.raises(UserError, match="no object of cow"):
             evaluate(recipe, checkpoint, tmp_path)
 
     def test_a_loss_that_explodes_is_an_error_and_keeps_the_good_state(self, shapes, checkpoint, tmp_path):
-        recipe = _recipe("demo_faster_fpn", shapes, "solver.base_lr=1e30", "solver.warmup_iters=0")
+        recipe = runs.recipe("demo_faster_fpn", shapes, "solver.base_lr=1e30", "solver.warmup_iters=0")
         with pytest.raises(WorkError, match="is not finite"):
             evaluate(recipe, checkpoint, tmp_path)
         assert not (tmp_path / "checkpoint.pt").exists()
-
-
-def _overrides(shapes: Path) -> list[str]:
-    return [f"data.root={shapes}", "solver.precision=fp32", *TINY]
-
-
-def _recipe(name, shapes, *more):
-    return load("transfer", name, [*_overrides(shapes), *more])
-
-
-def _checkpoint(path: Path, backbone=None, **statistics) -> Path:
-    backbone = backbone or BackboneConfig(arch="resnet18")
-    torch.manual_seed(0)
-    metadata = CanonicalMetadata(
-        backbone=backbone,
-        input_size=64,
-        method="random",
-        epochs=0,
-        dataset="none",
-        seed=0,
-        recipe="none",
-        recipe_hash=None,
-        git_revision="none",
-        library_versions={},
-        **statistics,
-    )
-    save_canonical(path, build_backbone(backbone).state_dict(), metadata)
-    return path
-
-
-def _run_ranks(checkpoint: Path, out: Path, overrides: list[str]) -> list[str]:
-    """Run the FPN demo recipe in two processes and return what each said."""
-    program = (
-        "import sys, pathlib, transfer.config; from configs import load, UserError;"
-        "from transfer.detect.torchvision_rcnn import evaluate;"
-        "recipe = load('transfer', 'demo_faster_fpn', sys.argv[3:])\n"
-        "try: evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])); print('done')\n"
-        "except UserError as error: print(error)"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(checkpoint), str(out), *overrides],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    return [rank.communicate(timeout=280)[0].strip() for rank in ranks]
-
-
-def _stop_in_iteration(number: int, signum: int, monkeypatch) -> None:
-    """Send this process a signal while it computes that iteration."""
-    original, count = rcnn_train.lr_factor, [0]
-
-    def counted(*arguments):
-        count[0] += 1
-        if count[0] == number:
-            os.kill(os.getpid(), signum)
-        return original(*arguments)
-
-    monkeypatch.setattr(rcnn_train, "lr_factor", counted)
-
-
-def _assert_same_files(one: Path, two: Path) -> None:
-    for name in ("detector.safetensors", "predictions.json.gz", "metrics.jsonl"):
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
-    assert np.array_equal(*(sorted(p.name for p in (d / "samples").iterdir()) for d in (one, two)))

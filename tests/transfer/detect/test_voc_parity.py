@@ -48,14 +48,6 @@ def ours(folder, dataset, predictions, metric):
     return [result.ap, result.ap50, result.ap75]
 
 
-@pytest.fixture(autouse=True)
-def _needs_detectron2():
-    pytest.importorskip(
-        "detectron2.evaluation",
-        reason="Detectron2 is not importable (install it or put its source on PYTHONPATH)",
-    )
-
-
 @pytest.mark.parametrize("metric", ["11point", "area"])
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("tied_scores", [False, True])

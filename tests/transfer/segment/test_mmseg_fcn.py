@@ -1,6 +1,6 @@
 """A whole segmentation run in mmsegmentation: proven, trained, tested, recorded, resumed."""
 
-import importlib.util
+import importlib
 import multiprocessing
 import os
 import signal
@@ -13,27 +13,11 @@ from safetensors.torch import load_file
 from configs import UserError, WorkError, load
 from pretrain.interrupt import Interrupted
 from pretrain.metrics import read_metrics
-from tests.transfer.convert.backbones import write_backbone
-from tests.transfer.segment.scenes import CLASSES, overrides, recipe, write_folders
+from tests.transfer.segment.scenes import CLASSES, overrides, recipe
 from transfer.segment.mmcv_stub import install
 from transfer.segment.mmseg_fcn import evaluate
 
-pytestmark = [
-    pytest.mark.mmseg,
-    pytest.mark.skipif(
-        importlib.util.find_spec("mmseg") is None, reason="mmsegmentation is not installed (carryover[mmseg])"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return write_folders(tmp_path_factory.mktemp("folders"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_backbone(tmp_path_factory.mktemp("checkpoint") / "backbone.safetensors")
+pytestmark = pytest.mark.mmseg
 
 
 @pytest.fixture(scope="module")

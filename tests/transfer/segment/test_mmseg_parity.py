@@ -1,7 +1,5 @@
 """The same recipe and checkpoint in mmsegmentation and in our FCN: features, logits, losses, rates."""
 
-import importlib.util
-
 import pytest
 import torch
 
@@ -16,12 +14,7 @@ from transfer.segment.fcn_model import build_segmenter, losses
 from transfer.segment.fcn_train import lr_at
 from transfer.segment.mmcv_stub import install
 
-pytestmark = [
-    pytest.mark.mmseg,
-    pytest.mark.skipif(
-        importlib.util.find_spec("mmseg") is None, reason="mmsegmentation is not installed (carryover[mmseg])"
-    ),
-]
+pytestmark = pytest.mark.mmseg
 
 
 def _pair(tmp_path, arch="resnet18", *more):

@@ -1,6 +1,5 @@
 """What a segmenter is shown: which images, scaled, cropped, mirrored and disturbed how."""
 
-import importlib.util
 from itertools import chain
 from pathlib import Path
 
@@ -94,10 +93,6 @@ class TestTransforms:
         assert torch.allclose(images[0, 0, :48, :64], expected)
 
     @pytest.mark.mmseg
-    @pytest.mark.skipif(
-        importlib.util.find_spec("mmcv") is None,
-        reason="mmsegmentation is not installed (carryover[mmseg])",
-    )
     def test_sizes_are_rounded_as_mmcv_does(self):
         from mmcv.image.geometric import rescale_size
 

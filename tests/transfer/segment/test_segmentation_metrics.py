@@ -1,6 +1,5 @@
 """mIoU, mAcc and aAcc against scikit-learn and mmseg's own metric."""
 
-import importlib.util
 import math
 
 import numpy as np
@@ -40,9 +39,6 @@ def test_against_scikit_learn(seed):
 
 
 @pytest.mark.mmseg
-@pytest.mark.skipif(
-    importlib.util.find_spec("mmseg") is None, reason="mmsegmentation is not installed (carryover[mmseg])"
-)
 @pytest.mark.parametrize("absent", [(), (2,), (0, 5)])
 def test_against_mmseg(absent):
     import torch

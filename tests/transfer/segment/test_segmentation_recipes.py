@@ -1,6 +1,5 @@
 """Every shipped segmentation recipe, shrunk, on a data set of its layout: built, one step, tested."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,6 @@ from configs import load
 from tests.transfer.convert.backbones import write_backbone
 from transfer.evaluate import evaluate
 
-needs_mmseg = [
-    pytest.mark.mmseg,
-    pytest.mark.skipif(
-        importlib.util.find_spec("mmseg") is None, reason="mmsegmentation is not installed (carryover[mmseg])"
-    ),
-]
 SHRUNK = [
     *("model.channels=8", "model.auxiliary.channels=8", "input.scale=[96, 64]", "input.crop_size=[33, 33]"),
     *("input.test_scale=[96, 64]", "solver.ims_per_batch=2", "solver.reference_ims_per_batch=2"),
@@ -31,9 +24,9 @@ SHRUNK = [
         ("fcn_r50_voc2012aug", "torchvision"),
         ("fcn_r50_cityscapes", "torchvision"),
         ("fcn_r50_ade20k", "torchvision"),
-        pytest.param("fcn_r50_voc2012aug", "mmseg", marks=needs_mmseg),
-        pytest.param("fcn_r50_cityscapes", "mmseg", marks=needs_mmseg),
-        pytest.param("upernet_r50_ade20k", "mmseg", marks=needs_mmseg),
+        pytest.param("fcn_r50_voc2012aug", "mmseg", marks=pytest.mark.mmseg),
+        pytest.param("fcn_r50_cityscapes", "mmseg", marks=pytest.mark.mmseg),
+        pytest.param("upernet_r50_ade20k", "mmseg", marks=pytest.mark.mmseg),
     ],
 )
 def test_recipe_takes_a_step(name, backend, tmp_path):

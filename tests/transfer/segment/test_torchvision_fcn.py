@@ -4,10 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,20 +17,11 @@ from configs import UserError, WorkError
 from pretrain.interrupt import Interrupted
 from pretrain.metrics import read_metrics
 from tests.transfer.convert.backbones import write_backbone
-from tests.transfer.segment.scenes import CLASSES, overrides, recipe, write_folders
+from tests.transfer.processes import evaluate_in_two_processes
+from tests.transfer.segment.scenes import CLASSES, overrides, recipe
 from transfer.segment import fcn_train
 from transfer.segment.metrics import as_metrics, scores
 from transfer.segment.torchvision_fcn import evaluate
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return write_folders(tmp_path_factory.mktemp("folders"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_backbone(tmp_path_factory.mktemp("checkpoint") / "backbone.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +124,8 @@ def test_a_sliding_window_and_a_resnet_50_in_bfloat16(root, tmp_path):
 def test_two_processes_do_one_processs_step_and_share_testing(root, checkpoint, tmp_path):
     # Without dropout, which each rank draws for itself; SyncBN sees the images of both.
     keys = ("model.dropout=0", "solver.max_iter=1", "solver.base_lr=5")
-    said = _run_ranks(checkpoint, tmp_path / "two", overrides(root, *keys))
+    module, two = "transfer.segment.torchvision_fcn", tmp_path / "two"
+    said = evaluate_in_two_processes(module, "fcn_folders", checkpoint, two, overrides(root, *keys))
     assert said == ["done", "done"]
     stored = json.loads((tmp_path / "two" / "confusion.json").read_text())
     assert np.array(stored["pixels by label and prediction"]).sum() == 5 * 128 * 128
@@ -195,28 +185,3 @@ def _stop_in_iteration(number: int, signum: int, monkeypatch, everybody: bool = 
         return original(*arguments)
 
     monkeypatch.setattr(fcn_train, "lr_at", counted)
-
-
-def _run_ranks(checkpoint: Path, out: Path, keys: list[str]) -> list[str]:
-    """Run the recipe in two processes and return what each said."""
-    program = (
-        "import sys, pathlib, transfer.config; from configs import load, UserError;"
-        "from transfer.segment.torchvision_fcn import evaluate;"
-        "recipe = load('transfer', 'fcn_folders', sys.argv[3:])\n"
-        "try: evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])); print('done')\n"
-        "except UserError as error: print(error)"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(checkpoint), str(out), *keys],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    return [rank.communicate(timeout=280)[0].strip() for rank in ranks]
