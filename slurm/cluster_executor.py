@@ -20,7 +20,6 @@ from slurm.job import StageJob
 from slurm.ledger import Ledger
 from slurm.plan import Action, Decision, working
 from slurm.signals import leaving
-from slurm.snapshot import take_snapshot
 from slurm.stage import portable
 
 log = logging.getLogger(__name__)
@@ -117,8 +116,8 @@ class SlurmExecutor:
                     raise RequestError(f"stage {batch.stages[0].name}: {error}") from None
 
     def _setup(self, ledger: Ledger) -> list[str]:
-        code = take_snapshot(ledger, self.packages) if self.packages else None
-        return [f"export PYTHONPATH={shlex.quote(sbatch.import_path(code))}"]
+        variables = sbatch.job_environment(ledger, self.packages)
+        return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
     def _take_back(self, run: Run, submitted: dict[str, tuple[str, ...]]) -> None:
         token = run.submission.record.token

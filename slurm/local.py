@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,6 @@ from slurm.flights import Flights
 from slurm.job import StageJob
 from slurm.plan import Action, Decision, working
 from slurm.signals import handling, noting
-from slurm.snapshot import take_snapshot
 from slurm.stage import portable
 
 _POLL_SECONDS = 0.2
@@ -62,7 +61,7 @@ class LocalExecutor:
                 raise RequestError(f"stage {name} asks for {asked} GPUs; this machine has {len(self.gpus)}")
         waiting = list(working(run.plan))
         running = [_Running(d, None) for d in run.plan if d.action is Action.IN_FLIGHT]
-        with noting() as signals, self._import_path(run):
+        with noting() as signals, _set(sbatch.job_environment(run.ledger, self.packages)):
             while waiting or running:
                 running = [r for r in running if not self._ended(run, r)]
                 if signals:
@@ -140,18 +139,20 @@ class LocalExecutor:
             time.sleep(_POLL_SECONDS)
             running = [r for r in running if r.job is not None and not self._ended(run, r)]
 
-    @contextmanager
-    def _import_path(self, run: Run) -> Iterator[None]:
-        code = take_snapshot(run.ledger, self.packages) if self.packages else None
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = sbatch.import_path(code)
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["PYTHONPATH"]
+
+@contextmanager
+def _set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, for this process's children, and put back what was there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
             else:
-                os.environ["PYTHONPATH"] = before
+                os.environ[name] = value
 
 
 def visible_gpus() -> tuple[int, ...]:

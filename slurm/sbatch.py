@@ -12,6 +12,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from slurm.batches import Batch
 from slurm.cluster import Cluster
 from slurm.ledger import Ledger
+from slurm.snapshot import git_revision, package_directory, take_snapshot
 
 
 def parameters(
@@ -76,6 +77,18 @@ def interpreter() -> str:
     snapshot.
     """
     return f"{shlex.quote(sys.executable)} -P"
+
+
+def job_environment(ledger: Ledger, packages: Sequence[str]) -> dict[str, str]:
+    """Take a snapshot of packages; return the variables by which a job imports it and knows its revision.
+
+    A snapshot has no git directory: what runs from it reads the revision in CARRYOVER_GIT_REVISION.
+    """
+    code = take_snapshot(ledger, packages) if packages else None
+    variables = {"PYTHONPATH": import_path(code)}
+    if packages:
+        variables["CARRYOVER_GIT_REVISION"] = git_revision(*map(package_directory, packages))
+    return variables
 
 
 def import_path(snapshot: Path | None) -> str:

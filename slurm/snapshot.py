@@ -24,7 +24,7 @@ def take_snapshot(ledger: Ledger, packages: Sequence[str]) -> Path:
     RequestError
         There is no such package, or it is not a directory of files.
     """
-    sources = {name: _directory(name) for name in packages}
+    sources = {name: package_directory(name) for name in packages}
     digest = _digest(sources)
     target = ledger.run_dir / "code" / digest
     if target.exists():
@@ -38,14 +38,15 @@ def take_snapshot(ledger: Ledger, packages: Sequence[str]) -> Path:
     return target
 
 
-def git_revision(directory: Path) -> str:
-    """Return the git revision of a directory, with "+" if its files differ from it; "" outside git."""
-    revision = _git(directory, "rev-parse", "HEAD").strip()
-    changed = _git(directory, "status", "--porcelain", "--", str(directory)).strip()
-    return revision + ("+" if revision and changed else "")
+def git_revision(*directories: Path) -> str:
+    """Return the git revision of directories, "+changes" behind it if their files differ; "" outside git."""
+    revision = _git(directories[0], "rev-parse", "HEAD").strip()
+    changed = any(_git(d, "status", "--porcelain", "--", str(d)).strip() for d in directories)
+    return revision + ("+changes" if revision and changed else "")
 
 
-def _directory(package: str) -> Path:
+def package_directory(package: str) -> Path:
+    """Return where a package lies; raises RequestError when it is not a directory of files."""
     found = importlib.util.find_spec(package)
     places = list(found.submodule_search_locations or []) if found else []
     if not places:

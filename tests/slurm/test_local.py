@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -134,10 +135,22 @@ def test_jobs_import_the_snapshot_not_the_working_tree(
     tree = tmp_path / "tree"
     (tree / "mypackage").mkdir(parents=True)
     (tree / "mypackage/__init__.py").write_text("")
-    (tree / "mypackage/work.py").write_text("def say(out):\n    (out / 'said.txt').write_text(__file__)\n")
+    (tree / "mypackage/work.py").write_text(
+        "import os\n"
+        "def say(out):\n"
+        "    (out / 'said.txt').write_text(__file__)\n"
+        "    (out / 'revision.txt').write_text(os.environ['CARRYOVER_GIT_REVISION'])\n"
+    )
+    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    (tree / "mypackage/more.py").write_text("")
     monkeypatch.syspath_prepend(str(tree))
     monkeypatch.chdir(tree)
     stage = Stage("a", "mypackage.work:say")
     result, _ = run(tmp_path / "run", stage, executor=LocalExecutor(packages=("mypackage", "slurm")))
     said = Path((result.stages["a"].out / "said.txt").read_text())
     assert said.is_relative_to(tmp_path / "run/code")
+    assert (result.stages["a"].out / "revision.txt").read_text() == f"{head.strip()}+changes"
+    assert "CARRYOVER_GIT_REVISION" not in os.environ

@@ -1,5 +1,6 @@
 """The slurm executor submits a graph once, whole or not at all, and writes down what it submitted."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from slurm.cluster import Cluster
 from slurm.cluster_executor import SlurmExecutor
 from slurm.job import StageJob
 from slurm.preview import preview
+from slurm.snapshot import git_revision
 from slurm.status import status
 from slurm.submission import submissions
 from tests.slurm import work
@@ -287,6 +289,13 @@ def test_jobs_carry_a_callable_by_name_and_import_what_the_submitter_does(
     exported = next(line for line in fake.scripts[0].splitlines() if "PYTHONPATH" in line)
     assert root in exported.partition("=")[2].strip("'").split(":")
     assert " -P -u -m submitit" in fake.scripts[0]
+
+
+def test_jobs_of_a_snapshot_know_its_revision(tmp_path: Path, fake: FakeSlurm) -> None:
+    executor = SlurmExecutor(CLUSTER, packages=("slurm",))
+    run_graph(GRAPH, executor, tmp_path / "run")
+    revision = git_revision(Path(scheduler.__file__).parent)
+    assert f"export CARRYOVER_GIT_REVISION={shlex.quote(revision)}" in fake.scripts[0].splitlines()
 
 
 def test_no_secret_is_written(tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
