@@ -5,7 +5,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -155,7 +155,9 @@ def _age(path: Path) -> float:
 
 def _heartbeat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_SECONDS):
-        os.utime(path)
+        # A file server that fails for a moment must not end the beating: others would take the run over.
+        with suppress(OSError):
+            os.utime(path)
 
 
 def _directory(ledger: Ledger) -> Path:

@@ -256,6 +256,26 @@ def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
     assert result.succeeded
 
 
+def test_a_heartbeat_goes_on_after_the_file_server_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.submission._HEARTBEAT_SECONDS", 0.01)
+    touched, answers = os.utime, iter([OSError("stale file handle"), None])
+
+    def fails_once(path: Path) -> None:
+        if error := next(answers, None):
+            raise error
+        touched(path)
+
+    monkeypatch.setattr(os, "utime", fails_once)
+    with submission(Ledger.create(tmp_path), "inline") as held:
+        touched(held.path, (0, 0))
+        end = time.monotonic() + 30
+        while held.path.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert held.path.stat().st_mtime > 0
+
+
 def test_a_killed_run_is_taken_over_and_resumed(tmp_path: Path) -> None:
     program = (
         "import pathlib, time\n"
