@@ -9,6 +9,7 @@ from configs import Incidental, Recipe, Section, register
 from pretrain.backbone_config import BackboneConfig
 from pretrain.data_config import AugmentConfig, DataConfig
 from pretrain.method_config import MethodConfig, MoCoConfig, SimCLRConfig, SiMoConfig
+from pretrain.schedules import check_milestones, warmup_cosine, warmup_multistep
 
 __all__ = [
     "AugmentConfig",
@@ -108,14 +109,34 @@ OptimizerConfig = Annotated[SGDConfig | LARSConfig, Field(discriminator="name")]
 
 
 class ScheduleConfig(Section):
-    """Length of the training, and the learning rate along it: linear warm-up, then half a cosine.
+    """Length of the training, and the learning rate along it: linear warm-up, then half a cosine or steps.
 
-    `floor` is the fraction of the peak rate that the warm-up starts from and the cosine ends at.
+    Attributes
+    ----------
+    floor
+        Fraction of the peak rate that the warm-up starts from and the cosine ends at.
+    milestones, gamma
+        Epochs at which the rate is multiplied by `gamma`, in place of the cosine (MoCo v1: 120, 160 of 200).
     """
 
     epochs: NonNegativeInt
     warmup_epochs: NonNegativeFloat = 0.0
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    milestones: tuple[PositiveInt, ...] = ()
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    def factor(self, step: int, epoch_steps: int) -> float:
+        """Return the factor on the peak rate at `step` (0-based), in epochs of `epoch_steps`."""
+        warmup = round(self.warmup_epochs * epoch_steps)
+        if self.milestones:
+            steps = [epoch * epoch_steps for epoch in self.milestones]
+            return warmup_multistep(step, steps, self.gamma, warmup, self.floor)
+        return warmup_cosine(step, self.epochs * epoch_steps, warmup, self.floor)
+
+    @model_validator(mode="after")
+    def _milestones_fit(self) -> "ScheduleConfig":
+        check_milestones(self.milestones, self.epochs)
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "ScheduleConfig":

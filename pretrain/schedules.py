@@ -35,6 +35,14 @@ def warmup_multistep(
     return factor
 
 
+def check_milestones(milestones: Sequence[int], epochs: int) -> None:
+    """Raise ValueError unless milestones (epochs) ascend and lie before the end of a schedule of `epochs`."""
+    if list(milestones) != sorted(set(milestones)):
+        raise ValueError(f"milestones must ascend, got {list(milestones)}")
+    if milestones and milestones[-1] >= epochs:
+        raise ValueError(f"milestones: {milestones[-1]} is not before the end, {epochs} epochs")
+
+
 def cosine_momentum(step: int, total: int, base: float, final: float = 1.0) -> float:
     """Return the momentum coefficient at `step`: from `base` to `final` along half a cosine (BYOL)."""
     return final - (final - base) * 0.5 * (1.0 + math.cos(math.pi * step / max(1, total)))

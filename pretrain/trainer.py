@@ -25,7 +25,6 @@ from pretrain.knn_probe import KNNProbe
 from pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
 from pretrain.optim import build_optimizer, set_lr
 from pretrain.progress import progress
-from pretrain.schedules import warmup_cosine
 from pretrain.window import Window, averaged
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,6 @@ def _optimise(
     """Take every step of the first `epochs` not yet taken; return the seconds spent on all of them."""
     epoch_steps = loader.steps_per_epoch
     total, end = config.schedule.epochs * epoch_steps, epochs * epoch_steps
-    warmup = round(config.schedule.warmup_epochs * epoch_steps)
     optimizer = build_optimizer(config.optimizer, method, config.peak_lr)
     history = _History(config, out, method, optimizer, ranks)
 
@@ -146,7 +144,7 @@ def _optimise(
             epoch, begun = divmod(step, epoch_steps)
             for batch in _laid_out(loader.epoch(epoch, begun), config):
                 window.batch_arrived()
-                factor = warmup_cosine(step, total, warmup, config.schedule.floor)
+                factor = config.schedule.factor(step, epoch_steps)
                 set_lr(optimizer, factor)
                 moment = Moment(step, total, _randomness(config.seed, step, ranks))
                 method.advance(moment)

@@ -30,6 +30,8 @@ def test_every_shipped_recipe_resolves_and_reads_back(name: str) -> None:
         ("schedule.warmup_epochs=2", "the warm-up must end before the training does"),
         ("schedule.epochs=0", "schedule"),
         ("schedule.floor=1", "schedule.floor"),
+        ("schedule.milestones=[1, 1]", "milestones must ascend"),
+        ("schedule.milestones=[2]", "milestones: 2 is not before the end, 2 epochs"),
         ("batch_size=1", "batch_size"),
         ("precision=fp16", "precision"),
         ("projector=null", "method unigrad needs a projector"),

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pretrain.config import ScheduleConfig
 from pretrain.schedules import cosine_momentum, warmup_cosine, warmup_multistep
 
 
@@ -36,6 +37,19 @@ def test_milestones_count_once_they_are_reached() -> None:
     assert rates == pytest.approx([1.0] * 6 + [0.1] * 3 + [0.01] * 2)
     warm = [warmup_multistep(step, (6,), warmup=4, warmup_factor=0.1) for step in range(5)]
     assert warm == pytest.approx([0.1, 0.325, 0.55, 0.775, 1.0])
+
+
+def test_a_schedule_with_milestones_steps_where_torch_does() -> None:
+    schedule = ScheduleConfig(epochs=5, milestones=(2, 4), gamma=0.5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4], gamma=0.5)
+    for epoch in range(5):
+        for step in range(3):
+            assert schedule.factor(epoch * 3 + step, 3) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    cosine = ScheduleConfig(epochs=5, warmup_epochs=1, floor=0.1)
+    assert [cosine.factor(s, 3) for s in range(15)] == [warmup_cosine(s, 15, 3, 0.1) for s in range(15)]
 
 
 def test_byols_momentum_rises_from_its_base_to_one() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from configs import Incidental, Recipe, Section
+from pretrain.schedules import check_milestones
 from transfer.classify.data_config import ClassifyData, ImageConfig
 
 Seed = Annotated[NonNegativeInt, Incidental]
@@ -109,10 +110,7 @@ class MultiStepSchedule(Section):
 
     @model_validator(mode="after")
     def _milestones_fit(self) -> "MultiStepSchedule":
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must ascend, got {list(self.milestones)}")
-        if self.milestones[-1] >= self.epochs:
-            raise ValueError(f"milestones: {self.milestones[-1]} is not before the end, {self.epochs} epochs")
+        check_milestones(self.milestones, self.epochs)
         return self
 
 
