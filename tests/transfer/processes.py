@@ -27,7 +27,7 @@ except UserError as error:
 def evaluate_in_two_processes(
     module: str, recipe: str, checkpoint: Path, out: Path, overrides: Sequence[str], wait: float = 280
 ) -> list[str]:
-    """Call `module`.evaluate on both ranks and return what each said last: 'done', or a UserError.
+    """Call `module`.evaluate on both ranks and return all that each printed: 'done', or a UserError.
 
     Ranks that have not ended after `wait` seconds are killed and `TimeoutExpired` is raised.
     """
@@ -50,4 +50,4 @@ def evaluate_in_two_processes(
     finally:
         for rank in ranks:
             rank.kill()
-    return [(text.strip().splitlines() or [""])[-1] for text in said]
+    return [text.strip() for text in said]
