@@ -183,6 +183,9 @@ class PretrainConfig(Recipe):
         k-NN accuracy on held-out images while training; None: never.
     tensorboard
         Whether the numbers of metrics.jsonl go to TensorBoard as well.
+    compile
+        Whether `torch.compile` makes kernels of the networks: a minute or more at the start, a faster step,
+        numbers that differ by rounding.
     workers
         Data-loading processes of each rank; 0 loads in the training process.
     """
@@ -204,6 +207,7 @@ class PretrainConfig(Recipe):
     log_every: Annotated[PositiveInt, Incidental] = 10
     knn: Annotated[KNNConfig | None, Incidental] = None
     tensorboard: Annotated[bool, Incidental] = True
+    compile: Annotated[bool, Incidental] = False
     workers: Annotated[NonNegativeInt, Incidental] = 4
 
     @property

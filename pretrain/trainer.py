@@ -15,6 +15,7 @@ from pretrain import provenance
 from pretrain.accumulate import backward
 from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
 from pretrain.checkpoint import load_state, save_state
+from pretrain.compiled import compile_encoders
 from pretrain.config import PretrainConfig
 from pretrain.data import Batch, Dataset, Loader, build_dataset
 from pretrain.diagnostics import diagnose, refuse_collapse
@@ -86,6 +87,8 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
             torch.cuda.reset_peak_memory_stats(ranks.device)
         if config.channels_last:
             method.to(memory_format=torch.channels_last)
+        if config.compile:
+            compile_encoders(method)
 
         seconds = 0.0
         if dataset is not None:
@@ -176,7 +179,7 @@ def _optimise(
                 if report:
                     window = Window(config.batch_size)
                 if bar is not None:
-                    bar.advance(1, **({"loss": numbers["loss"]} if numbers else {}))
+                    bar.advance(1, **_shown(numbers))
     return history.seconds()
 
 
@@ -249,6 +252,18 @@ def _laid_out(batches: Iterable[Batch], config: PretrainConfig) -> Iterator[Batc
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     for batch in batches:
         yield Batch(batch.index, [v.contiguous(memory_format=layout) for v in batch.views], batch.label)
+
+
+def _shown(numbers: dict[str, float]) -> dict[str, float | str]:
+    """Pick what the progress line says of a reported step."""
+    if not numbers:
+        return {}
+    waited = f"{numbers['loader_wait']:.0%} of the time"
+    return {
+        "loss": numbers["loss"],
+        "images/s": numbers["images_per_second"],
+        "waited for images": waited,
+    }
 
 
 def _diagnosed(outcome: Outcome) -> dict[str, float]:

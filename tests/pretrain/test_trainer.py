@@ -352,3 +352,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(images: Path, tm
     with pytest.raises(UserError, match="supervised needs labels"):
         train(recipe("supervised", tmp_path / "flat"), out)
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_the_progress_line_says_how_long_images_were_waited_for(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="pretrain.progress"):
+        train(recipe("simo", images), tmp_path / "out")
+    share = list(read_metrics(tmp_path / "out" / "metrics.jsonl"))[-1]["loader_wait"]
+    assert f"waited for images {share:.0%} of the time" in caplog.records[-1].message
