@@ -154,12 +154,13 @@ def draw(measured: dict[str, list[Point]], path: Path) -> None:
     """All series on log-log axes: a row of axes a group, time on the left and memory on the right."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     chosen = [s for s in SERIES if s.name in measured]
     groups = list(dict.fromkeys(s.group for s in chosen))
     style: Any = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "growth", "axes.axisbelow": True}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(9, 2.9 * len(groups)), layout="constrained")
+        figure = Figure(figsize=(12, 2.9 * len(groups)), layout="constrained")
         for row, group in zip(figure.subplots(len(groups), 2, squeeze=False), groups):
             of_group = [s for s in chosen if s.group == group]
             for number, series in enumerate(of_group):
@@ -173,11 +174,15 @@ def draw(measured: dict[str, list[Point]], path: Path) -> None:
                 ):
                     label = f"{series.name}, slope {_number(exponent)}"
                     axes.plot([p.size for p in kept], values, label=label, **look)
+            sizes = sorted({p.size for series in of_group for p in measured[series.name]})
             for axes, unit in zip(row, ("seconds", "MiB added")):
                 axes.set(xscale="log", yscale="log", xlabel=of_group[0].unit, ylabel=unit)
+                axes.set_xticks(sizes, labels=[f"{size:,}" for size in sizes], fontsize=7)
+                for axis in (axes.xaxis, axes.yaxis):
+                    axis.set_minor_formatter(NullFormatter())
                 axes.grid(True, which="major", linewidth=0.5, alpha=0.5)
                 axes.spines[["top", "right"]].set_visible(False)
-                axes.legend(frameon=False, fontsize=7)
+                axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
