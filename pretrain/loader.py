@@ -246,6 +246,11 @@ class Loader:
         """Batches in an epoch, the same on every rank."""
         return self._images // self._batch if self._drop_last else -(-self._images // self._batch)
 
+    @property
+    def steps_of_whole(self) -> int:
+        """Batches of `whole`."""
+        return -(-self._images // self._batch)
+
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from step `start_step` on."""
         order = permutation(self._images, self._seed, _ORDER, epoch)

@@ -134,7 +134,7 @@ def _optimise(
         _write(out / "recipe.yaml", dump(config))
     method.train()
     if step == 0:
-        method.begin(_laid_out(loader.whole(), config))
+        method.begin(_laid_out(_first_pass(loader, config, ranks), config))
     model = data_parallel(method, ranks)
 
     with ExitStack() as stack:
@@ -252,6 +252,19 @@ def _laid_out(batches: Iterable[Batch], config: PretrainConfig) -> Iterator[Batc
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     for batch in batches:
         yield Batch(batch.index, [v.contiguous(memory_format=layout) for v in batch.views], batch.label)
+
+
+def _first_pass(loader: Loader, config: PretrainConfig, ranks: Ranks) -> Iterator[Batch]:
+    """Yield every image once, for methods that look at all of them before the first step."""
+    with ExitStack() as stack:
+        bar = None
+        if ranks.first:
+            said = f"first pass over {config.data.title}"
+            bar = stack.enter_context(progress(said, loader.steps_of_whole))
+        for batch in loader.whole():
+            yield batch
+            if bar is not None:
+                bar.advance()
 
 
 def _shown(numbers: dict[str, float]) -> dict[str, float | str]:

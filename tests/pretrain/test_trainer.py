@@ -362,3 +362,14 @@ def test_the_progress_line_says_how_long_images_were_waited_for(
         train(recipe("simo", images), tmp_path / "out")
     share = list(read_metrics(tmp_path / "out" / "metrics.jsonl"))[-1]["loader_wait"]
     assert f"waited for images {share:.0%} of the time" in caplog.records[-1].message
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("method, passes", [("sqrtkl", 1), ("simo", 0)])
+def test_a_pass_before_the_first_step_shows_its_progress(
+    method: str, passes: int, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="pretrain.progress"):
+        train(recipe(method, images), tmp_path / "out")
+    said = [r.message for r in caplog.records if "first pass over coloured: 5/5" in r.message]
+    assert len(said) == passes
