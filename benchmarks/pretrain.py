@@ -1,7 +1,7 @@
 """Images a second of pretraining: ours beside lightly's, same method, network, batch, image size and cores.
 
     python benchmarks/pretrain.py DATA [--methods simclr byol barlow_twins] [--runs 5] [--steps 4]
-    python benchmarks/pretrain.py DATA --costs
+    python benchmarks/pretrain.py DATA --costs [--methods sqrtkl simsiam byol unigrad unigrad_cutmix ...]
 
 DATA is a folder of images (one folder a class, CIFAR-10 for example). Every turn is a process of its own that
 trains for a few steps that are not counted and `--steps` that are, from files to updated weights; the
@@ -16,7 +16,8 @@ solo-learn is not among them: its release on PyPI (1.0.2) asks for torch == 1.9.
 install.
 
 `--costs` compares our methods' seconds an epoch with each other, as SqrtKL's Table 1 does: SqrtKL beside
-SimSiam and BYOL, UniGrad with CutMix beside UniGrad. Both write a dated table to benchmarks/results/.
+SimSiam and BYOL, UniGrad with CutMix beside UniGrad. The bank has a row for every image of DATA, and the
+pass that fills it once is left out. Both write a dated table to benchmarks/results/.
 """
 
 import argparse
@@ -24,12 +25,14 @@ import copy
 import datetime
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,7 @@ LIGHTLY = ("as documented", "bf16", "bf16, channels_last")
 OURS = "ours"
 COMPILED = "ours, compiled"
 COSTS = {
-    "sqrtkl": ("sqrtkl_cifar10_r18",),
+    "sqrtkl": ("sqrtkl_cifar10_r18", "method.feature_calibrate=false"),
     "npid": ("npid_cifar10_r18",),
     "simsiam": ("simsiam_cifar10_r18",),
     "simclr": ("simclr_cifar10_r18",),
@@ -67,16 +70,14 @@ WARM = 3
 
 
 def ours(data: Path, batch: int, steps: int, overrides: Sequence[str]) -> float:
-    """Images a second of the trainer, data loading included."""
+    """Images a second of the trainer, data loading included; it is stopped when it has taken its steps."""
+    from pretrain.interrupt import Interrupted
     from pretrain.trainer import train
 
     recipe, *changes = overrides
     common = [
         "data.kind=imagefolder",
         f"data.root={data}",
-        f"data.subset.count={batch * (WARM + steps)}",
-        "schedule.epochs=1",
-        "schedule.warmup_epochs=0",
         f"batch_size={batch}",
         "optimizer.lr=null",
         "workers=0",
@@ -88,9 +89,18 @@ def ours(data: Path, batch: int, steps: int, overrides: Sequence[str]) -> float:
     config = load("pretrain", recipe, [*common, *changes])
     assert isinstance(config, PretrainConfig)
     with tempfile.TemporaryDirectory() as out:
-        train(config, Path(out))
-        rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    return statistics.harmonic_mean([row["images_per_second"] for row in rows if row["step"] > WARM])
+        journal = Path(out) / "metrics.jsonl"
+        threading.Thread(target=_stop_after, args=(journal, WARM + steps), daemon=True).start()
+        with suppress(Interrupted):
+            train(config, Path(out))
+        rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    return statistics.harmonic_mean([row["images_per_second"] for row in rows[WARM : WARM + steps]])
+
+
+def _stop_after(journal: Path, lines: int) -> None:
+    while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def lightly(method: str, variant: str, data: Path, batch: int, steps: int) -> float:
@@ -224,10 +234,10 @@ def compare(options: argparse.Namespace) -> list[str]:
 
 def costs(options: argparse.Namespace) -> list[str]:
     """Our methods' time an image beside each other's."""
-    found: dict[str, list[float]] = {name: [] for name in COSTS}
+    found: dict[str, list[float]] = {name: [] for name in options.methods}
     for _ in range(options.runs):
-        for name, recipe in COSTS.items():
-            found[name].append(turn(options, [OURS, *recipe]))
+        for name in options.methods:
+            found[name].append(turn(options, [OURS, *COSTS[name]]))
     seconds = {name: 1 / statistics.median(values) for name, values in found.items()}
     lines = ["| method | images/s | seconds for 10,000 images |", "|---|---|---|"]
     for name, values in found.items():
@@ -238,7 +248,9 @@ def costs(options: argparse.Namespace) -> list[str]:
         ("sqrtkl", "byol", 0.30),
         ("unigrad_cutmix", "unigrad", 1.02),
     ):
-        lines.append(f"| {first} / {second} | {seconds[first] / seconds[second]:.2f} | at most {wanted} |")
+        if first in seconds and second in seconds:
+            ratio = seconds[first] / seconds[second]
+            lines.append(f"| {first} / {second} | {ratio:.3f} | at most {wanted} |")
     print("\n".join(lines))
     return lines
 
@@ -248,7 +260,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", help=f"some of {', '.join(METHODS)}; or {', '.join(COSTS)}")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--runs", type=int, default=5)
@@ -258,6 +270,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    offered = tuple(COSTS) if options.costs else METHODS
+    options.methods = options.methods or offered
+    if unknown := set(options.methods) - set(offered):
+        parser.error(f"--methods: {', '.join(sorted(unknown))} is not one of {', '.join(offered)}")
     if options.turn:
         kind, *rest = options.turn
         if kind == OURS:
