@@ -14,7 +14,6 @@ from pretrain.methods.base import Method, Moment, Outcome, unit
 from pretrain.objectives.asymmetric import surrogate
 from pretrain.objectives.decorrelation import (
     barlow_twins_loss,
-    cross_correlation,
     simplified_barlow_twins_gradient,
     simplified_vicreg_gradient,
     standardised,
@@ -50,7 +49,7 @@ class BarlowTwins(Method):
     def _one_way(self, u: Tensor, v: Tensor) -> Tensor:
         lam = self.config.lam
         if self.config.form == "loss":
-            return barlow_twins_loss(cross_correlation(u, v), lam)
+            return barlow_twins_loss(u, v, lam)
         return surrogate(u, simplified_barlow_twins_gradient(v, u.detach(), v, lam, self.config.a))
 
 

@@ -2,7 +2,7 @@
 
 Source: Tao et al., "Exploring the Equivalence of Siamese Self-Supervised Learning via A Unified Gradient
 Framework" (Eqs. 8-12, 29-39, Table 2 f-j); its public code. Losses look across the whole (all-ranks) batch:
-the caller gathers embeddings, or averages `cross_correlation` over ranks.
+the caller gathers embeddings.
 
 The closed forms give N x dL/du1 of a batch of N, for `asymmetric.surrogate`. In them u1, v2 are the queries'
 own online embedding and target, and `online`, `target` those of the whole batch.
@@ -21,23 +21,23 @@ def standardised(z: Tensor, eps: float = 1e-5) -> Tensor:
     return (z - mean) / (variance + eps).sqrt()
 
 
+def _sum_of_squares(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of the squares of a^T b for a, b: (B, d); a batch smaller than d is spared the d x d matrix."""
+    rows, width = a.shape
+    if rows < width:
+        return ((a @ a.T) * (b @ b.T)).sum()
+    return (a.T @ b).square().sum()
+
+
 @at_least_float32
-def cross_correlation(z1: Tensor, z2: Tensor) -> Tensor:
-    """W = mean of z1 z2^T over the batch: (d, d).
+def barlow_twins_loss(z1: Tensor, z2: Tensor, lam: float) -> Tensor:
+    """Sum of (W_ii - 1)^2 + lam x sum of the other W_ij^2 (Eqs. 8, 29), W the mean of z1 z2^T over the batch.
 
     z1, z2: (B, d), `standardised` (Barlow Twins) or l2-normalised (Table 2 h).
     """
-    return z1.T @ z2 / len(z1)
-
-
-def _off_diagonal(W: Tensor) -> Tensor:
-    return W - torch.diag(W.diagonal())
-
-
-@at_least_float32
-def barlow_twins_loss(W: Tensor, lam: float) -> Tensor:
-    """Sum of (W_ii - 1)^2 + lam x sum of the other W_ij^2 (Eqs. 8, 29); W from `cross_correlation`."""
-    return (W.diagonal() - 1).square().sum() + lam * _off_diagonal(W).square().sum()
+    diagonal = (z1 * z2).mean(0)
+    others = _sum_of_squares(z1, z2) / len(z1) ** 2 - diagonal.square().sum()
+    return (diagonal - 1).square().sum() + lam * others
 
 
 @at_least_float32
@@ -79,14 +79,10 @@ def vicreg_loss(
     """
     width = v1.shape[1]
     invariance = (v1 - v2).square().sum(1).mean()
-    covariance = _off_diagonal(_covariance(v1)).square().sum() / width
+    centred = v1 - v1.mean(0)
+    covariance = (_sum_of_squares(centred, centred) / (len(v1) - 1) ** 2 - v1.var(0).square().sum()) / width
     variance = (gamma - _deviation(v1, eps)).relu().sum() / width
     return invariance + lam1 * covariance + lam2 * variance
-
-
-def _covariance(v: Tensor) -> Tensor:
-    centred = v - v.mean(0)
-    return centred.T @ centred / (len(v) - 1)
 
 
 def _deviation(v: Tensor, eps: float) -> Tensor:
@@ -106,7 +102,7 @@ def vicreg_gradient(
     lam = 2 * lam1 * N**2 / (width * (N - 1) ** 2)
     deviation = _deviation(online, eps)
     active = (deviation < gamma).to(online.dtype) / deviation
-    B = N / (width * lam * (N - 1)) * (2 * lam1 * _covariance(online).diagonal() + lam2 / 2 * active)
+    B = N / (width * lam * (N - 1)) * (2 * lam1 * online.var(0) + lam2 / 2 * active)
     mean = online.mean(0)
     u, v = u1 - mean, online - mean
     return 2 * (-v2 + lam * _related(u, v, v)) + 2 * lam * (u1 / lam - B * u)

@@ -107,6 +107,11 @@ class Collection:
             found[pretraining] += runs
         return {p: tuple(sorted(found[p], key=lambda r: r.number)) for p in self.pretrainings}
 
+    @cached_property
+    def seeds(self) -> dict[Evaluation, frozenset[int]]:
+        """The evaluation seeds that any record of each evaluation has."""
+        return {e: frozenset(r.record.seed for r in runs) for e, runs in self.by_evaluation.items()}
+
     def metrics(self, evaluation: Evaluation) -> list[Metric]:
         """Return one of each of the evaluation's metrics, in the order in which the records name them."""
         named: dict[str, Metric] = {}

@@ -188,7 +188,7 @@ def missing_seeds(
     collection: Collection, pretraining: Pretraining, evaluation: Evaluation
 ) -> tuple[int, ...]:
     """Return the evaluation seeds of the column that some checkpoint of this row lacks."""
-    expected = {r.record.seed for r in collection.by_evaluation[evaluation]}
+    expected = collection.seeds[evaluation]
     of_checkpoint: dict[int | None, set[int]] = {}
     for run in collection.runs[pretraining, evaluation]:
         of_checkpoint.setdefault(run.record.pretrain_seed, set()).add(run.record.seed)
