@@ -257,10 +257,8 @@ def _laid_out(batches: Iterable[Batch], config: PretrainConfig) -> Iterator[Batc
 def _first_pass(loader: Loader, config: PretrainConfig, ranks: Ranks) -> Iterator[Batch]:
     """Yield every image once, for methods that look at all of them before the first step."""
     with ExitStack() as stack:
-        bar = None
-        if ranks.first:
-            said = f"first pass over {config.data.title}"
-            bar = stack.enter_context(progress(said, loader.steps_of_whole))
+        said = f"first pass over {config.data.title}"
+        bar = stack.enter_context(progress(said, loader.steps_of_whole)) if ranks.first else None
         for batch in loader.whole():
             yield batch
             if bar is not None:

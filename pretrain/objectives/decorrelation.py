@@ -79,14 +79,10 @@ def vicreg_loss(
     """
     width = v1.shape[1]
     invariance = (v1 - v2).square().sum(1).mean()
-    centred = v1 - v1.mean(0)
-    covariance = (_sum_of_squares(centred, centred) / (len(v1) - 1) ** 2 - v1.var(0).square().sum()) / width
-    variance = (gamma - _deviation(v1, eps)).relu().sum() / width
+    centred, variances = v1 - v1.mean(0), v1.var(0)
+    covariance = (_sum_of_squares(centred, centred) / (len(v1) - 1) ** 2 - variances.square().sum()) / width
+    variance = (gamma - (variances + eps).sqrt()).relu().sum() / width
     return invariance + lam1 * covariance + lam2 * variance
-
-
-def _deviation(v: Tensor, eps: float) -> Tensor:
-    return (v.var(0) + eps).sqrt()
 
 
 @at_least_float32
@@ -100,9 +96,10 @@ def vicreg_gradient(
     """
     N, width = online.shape
     lam = 2 * lam1 * N**2 / (width * (N - 1) ** 2)
-    deviation = _deviation(online, eps)
+    variances = online.var(0)
+    deviation = (variances + eps).sqrt()
     active = (deviation < gamma).to(online.dtype) / deviation
-    B = N / (width * lam * (N - 1)) * (2 * lam1 * online.var(0) + lam2 / 2 * active)
+    B = N / (width * lam * (N - 1)) * (2 * lam1 * variances + lam2 / 2 * active)
     mean = online.mean(0)
     u, v = u1 - mean, online - mean
     return 2 * (-v2 + lam * _related(u, v, v)) + 2 * lam * (u1 / lam - B * u)
