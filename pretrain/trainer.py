@@ -13,10 +13,12 @@ import torch
 from configs import UserError, WorkError, dump, recipe_hash
 from pretrain import provenance
 from pretrain.accumulate import backward
+from pretrain.allocation import freed_memory_kept
 from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
 from pretrain.checkpoint import load_state, save_state
 from pretrain.compiled import compile_encoders
 from pretrain.config import PretrainConfig
+from pretrain.convolution import use_products
 from pretrain.data import Batch, Dataset, Loader, build_dataset
 from pretrain.diagnostics import diagnose, refuse_collapse
 from pretrain.distributed import Ranks, barrier, data_parallel, joined, with_sync_bn
@@ -64,7 +66,7 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
         log.info("%s: already trained, nothing to do", out)
         return exported
 
-    with joined() as ranks, StopRequest() as stop:
+    with joined() as ranks, StopRequest() as stop, freed_memory_kept(ranks.device):
         share = ranks.share_of(config.batch_size)
         if share < 2:
             raise UserError(
@@ -87,6 +89,7 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
             torch.cuda.reset_peak_memory_stats(ranks.device)
         if config.channels_last:
             method.to(memory_format=torch.channels_last)
+        use_products(method)
         if config.compile:
             compile_encoders(method)
 

@@ -16,7 +16,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError, WorkError
+from pretrain.allocation import freed_memory_kept
 from pretrain.checkpoint import load_state, save_state
+from pretrain.convolution import use_products
 from pretrain.data import Dataset, EvaluationLoader
 from pretrain.data_config import AugmentConfig
 from pretrain.distributed import Ranks, barrier, with_sync_bn
@@ -111,6 +113,7 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
         )
 
     with ExitStack() as stack:
+        stack.enter_context(freed_memory_kept(ranks.device))
         bar = None
         if ranks.first:
             bar = stack.enter_context(progress(f"fine-tune {config.name}", total, step))
@@ -224,6 +227,7 @@ def _build(training: Training) -> tuple[Classifier, torch.optim.SGD]:
     model.to(ranks.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
+    use_products(model)
     return model, build_optimizer(model, config, training.lr_backbone, training.lr_head)
 
 

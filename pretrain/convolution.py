@@ -1,0 +1,139 @@
+"""Convolutions of small maps as matrix products, on CPUs whose matrix unit the library leaves idle there.
+
+oneDNN feeds AMX one row of the output at a time. In a network's last stages a row is 2 to 8 pixels, and most
+of each tile stays empty: a ResNet-18's weight gradients at 4 x 4 pixels take four times as long as the same
+product does as one matrix. Here the patches are laid out as rows (im2col), and all pixels of the batch are
+one matrix's. Where maps are larger the library is faster, since patches are k x k times the image.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.functional import conv2d, pad
+from torch.nn.grad import conv2d_input
+
+# Measured by benchmarks/convolution.py: up to how many output pixels an image the products are faster.
+_PIXELS_OF_WEIGHT_GRADIENT = 64
+_PIXELS_OF_ALL = 16
+# Below this many channels a product is too small to be faster than the library's forward pass.
+_CHANNELS_OF_ALL = 256
+
+
+def has_idle_matrix_unit() -> bool:
+    """Return whether this CPU multiplies bf16 matrices in AMX tiles."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def use_products(module: nn.Module) -> None:
+    """Let the convolutions in `module` be matrix products where that is faster: on a CPU with AMX.
+
+    In place: names of parameters and states stay as they are. Only what is computed in bf16 on the CPU
+    changes, and that by rounding.
+    """
+    on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
+    if not on_cpu or not has_idle_matrix_unit():
+        return
+    for part in module.modules():
+        if type(part) is nn.Conv2d and _is_plain(part):
+            part.__class__ = Conv2d
+
+
+class Conv2d(nn.Conv2d):
+    """torch's convolution, square, without groups, dilation or bias; in bf16 partly by matrix products."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        height, width = _sides(input, kernel, stride, padding)
+        all_of_it = extent(self.in_channels, kernel, height * width)
+        if input.device.type != "cpu" or dtype != torch.bfloat16 or input.dim() != 4 or all_of_it is None:
+            return super()._conv_forward(input, weight, bias)
+        return product_conv2d(input.to(dtype), weight.to(dtype), stride, padding, all_of_it)
+
+
+def extent(channels: int, kernel: int, pixels: int) -> bool | None:
+    """Return how much of a convolution is faster as matrix products.
+
+    True: all of it; False: its weight's gradient alone; None: nothing. `channels` are the input's, `pixels`
+    the output's of one image.
+    """
+    few = pixels <= _PIXELS_OF_WEIGHT_GRADIENT
+    if kernel == 1:
+        return few
+    return pixels <= _PIXELS_OF_ALL and channels >= _CHANNELS_OF_ALL if few else None
+
+
+def product_conv2d(x: Tensor, weight: Tensor, stride: int, padding: int, all_of_it: bool = True) -> Tensor:
+    """Return the convolution of x (B, C, H, W) with weight (O, C, k, k): (B, O, H', W').
+
+    The weight's gradient is a matrix product; with `all_of_it` so are the convolution itself and, at stride
+    1, the input's gradient. Memory beside the results: B H' W' k k C numbers, one such matrix at a time.
+    """
+    made: Tensor = _Product.apply(x, weight, stride, padding, all_of_it)
+    return made
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, stride: int, padding: int, all_of_it: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding, ctx.all_of_it = stride, padding, all_of_it  # type: ignore[attr-defined]
+        if all_of_it:
+            return _by_product(x, weight, stride, padding)
+        return conv2d(x, weight, None, stride, padding)
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        stride, padding, kernel = ctx.stride, ctx.padding, weight.shape[-1]
+        upstream = upstream.contiguous(memory_format=torch.channels_last)
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            if ctx.all_of_it and stride == 1:
+                turned = weight.flip(2, 3).transpose(0, 1)
+                of_x = _by_product(upstream, turned, 1, kernel - 1 - padding)
+            else:
+                of_x = conv2d_input(x.shape, weight, upstream, stride, padding)
+        if ctx.needs_input_grad[1]:
+            out = upstream.shape[1]
+            patches = _patches(x, kernel, stride, padding)
+            # In this order, (O, k, k, C), it is channels_last as the parameter is: nothing to sort anew.
+            of_weight = (_rows(upstream).t() @ patches).view(out, kernel, kernel, -1).permute(0, 3, 1, 2)
+        return of_x, of_weight, None, None, None
+
+
+def _by_product(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    kernel = weight.shape[-1]
+    height, width = _sides(x, kernel, stride, padding)
+    flat = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+    made = _patches(x, kernel, stride, padding) @ flat.t()
+    return made.view(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
+
+
+def _sides(x: Tensor, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[-2:])
+    return height, width
+
+
+def _patches(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
+    """Return what each output pixel looks at, a row each: (B H' W', k k C)."""
+    rows = x.permute(0, 2, 3, 1)
+    if padding:
+        rows = pad(rows, (0, 0, padding, padding, padding, padding))
+    windows = rows.unfold(1, kernel, stride).unfold(2, kernel, stride)
+    return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, kernel * kernel * x.shape[1])
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return every pixel of (B, C, H, W) as a row: (B H W, C)."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _is_plain(part: nn.Conv2d) -> bool:
+    if isinstance(part.padding, str) or part.padding_mode != "zeros" or part.bias is not None:
+        return False
+    square = all(len(set(pair)) == 1 for pair in (part.kernel_size, part.stride, part.padding))
+    # A wider border than the kernel's reach has no counterpart in the input's gradient.
+    return square and part.groups == 1 and part.dilation == (1, 1) and part.padding[0] < part.kernel_size[0]
