@@ -24,17 +24,21 @@ _SECONDS_BETWEEN_LINES = 30.0
 class Bar:
     """What a loop advances; `numbers` are shown beside the bar."""
 
-    def __init__(self, description: str, total: int, display: Progress | None) -> None:
+    def __init__(
+        self, description: str, total: int, done: int, display: Progress | None, shown: bool = True
+    ) -> None:
         self._description, self._total, self._display = description, total, display
-        self._done = 0
+        self._before, self._done, self._shown = done, done, shown
         self._said = self._started = time.monotonic()
         self._task: TaskID | None = None
         if display is not None:
-            self._task = display.add_task(description, total=total, numbers="")
+            self._task = display.add_task(description, total=total, completed=done, numbers="")
 
     def advance(self, steps: int = 1, **numbers: float | str) -> None:
         """Count `steps` more as done."""
         self._done += steps
+        if not self._shown:
+            return
         text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
         if self._display is not None and self._task is not None:
             if numbers:
@@ -45,21 +49,20 @@ class Bar:
         now = time.monotonic()
         if now - self._said >= _SECONDS_BETWEEN_LINES or self._done >= self._total:
             self._said = now
-            rate = self._done / max(now - self._started, 1e-9)
+            rate = (self._done - self._before) / max(now - self._started, 1e-9)
             log.info("%s: %d/%d (%.2f/s) %s", self._description, self._done, self._total, rate, text)
 
 
 @contextmanager
-def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
+def progress(description: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Bar]:
     """Show work of `total` steps, of which `done` were done before (a resumed run).
 
-    Ranks other than 0 and redirected outputs get no bar; a redirected output gets a line every half minute.
+    A redirected output gets no bar, but a line every half minute. Ranks other than 0 are not `shown`: nothing
+    comes of what they count.
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
-        bar = Bar(description, total, None)
-        bar._done = done
-        yield bar
+    if not shown or not console.is_terminal:
+        yield Bar(description, total, done, None, shown)
         return
     display = Progress(
         TextColumn("{task.description}"),
@@ -72,7 +75,4 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Bar]:
         refresh_per_second=4,
     )
     with display:
-        bar = Bar(description, total, display)
-        if done:
-            bar.advance(done)
-        yield bar
+        yield Bar(description, total, done, display)

@@ -141,10 +141,11 @@ def _optimise(
     model = data_parallel(method, ranks)
 
     with ExitStack() as stack:
-        bar = journal = None
+        journal = None
         if ranks.first:
             journal = stack.enter_context(Journal(out, step, config.tensorboard, end))
-            bar = stack.enter_context(progress(f"pretrain {config.name or config.method.name}", end, step))
+        title = f"pretrain {config.name or config.method.name}"
+        bar = stack.enter_context(progress(title, end, step, ranks.first))
         window = Window(config.batch_size)
         while step < end:
             epoch, begun = divmod(step, epoch_steps)
@@ -181,8 +182,7 @@ def _optimise(
                     raise Interrupted(stop.signum)
                 if report:
                     window = Window(config.batch_size)
-                if bar is not None:
-                    bar.advance(1, **_shown(numbers))
+                bar.advance(1, **_shown(numbers))
     return history.seconds()
 
 
@@ -259,13 +259,11 @@ def _laid_out(batches: Iterable[Batch], config: PretrainConfig) -> Iterator[Batc
 
 def _first_pass(loader: Loader, config: PretrainConfig, ranks: Ranks) -> Iterator[Batch]:
     """Yield every image once, for methods that look at all of them before the first step."""
-    with ExitStack() as stack:
-        said = f"first pass over {config.data.title}"
-        bar = stack.enter_context(progress(said, loader.steps_of_whole)) if ranks.first else None
+    title = f"first pass over {config.data.title}"
+    with progress(title, loader.steps_of_whole, shown=ranks.first) as bar:
         for batch in loader.whole():
             yield batch
-            if bar is not None:
-                bar.advance()
+            bar.advance()
 
 
 def _shown(numbers: dict[str, float]) -> dict[str, float | str]:

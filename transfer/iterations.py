@@ -95,7 +95,7 @@ class Keeper:
         run: Run,
         iterations: int,
         stop: StopRequest,
-        bar: Bar | None,
+        bar: Bar,
         start: int,
         before: float,
         window: Window,
@@ -132,10 +132,8 @@ class Keeper:
             row = self.window.close()
             if self.ranks.first:
                 self.metrics.write(done, lr=rate, **row)
-            if self.bar is not None:
-                self.bar.advance(0, loss=row["loss"])
-        if self.bar is not None:
-            self.bar.advance()
+            self.bar.advance(0, loss=row["loss"])
+        self.bar.advance()
         if saving and self.ranks.first:
             save()
         if stopping:
@@ -181,7 +179,7 @@ def train(
     model.train()
     trained = data_parallel(model, run.ranks)
     with ExitStack() as stack:
-        bar = stack.enter_context(progress(title, iterations, start)) if run.ranks.first else None
+        bar = stack.enter_context(progress(title, iterations, start, run.ranks.first))
         keeper = Keeper(run, iterations, stop, bar, start, before, window, cause)
         # Closed here, or loaders' processes and what else a library has open would outlive an interruption.
         steps = stack.enter_context(closing(steps_from(start)))

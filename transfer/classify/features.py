@@ -173,7 +173,7 @@ def _compute(
     with (
         torch.inference_mode(),
         torch.autocast(ranks.device.type, torch.bfloat16, enabled=request.precision == "bf16"),
-        progress("features", len(loader)) as bar,
+        progress("features", len(loader), shown=ranks.first) as bar,
     ):
         for batch in loader:
             x = batch.views[0].contiguous(memory_format=torch.channels_last)

@@ -114,9 +114,7 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
 
     with ExitStack() as stack:
         stack.enter_context(freed_memory_kept(ranks.device))
-        bar = None
-        if ranks.first:
-            bar = stack.enter_context(progress(f"fine-tune {config.name}", total, step))
+        bar = stack.enter_context(progress(f"fine-tune {config.name}", total, step, ranks.first))
         window = Window(config.batch_size)
         model.train()
         while step < total:
@@ -153,14 +151,12 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
                         }
                         metrics.write(step, epoch=step / epoch_steps, **rates, **numbers)
                     window = Window(config.batch_size)
-                    if bar is not None:
-                        bar.advance(0, loss=numbers["loss"])
+                    bar.advance(0, loss=numbers["loss"])
                 if save or leave:
                     history.save(step)
                 if leave:
                     raise Interrupted(stop.signum)
-                if bar is not None:
-                    bar.advance(1)
+                bar.advance(1)
     return history.finished(config.schedule.epochs)
 
 

@@ -81,9 +81,7 @@ def train_heads(probe: Probe, stop: StopRequest) -> tuple[StackedHeads, float]:
         )
 
     with ExitStack() as stack:
-        bar = None
-        if ranks.first:
-            bar = stack.enter_context(progress(f"linear {config.name}", total, step))
+        bar = stack.enter_context(progress(f"linear {config.name}", total, step, ranks.first))
         window = Window(mode.batch_size)
         while step < total:
             epoch, start = divmod(step, epoch_steps)
@@ -111,14 +109,12 @@ def train_heads(probe: Probe, stop: StopRequest) -> tuple[StackedHeads, float]:
                     if ranks.first:
                         metrics.write(step, epoch=step / epoch_steps, lr_factor=factor, **numbers)
                     window = Window(mode.batch_size)
-                    if bar is not None:
-                        bar.advance(0, loss=numbers["loss"])
+                    bar.advance(0, loss=numbers["loss"])
                 if save or leave:
                     _save(probe, heads, optimizer, step, seconds_before + time.monotonic() - started)
                 if leave:
                     raise Interrupted(stop.signum)
-                if bar is not None:
-                    bar.advance(1)
+                bar.advance(1)
     return heads, seconds_before + time.monotonic() - started
 
 

@@ -1,7 +1,6 @@
 """Testing a detector: its detections in every test image, in pixels of the original."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -28,14 +27,11 @@ def predict(run: Training, detector: Detector, images: Sequence[DetectionImage])
     own = images[ranks.rank :: ranks.world]
     loader = DataLoader(detector.test_images(own), batch_size=None, num_workers=config.workers)
     predictions = []
-    with ExitStack() as stack:
-        title = f"test {config.model.label}"
-        bar = stack.enter_context(progress(title, len(own))) if ranks.first else None
+    with progress(f"test {config.model.label}", len(own), shown=ranks.first) as bar:
         for source, loaded in zip(own, loader):
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
                 predictions.append(detector.detect(loaded, source))
-            if bar is not None:
-                bar.advance()
+            bar.advance()
     if ranks.world == 1:
         return predictions
     parts: list[list[ImagePrediction]] = [[] for _ in range(ranks.world)]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from configs import UserError
 from pretrain.checkpoint import previous
 from pretrain.interrupt import StopRequest
-from pretrain.progress import Bar, progress
+from pretrain.progress import progress
 from transfer.draws import step_loader
 from transfer.iterations import Keeper, Window, step_seed
 from transfer.segment.backend import Training
@@ -127,7 +127,7 @@ def train_model(
     images = MmsegTrainingImages(run.dataset, config.input, config.seed)
     size, world = solver.ims_per_batch, ranks.world
     steps = Steps(len(run.dataset.images), size, config.seed, start, solver.iterations, ranks.rank, world)
-    with _bar(run, start) as bar:
+    with progress(f"train {run.config.model.label}", solver.iterations, start, run.ranks.first) as bar:
         window = Window(carried.get("window"), carried.get("window_count", 0))
         before = carried.get("seconds", 0.0)
         keeper = Keeper(run, solver.iterations, stop, bar, start, before, window, CAUSE)
@@ -188,15 +188,6 @@ def latest_state(run: Training) -> tuple[Path | None, dict[str, Any] | None]:
             )
         return path, state
     return None, None
-
-
-@contextmanager
-def _bar(run: Training, start: int) -> Iterator[Bar | None]:
-    if not run.ranks.first:
-        yield None
-        return
-    with progress(f"train {run.config.model.label}", run.config.solver.iterations, start) as bar:
-        yield bar
 
 
 def _losses(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
