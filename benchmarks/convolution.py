@@ -161,8 +161,10 @@ def main() -> None:
         " | gradient, ms | product | ratio | used |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for arch, stem, size, part in NETWORKS:
-        rows += layer_rows(arch, stem, size, options.batch // part, options.runs)
+    # As in a training; else the library's results and ours would all be paid for in page faults.
+    with freed_memory_kept(torch.device("cpu")):
+        for arch, stem, size, part in NETWORKS:
+            rows += layer_rows(arch, stem, size, options.batch // part, options.runs)
     text = [
         "# Convolutions as matrix products",
         "",
