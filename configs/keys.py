@@ -62,6 +62,20 @@ def with_default_tags(model: Any, data: Any) -> Any:
     return filled
 
 
+def field_types(types: Sequence[Any], key: str) -> list[Any]:
+    """List the annotations that the field `key` has in any of the models that `types` may be."""
+    members = [m for t in types for m in _members(t)]
+    return [m.model_fields[key].annotation for m in members if key in m.model_fields]
+
+
+def named_by_tag(types: Sequence[Any]) -> bool:
+    """Tell whether ``name`` says which of several models a value of these annotations is."""
+    members = [m for t in types for m in _members(t)]
+    return any(
+        get_origin(m.model_fields["name"].annotation) is Literal for m in members if "name" in m.model_fields
+    )
+
+
 def _members(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield the models that a value of this annotation may be (Optional, Union, Annotated, containers)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

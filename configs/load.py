@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from configs.errors import UserError
-from configs.keys import nearest, sibling_keys, valid_keys, with_default_tags
+from configs.keys import field_types, named_by_tag, nearest, sibling_keys, valid_keys, with_default_tags
 
 _TYPES: dict[str, Any] = {}
 
@@ -161,22 +161,24 @@ def _with_bases(kind: str, path: Path, seen: tuple[Path, ...]) -> dict[str, Any]
         base_path = beside if beside.is_file() else find(kind, base)
     except UserError as error:
         raise UserError(f"{path}: base: {error}") from None
-    return merge(_with_bases(kind, base_path, (*seen, path)), own)
+    return merge(_with_bases(kind, base_path, (*seen, path)), own, [_TYPES[kind]])
 
 
-def merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `own` over `base`: sections key by key, lists and values whole.
+def merge(base: Mapping[str, Any], own: Mapping[str, Any], types: Sequence[Any]) -> dict[str, Any]:
+    """Lay `own` over `base`: sections key by key, lists and values whole; `types` are what they may become.
 
-    A section whose `name` changes is another thing altogether (another method, another optimiser) and is
-    replaced, so that no parameter of the former is left behind in it.
+    A section whose `name` says which one of several types it is (which method, which optimiser) is another
+    thing altogether when that name changes, and is replaced, so that no parameter of the former is left
+    behind in it. Where a name is only what people call it (a data set's) it is a key like any other.
     """
     merged = dict(base)
     for key, value in own.items():
         old = merged.get(key)
         merged[key] = value
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            same = value.get("name", old.get("name")) == old.get("name")
-            merged[key] = merge(old, value) if same else value
+            inside = field_types(types, key)
+            same = not named_by_tag(inside) or value.get("name", old.get("name")) == old.get("name")
+            merged[key] = merge(old, value, inside) if same else value
     return merged
 
 
@@ -190,7 +192,7 @@ def _apply_overrides(data: dict[str, Any], overrides: Sequence[str], model: Any)
         value = _read_value(text)
         for part in reversed(key.split(".")):
             value = {part: value}
-        data = merge(data, value)
+        data = merge(data, value, [model])
     return data
 
 

@@ -21,8 +21,15 @@ class Lars(Section):
     trust: float = 0.001
 
 
+class Images(Section):
+    name: str = ""
+    root: str | None = None
+    split: str = "train"
+
+
 class Toy(Recipe):
     epochs: int
+    images: Images = Images()
     milestones: tuple[int, ...] = ()
     optimizer: Annotated[Sgd | Lars, Field(discriminator="name")] = Sgd()
     extra: Section | None = None
@@ -59,6 +66,14 @@ def test_a_section_whose_name_changes_keeps_nothing_of_the_former(tmp_path: Path
     write(tmp_path / "mother.yaml", "epochs: 3\noptimizer: {name: sgd, base_lr: 0.5, nesterov: true}\n")
     path = write(tmp_path / "child.yaml", "base: mother\noptimizer: {name: lars, base_lr: 2}\n")
     assert load("toys", path).optimizer == Lars(name="lars", base_lr=2)
+
+
+def test_a_section_that_is_only_called_something_else_keeps_its_other_keys(tmp_path: Path) -> None:
+    write(tmp_path / "mother.yaml", "epochs: 3\nimages: {name: CIFAR-10, root: /data, split: test}\n")
+    path = write(tmp_path / "child.yaml", "base: mother\nimages: {name: mine}\n")
+    assert load("toys", path).images == Images(name="mine", root="/data", split="test")
+    overridden = load("toys", path, ["images.root=/there", "images.name=ours"]).images
+    assert overridden == Images(name="ours", root="/there", split="test")
 
 
 @pytest.mark.parametrize(
