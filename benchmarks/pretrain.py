@@ -288,8 +288,9 @@ def main() -> None:
     text = [
         f"# {title}",
         "",
-        f"`python benchmarks/pretrain.py DATA{' --costs' if options.costs else ''} --batch {options.batch}"
-        f" --runs {options.runs} --steps {options.steps}`",
+        f"`python benchmarks/pretrain.py DATA{' --costs' if options.costs else ''}"
+        f" --methods {' '.join(options.methods)} --batch {options.batch} --runs {options.runs}"
+        f" --steps {options.steps}`",
         "",
         f"{datetime.date.today()}, {hardware()}, torch {torch.__version__}, {options.threads} threads; load"
         f" average before the first run {load_before:.1f}. ResNet-18 with the CIFAR stem, 32 px, batch"

@@ -53,7 +53,8 @@ def test_the_numbers_are_the_protocols(
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_linear_recipe_takes_a_step(name: str, images: Path, checkpoint: Path, tmp_path: Path) -> None:
-    data = f"data={{name: tiny, kind: imagefolder, root: {images}, test_split: val}}"
+    layout = "kind: imagefolder, split: train, test_split: val, list_file: null, test_list_file: null"
+    data = f"data={{name: tiny, root: {images}, {layout}}}"
     epochs = 1
     shrunk = ["image.size=32", "image.resize=32", "precision=fp32", "workers=0", "mode.batch_size=12"]
     shrunk += ["mode.lrs=null", "labels={name: per_class, images: 4}"]
