@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv2d, pad
-from torch.nn.grad import conv2d_input
 
 # Measured by benchmarks/convolution.py: up to how many output pixels an image the products are faster.
 _PIXELS_OF_WEIGHT_GRADIENT = 64
@@ -95,13 +94,24 @@ class _Product(torch.autograd.Function):
                 turned = weight.flip(2, 3).transpose(0, 1)
                 of_x = _by_product(upstream, turned, 1, kernel - 1 - padding)
             else:
-                of_x = conv2d_input(x.shape, weight, upstream, stride, padding)
+                of_x = _gradient_of_input(upstream, x, weight, stride, padding)
         if ctx.needs_input_grad[1]:
             out = upstream.shape[1]
             patches = _patches(x, kernel, stride, padding)
             # In this order, (O, k, k, C), it is channels_last as the parameter is: nothing to sort anew.
             of_weight = (_rows(upstream).t() @ patches).view(out, kernel, kernel, -1).permute(0, 3, 1, 2)
         return of_x, of_weight, None, None, None
+
+
+def _gradient_of_input(upstream: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    # Not `torch.nn.grad.conv2d_input`: without the input itself it loses the memory format where k is 1.
+    backward = torch.ops.aten.convolution_backward
+    pair, none = [stride, stride], [0, 0]
+    only_input = [True, False, False]
+    of_x: Tensor = backward(
+        upstream, x, weight, None, pair, [padding, padding], [1, 1], False, none, 1, only_input
+    )[0]
+    return of_x
 
 
 def _by_product(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

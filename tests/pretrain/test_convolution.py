@@ -42,6 +42,19 @@ def test_products_have_the_value_and_both_gradients_of_torchs_convolution(
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("all_of_it", [False, True])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2)])
+def test_everything_stays_channels_last(kernel: int, stride: int, all_of_it: bool) -> None:
+    x = torch.randn(2, 32, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(16, 32, kernel, kernel).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight.requires_grad_()
+    y = product_conv2d(x, weight, stride, kernel // 2, all_of_it)
+    y.backward(torch.ones_like(y))
+    for tensor in (y, x.grad, weight.grad):
+        assert tensor is not None
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.usefixtures("amx")
 def test_a_network_in_bf16_is_as_near_to_float64_as_torchs_own() -> None:
     torch.manual_seed(0)
