@@ -2,7 +2,7 @@
 
 glibc maps every block of more than 32 MiB, and smaller ones under conditions, from the system and gives it
 back when it is freed. A training asks for the same activations again at every step, and the system clears
-each of their pages anew: 4 to 7 % of a ResNet-18's step (benchmarks/results/convolution-2026-11-28.md).
+each of their pages anew: 5 to 9 % of a ResNet-18's step (benchmarks/results/convolution-2026-11-28.md).
 """
 
 import ctypes
