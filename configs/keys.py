@@ -70,10 +70,7 @@ def field_types(types: Sequence[Any], key: str) -> list[Any]:
 
 def named_by_tag(types: Sequence[Any]) -> bool:
     """Tell whether ``name`` says which of several models a value of these annotations is."""
-    members = [m for t in types for m in _members(t)]
-    return any(
-        get_origin(m.model_fields["name"].annotation) is Literal for m in members if "name" in m.model_fields
-    )
+    return any(get_origin(annotation) is Literal for annotation in field_types(types, "name"))
 
 
 def _members(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -91,12 +88,11 @@ def _enter(annotation: Any, step: str | int) -> list[Any]:
     """Return the annotations found one `step` of a pydantic error location further in."""
     if isinstance(step, int):
         return [annotation]
-    members = list(_members(annotation))
-    inside = [m.model_fields[step].annotation for m in members if step in m.model_fields]
+    inside = field_types([annotation], step)
     if inside:
         return inside
     # A step that is no field is the tag of a discriminated union, or the name of a union's member.
-    tagged = [m for m in members if _has_tag(m, step) or m.__name__ == step]
+    tagged = [m for m in _members(annotation) if _has_tag(m, step) or m.__name__ == step]
     return list(tagged or [annotation])
 
 
