@@ -1,11 +1,26 @@
-"""Every recipe as data, and the one way to load it."""
+"""Recipes as data, the one way to load them, and what every floor shares: errors, files, identity."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import CarryoverError, UserError, WorkError
-from configs.load import dump, find, header, kind_of, load, recipe_names, register
-from configs.recipe import Incidental, Recipe, Section, recipe_hash
+
+if TYPE_CHECKING:
+    from configs.identity import Identity, protocol, recipe_hash
+    from configs.loading import dump, find, header, kind_of, load, recipe_names, register
+    from configs.recipe import Incidental, Recipe, Section
+
+# Imported when first asked for: a job that only keeps its record needs no YAML reader.
+_HOMES = {
+    "configs.identity": ("Identity", "protocol", "recipe_hash"),
+    "configs.loading": ("dump", "find", "header", "kind_of", "load", "recipe_names", "register"),
+    "configs.recipe": ("Incidental", "Recipe", "Section"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CarryoverError",
+    "Identity",
     "Incidental",
     "Recipe",
     "Section",
@@ -16,7 +31,16 @@ __all__ = [
     "header",
     "kind_of",
     "load",
+    "protocol",
     "recipe_hash",
     "recipe_names",
     "register",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'configs' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value

@@ -1,4 +1,4 @@
-"""The two ways in which carryover says no."""
+"""The two ways in which carryover says no, and what can be wrong with a file of its own."""
 
 
 class CarryoverError(Exception):
@@ -11,3 +11,11 @@ class UserError(CarryoverError):
 
 class WorkError(CarryoverError):
     """What was asked is right, but the work failed: NaN, a proof that does not hold (exit status 1)."""
+
+
+class DamagedFileError(UserError):
+    """A file that carryover wrote is not as it was written: cut off, edited, or overwritten."""
+
+
+class NewerFormatError(UserError):
+    """A file was written by a release whose format this one does not know."""

@@ -1,8 +1,6 @@
-"""What every recipe is: a frozen pydantic model that refuses keys it does not know, and its hash."""
+"""What every recipe is: a frozen pydantic model that refuses keys it does not know."""
 
-import hashlib
-import json
-from typing import Annotated, Any, final
+from typing import Annotated, ClassVar, final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,8 +9,9 @@ from pydantic import BaseModel, ConfigDict
 class Incidental:
     """Marks a field that says where or by whom the work is done, not what is done.
 
-    Data roots, worker counts and seeds are incidental: two runs that differ only there follow the same
-    recipe, so these fields stay out of `recipe_hash`. Write ``root: Annotated[Path, Incidental]``.
+    Data roots and worker counts are incidental: two runs that differ only there are the same work, so these
+    fields stay out of its identity (`configs.identity`; the seed enters it on its own). Write
+    ``root: Annotated[Path, Incidental]``; docs/identity.md lists every field of either kind.
     """
 
 
@@ -31,33 +30,12 @@ class Recipe(Section):
         The recipe's file name without its suffix; filled in by `configs.load`.
     source
         Paper, table and row that the recipe reproduces.
+    version
+        Version of what the recipe is carried out by (a task, a method): raised whenever the same recipe would
+        give another number. Part of the identity of every piece of work.
     """
+
+    version: ClassVar[int] = 1
 
     name: Annotated[str, Incidental] = ""
     source: Annotated[str, Incidental] = ""
-
-
-def protocol(recipe: BaseModel) -> dict[str, Any]:
-    """Return the recipe as plain data without its incidental fields."""
-    plain = recipe.model_dump(mode="json")
-    return {
-        key: _protocol_value(getattr(recipe, key), plain[key])
-        for key, field in type(recipe).model_fields.items()
-        if Incidental not in field.metadata
-    }
-
-
-def recipe_hash(recipe: BaseModel) -> str:
-    """Return the SHA-256 (hex) of what the recipe does, whatever it is called and wherever it runs."""
-    text = json.dumps(protocol(recipe), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _protocol_value(value: Any, plain: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return protocol(value)
-    if isinstance(value, list | tuple):
-        return [_protocol_value(v, p) for v, p in zip(value, plain, strict=True)]
-    if isinstance(value, dict):
-        return {str(k): _protocol_value(v, plain[str(k)]) for k, v in value.items()}
-    return plain

@@ -5,22 +5,29 @@ Written here, where checkpoints come from; read and proven by `transfer.checkpoi
 
 import hashlib
 import json
-import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from configs import Section, UserError
+from configs.errors import DamagedFileError
+from configs.files import atomic_file
+from configs.formats import VERSION_KEY, Format
 from pretrain.backbone_config import BackboneConfig
 
-FORMAT: Final = "carryover-1"
-_KEY = "carryover"
+
+def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plain.items() if key != "format"}
+
+
+FORMAT: Final = Format("canonical checkpoint", 2, {1: _from_v1})
+METADATA_KEY: Final = "carryover"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,7 +41,6 @@ class CanonicalMetadata(Section):
     `peak_gpu_memory_gib` is the most that tensors took on the first GPU, since it last began or resumed.
     """
 
-    format: Literal["carryover-1"] = FORMAT
     backbone: BackboneConfig
     norm: Literal["bn"] = "bn"
     channel_order: Literal["RGB"] = "RGB"
@@ -57,17 +63,49 @@ class CanonicalMetadata(Section):
 
 
 def save_canonical(path: Path, state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> None:
-    """Write a backbone's state dict, atomically; `num_batches_tracked` counters are kept as they are."""
+    """Write a backbone's state dict, atomically; `num_batches_tracked` counters are kept as they are.
+
+    The file's bytes are a function of its content.
+    """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with atomic_file(path) as temporary:
+        save_file(tensors, str(temporary), metadata={METADATA_KEY: metadata_text(metadata), "format": "pt"})
+        _sort_header(temporary)
+
+
+def metadata_text(metadata: CanonicalMetadata) -> str:
+    """Return metadata as JSON, as canonical checkpoints and the files converted from them hold it."""
+    return json.dumps(FORMAT.stamped(metadata.model_dump(mode="json")), separators=(",", ":"))
+
+
+def parse_metadata(text: str, where: str) -> CanonicalMetadata:
+    """Read what `metadata_text` wrote, in this release or another.
+
+    Raises DamagedFileError naming `where` for what is no metadata, NewerFormatError for a newer major's.
+    """
     try:
-        save_file(tensors, str(temporary), metadata={_KEY: metadata.model_dump_json(), "format": "pt"})
-        # safetensors creates files for their owner alone; on a cluster, colleagues read checkpoints too.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        plain = json.loads(text)
+    except ValueError as error:
+        raise DamagedFileError(f"{where}: its metadata is not JSON ({error})") from None
+    content = FORMAT.current(plain, where)
+    return FORMAT.parse(CanonicalMetadata, {k: v for k, v in content.items() if k != VERSION_KEY}, where)
+
+
+def backbone_digest(state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> str:
+    """Return the SHA-256 (hex) of what a backbone computes: tensors, network, encoder, pixel statistics.
+
+    Two files that differ only in what they say of their making (seconds, revision, label) have one digest.
+    """
+    about = metadata.model_dump(
+        mode="json",
+        include={"backbone", "norm", "channel_order", "pixel_mean", "pixel_std", "input_size", "encoder"},
+    )
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_canonical(path: Path) -> tuple[dict[str, Tensor], CanonicalMetadata]:
@@ -84,15 +122,12 @@ def load_canonical(path: Path) -> tuple[dict[str, Tensor], CanonicalMetadata]:
 def read_metadata(path: Path) -> CanonicalMetadata:
     """Read only what the checkpoint says of itself (its header, whatever its size)."""
     with _opened(path) as file:
-        recorded = (file.metadata() or {}).get(_KEY)
+        recorded = (file.metadata() or {}).get(METADATA_KEY)
     if recorded is None:
         raise UserError(
             f"{path}: a safetensors file without carryover's metadata; import it with `carryover convert`"
         )
-    try:
-        return CanonicalMetadata.model_validate(json.loads(recorded))
-    except (ValidationError, ValueError) as error:
-        raise UserError(f"{path}: metadata is not that of a {FORMAT} checkpoint: {error}") from None
+    return parse_metadata(recorded, str(path))
 
 
 def sha256_file(path: Path) -> str:
@@ -101,10 +136,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _sort_header(path: Path) -> None:
+    """Give a safetensors header one order of keys: the library writes its metadata in a random one."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise ValueError(f"{path}: its header grew from {length} to {len(text)} bytes when it was sorted")
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def _opened(path: Path) -> safe_open:

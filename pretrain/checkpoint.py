@@ -1,13 +1,17 @@
 """Training state for resuming: atomic, the previous one kept, read without executing anything."""
 
 import logging
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+
+from configs.files import atomic_file
+from configs.formats import Format
+
+FORMAT: Final = Format("training state", 2)
 
 log = logging.getLogger(__name__)
 
@@ -17,31 +21,26 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
     At every instant at least one whole state is on disk: a crash while writing leaves the old one in place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
+    with atomic_file(path) as temporary:
+        torch.save(FORMAT.stamped(state), temporary)
         if path.exists():
             path.replace(previous(path))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read the newest whole state, or None when there is none; a torn file is passed over, and said so."""
+    """Read the newest whole state, or None when there is none; a torn file is passed over, and said so.
+
+    Raises NewerFormatError for the state of a release whose format this one does not know.
+    """
     for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
         try:
-            state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
+            state = torch.load(candidate, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
             log.warning("%s is damaged (%s); trying the state before it", candidate, error)
             continue
-        return state
+        return FORMAT.current(state, candidate)
     return None
 
 

@@ -79,6 +79,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def is_first() -> bool:
+    """Whether this process writes the files; it need not have joined the group yet."""
+    return (rank() if dist.is_initialized() else _number("RANK", 0)) == 0
+
+
 def gather(x: Tensor) -> Tensor:
     """Return every rank's rows (b, ...) in rank order, (world * b, ...); gradients flow back to each rank."""
     return cast(Tensor, _Gather.apply(x)) if world_size() > 1 else x

@@ -71,8 +71,12 @@ class MethodSection(Section):
         Whether the method says what a mixed image's target is.
     wants_projector, wants_labels, trains
         Whether a projection head, labels, and any training at all belong to the method.
+    version
+        Raised whenever the method would train other weights from the same recipe and data; part of the
+        identity of every pretraining.
     """
 
+    version: ClassVar[int] = 1
     views: ClassVar[tuple[Views, ...]] = ("two",)
     takes_cutmix: ClassVar[bool] = False
     wants_projector: ClassVar[bool] = True

@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from configs.files import write_atomic
 
 
 class MetricsLog:
@@ -31,9 +32,7 @@ class MetricsLog:
     def rewind(self, step: int) -> None:
         """Drop every line of a step after `step`, as when training resumes from there."""
         kept = [json.dumps(row) for row in read_metrics(self.path) if row["step"] <= step]
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        write_atomic(self.path, "".join(line + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,27 +1,30 @@
 """The pretraining loop: a recipe and an output directory in, a canonical checkpoint out."""
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from configs import UserError, WorkError, dump, recipe_hash
+from configs import Identity, UserError, WorkError, recipe_hash
+from configs.files import write_atomic
 from pretrain import provenance
 from pretrain.accumulate import backward
 from pretrain.allocation import freed_memory_kept
 from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
 from pretrain.checkpoint import load_state, save_state
+from pretrain.claims import IDENTITY_NAME, RECIPE_NAME, Work
 from pretrain.compiled import compile_encoders
 from pretrain.config import PretrainConfig
 from pretrain.convolution import use_products
 from pretrain.data import Batch, Dataset, Loader, build_dataset
+from pretrain.data_digest import data_digest
 from pretrain.diagnostics import diagnose, refuse_collapse
-from pretrain.distributed import Ranks, barrier, data_parallel, joined, with_sync_bn
+from pretrain.distributed import Ranks, barrier, data_parallel, is_first, joined, with_sync_bn
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.journal import Journal
 from pretrain.knn_probe import KNNProbe
@@ -60,9 +63,9 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
     if epochs > config.schedule.epochs:
         raise UserError(f"until: {until} epochs of a schedule of {config.schedule.epochs}")
     exported = out / "backbone.safetensors"
+    work = Work(out, config, identify(config))
     if exported.exists():
-        metadata = read_metadata(exported)
-        _refuse_another_run(out, config, metadata.recipe_hash, metadata.seed)
+        _require_exported(exported, work)
         log.info("%s: already trained, nothing to do", out)
         return exported
 
@@ -106,17 +109,31 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
                 device=ranks.device,
             )
             probe = KNNProbe(config, dataset, ranks.device) if config.knn and ranks.first else None
-            seconds = _optimise(config, out, method, loader, probe, ranks, stop, epochs, start)
+            seconds = _optimise(config, work, out, method, loader, probe, ranks, stop, epochs, start)
+        else:
+            _claim(work, ranks)
         if ranks.first:
-            _write(out / "recipe.yaml", dump(config))
             state = method.online.backbone.state_dict()
             save_canonical(exported, state, _metadata(config, ranks, seconds, epochs))
         barrier()
     return exported
 
 
+def _claim(work: Work, ranks: Ranks) -> None:
+    if ranks.first:
+        work.claim()
+    barrier()
+
+
+def identify(config: PretrainConfig) -> Identity:
+    """Return what decides a pretraining's weights."""
+    data = data_digest(config.data) if config.method.trains and is_first() else None
+    return Identity.of(config, kind="pretrain", version=config.method.version, seed=config.seed, data=data)
+
+
 def _optimise(
     config: PretrainConfig,
+    work: Work,
     out: Path,
     method: Method,
     loader: Loader,
@@ -130,11 +147,10 @@ def _optimise(
     epoch_steps = loader.steps_per_epoch
     total, end = config.schedule.epochs * epoch_steps, epochs * epoch_steps
     optimizer = build_optimizer(config.optimizer, method, config.peak_lr)
-    history = _History(config, out, method, optimizer, ranks)
+    history = _History(work, out, method, optimizer, ranks)
 
+    _claim(work, ranks)
     step = history.restore(start)
-    if ranks.first:
-        _write(out / "recipe.yaml", dump(config))
     method.train()
     if step == 0:
         method.begin(_laid_out(_first_pass(loader, config, ranks), config))
@@ -191,13 +207,13 @@ class _History:
 
     def __init__(
         self,
-        config: PretrainConfig,
+        work: Work,
         out: Path,
         method: Method,
         optimizer: torch.optim.Optimizer,
         ranks: Ranks,
     ) -> None:
-        self._config, self._out, self._ranks = config, out, ranks
+        self._work, self._out, self._ranks = work, out, ranks
         self._method, self._optimizer = method, optimizer
         self._path = out / "checkpoint.pt"
         self._seconds_before = 0.0
@@ -209,16 +225,20 @@ class _History:
 
     def restore(self, start: Path | None = None) -> int:
         """Load the newest whole state, at first `start`; return the number of steps behind it, or 0."""
-        state = load_state(self._path)
+        state, path = load_state(self._path), self._path
         if state is None and start is not None:
-            state = load_state(start)
+            state, path = load_state(start), start
             if state is None:
                 raise WorkError(f"{start}: no whole state to go on from")
             if self._ranks.first and (log_there := start.with_name("metrics.jsonl")).exists():
-                _write(self._out / log_there.name, log_there.read_text(encoding="utf-8"))
+                write_atomic(self._out / log_there.name, log_there.read_text(encoding="utf-8"))
         if state is None:
             return 0
-        _refuse_another_run(self._out, self._config, state["recipe_hash"], state["seed"])
+        there = state.get("identity", state.get("recipe_hash"))
+        replace(self._work, out=path.parent).require(path, there)
+        seed = self._work.identity.parts["seed"]
+        if state.get("seed", seed) != seed:  # of version 1
+            raise UserError(f"{path}: holds the training state of another seed: {state['seed']}, not {seed}")
         self._method.load_state_dict(state["method"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._seconds_before = state["seconds"]
@@ -241,8 +261,7 @@ class _History:
         if self._ranks.first:
             state = {
                 "step": step,
-                "recipe_hash": recipe_hash(self._config),
-                "seed": self._config.seed,
+                "identity": self._work.identity.to_json(),
                 "seconds": self.seconds(),
                 "method": method,
                 "optimizer": self._optimizer.state_dict(),
@@ -297,11 +316,16 @@ def _randomness(seed: int, step: int, ranks: Ranks) -> torch.Generator:
     return torch.Generator(ranks.device).manual_seed(shared)
 
 
-def _refuse_another_run(out: Path, config: PretrainConfig, hash_there: str | None, seed: int | None) -> None:
-    if (hash_there, seed) != (recipe_hash(config), config.seed):
+def _require_exported(exported: Path, work: Work) -> None:
+    """Refuse a finished checkpoint of other work; where its directory does not say, it says so itself."""
+    metadata = read_metadata(exported)
+    if (exported.parent / IDENTITY_NAME).exists() or (exported.parent / RECIPE_NAME).exists():
+        if is_first():
+            work.claim()
+    elif (metadata.recipe_hash, metadata.seed) != (recipe_hash(work.recipe), work.identity.parts["seed"]):
         raise UserError(
-            f"{out}: holds a run of another recipe or seed (see its recipe.yaml);"
-            " give another output directory, or remove this one"
+            f"{exported}: a checkpoint of another recipe or seed, and nothing beside it says of which;"
+            " choose another directory, or remove this one"
         )
 
 
@@ -330,10 +354,3 @@ def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float, epochs: int)
         wall_seconds=seconds,
         peak_gpu_memory_gib=torch.cuda.max_memory_allocated(ranks.device) / 2**30 if on_gpu else None,
     )
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

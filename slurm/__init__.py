@@ -1,5 +1,6 @@
 """Runs graphs of picklable callables anywhere: in this process, in local processes, on SLURM."""
 
+from slurm.calls import Call, register
 from slurm.errors import RequestError, RunError, SlurmError
 from slurm.executor import Event, Executor, GraphResult, Outcome, run_graph
 from slurm.graph import Graph
@@ -9,6 +10,7 @@ from slurm.resources import Resources
 from slurm.stage import Output, Stage
 
 __all__ = [
+    "Call",
     "Event",
     "Executor",
     "Graph",
@@ -22,5 +24,6 @@ __all__ = [
     "RunError",
     "SlurmError",
     "Stage",
+    "register",
     "run_graph",
 ]

@@ -95,7 +95,12 @@ class SlurmExecutor:
                 StageJob(run_dir, portable(stage), hashes[stage.name], self.name, link)
                 for stage in batch.stages
             ]
-            accepted = executor.submit_array(calls)
+            try:
+                accepted = executor.submit_array(calls)
+            except (FailedJobError, FailedSubmissionError, OSError):
+                raise
+            except Exception as error:  # whatever putting a user's function into a file raises
+                raise batch.stages[0].calls.cannot_be_sent(batch.stages[0].name, error) from error
             links.append(accepted[-1].job_id)
             for stage, job in zip(batch.stages, accepted, strict=True):
                 given[stage.name] = (*given.get(stage.name, ()), job.job_id)

@@ -54,18 +54,29 @@ def retry(
     Raises
     ------
     RequestError
-        `run_dir` is not a run directory.
+        `run_dir` is not a run directory, or names a call that this program does not know: what a file names
+        is not imported.
     """
     ledger = Ledger.open(run_dir)
     graph = ledger.read_pipeline()
+    _require_registered(graph)
     past = [s for s in submissions(ledger) if s.executor != "cancel"]
     if executor is None:
         last = past[-1] if past else None
         executor = make_executor(last.executor, last.settings) if last else InlineExecutor()
     only = None
     if failed_only:
-        only = {s.name for s in status(run_dir).stages if s.state in ("failed", "blocked")}
+        only = {s.name for s in status(run_dir).stages if s.state in ("failed", "blocked", "damaged")}
     return run_graph(graph, executor, run_dir, on_event=on_event, only=only, origin=origin)
+
+
+def _require_registered(graph: Graph) -> None:
+    for stage in graph:
+        if not stage.calls.registered:
+            raise RequestError(
+                f"stage {stage.name} calls {stage.calls.name!r}, which this program does not know; run it"
+                " again from the program that defined it (slurm.register tells this one)"
+            )
 
 
 def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:
@@ -113,7 +124,7 @@ def _cancel_jobs(ledger: Ledger, graph: Graph, stages: Collection[str] | None) -
     flights = Flights(ledger)
     jobs: dict[str, list[str]] = {}
     for name in stages or graph.names:
-        record = ledger.read(name)
+        record, _ = ledger.readable(name)
         ids = flights.jobs(record) if record is not None and record.state != "finished" else ()
         queued = [job for job in ids if job in flights.queue]
         if queued:

@@ -28,7 +28,7 @@ class Cost:
 def stage_costs(ledger: Ledger) -> dict[str, Cost]:
     """Return the cost of every stage that has begun; sacct is asked about all jobs together."""
     graph = ledger.read_pipeline()
-    found = {name: ledger.read(name) for name in graph.names}
+    found = {name: ledger.readable(name)[0] for name in graph.names}
     records = {name: record for name, record in found.items() if record is not None and record.attempts}
     accounted = _accounted({job for record in records.values() for job in _jobs(record)})
     costs: dict[str, Cost] = {}

@@ -76,7 +76,7 @@ class Flights:
             return []
         known = {job for s in self._submissions for jobs in s.jobs.values() for job in jobs}
         for name in graph.names:
-            record = self._ledger.read(name)
+            record, _ = self._ledger.readable(name)
             known.update(record.job_ids if record else ())
         return [j.job_id for j in self.queue.values() if j.comment in dead and j.job_id not in known]
 

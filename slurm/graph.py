@@ -1,8 +1,6 @@
-"""A graph of stages: what waits for what, and the content hash of each."""
+"""A graph of stages: what waits for what."""
 
-import hashlib
 import heapq
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -11,7 +9,8 @@ from typing import Any
 
 from slurm.errors import RequestError
 from slurm.resources import Resources
-from slurm.stage import Output, Stage, decode, encode, replace_outputs
+from slurm.stage import Output, Stage, decode, encode
+from slurm.statement import InputDigests, Statement
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*(/[A-Za-z0-9][A-Za-z0-9._+=,-]*)*")
 _LONGEST_NAME = 200
@@ -70,19 +69,12 @@ class Graph:
         return wanted
 
     def hashes(self) -> dict[str, str]:
-        """Return every stage's content hash: SHA-256 of all that determines its output.
-
-        That is the callable's name and version, the parameters (an upstream output counts by that stage's
-        hash and the path in it), the hashes of the stages it depends on or follows, and the contents of its
-        input files. Resources, the stage's own name and the git revision do not enter.
-        """
-        contents: dict[Path, str] = {}
+        """Return every stage's content hash, as of a run in which nothing has been done."""
         hashes: dict[str, str] = {}
+        inputs = InputDigests()
         for stage in self:
-            for path in stage.inputs:
-                if path not in contents:
-                    contents[path] = _sha256(path, stage.name)
-            hashes[stage.name] = _content_hash(stage, hashes, [contents[p] for p in stage.inputs])
+            inputs.require(stage)
+            hashes[stage.name] = Statement.of(stage, hashes, inputs).hash
         return hashes
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -91,7 +83,7 @@ class Graph:
 
     @classmethod
     def from_json(cls, plain: Sequence[Mapping[str, Any]]) -> "Graph":
-        """Read what `to_json` wrote; callables come back as import strings."""
+        """Read what `to_json` wrote; a call that is not registered comes back as its name alone."""
         return cls([_stage_from_json(stage) for stage in plain])
 
     def _check_nesting(self) -> None:
@@ -129,38 +121,17 @@ def _check_name(name: str) -> None:
         )
 
 
-def _sha256(path: Path, stage: str) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RequestError(f"stage {stage}: input file {path}: {error.strerror}") from None
-
-
-def _content_hash(stage: Stage, upstream: Mapping[str, str], inputs: list[str]) -> str:
-    params = replace_outputs(stage.params, lambda o: {"output of": upstream[o.stage], "path": o.path})
-    content = {
-        "call": stage.call_name,
-        "version": stage.version,
-        "params": params,
-        "upstream": sorted(upstream[name] for name in stage.upstream),
-        "after": sorted(upstream[name] for name in stage.after),
-        "inputs": inputs,
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _stage_to_json(stage: Stage) -> dict[str, Any]:
     plain = {
         "name": stage.name,
-        "call": stage.call_name,
+        "call": stage.calls.name,
         "version": stage.version,
         "params": encode(stage.params, stage.name),
         "depends_on": list(stage.depends_on),
         "after": list(stage.after),
         "inputs": [str(p) for p in stage.inputs],
         "requires": [str(p) for p in stage.requires],
+        "known": dict(stage.known),
         "resources": stage.resources.to_json(),
     }
     return {key: value for key, value in plain.items() if value not in ([], {})}
@@ -177,6 +148,7 @@ def _stage_from_json(plain: Mapping[str, Any]) -> Stage:
         inputs=tuple(Path(p) for p in plain.get("inputs", ())),
         requires=tuple(Path(p) for p in plain.get("requires", ())),
         version=plain.get("version", 1),
+        known=plain.get("known", {}),
     )
 
 

@@ -138,7 +138,7 @@ def _judge_local(ending: Ending, record: StageRecord) -> Ending:
 
 
 def _finished(ledger: Ledger, stage: str) -> bool:
-    record = ledger.read(stage)
+    record, _ = ledger.readable(stage)
     return record is not None and record.state == "finished"
 
 

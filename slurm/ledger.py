@@ -11,35 +11,53 @@
         logs/                  one pair of files an attempt
         *.<hash8>              an earlier content hash's out, logs and stage.json, kept
 
-Every file is plain JSON, replaced in one step, and has one writer at a time: the submitter until the stage
-starts, then the process that runs it.
+Every file is plain JSON that says its version, replaced in one step, and has one writer at a time: the
+submitter until the stage starts, then the process that runs it. Paths are relative to the run directory, so
+that it can be moved. Nothing in it is code: stages name what they call (`slurm.calls`).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import cloudpickle
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from configs.errors import DamagedFileError, UserError
+from configs.files import write_json
+from configs.formats import FileModel, Format
+from slurm.calls import Call, load_function
 from slurm.errors import RequestError
-from slurm.files import read_json, write_bytes, write_json
 from slurm.graph import Graph
-from slurm.stage import Output, Stage, load_call
+from slurm.outputs import OutputFile
+from slurm.stage import Output, Stage
+from slurm.statement import InputDigests, Statement, hash_of_v1
+
+log = logging.getLogger(__name__)
+
+
+def _graph_from_v1(plain: dict[str, Any]) -> dict[str, Any]:
+    rows = plain.get("stages")
+    return {**plain, "stages": [_stage_from_v1(row) for row in rows]} if isinstance(rows, list) else plain
+
+
+def _stage_from_v1(row: dict[str, Any]) -> dict[str, Any]:
+    upgrade = Call.of(row["call"]).upgrade
+    return {**row, "params": load_function(upgrade)(row.get("params", {}))} if upgrade else row
+
+
+_PATHS = ("inputs", "requires")
+PIPELINE_FORMAT = Format("run graph", 2, {1: _graph_from_v1})
+STAGE_FORMAT = Format("stage record", 2)
 
 State = Literal[
-    "waiting", "submitted", "running", "finished", "failed", "blocked", "interrupted", "cancelled"
+    "waiting", "submitted", "running", "finished", "failed", "blocked", "interrupted", "cancelled", "damaged"
 ]
 """`blocked`: a stage it needs did not finish. `interrupted`: stopped half-way, state saved, resumable."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Change(_Record):
+class Change(FileModel):
     """One entry in a stage's history."""
 
     state: State
@@ -47,7 +65,7 @@ class Change(_Record):
     reason: str = ""
 
 
-class Attempt(_Record):
+class Attempt(FileModel):
     """One start of a stage's callable.
 
     Attributes
@@ -93,13 +111,18 @@ class Attempt(_Record):
         return ((self.ended or now()) - self.started).total_seconds()
 
 
-class StageRecord(_Record):
+class StageRecord(FileModel):
     """`stage.json`.
 
     Attributes
     ----------
     missing
         Stages named in `Stage.after` that had not finished when this one did.
+    stated
+        What the work is (`slurm.statement`), so that a later difference can be named; None in records of
+        version 1, which kept the hash alone.
+    outputs
+        What a finished stage left, by path relative to its output directory.
     """
 
     name: str
@@ -109,6 +132,8 @@ class StageRecord(_Record):
     attempts: tuple[Attempt, ...] = ()
     history: tuple[Change, ...] = ()
     missing: tuple[str, ...] = ()
+    stated: dict[str, Any] | None = None
+    outputs: dict[str, OutputFile] = Field(default_factory=dict)
 
     def changed(self, state: State, reason: str = "", **update: Any) -> "StageRecord":
         """Return the record in another state, with the change in its history."""
@@ -177,62 +202,109 @@ class Ledger:
         return self.directory(stage) / "logs"
 
     def resolve(self, output: Output) -> Path:
-        """Return where an upstream output lies."""
-        return self.out(output.stage) / output.path
+        """Return where an upstream output, or a path of the run directory, lies."""
+        return (self.out(output.stage) if output.stage else self.run_dir) / output.path
 
-    def write_pipeline(self, graph: Graph, hashes: dict[str, str]) -> None:
-        """Write the resolved graph, and the callables that other processes cannot import."""
-        for stage in graph:
-            if stage.importable:
-                self.call_file(stage.name).unlink(missing_ok=True)
-            else:
-                write_bytes(self.call_file(stage.name), stage.pickled_call())
-        stages = [{**plain, "hash": hashes[plain["name"]]} for plain in graph.to_json()]
-        pickled = [stage.name for stage in graph if not stage.importable]
-        write_json(self.pipeline_file, {"stages": stages, "pickled": pickled})
+    def write_pipeline(self, graph: Graph, hashes: Mapping[str, str]) -> None:
+        """Write the resolved graph."""
+        stages = [{**self._relative(plain), "hash": hashes[plain["name"]]} for plain in graph.to_json()]
+        PIPELINE_FORMAT.write(self.pipeline_file, {"stages": stages})
 
     def read_pipeline(self) -> Graph:
-        """Return the graph last run or submitted here."""
-        plain = read_json(self.pipeline_file)
-        if plain is None:
-            raise RequestError(f"{self.run_dir}: not a run directory (it holds no pipeline.json)")
-        graph = Graph.from_json(plain["stages"])
-        return Graph([self._with_call(stage) for stage in graph]) if plain["pickled"] else graph
+        """Return the graph last run or submitted here; what it calls is known by name, nothing is imported.
 
-    def load_call(self, stage: Stage) -> Callable[..., object]:
-        """Return a stage's callable: itself, imported by name, or unpickled."""
-        call = self._with_call(stage).call
-        return load_call(call) if isinstance(call, str) else call
-
-    def _with_call(self, stage: Stage) -> Stage:
-        path = self.call_file(stage.name)
-        if not isinstance(stage.call, str) or not path.exists():
-            return stage
-        return replace(stage, call=cloudpickle.loads(path.read_bytes()))
-
-    def call_file(self, stage: str) -> Path:
-        """Return where a callable that cannot be imported is kept, pickled."""
-        return self.directory(stage) / "call.pkl"
+        Raises
+        ------
+        RequestError
+            There is none, or it cannot be read.
+        """
+        return Graph.from_json([self._absolute(plain) for plain in self._pipeline()["stages"]])
 
     def read(self, stage: str) -> StageRecord | None:
-        """Return a stage's record, or None before its first run or submission."""
-        plain = read_json(self.directory(stage) / "stage.json")
-        return None if plain is None else StageRecord.model_validate(plain)
+        """Return a stage's record, or None before its first run or submission.
+
+        Raises DamagedFileError or NewerFormatError naming the file when it cannot be read.
+        """
+        return self._read(self.record_file(stage))
+
+    def record_file(self, stage: str) -> Path:
+        """Return where a stage's record lies."""
+        return self.directory(stage) / "stage.json"
+
+    def readable(self, stage: str) -> tuple[StageRecord | None, str]:
+        """Return a stage's record and "", or None and what is wrong with its file."""
+        try:
+            return self.read(stage), ""
+        except DamagedFileError as error:
+            return None, str(error)
 
     def write(self, record: StageRecord) -> None:
         """Replace a stage's record; one that tells of work done outlives a loss of power."""
         plain = record.model_dump(mode="json", exclude_defaults=True)
-        write_json(self.directory(record.name) / "stage.json", plain, durable=bool(record.attempts))
+        STAGE_FORMAT.write(self.record_file(record.name), plain, durable=bool(record.attempts))
 
     def kept(self, stage: str) -> Iterator[tuple[str, StageRecord]]:
         """Yield the suffix and record of every earlier content hash that was kept aside."""
         for path in sorted(self.directory(stage).glob("stage.*.json")):
-            plain = read_json(path)
-            if plain is not None:
-                yield (
-                    path.name.removeprefix("stage.").removesuffix(".json"),
-                    StageRecord.model_validate(plain),
-                )
+            try:
+                record = self._read(path)
+            except DamagedFileError as error:
+                log.warning("%s", error)
+                continue
+            if record is not None:
+                yield path.name.removeprefix("stage.").removesuffix(".json"), record
+
+    def stated_v1(self) -> dict[str, dict[str, Any]]:
+        """State the stages of a run of version 1 as today's are, from the graph and hashes that it kept.
+
+        Only stages whose record has the hash that the graph gives them. Input files are known where the hash
+        of then comes out with their contents of today.
+        """
+        plain = self._pipeline() if self.pipeline_file.is_file() else {"stages": []}
+        graph = self.read_pipeline() if plain["stages"] else Graph([])
+        given = {row["name"]: row for row in plain["stages"]}
+        hashes = {name: row["hash"] for name, row in given.items()}
+        inputs = InputDigests()
+        found = {}
+        for stage in graph:
+            record, _ = self.readable(stage.name)
+            if record is None or record.stated is not None or record.hash != hashes[stage.name]:
+                continue
+            try:
+                stated = Statement.of(stage, hashes, inputs).to_json()
+            except (UserError, KeyError) as error:
+                log.warning("%s: what version 1 did cannot be read by this release: %s", stage.name, error)
+                continue
+            if stage.inputs and hash_of_v1(stage, given[stage.name], hashes, inputs) != record.hash:
+                stated["inputs"] = ["other contents"]
+            found[stage.name] = stated
+        return found
+
+    def _pipeline(self) -> dict[str, Any]:
+        plain = PIPELINE_FORMAT.read(self.pipeline_file)
+        if plain is None:
+            raise RequestError(f"{self.run_dir}: not a run directory (it holds no pipeline.json)")
+        if not isinstance(plain.get("stages"), list):
+            raise DamagedFileError(f"{self.pipeline_file}: damaged: it has no list of stages")
+        return plain
+
+    def _read(self, path: Path) -> StageRecord | None:
+        plain = STAGE_FORMAT.read(path)
+        return None if plain is None else STAGE_FORMAT.parse(StageRecord, plain, path)
+
+    def _relative(self, plain: dict[str, Any]) -> dict[str, Any]:
+        """Spell what lies in the run directory relative to it."""
+        paths = {key: [self._spelled(Path(p)) for p in plain[key]] for key in _PATHS if key in plain}
+        return {**plain, **paths}
+
+    def _spelled(self, path: Path) -> str:
+        return str(path.relative_to(self.run_dir) if path.is_relative_to(self.run_dir) else path)
+
+    def _absolute(self, plain: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **plain,
+            **{key: [str(self.run_dir / p) for p in plain[key]] for key in _PATHS if key in plain},
+        }
 
     def set_aside(self, record: StageRecord) -> str:
         """Keep a stage's out, logs and record under its hash's first eight digits; return that suffix."""
@@ -242,19 +314,35 @@ class Ledger:
         while (directory / f"stage.{suffix}.json").exists() or (directory / f"out.{suffix}").exists():
             n += 1
             suffix = f"{record.hash[:8]}-{n}"
-        for name in ("out", "logs"):
-            if (directory / name).exists():
-                (directory / name).rename(directory / f"{name}.{suffix}")
-        (directory / "stage.json").rename(directory / f"stage.{suffix}.json")
+        self._move(directory, "", f".{suffix}")
         return suffix
+
+    def set_damaged_aside(self, stage: str) -> str:
+        """Keep a stage whose record cannot be read under the name "damaged"; return that suffix."""
+        directory = self.directory(stage)
+        numbers = (f"damaged-{n}" for n in range(1, 1000))
+        suffix = next(s for s in numbers if not (directory / f"stage.{s}.json").exists())
+        self._move(directory, "", f".{suffix}")
+        return suffix
+
+    def set_unfit_aside(self, stage: str, names: Collection[str]) -> None:
+        """Move outputs that are not as they were left out of the way of the work that makes them anew."""
+        for name in names:
+            path = self.out(stage) / name
+            if path.exists() and path.is_relative_to(self.out(stage)):
+                path.replace(path.with_name(f"{path.name}.unfit"))
+
+    @staticmethod
+    def _move(directory: Path, old: str, new: str) -> None:
+        # The record goes last: until then it says what the rest is.
+        for name, suffix in (("out", ""), ("logs", ""), ("stage", ".json")):
+            if (directory / f"{name}{old}{suffix}").exists():
+                (directory / f"{name}{old}{suffix}").rename(directory / f"{name}{new}{suffix}")
 
     def bring_back(self, stage: str, suffix: str) -> StageRecord:
         """Make what was kept under `suffix` the stage's current out, logs and record again."""
         directory = self.directory(stage)
-        for name in ("out", "logs"):
-            if (directory / f"{name}.{suffix}").exists():
-                (directory / f"{name}.{suffix}").rename(directory / name)
-        (directory / f"stage.{suffix}.json").rename(directory / "stage.json")
+        self._move(directory, f".{suffix}", "")
         record = self.read(stage)
         assert record is not None
         return record
@@ -274,7 +362,7 @@ class Ledger:
 
     def missing_after(self, stage: Stage) -> tuple[str, ...]:
         """Return which of the stages that `stage` only follows have not finished."""
-        records = {name: self.read(name) for name in stage.after}
+        records = {name: self.readable(name)[0] for name in stage.after}
         return tuple(name for name, r in records.items() if r is None or r.state != "finished")
 
 

@@ -102,7 +102,12 @@ class LocalExecutor:
         call = StageJob(run.ledger.run_dir, portable(decision.stage), decision.hash, self.name)
         # The children must not share Ctrl-C with this process: they are asked to stop with SIGTERM.
         with handling(signal.SIG_IGN, (signal.SIGINT,)):
-            job = executor.submit(call)
+            try:
+                job = executor.submit(call)
+            except OSError:
+                raise
+            except Exception as error:  # whatever putting a user's function into a file raises
+                raise decision.stage.calls.cannot_be_sent(decision.stage.name, error) from error
         assert isinstance(job, submitit.LocalJob)
         run.tell(decision, "running", decision.reason)
         return _Running(decision, job, gpus)

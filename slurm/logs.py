@@ -24,7 +24,7 @@ def log_files(ledger: Ledger, stage: str, attempt: int | None = None) -> list[Pa
     known = ledger.read_pipeline()
     if stage not in known:
         raise RequestError(f"{ledger.run_dir.name} has no stage {stage!r}; it has: {', '.join(known.names)}")
-    record = ledger.read(stage)
+    record, _ = ledger.readable(stage)
     attempts = record.attempts if record else ()
     if attempt is not None and not 1 <= attempt <= len(attempts):
         raise RequestError(f"stage {stage} has had {len(attempts)} attempts; there is no attempt {attempt}")

@@ -1,14 +1,18 @@
 """What is to be done with each stage of a graph, given what the ledger already holds, and why."""
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
+from configs.identity import Difference
 from slurm.errors import RequestError
 from slurm.graph import Graph
 from slurm.ledger import Ledger, StageRecord
-from slurm.stage import Stage, check_call
+from slurm.outputs import unfit_outputs
+from slurm.stage import Stage
+from slurm.statement import InputDigests, Statement
 
 
 class Action(Enum):
@@ -30,13 +34,31 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """One stage's part of a plan. `kept` is the suffix under which RESTORE finds the finished output."""
+    """One stage's part of a plan.
+
+    Attributes
+    ----------
+    hash, stated
+        The work's content hash, and what it is (`slurm.statement`).
+    kept
+        The suffix under which RESTORE finds the finished output.
+    differences
+        For REPLACE: what changed, key by key.
+    damaged
+        The stage's record cannot be read, and is set aside with what it was about.
+    unfit
+        Outputs that are no longer as they were left, and are made anew.
+    """
 
     stage: Stage
     hash: str
     action: Action
     reason: str
     kept: str = ""
+    stated: Mapping[str, Any] | None = None
+    differences: tuple[Difference, ...] = ()
+    damaged: bool = False
+    unfit: tuple[str, ...] = ()
 
 
 class MissingPathsError(RequestError):
@@ -67,15 +89,16 @@ def make_plan(
     RequestError
         An input is missing, or a callable's module does not exist.
     """
-    hashes = graph.hashes()
-    plan = [_decide(stage, hashes[stage.name], ledger, in_flight) for stage in graph]
+    planner = _Planner(ledger, in_flight)
+    plan = [planner.decide(stage) for stage in graph]
     if only is not None:
         wanted = graph.with_upstream(only)
         plan = [d if d.stage.name in wanted or not d.action.works else _left(d) for d in plan]
     at_work = {d.stage.name for d in plan if d.action.works or d.action is Action.IN_FLIGHT}
     plan = [_again_if_missing(d, ledger, at_work) for d in plan]
     for decision in working(plan):
-        check_call(decision.stage)
+        planner.inputs.require(decision.stage)
+        decision.stage.calls.require_module(decision.stage.name)
     return plan
 
 
@@ -97,63 +120,127 @@ def refuse_missing(plan: list[Decision]) -> None:
 
 def carry_out(decision: Decision, ledger: Ledger) -> StageRecord:
     """Make the stage's directory fit the decision; return its record, ready to be run or already finished."""
-    record = ledger.read(decision.stage.name)
+    name = decision.stage.name
+    if decision.damaged:
+        ledger.set_damaged_aside(name)
+    record = ledger.read(name)
     if decision.action is Action.LEAVE:
-        return record or StageRecord(name=decision.stage.name, hash=decision.hash, state="waiting")
+        return record or StageRecord(name=name, hash=decision.hash, state="waiting")
     if decision.action is Action.RESTORE:
         if record is not None:
             ledger.set_aside(record)
-        return ledger.bring_back(decision.stage.name, decision.kept)
+        return ledger.bring_back(name, decision.kept)
     if decision.action in (Action.SKIP, Action.IN_FLIGHT):
         assert record is not None
+        if record.stated is None and decision.action is Action.SKIP:
+            # A record of version 1: from now on it says what it is.
+            record = record.model_copy(update={"stated": decision.stated})
+            ledger.write(record)
         return record
     if decision.action is Action.REPLACE:
         assert record is not None
         ledger.set_aside(record)
         record = None
-    fresh = record or StageRecord(name=decision.stage.name, hash=decision.hash, state="waiting")
-    record = fresh.changed("waiting", decision.reason, missing=())
+    ledger.set_unfit_aside(name, decision.unfit)
+    fresh = record or StageRecord(name=name, hash=decision.hash, state="waiting")
+    record = fresh.changed("waiting", decision.reason, missing=(), stated=decision.stated, outputs={})
     ledger.write(record)
     return record
 
 
-def _decide(stage: Stage, content_hash: str, ledger: Ledger, in_flight: InFlight) -> Decision:
-    record = ledger.read(stage.name)
-    short = content_hash[:8]
-    if record is None:
-        return Decision(stage, content_hash, Action.RUN, "not run before")
-    # A finished stage's job may still be in the queue for a while (completing, or links of a chain to come).
-    where = "" if record.state == "finished" else in_flight(record)
-    if where and record.hash == content_hash:
-        return Decision(stage, content_hash, Action.IN_FLIGHT, where)
-    if where:
-        raise RequestError(
-            f"stage {stage.name}: its parameters or inputs changed (hash {record.hash[:8]} -> {short}), but "
-            f"the former ones are still being worked on: {where}; cancel it first"
-        )
-    if record.hash != content_hash:
-        return _decide_changed(stage, content_hash, record, ledger)
-    if record.state == "finished" and ledger.out(stage.name).is_dir():
-        reason = f"finished {record.finished_at}, hash {short}"
-        return Decision(stage, content_hash, Action.SKIP, f"{reason}, skipped")
-    if record.state == "finished":
-        return Decision(stage, content_hash, Action.RUN, "its output directory was deleted")
-    if ledger.out(stage.name).is_dir():
-        return Decision(stage, content_hash, Action.RESUME, f"resumes: {_why_unfinished(record)}")
-    return Decision(stage, content_hash, Action.RUN, _why_unfinished(record))
+class _Planner:
+    """Decides stage by stage; a stage that is its record's work goes on under the hash of that record."""
+
+    def __init__(self, ledger: Ledger, in_flight: InFlight) -> None:
+        self.inputs = InputDigests()
+        self._ledger, self._in_flight = ledger, in_flight
+        self._hashes: dict[str, str] = {}
+        self._of_v1: dict[str, dict[str, Any]] | None = None
+
+    def decide(self, stage: Stage) -> Decision:
+        """Decide on a stage whose upstream has been decided on."""
+        statement = Statement.of(stage, self._hashes, self.inputs)
+        decision = replace(self._decide(stage, statement), stated=statement.to_json())
+        self._hashes[stage.name] = decision.hash
+        return decision
+
+    def _decide(self, stage: Stage, statement: Statement) -> Decision:
+        ledger = self._ledger
+        record, damage = ledger.readable(stage.name)
+        if damage:
+            reason = f"{damage}; done again, and what is there is kept aside"
+            return Decision(stage, statement.hash, Action.RUN, reason, damaged=True)
+        if record is None:
+            return Decision(stage, statement.hash, Action.RUN, "not run before")
+        # A finished stage's job may still be in the queue for a while (completing, or links of a chain).
+        where = "" if record.state == "finished" else self._in_flight(record)
+        changes = self._changes(record, statement)
+        if where and not changes:
+            return Decision(stage, record.hash, Action.IN_FLIGHT, where)
+        if where:
+            raise RequestError(
+                f"stage {stage.name}: it changed ({_listed(changes)}), but its former self is still being"
+                f" worked on: {where}; cancel it first"
+            )
+        if changes:
+            return self._decide_changed(stage, statement, record, changes)
+        return self._decide_same(stage, record)
+
+    def _decide_same(self, stage: Stage, record: StageRecord) -> Decision:
+        out, short = self._ledger.out(stage.name), record.hash[:8]
+        if record.state == "finished" and out.is_dir():
+            unfit = unfit_outputs(out, stage.leaves, record.outputs)
+            if unfit:
+                reason = "; ".join(f"{out / name} {why}" for name, why in unfit.items())
+                return Decision(
+                    stage, record.hash, Action.RESUME, f"done again: {reason}", unfit=tuple(unfit)
+                )
+            reason = f"finished {record.finished_at}, hash {short}, skipped"
+            return Decision(stage, record.hash, Action.SKIP, reason)
+        if record.state == "finished":
+            return Decision(stage, record.hash, Action.RUN, "its output directory was deleted")
+        if out.is_dir():
+            return Decision(stage, record.hash, Action.RESUME, f"resumes: {_why_unfinished(record)}")
+        return Decision(stage, record.hash, Action.RUN, _why_unfinished(record))
+
+    def _decide_changed(
+        self, stage: Stage, statement: Statement, record: StageRecord, changes: list[Difference]
+    ) -> Decision:
+        ledger, short = self._ledger, statement.hash[:8]
+        for suffix, kept in ledger.kept(stage.name):
+            out = ledger.directory(stage.name) / f"out.{suffix}"
+            same = kept.hash == statement.hash or (kept.stated and not statement.changed_from(kept.stated))
+            if same and kept.state == "finished" and out.is_dir():
+                if unfit_outputs(out, stage.leaves, kept.outputs):
+                    continue
+                reason = (
+                    f"finished {kept.finished_at}, hash {short}, kept in {out.name}: brought back, skipped"
+                )
+                return Decision(stage, kept.hash, Action.RESTORE, reason, suffix)
+        if not ledger.out(stage.name).exists():
+            return Decision(
+                stage, statement.hash, Action.REPLACE, _why_unfinished(record), differences=tuple(changes)
+            )
+        reason = f"changed: {_listed(changes)}; the old output is kept in out.{record.hash[:8]}"
+        return Decision(stage, statement.hash, Action.REPLACE, reason, differences=tuple(changes))
+
+    def _changes(self, record: StageRecord, statement: Statement) -> list[Difference]:
+        """List what makes the stage other work than its record's; nothing where it is the same."""
+        if record.hash == statement.hash:
+            return []
+        there = record.stated
+        if there is None:
+            if self._of_v1 is None:
+                self._of_v1 = self._ledger.stated_v1()
+            there = self._of_v1.get(record.name)
+        if there is None:
+            return [Difference("what it was done with (not in its record, of carryover 0.1)", None, "known")]
+        return statement.changed_from(there)
 
 
-def _decide_changed(stage: Stage, content_hash: str, record: StageRecord, ledger: Ledger) -> Decision:
-    short = content_hash[:8]
-    for suffix, kept in ledger.kept(stage.name):
-        finished = kept.hash == content_hash and kept.state == "finished"
-        if finished and (ledger.directory(stage.name) / f"out.{suffix}").is_dir():
-            reason = f"finished {kept.finished_at}, hash {short}, kept in out.{suffix}: brought back, skipped"
-            return Decision(stage, content_hash, Action.RESTORE, reason, suffix)
-    if not ledger.out(stage.name).exists():
-        return Decision(stage, content_hash, Action.REPLACE, _why_unfinished(record))
-    reason = f"changed (hash {record.hash[:8]} -> {short}); the old output is kept in out.{record.hash[:8]}"
-    return Decision(stage, content_hash, Action.REPLACE, reason)
+def _listed(changes: list[Difference], most: int = 5) -> str:
+    more = f" and {len(changes) - most} more" if len(changes) > most else ""
+    return ", ".join(str(change) for change in changes[:most]) + more
 
 
 def _why_unfinished(record: StageRecord) -> str:
@@ -165,7 +252,7 @@ def _why_unfinished(record: StageRecord) -> str:
 
 
 def _left(decision: Decision) -> Decision:
-    return Decision(decision.stage, decision.hash, Action.LEAVE, "not asked for")
+    return replace(decision, action=Action.LEAVE, reason="not asked for", damaged=False, unfit=())
 
 
 def _again_if_missing(decision: Decision, ledger: Ledger, working: set[str]) -> Decision:
@@ -179,7 +266,7 @@ def _again_if_missing(decision: Decision, ledger: Ledger, working: set[str]) -> 
     if not come:
         return decision
     reason = f"runs again: {_some(come)} had not finished when it ran"
-    return Decision(decision.stage, decision.hash, Action.RESUME, reason)
+    return replace(decision, action=Action.RESUME, reason=reason)
 
 
 def _some(names: list[str]) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.formats import Format
 from slurm.errors import RunError
-from slurm.files import read_json, write_json
 
+FORMAT = Format("rendezvous", 2)
 _WAIT_SECONDS = 300.0
 _POLL_SECONDS = 0.5
 
@@ -39,7 +40,7 @@ def join(path: Path, place: Place, hosts: Sequence[str], work: bool) -> bool:
     if place.rank == 0:
         address = "127.0.0.1" if len(hosts) == 1 else hosts[0]
         said: dict[str, Any] = {"work": work, "address": address, "port": _free_port()}
-        write_json(path, said)
+        FORMAT.write(path, said)
     else:
         said = _wait_for(path)
     os.environ.update(
@@ -55,7 +56,7 @@ def join(path: Path, place: Place, hosts: Sequence[str], work: bool) -> bool:
 def _wait_for(path: Path) -> dict[str, Any]:
     end = time.monotonic() + _WAIT_SECONDS
     while time.monotonic() < end:
-        found: dict[str, Any] | None = read_json(path)
+        found = FORMAT.read(path)
         if found is not None:
             return found
         time.sleep(_POLL_SECONDS)

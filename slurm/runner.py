@@ -4,12 +4,16 @@ import logging
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
+from configs.errors import DamagedFileError
+from configs.files import read_json
 from slurm.capture import captured
 from slurm.ledger import Attempt, Ledger, StageRecord, State, now
+from slurm.outputs import describe_outputs
 from slurm.processes import here
 from slurm.progress import read_progress
 from slurm.signals import leaving
@@ -56,7 +60,8 @@ def run_stage(
         ending = call_stage(stage, ledger, log_file)
     if ending.signum:
         ending = judge(ending, record)
-    ledger.write(_ended(record, ending, missing if ending.state == "finished" else ()))
+    record = _ended(record, ending, missing if ending.state == "finished" else ())
+    ledger.write(_described(record, stage, ledger))
     return ending
 
 
@@ -68,7 +73,7 @@ def call_stage(stage: Stage, ledger: Ledger, log_file: TextIO) -> Ending:
     try:
         with leaving():
             params: dict[str, Any] = replace_outputs(stage.params, ledger.resolve)
-            ledger.load_call(stage)(**params, out=out)
+            stage.calls.load()(**params, out=out)
     except KeyboardInterrupt:
         return Ending("interrupted", "interrupted from the keyboard", signal.SIGINT, "SIGINT")
     except SystemExit as left:
@@ -85,6 +90,27 @@ def one_line(error: BaseException) -> str:
     """Say what an exception says in one line: its type, and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _described(record: StageRecord, stage: Stage, ledger: Ledger) -> StageRecord:
+    """Add what the stage says that it worked on (identity.json), and, if it finished, what it left."""
+    out = ledger.out(stage.name)
+    update: dict[str, Any] = {}
+    if record.stated is not None:
+        update["stated"] = {**record.stated, **_worked_on(out, stage.known)}
+    if record.state == "finished":
+        update["outputs"] = describe_outputs(out, stage.leaves)
+    return record.model_copy(update=update)
+
+
+def _worked_on(out: Path, known: Collection[str]) -> dict[str, Any]:
+    """Return the digests that a stage noted of what it read, which may have changed since it was planned."""
+    try:
+        noted = read_json(out / "identity.json")
+    except DamagedFileError as error:
+        log.warning("%s", error)
+        return {}
+    return {name: noted[name] for name in known if isinstance(noted, dict) and noted.get(name)}
 
 
 def _begun(

@@ -61,7 +61,7 @@ def script(batch: Batch, chosen: dict[str, Any], directory: Path, command: str) 
 
 
 def folder(ledger: Ledger) -> Path:
-    """Return where submitit keeps its scripts, pickles and logs of a run."""
+    """Return where submitit keeps its scripts, calls and logs of a run; only the jobs read the calls."""
     return ledger.run_dir / "jobs"
 
 

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from configs.files import temporary_name, write_atomic
 from slurm.errors import RequestError
-from slurm.files import write_bytes
 from slurm.ledger import Ledger
 
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -29,11 +29,11 @@ def take_snapshot(ledger: Ledger, packages: Sequence[str]) -> Path:
     target = ledger.run_dir / "code" / digest
     if target.exists():
         return target
-    temporary = target.with_name(f".{digest}.tmp")
+    temporary = temporary_name(target)
     shutil.rmtree(temporary, ignore_errors=True)
     for name, source in sources.items():
         shutil.copytree(source, temporary / name, ignore=_IGNORED)
-    write_bytes(target.with_suffix(".diff"), _git_diff(list(sources.values())).encode())
+    write_atomic(target.with_suffix(".diff"), _git_diff(list(sources.values())).encode())
     temporary.rename(target)
     return target
 

@@ -1,16 +1,12 @@
 """A stage: a callable with its parameters, its resources and what it waits for."""
 
-import importlib
-import importlib.util
 import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
+from slurm.calls import Call
 from slurm.errors import RequestError
 from slurm.resources import Resources
 
@@ -21,7 +17,8 @@ _OUTPUT = "$output"
 class Output:
     """A file or directory in another stage's output directory; becomes its Path when the stage runs.
 
-    Inside a stage's parameters it also makes that stage wait for the other.
+    Inside a stage's parameters it also makes that stage wait for the other. Without a stage's name it is a
+    path in the run directory itself, wherever that lies.
     """
 
     stage: str
@@ -37,9 +34,9 @@ class Stage:
     name
         Unique in its graph; names the stage's directory, so slashes group stages.
     call
-        A function, or an import string ``module:function``. It is called with `params` and ``out: Path``;
-        called again with the same `out`, it resumes. Interrupted by a signal, it saves its state and leaves
-        with ``SystemExit(128 + signal number)``.
+        A function, an import string ``module:function``, or the name of a registered `Call`; it becomes a
+        `Call`. It is called with `params` and ``out: Path``; called again with the same `out`, it resumes.
+        Interrupted by a signal, it saves its state and leaves with ``SystemExit(128 + signal number)``.
     params
         JSON-able keyword arguments; may hold `Output`s anywhere.
     depends_on
@@ -52,11 +49,14 @@ class Stage:
     requires
         Paths that must exist before anything is run or submitted; their contents are not read.
     version
-        Version of the callable: raise it when its results change.
+        Version of the callable: raise it when its results change. (A call with an `identify` says it itself.)
+    known
+        Digests of what the work reads, by name ("data"); None for one that is not known. They are part of the
+        work's identity. What is found in ``identity.json`` in the output directory overrides them.
     """
 
     name: str
-    call: Callable[..., object] | str
+    call: Call | Callable[..., object] | str
     params: Mapping[str, Any] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     depends_on: tuple[str, ...] = ()
@@ -64,6 +64,7 @@ class Stage:
     inputs: tuple[Path, ...] = ()
     requires: tuple[Path, ...] = ()
     version: int = 1
+    known: Mapping[str, str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("depends_on", "after"):
@@ -72,82 +73,30 @@ class Stage:
             object.__setattr__(self, name, tuple(Path(p).absolute() for p in getattr(self, name)))
         if "out" in self.params:
             raise RequestError(f"stage {self.name}: 'out' is given by the ledger and cannot be a parameter")
+        object.__setattr__(self, "call", Call.of(self.call))
         object.__setattr__(self, "params", decode(encode(self.params, f"stage {self.name}: params")))
 
     @property
     def upstream(self) -> tuple[str, ...]:
         """Stages whose success this one needs, named or through an `Output`, each once, in order."""
-        return tuple(dict.fromkeys((*self.depends_on, *(o.stage for o in outputs_in(self.params)))))
+        named = (o.stage for o in outputs_in(self.params) if o.stage)
+        return tuple(dict.fromkeys((*self.depends_on, *named)))
 
     @property
-    def call_name(self) -> str:
-        """The callable as ``module:qualified name``."""
-        if isinstance(self.call, str):
-            return self.call
-        named = self.call if hasattr(self.call, "__qualname__") else type(self.call)
-        return f"{named.__module__}:{named.__qualname__}"
+    def calls(self) -> Call:
+        """The call, as what it is after construction."""
+        assert isinstance(self.call, Call)
+        return self.call
 
     @property
-    def importable(self) -> bool:
-        """Whether another process can find the callable by its name alone."""
-        if isinstance(self.call, str):
-            return True
-        if self.call.__module__ == "__main__":
-            return False
-        try:
-            return load_call(self.call_name) is self.call
-        except RequestError:
-            return False
-
-    def pickled_call(self) -> bytes:
-        """Return the callable as bytes for another process; raises RequestError when it cannot be carried."""
-        try:
-            return cloudpickle.dumps(self.call)
-        except (TypeError, pickle.PicklingError, AttributeError) as error:
-            raise RequestError(f"stage {self.name}: {self.call_name} cannot be pickled: {error}") from None
+    def leaves(self) -> tuple[str, ...]:
+        """The outputs that its call declares."""
+        return self.calls.outputs
 
 
 def portable(stage: Stage) -> Stage:
-    """Return the stage as it is best pickled: a callable that can be imported, by name only.
-
-    Unpickled, it then brings in none of the callable's own imports before the job listens for signals.
-    """
-    return replace(stage, call=stage.call_name) if stage.importable else stage
-
-
-def check_call(stage: Stage) -> None:
-    """Raise RequestError if an import string's module does not exist; nothing of its weight is imported."""
-    if not isinstance(stage.call, str):
-        return
-    module, colon, function = stage.call.partition(":")
-    if not (module and colon and function):
-        raise RequestError(
-            f"stage {stage.name}: callable {stage.call!r} is not of the form 'module:function'"
-        )
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise RequestError(f"stage {stage.name}: there is no module {module!r} to call {function!r} from")
-
-
-def load_call(call_name: str) -> Callable[..., object]:
-    """Import ``module:qualified name``; raises RequestError when there is no such thing."""
-    module, _, qualified = call_name.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in qualified.split("."):
-            found = getattr(found, part)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise RequestError(f"there is no module {module!r} to call {qualified!r} from") from None
-    except AttributeError:
-        raise RequestError(f"module {module!r} has no {qualified!r}") from None
-    if not callable(found):
-        raise RequestError(f"{call_name} cannot be called")
-    return found
+    """Return the stage as a job is best given it; see `Call.portable`."""
+    return replace(stage, call=stage.calls.portable())
 
 
 def outputs_in(value: Any) -> Iterator[Output]:

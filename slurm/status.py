@@ -9,17 +9,20 @@ from slurm.errors import RunError
 from slurm.flights import Flights
 from slurm.ledger import Attempt, Ledger, StageRecord, State
 from slurm.logs import last_line
+from slurm.outputs import unfit_outputs
 from slurm.processes import lives
 from slurm.progress import Progress, read_progress
 from slurm.stage import Stage
 from slurm.submission import Submission, holder
 
-_ENDED_BADLY = ("failed", "blocked", "cancelled")
+_ENDED_BADLY = ("failed", "blocked", "cancelled", "damaged")
 
 
 @dataclass(frozen=True)
 class StageStatus:
     """One stage: its state, corrected for what it could not write down itself (a killed job, a lost one).
+
+    `state` is "damaged" where its record cannot be read, or where what it left is gone or changed.
 
     `seconds` is the wall time of all attempts; `eta_seconds` what is left, where the stage tells its total;
     `last_line` the last line of the log of one that failed.
@@ -74,7 +77,10 @@ def status(run_dir: Path) -> RunStatus:
     note = ""
     stages: dict[str, StageStatus] = {}
     for stage in graph:
-        record = ledger.read(stage.name)
+        record, damage = ledger.readable(stage.name)
+        if damage:
+            stages[stage.name] = StageStatus(stage.name, "damaged", damage)
+            continue
         try:
             where = flights(record) if record is not None and record.state != "finished" else ""
         except RunError as error:
@@ -95,6 +101,10 @@ def _stage_status(
     held: Submission | None,
 ) -> StageStatus:
     bad_states = (*_ENDED_BADLY, "interrupted") if lost else _ENDED_BADLY
+    unfit = _unfit(ledger, stage, record)
+    if record is not None and unfit:
+        told = "; ".join(f"{ledger.out(stage.name) / name} {why}" for name, why in unfit.items())
+        return StageStatus(stage.name, "damaged", f"{told}; run it again", attempts=len(record.attempts))
     bad = next((name for name in stage.upstream if earlier[name].state in bad_states), "")
     if record is None:
         return StageStatus(stage.name, "blocked" if bad else "waiting", _because(bad, earlier))
@@ -119,9 +129,19 @@ def _stage_status(
     )
 
 
+def _unfit(ledger: Ledger, stage: Stage, record: StageRecord | None) -> dict[str, str]:
+    """Return what a finished stage left and is no longer as it was."""
+    out = ledger.out(stage.name)
+    if record is None or record.state != "finished" or not out.is_dir():
+        return {}
+    return unfit_outputs(out, stage.leaves, record.outputs)
+
+
 def _true_state(record: StageRecord, where: str, lost: bool, held: Submission | None) -> tuple[State, str]:
     """Correct the state that a stage wrote last by what is known of its job or process."""
-    if where == "unknown" or record.state in ("finished", "blocked"):
+    if record.state == "finished":
+        return record.state, _why_again(record)
+    if where == "unknown" or record.state == "blocked":
         return record.state, record.reason
     if " is pending" in where or " is requeue" in where:
         return "submitted", where
@@ -132,6 +152,12 @@ def _true_state(record: StageRecord, where: str, lost: bool, held: Submission | 
     if record.state == "running" and not _inline_lives(record.attempts[-1], held):
         return "interrupted", "its process was killed"
     return record.state, record.reason
+
+
+def _why_again(record: StageRecord) -> str:
+    """Say why a finished stage had been done again, where it had."""
+    again = (c.reason for c in record.history if c.reason.startswith(("changed:", "done again:")))
+    return next(again, record.reason)
 
 
 def _inline_lives(attempt: Attempt, held: Submission | None) -> bool:

@@ -1,5 +1,6 @@
 """One submitter at a time: a run's submissions are numbered, and a number is taken by creating its file."""
 
+import logging
 import os
 import socket
 import threading
@@ -10,18 +11,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from configs.errors import DamagedFileError
+from configs.files import create_json
+from configs.formats import FileModel, Format
 from slurm.errors import RunError
-from slurm.files import create_json, read_json, write_json
 from slurm.ledger import Ledger, now
 from slurm.processes import here, lives
 
+log = logging.getLogger(__name__)
+
+FORMAT = Format("submission", 2)
 _HEARTBEAT_SECONDS = 20.0
 _DEAD_AFTER_SECONDS = 180.0
 
 
-class Submission(BaseModel):
+class Submission(FileModel):
     """`submissions/<number>.json`.
 
     Attributes
@@ -34,11 +40,11 @@ class Submission(BaseModel):
         Stage name -> job ids (several when chained), written as each job is accepted.
     settings
         The executor's, so that a retry can use the same.
+    run_dir
+        The run directory, where it lay then: a copy of it elsewhere has none of these jobs and processes.
     origin
         Where it came from: interpreter, environment, code (see `slurm.environment`, `slurm.snapshot`).
     """
-
-    model_config = ConfigDict(frozen=True)
 
     number: int
     token: str
@@ -50,9 +56,10 @@ class Submission(BaseModel):
     state: Literal["open", "done", "failed"] = "open"
     ended: datetime | None = None
     reason: str = ""
-    jobs: dict[str, tuple[str, ...]] = {}
-    origin: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
+    jobs: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    run_dir: str = ""
+    origin: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class OpenSubmission:
@@ -65,7 +72,7 @@ class OpenSubmission:
     def update(self, **changes: Any) -> None:
         """Write changed fields."""
         self.record = self.record.model_copy(update=changes)
-        write_json(self.path, self.record.model_dump(mode="json"))
+        FORMAT.write(self.path, self.record.model_dump(mode="json"))
 
 
 @contextmanager
@@ -94,9 +101,27 @@ def submission(ledger: Ledger, executor: str) -> Iterator[OpenSubmission]:
 
 
 def submissions(ledger: Ledger) -> list[Submission]:
-    """Return a run's submissions, oldest first."""
-    found = (read_json(path) for path in sorted(_directory(ledger).glob("[0-9]*.json")))
-    return [Submission.model_validate(plain) for plain in found if plain is not None]
+    """Return a run's submissions, oldest first; a damaged file is passed over, and said so.
+
+    Those of the run that this directory is a copy of are not among them.
+    """
+    found = []
+    for path in sorted(_directory(ledger).glob("[0-9]*.json")):
+        try:
+            plain = FORMAT.read(path)
+            if plain is not None:
+                found.append(FORMAT.parse(Submission, plain, path))
+        except DamagedFileError as error:
+            log.warning("%s; what was submitted then is not known", error)
+    return [submission for submission in found if not _of_the_original(submission, ledger)]
+
+
+def _of_the_original(submission: Submission, ledger: Ledger) -> bool:
+    """Whether a submission was made of another directory, still there, that this one is a copy of."""
+    there = Path(submission.run_dir)
+    if not submission.run_dir or there == ledger.run_dir or not (there / "pipeline.json").exists():
+        return False
+    return not there.samefile(ledger.run_dir)
 
 
 def holder(ledger: Ledger) -> Submission | None:
@@ -110,7 +135,7 @@ def _take(ledger: Ledger, executor: str) -> OpenSubmission:
     if past and alive(ledger, past[-1]):
         raise RunError(_held(ledger, past[-1]))
     host, pid, start = here()
-    number = past[-1].number + 1 if past else 1
+    number = max((int(p.stem) for p in _directory(ledger).glob("[0-9]*.json")), default=0) + 1
     record = Submission(
         number=number,
         token=f"carryover-{uuid.uuid4().hex[:12]}-{number}",
@@ -119,9 +144,10 @@ def _take(ledger: Ledger, executor: str) -> OpenSubmission:
         pid=pid,
         process_start=start,
         started=now(),
+        run_dir=str(ledger.run_dir.resolve()),
     )
     path = _file(ledger, record.number)
-    if not create_json(path, record.model_dump(mode="json")):
+    if not create_json(path, FORMAT.stamped(record.model_dump(mode="json"))):
         raise RunError(_held(ledger, submissions(ledger)[-1]))
     return OpenSubmission(path, record)
 

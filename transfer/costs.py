@@ -1,30 +1,32 @@
-"""What every result cost, its checkpoint's pretraining included, from the run's ledger into the records."""
+"""What every result cost, its checkpoint's pretraining included: from the ledger to beside the records."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
+import transfer.stages  # noqa: F401 (makes the calls of a run directory known)
+from configs import UserError
 from slurm.cost import Cost, stage_costs
 from slurm.graph import Graph
 from slurm.ledger import Ledger
 from slurm.stage import Output
-from transfer.results import RECORD_NAME, ResultRecord, read_records, write_record
+from transfer.results import RECORD_NAME, Costs, ResultRecord, load_costs, load_record, write_costs_file
 
 log = logging.getLogger(__name__)
 
 
 def write_costs(run_dir: Path) -> int:
-    """Bring the costs in a run's result records up to date; return how many records changed.
+    """Bring the costs beside a run's result records (costs.json) up to date; return how many changed.
 
-    Hours come from sacct where it knows of the job, from our own clock otherwise. Records that cannot be read
-    are left as they are.
+    Hours come from sacct where it knows of the job, from our own clock otherwise. The records themselves are
+    not touched; those that cannot be read get no costs.
 
     Raises
     ------
     RequestError
         `run_dir` is not a run directory.
     OSError
-        The records cannot be replaced.
+        A costs.json cannot be written.
     """
     ledger = Ledger.open(run_dir)
     graph = ledger.read_pipeline()
@@ -34,18 +36,19 @@ def write_costs(run_dir: Path) -> int:
         record_file = ledger.out(stage.name) / RECORD_NAME
         if stage.name not in costs or not record_file.is_file():
             continue
-        found, problems = read_records([record_file])
-        for problem in problems:
-            log.warning("%s: its cost is not written down: %s", problem.path, problem.reason)
-        for stored in found:
-            spent = _with_costs(stored.record, graph, stage.name, costs)
-            if spent != stored.record:
-                write_record(spent, record_file.parent)
-                changed += 1
+        try:
+            spent = _costs(load_record(record_file), graph, stage.name, costs)
+            known = load_costs(record_file.parent)
+        except UserError as error:
+            log.warning("its cost is not written down: %s", error)
+            continue
+        if spent != known:
+            write_costs_file(spent, record_file.parent)
+            changed += 1
     return changed
 
 
-def _with_costs(record: ResultRecord, graph: Graph, stage: str, costs: dict[str, Cost]) -> ResultRecord:
+def _costs(record: ResultRecord, graph: Graph, stage: str, costs: dict[str, Cost]) -> Costs:
     own = costs[stage]
     update: dict[str, Any] = {
         "wall_seconds": own.wall_hours * 3600,
@@ -66,7 +69,7 @@ def _with_costs(record: ResultRecord, graph: Graph, stage: str, costs: dict[str,
         }
         if any(_asked_for_gpus(graph, part) for part in parts):
             update["pretrain_gpu_hours"] = sum(c.gpu_hours for c in spent)
-    return record.model_copy(update=update)
+    return Costs(**update)
 
 
 def _asked_for_gpus(graph: Graph, stage: str) -> bool:
@@ -77,7 +80,7 @@ def _pretraining_of(graph: Graph, stage: str) -> list[str]:
     """Return the parts of the pretraining that made the checkpoint an evaluation took, last first."""
     parts: list[str] = []
     made_by = graph[stage].params.get("checkpoint")
-    while isinstance(made_by, Output) and graph[made_by.stage].call_name == "transfer.stages:pretrain":
+    while isinstance(made_by, Output) and graph[made_by.stage].calls.name == "pretrain":
         parts.append(made_by.stage)
         made_by = graph[made_by.stage].params.get("start")
     return parts

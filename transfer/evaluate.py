@@ -5,9 +5,9 @@ import logging
 import os
 from pathlib import Path
 
-from pretrain.canonical import FORMAT, load_canonical, save_canonical
+from pretrain.canonical import METADATA_KEY, load_canonical, save_canonical
 from transfer.config import PROTOCOLS, TransferConfig
-from transfer.results import RECORD_NAME, ResultRecord, write_record
+from transfer.results import RECORD_NAME, ResultRecord
 
 log = logging.getLogger(__name__)
 
@@ -15,19 +15,20 @@ log = logging.getLogger(__name__)
 def evaluate(config: TransferConfig, checkpoint: Path, out: Path) -> ResultRecord:
     """Evaluate a canonical checkpoint and write `out`/result.json.
 
-    Resumes a half-finished `out`. Returns the record that is there when the evaluation is finished already
-    (of this very recipe, seed and checkpoint; the pipeline's content hash sees to that).
+    Resumes a half-finished `out`. Returns the record that is there when the evaluation is finished already.
+
+    Raises UserError, and changes nothing, when `out` holds other work: another protocol, version, seed,
+    backbone or other data (`configs.identity`); each difference is named.
     """
     module = importlib.import_module(PROTOCOLS[type(config)](config))
     record: ResultRecord = module.evaluate(config, checkpoint, out)
     # Every rank of a job comes here, each with its own idea of host and seconds: the first one's is written.
     if os.environ.get("RANK", "0") != "0":
         return record
-    path = write_record(record, out)
     for metric in record.metrics:
         shown = "undefined" if metric.value is None else f"{metric.value:.2f} {metric.unit}"
         log.info("%s: %s %s", record.recipe, metric.name, shown)
-    log.info("record: %s", path)
+    log.info("record: %s", out / RECORD_NAME)
     return record
 
 
@@ -57,7 +58,7 @@ def is_canonical(checkpoint: Path) -> bool:
         raise UserError(f"{checkpoint}: no such checkpoint")
     try:
         with safe_open(str(checkpoint), framework="pt") as file:
-            return FORMAT in str((file.metadata() or {}).get("carryover", ""))
+            return METADATA_KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs import UserError, WorkError
+from configs import WorkError
 from pretrain.checkpoint import load_state, save_state
+from pretrain.claims import Work
 from pretrain.distributed import Ranks, barrier, data_parallel
 from pretrain.interrupt import Interrupted, StopRequest
 from pretrain.metrics import MetricsLog
@@ -68,7 +69,7 @@ class Pace(Protocol):
 
 
 class Run(Protocol):
-    """One training: its recipe, where its state is kept, its ranks, and what tells it from any other."""
+    """One training: its recipe, where its state is kept, its ranks, and the work that it is."""
 
     @property
     def config(self) -> Pace: ...
@@ -80,7 +81,7 @@ class Run(Protocol):
     def ranks(self) -> Ranks: ...
 
     @property
-    def identity(self) -> str: ...
+    def work(self) -> Work: ...
 
 
 class Keeper:
@@ -226,11 +227,7 @@ def resume(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
     state = load_state(run.out / STATE_NAME)
     if state is None:
         return 0, 0.0, Window()
-    if state["identity"] != run.identity:
-        raise UserError(
-            f"{run.out}: holds the training state of another recipe, seed or checkpoint;"
-            " choose another directory"
-        )
+    run.work.require(run.out / STATE_NAME, state["identity"])
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     log.info("%s: resumed at iteration %d", run.out, state["iteration"])
@@ -242,7 +239,7 @@ def _save(
 ) -> None:
     """Save what `resume` needs, atomically; the state before it is kept."""
     state: dict[str, Any] = {
-        "identity": run.identity,
+        "identity": run.work.identity.to_json(),
         "iteration": iteration,
         "seconds": keeper.seconds,
         "model": model.state_dict(),

@@ -1,54 +1,43 @@
 """What an evaluation finds in its output directory, and leaves there."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from configs import Recipe, UserError, dump, recipe_hash
-from transfer.results import RECORD_NAME, ResultRecord
+from configs import Identity, UserError
+from configs.files import atomic_file
+from pretrain.claims import RECIPE_NAME, require_same_work
+from transfer.results import RECORD_NAME, ResultRecord, load_record
 
 if TYPE_CHECKING:
     from torch import nn
 
-RECIPE_NAME = "recipe.yaml"
+__all__ = ["RECIPE_NAME", "finished_record", "save_weights", "spread"]
 
 
-def finished_record(out: Path, config: Recipe, seed: int, checkpoint_sha256: str) -> ResultRecord | None:
+def finished_record(out: Path, identity: Identity, checkpoint_sha256: str) -> ResultRecord | None:
     """Return the record in `out` if this evaluation is finished there, None if nothing is.
 
-    Raises UserError for the record of another recipe, seed or checkpoint, and for a file that is no record.
+    Raises UserError naming every key in which the record's work differs from this one, and for a file that is
+    no record.
     """
     path = out / RECORD_NAME
-    if not path.exists():
+    if not path.exists() or path.stat().st_size == 0:
         return None
-    try:
-        record = ResultRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a result record ({error})") from None
-    for what, there, here in (
-        ("recipe", record.recipe_hash, recipe_hash(config)),
-        ("seed", record.seed, seed),
-        ("checkpoint", record.checkpoint_sha256, checkpoint_sha256),
-    ):
-        if there != here:
-            raise UserError(f"{out}: holds the result of another {what}; choose another directory")
+    record = load_record(path)
+    there = record.identity()
+    if there is None:
+        raise UserError(
+            f"{path}: a result of carryover 0.1 whose recipe is not beside it, so that it cannot be compared"
+            " with what is asked; choose another directory, or remove it"
+        )
+    require_same_work(path, identity, there, "result")
+    if record.backbone_digest is None and record.checkpoint_sha256 != checkpoint_sha256:
+        raise UserError(
+            f"{path}: holds the result of another checkpoint ({record.checkpoint_sha256[:8]}, asked for"
+            f" {checkpoint_sha256[:8]}); choose another directory, or remove it"
+        )
     return record
-
-
-def write_recipe(out: Path, config: Recipe) -> None:
-    """Write the fully resolved recipe beside the results."""
-    write_text(out / RECIPE_NAME, dump(config))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def save_weights(path: Path, model: "nn.Module") -> None:
@@ -56,9 +45,8 @@ def save_weights(path: Path, model: "nn.Module") -> None:
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, str(temporary), metadata={"format": "pt"})
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"format": "pt"})
 
 
 def spread(counts: Mapping[str, int]) -> str:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs import UserError, load
+from pretrain.config import PretrainConfig
+from pretrain.data_digest import data_digest
 from slurm.graph import Graph
 from slurm.resources import Resources
 from slurm.stage import Output, Stage
+from transfer.data_digest import evaluation_digest
 from transfer.foresight import read_backbone, refuse_unfit
 from transfer.pipeline_config import CheckpointEntry, EvaluationEntry, PipelineConfig, PretrainEntry
 from transfer.stages import BACKBONE, STATE
@@ -34,6 +37,26 @@ class _Plan:
     evaluations: Sequence[_Evaluation]
     stages: list[Stage] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
+    digests: "_Digests" = field(default_factory=lambda: _Digests())
+
+
+class _Digests:
+    """Digests of the data sets that recipes read, each taken once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, str | None] = {}
+
+    def of(self, recipe: Any) -> dict[str, str | None]:
+        """Return the digest of a recipe's data as a stage's `known`; of data yet to be made, nothing."""
+        root = recipe.data.root
+        if root is None or str(root).startswith(_SHAPES):
+            return {}
+        labels = getattr(recipe, "labels", None)
+        key = repr((type(recipe.data), recipe.data, labels))
+        if key not in self._found:
+            trains = isinstance(recipe, PretrainConfig)
+            self._found[key] = data_digest(recipe.data) if trains else evaluation_digest(recipe)
+        return {"data": self._found[key]}
 
 
 def plan(config: PipelineConfig, run_dir: Path) -> Graph:
@@ -42,7 +65,7 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
     Parameters
     ----------
     run_dir
-        Where the run will live; only the report stage needs to know it.
+        Where the run will live. Nothing that a stage is given depends on it.
 
     Raises
     ------
@@ -74,7 +97,7 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
     for source, (key, made_by) in sources.items():
         _add_judgement(laid, source, made_by, [e for e in laid.evaluations if _is_for(e.entry, key)])
     if laid.results:
-        arguments = {"run_dir": str(run_dir), "title": config.report_title}
+        arguments = {"run_dir": Output(""), "title": config.report_title}
         _add(laid, "report", "report", "report", arguments, after=tuple(laid.results))
     return Graph(laid.stages)
 
@@ -86,16 +109,26 @@ def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
     judged = [e for e in laid.evaluations if _is_for(e.entry, entry.key)]
     refuse_unfit(where, recipe.backbone, laid.config.convert, (r for e in judged for r in e.recipes.values()))
     requires = _roots(recipe, where) if recipe.method.trains else ()
+    known = laid.digests.of(recipe) if recipe.method.trains else {}
     params: dict[str, Any] = {"recipe": _plain(laid.config, recipe), "name": entry.key}
     key = _seeded(entry.key, seed)
     every = laid.config.evaluate_every
     for epochs in range(every, recipe.schedule.epochs, every) if every else ():
         half_way = f"{key}-epoch{epochs}"
         name, part = f"pretrain/{half_way}", {**params, "until": epochs}
-        _add(laid, "pretrain", name, "pretrain", part, entry.resources, requires=requires)
+        _add(laid, "pretrain", name, "pretrain", part, entry.resources, requires=requires, known=known)
         _add_judgement(laid, half_way, name, [e for e in judged if e.entry.intermediate])
         params["start"] = Output(name, STATE)
-    _add(laid, "pretrain", f"pretrain/{key}", "pretrain", params, entry.resources, requires=requires)
+    _add(
+        laid,
+        "pretrain",
+        f"pretrain/{key}",
+        "pretrain",
+        params,
+        entry.resources,
+        requires=requires,
+        known=known,
+    )
     return f"pretrain/{key}"
 
 
@@ -124,8 +157,8 @@ def _add_judgement(laid: _Plan, source: str, made_by: str, evaluations: Sequence
             requires = _roots(recipe, f"evaluate: {entry.key}")
             plain = _plain(laid.config, recipe)
             params = {"recipe": plain, "name": entry.key, "checkpoint": checkpoint}
-            waits = {"depends_on": (proof,), "requires": requires}
-            _add(laid, "evaluate", name, "evaluate", params, entry.resources, **waits)
+            more = {"depends_on": (proof,), "requires": requires, "known": laid.digests.of(recipe)}
+            _add(laid, "evaluate", name, "evaluate", params, entry.resources, **more)
             laid.results.append(name)
 
 
@@ -140,8 +173,7 @@ def _add(
 ) -> None:
     of_kind = {str(k): v for k, v in laid.config.resources.items()}.get(kind, Resources())
     resources = Resources.from_json({**of_kind.to_json(), **(own or {})})
-    call = f"transfer.stages:{function}"
-    laid.stages.append(Stage(name=name, call=call, params=params, resources=resources, **more))
+    laid.stages.append(Stage(name=name, call=function, params=params, resources=resources, **more))
 
 
 def _chosen(entries: Sequence[_Entry], only: Set[str]) -> list[_Entry]:

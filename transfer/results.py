@@ -2,29 +2,45 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from configs import Recipe, Section, recipe_hash
+from configs import Recipe, UserError, protocol, recipe_hash
+from configs.errors import DamagedFileError
+from configs.files import read_json, write_json
+from configs.formats import VERSION_KEY, WRITER_KEY, FileModel, Format
 from pretrain.provenance import git_revision, hardware, host, job_id, library_versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pretrain.canonical import CanonicalMetadata
+    from transfer.source import Source
 
-SCHEMA: Final = "carryover-result-1"
-RECORD_NAME = "result.json"
+log = logging.getLogger(__name__)
+
+RECORD_NAME: Final = "result.json"
+COSTS_NAME: Final = "costs.json"
+RESULT_FORMAT: Final = Format("result record", 2)
+COSTS_FORMAT: Final = Format("costs of a result", 1)
+_DIGEST_KEY = "digest"
+# Known once the run's ledger or the cluster's accounting has been asked: in costs.json.
+_COUNTED_LATER = (
+    "waiting_seconds",
+    "attempts",
+    "cost_source",
+    "pretrain_waiting_seconds",
+    "pretrain_attempts",
+)
 
 
-class Metric(Section):
+class Metric(FileModel):
     """One number of an evaluation.
 
     `value` is in `unit` ("%" for accuracies and AP); None means undefined on this data (for example the AP
@@ -38,11 +54,35 @@ class Metric(Section):
     n: int
 
 
-class ResultRecord(Section):
+class Costs(FileModel):
+    """What a result cost, as the pipeline's ledger or the cluster's accounting counted it: costs.json.
+
+    It stands beside the record, which is written once; `read_records` lays it over the evaluation's own.
+    """
+
+    wall_seconds: float
+    gpu_hours: float | None = None
+    waiting_seconds: float | None = None
+    attempts: int | None = None
+    cost_source: Literal["sacct", "clock"] | None = None
+    pretrain_gpu_hours: float | None = None
+    pretrain_wall_seconds: float | None = None
+    pretrain_waiting_seconds: float | None = None
+    pretrain_attempts: int | None = None
+
+
+class ResultRecord(FileModel):
     """Everything needed to trust one evaluation's numbers and to find where they come from.
 
     Attributes
     ----------
+    checkpoint
+        The file that was evaluated; in the record's file relative to it where both lie in one run directory.
+    checkpoint_sha256
+        Of the file that was loaded. `backbone_digest` is of what it computes (`pretrain.canonical`).
+    protocol, task_version, data_digest
+        With the seed and the backbone's digest, what decides the numbers (`configs.identity`). None where
+        the record is of version 1 and does not say.
     wall_seconds, gpu_hours
         Of all attempts together; `waiting_seconds` is time in a cluster's queue with nothing else in the way.
     cost_source
@@ -51,7 +91,6 @@ class ResultRecord(Section):
         The same of the pretraining that the checkpoint comes from, where it is known.
     """
 
-    schema_version: Literal["carryover-result-1"] = SCHEMA
     method: str
     pretrain_epochs: float | None
     pretrain_dataset: str
@@ -60,10 +99,14 @@ class ResultRecord(Section):
     backbone: str
     checkpoint: str
     checkpoint_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    backbone_digest: str | None = None
     recipe: str
     recipe_hash: str = Field(pattern="^[0-9a-f]{64}$")
+    protocol: dict[str, Any] | None = None
     task: str
+    task_version: int = 1
     dataset: str
+    data_digest: str | None = None
     split: str
     backend: str
     backend_version: str
@@ -92,15 +135,18 @@ class ResultRecord(Section):
     pretrain_attempts: int | None = None
     pretrain_peak_gpu_memory_gib: float | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_it_was_written(cls, data: Any) -> Any:
-        """Check and take off the digest that `write_record` puts on; older records have none."""
-        if isinstance(data, dict) and "digest" in data:
-            data = dict(data)
-            if data.pop("digest") != _digest(data):
-                raise ValueError("its content does not fit its digest: it was edited after it was written")
-        return data
+    def identity(self) -> dict[str, Any] | None:
+        """Return what decided the numbers, as `configs.identity.Identity.to_json` does; None if not known."""
+        if self.protocol is None:
+            return None
+        return {
+            "kind": self.protocol["task"],
+            "version": self.task_version,
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "backbone": self.backbone_digest,
+            "data": self.data_digest,
+        }
 
     @model_validator(mode="after")
     def _best_names_its_split(self) -> "ResultRecord":
@@ -117,8 +163,8 @@ def make_record(
     *,
     recipe: Recipe,
     task: str,
-    checkpoint: Path,
-    metadata: "CanonicalMetadata",
+    source: "Source",
+    data_digest: str | None,
     dataset: str,
     split: str,
     backend: str,
@@ -137,8 +183,10 @@ def make_record(
 
     Parameters
     ----------
-    recipe, checkpoint, metadata
-        The evaluation recipe, the canonical checkpoint's path and what it says of itself.
+    recipe, source
+        The evaluation recipe, and the checkpoint as it was loaded.
+    data_digest
+        Of what was read of the data set (`transfer.data_digest`); None on ranks that write no record.
     backend
         Distribution name of the library that did the task ("torchvision", "detectron2", "mmsegmentation",
         "carryover"); its version is looked up unless `backend_version` says it (an unbuilt source tree
@@ -152,8 +200,7 @@ def make_record(
     """
     import torch
 
-    from pretrain.canonical import sha256_file
-
+    metadata = source.metadata
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return ResultRecord(
         method=metadata.method,
@@ -162,12 +209,16 @@ def make_record(
         pretrain_seed=metadata.seed,
         pretrain_recipe=metadata.recipe,
         backbone=metadata.backbone.label,
-        checkpoint=str(checkpoint),
-        checkpoint_sha256=sha256_file(checkpoint),
+        checkpoint=str(source.path.absolute()),
+        checkpoint_sha256=source.sha256,
+        backbone_digest=source.digest,
         recipe=recipe.name,
         recipe_hash=recipe_hash(recipe),
+        protocol=protocol(recipe),
         task=task,
+        task_version=type(recipe).version,
         dataset=dataset,
+        data_digest=data_digest,
         split=split,
         backend=backend,
         backend_version=backend_version or _version(backend),
@@ -197,15 +248,65 @@ def write_record(record: ResultRecord, directory: Path) -> Path:
     """Write `directory`/result.json atomically and return its path.
 
     The file carries a digest of itself, so that one edited by hand is told from one that was measured.
+
+    Raises UserError where there is a result already: records are written once.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / RECORD_NAME
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    plain = json.loads(record.model_dump_json())
-    plain["digest"] = _digest(plain)
-    temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    if path.exists() and path.stat().st_size:
+        raise UserError(f"{path}: there is a result already, and records are written once; remove it first")
+    later = {name for name in _COUNTED_LATER if getattr(record, name) is None}
+    plain = RESULT_FORMAT.stamped(json.loads(record.model_dump_json(exclude=later)))
+    plain["checkpoint"] = _beside(Path(record.checkpoint), directory)
+    plain[_DIGEST_KEY] = _digest(plain)
+    write_json(path, plain)
     return path
+
+
+def load_record(path: Path) -> ResultRecord:
+    """Read one result record, of this version or an older one; `checkpoint` becomes a path of this machine.
+
+    Raises
+    ------
+    DamagedFileError
+        It is no whole record, or not as it was written.
+    NewerFormatError
+        A newer release wrote it.
+    """
+    from transfer.results_v1 import migrated
+
+    plain = read_json(path)
+    if plain is None:
+        raise DamagedFileError(f"{path}: damaged: the file is empty")
+    if isinstance(plain, dict) and _DIGEST_KEY in plain:
+        plain = dict(plain)
+        if plain.pop(_DIGEST_KEY) != _digest(plain):
+            raise DamagedFileError(
+                f"{path}: damaged: its content does not fit its digest: it was edited after it was written"
+            )
+    if isinstance(plain, dict) and isinstance(plain.get(VERSION_KEY, ""), str):
+        plain = migrated(plain, path)
+    content = RESULT_FORMAT.current(plain, path)
+    content = {k: v for k, v in content.items() if k not in (VERSION_KEY, WRITER_KEY)}
+    record = RESULT_FORMAT.parse(ResultRecord, content, path)
+    there = path.parent / record.checkpoint
+    return record.model_copy(update={"checkpoint": str(there.resolve())})
+
+
+def write_costs_file(costs: Costs, directory: Path) -> Path:
+    """Write `directory`/costs.json, what the result in `directory` cost."""
+    path = directory / COSTS_NAME
+    COSTS_FORMAT.write(path, costs.model_dump(mode="json", exclude_none=True))
+    return path
+
+
+def load_costs(directory: Path) -> Costs | None:
+    """Read costs.json beside a record; None where there is none.
+
+    Raises DamagedFileError or NewerFormatError, as `load_record` does.
+    """
+    path = directory / COSTS_NAME
+    plain = COSTS_FORMAT.read(path)
+    return None if plain is None else COSTS_FORMAT.parse(Costs, plain, path)
 
 
 @dataclass(frozen=True)
@@ -227,21 +328,26 @@ class Problem:
 def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem]]:
     """Read every result record below the given run directories (or files), in path order.
 
-    A half-written, older or hand-edited file is returned as a Problem and does not stop the others.
+    Costs that were counted later stand in the records as if they had been written with them. A half-written,
+    newer or hand-edited file is returned as a Problem and does not stop the others.
     """
     found: list[StoredRecord] = []
     problems: list[Problem] = []
     for path in sorted({p for run in runs for p in _record_files(run)}):
         try:
-            record = ResultRecord.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(s) for s in first["loc"]) or "record"
-            problems.append(Problem(path, f"{key}: {first['msg']}"))
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(Problem(path, str(error)))
-        else:
-            found.append(StoredRecord(path, record))
+            record = load_record(path)
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
+            continue
+        try:
+            costs = load_costs(path.parent)
+        except (UserError, OSError) as error:
+            problems.append(
+                Problem(path.parent / COSTS_NAME, str(error).removeprefix(f"{path.parent / COSTS_NAME}: "))
+            )
+            costs = None
+        update = costs.model_dump(exclude_none=True) if costs is not None else {}
+        found.append(StoredRecord(path, record.model_copy(update=update)))
     return found, problems
 
 
@@ -250,7 +356,9 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
     import pandas as pd
 
     columns = [
-        c for c in ResultRecord.model_fields if c not in ("metrics", "facts", "artifacts", "library_versions")
+        c
+        for c in ResultRecord.model_fields
+        if c not in ("metrics", "facts", "artifacts", "library_versions", "protocol")
     ]
     rows = []
     for stored in records:
@@ -272,7 +380,17 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
     return frame.astype(dict.fromkeys(whole, "Int64"))
 
 
-def _digest(plain: dict[str, Any]) -> str:
+def _beside(checkpoint: Path, directory: Path) -> str:
+    """Return a checkpoint's path as a record keeps it: relative where both are of one run, which may move."""
+    checkpoint, directory = checkpoint.absolute(), directory.absolute()
+    run = next((p for p in directory.parents if (p / "pipeline.json").is_file()), None)
+    if run is None or not checkpoint.is_relative_to(run):
+        return str(checkpoint)
+    up = len(directory.relative_to(run).parts)
+    return str(Path(*[".."] * up, checkpoint.relative_to(run)))
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

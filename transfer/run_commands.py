@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+import transfer.stages  # noqa: F401 (makes the calls of a run directory known)
 from configs import UserError, load
 
 if TYPE_CHECKING:
     from slurm.executor import Event, Executor, GraphResult
     from slurm.graph import Graph
+    from slurm.plan import Decision
     from slurm.preview import Preview
     from slurm.progress import Progress
     from slurm.status import RunStatus
@@ -176,6 +178,7 @@ def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
 
 def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor: str) -> "Preview":
     """Print what would be done with every stage, and on a cluster every sbatch header."""
+    from slurm.plan import Action
     from slurm.preview import preview
 
     planned = preview(graph, run_dir, place.cluster)
@@ -186,10 +189,12 @@ def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor:
         stage = decision.stage
         waits = ", ".join(_shortened((*stage.upstream, *stage.after)))
         what = decision.action.value
-        done = what if decision.action.works else f"{what}: {decision.reason}"
+        done = (
+            what if decision.action is Action.RUN and not decision.damaged else f"{what}: {decision.reason}"
+        )
         table.add_row(Text(stage.name), Text(done), stage.resources.over(place.defaults).summary, waits)
     out_console.print(table)
-    out_console.print(f"{len(graph)} stages")
+    out_console.print(f"{len(graph)} stages: {_in_short(planned.plan)}")
     if executor != "slurm":
         return planned
     for job in planned.jobs:
@@ -203,6 +208,24 @@ def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor:
         "time limit once"
     )
     return planned
+
+
+def _in_short(plan: Iterable["Decision"]) -> str:
+    """Count what a plan does: what it does again, for the first time, goes on with, and leaves."""
+    from slurm.plan import Action
+
+    kinds = {
+        "to do again": lambda d: d.action is Action.REPLACE or bool(d.unfit) or d.damaged,
+        "to do": lambda d: d.action is Action.RUN,
+        "to go on with": lambda d: d.action is Action.RESUME,
+        "finished": lambda d: d.action in (Action.SKIP, Action.RESTORE),
+    }
+    counts = dict.fromkeys(kinds, 0)
+    for decision in plan:
+        kind = next((k for k, belongs in kinds.items() if belongs(decision)), None)
+        if kind is not None:
+            counts[kind] += 1
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n or kind == "to do again")
 
 
 def _shortened(names: Sequence[str], most: int = 3) -> list[str]:

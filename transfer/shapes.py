@@ -5,7 +5,6 @@ are drawn independently of it, so that what self-supervised invariances keep is 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from configs import UserError
+from configs.files import temporary_name
+from configs.formats import VERSION_KEY, WRITER_KEY, Format
 from transfer.outlines import OUTLINES, place
 from transfer.painting import WEAVES, background, paint
 
@@ -29,6 +30,7 @@ CATEGORY_IDS = (3, 7, 12, 31)
 SIZE, DETECTION_SIZE = 64, 128
 
 _VERSION = 1
+FORMAT = Format("shapes manifest", 2)
 _MANIFEST = "shapes.json"
 
 
@@ -101,13 +103,13 @@ def write_shapes(
         _recognise(out, arguments)
         return paths
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(out)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         for part, (split, count) in enumerate((("train", n_train), ("val", n_val))):
             _write_classification(temporary / "classification" / split, seed, part, count)
         _write_detection(temporary / "detection", seed, n_detection)
-        (temporary / _MANIFEST).write_text(json.dumps(arguments), encoding="utf-8")
+        FORMAT.write(temporary / _MANIFEST, arguments)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -118,7 +120,8 @@ def _recognise(out: Path, arguments: dict[str, int]) -> None:
     manifest = out / _MANIFEST
     if not manifest.is_file():
         raise UserError(f"{out}: exists and is no shapes data set; give a directory that does not exist yet")
-    there = json.loads(manifest.read_text(encoding="utf-8"))
+    content = FORMAT.read(manifest) or {}
+    there = {k: v for k, v in content.items() if k not in (VERSION_KEY, WRITER_KEY)}
     if there != arguments:
         raise UserError(f"{out}: holds the shapes of {there}, not of {arguments}; give another directory")
 

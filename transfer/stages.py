@@ -9,10 +9,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slurm.calls import Call, register
+
 log = logging.getLogger(__name__)
 
 BACKBONE = "backbone.safetensors"
 STATE = "checkpoint.pt"
+
+
+_UPGRADED = {"report": "transfer.stage_identity:upgraded_report"}
+for _name, _outputs in (
+    ("make_shapes", ("data",)),
+    ("pretrain", (BACKBONE,)),
+    ("import_foreign", (BACKBONE,)),
+    ("convert", ()),
+    ("evaluate", ("result.json",)),
+    ("report", ("../../../report/index.html",)),
+):
+    _target = f"transfer.stages:{_name}"
+    register(
+        Call(
+            _name,
+            _target,
+            identify=f"transfer.stage_identity:of_{_name}",
+            outputs=_outputs,
+            known_as=(_target,),
+            upgrade=_UPGRADED.get(_name, ""),
+        )
+    )
 
 
 def make_shapes(out: Path, **arguments: int) -> None:
@@ -29,7 +53,7 @@ def pretrain(
 
     With `until`, only to the end of that epoch; with `start`, from the state that another part left.
     """
-    from configs.load import validate
+    from configs.loading import validate
     from pretrain.config import PretrainConfig
     from pretrain.trainer import train
 
@@ -58,7 +82,7 @@ def convert(out: Path, checkpoint: str, to: Sequence[str]) -> None:
 
 def evaluate(out: Path, recipe: Mapping[str, Any], name: str, checkpoint: str) -> None:
     """Run a resolved evaluation recipe on a canonical checkpoint; leaves `out`/result.json."""
-    from configs.load import validate
+    from configs.loading import validate
     from transfer.config import TransferConfig
     from transfer.evaluate import evaluate as run
 
@@ -66,7 +90,7 @@ def evaluate(out: Path, recipe: Mapping[str, Any], name: str, checkpoint: str) -
 
 
 def report(out: Path, run_dir: str, title: str) -> None:
-    """Draw up the report of a run directory into its own `report/`; `out` keeps a copy of what was said."""
+    """Draw up the report of a run directory into its own `report/`."""
     from transfer.costs import write_costs
     from transfer.report import write_report
 

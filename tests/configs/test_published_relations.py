@@ -82,7 +82,7 @@ def test_numbers_that_the_papers_print_twice_agree() -> None:
         ("cross-entropy only", "none of the three"),
         ("L1 + L2 (SqrtKL)", "feature calibrate + SqrtKL + grad update"),
     ):
-        assert value("sqrtkl", 8, variant=variant) == value("sqrtkl", 6, variant=twin, data="cifar10")
+        assert value("sqrtkl", 8, variant=variant) == value("sqrtkl", 6, variant=twin, data="CIFAR-10")
     assert value("eqco", 4, variant="K = 65536") == value("eqco", 1, variant="K = 65536, N = 256")
     assert value("eqco", 4, variant="K = 65536") == value("eqco", 2, method="moco_v2", pretrain_epochs=200)
     assert value("eqco", 6, variant="momentum 0.999") == value("eqco", 7, variant="SyncBN")
@@ -108,13 +108,13 @@ def test_differences_that_the_texts_name_are_those_of_the_tables() -> None:
     plain = value("unigrad", 4, variant=None, metric="top1")
     for variant, gain in (("CutMix", 0.9), ("multi-crop", 1.4), ("CutMix + multi-crop", 2.0)):
         assert value("unigrad", 4, variant=variant, metric="top1") - plain == pytest.approx(gain)
-    for data, gain in (("cifar10", 0.4), ("cifar100", 2.4), ("tiny_imagenet", 2.6)):
+    for data, gain in (("CIFAR-10", 0.4), ("CIFAR-100", 2.4), ("Tiny-ImageNet", 2.6)):
         ours, simsiam = (
             value("sqrtkl", 1, method=m, backbone="resnet18", data=data) for m in ("sqrtkl", "simsiam")
         )
         assert ours - simsiam == pytest.approx(gain)
     tiny = {
-        v: value("sqrtkl", 6, variant=v, data="tiny_imagenet")
+        v: value("sqrtkl", 6, variant=v, data="Tiny-ImageNet")
         for v in {n.variant for n in numbers("sqrtkl", 6)}
     }
     start, bare = tiny["feature calibrate"], tiny["none of the three"]

@@ -135,9 +135,9 @@ VALUES: dict[tuple[str, int], list[tuple[float, dict[str, object]]]] = {
     ("sqrtkl", 1): [
         (11.59, of("jigclu", "time", R18)),
         (3639, of("pid", "memory")),
-        (62.4, of("simclr", "top1", MOBV2, {"data": "cifar100"})),
-        (28.7, of("byol", "top1", MOBV2, {"data": "tiny_imagenet"})),
-        (91.5, of("simclr", "top1", R50, {"data": "cifar10"})),
+        (62.4, of("simclr", "top1", MOBV2, {"data": "CIFAR-100"})),
+        (28.7, of("byol", "top1", MOBV2, {"data": "Tiny-ImageNet"})),
+        (91.5, of("simclr", "top1", R50, {"data": "CIFAR-10"})),
         (5095, of("sqrtkl", "memory", R50)),
     ],
     ("sqrtkl", 2): [
@@ -171,9 +171,9 @@ VALUES: dict[tuple[str, int], list[tuple[float, dict[str, object]]]] = {
         (33.5, of("sqrtkl", "mask AP75")),
     ],
     ("sqrtkl", 6): [
-        (35.8, {"variant": "none of the three", "data": "tiny_imagenet"}),
-        (89.4, {"variant": "feature calibrate", "data": "cifar10"}),
-        (38.9, {"variant": "feature calibrate + SqrtKL", "data": "tiny_imagenet"}),
+        (35.8, {"variant": "none of the three", "data": "Tiny-ImageNet"}),
+        (89.4, {"variant": "feature calibrate", "data": "CIFAR-10"}),
+        (38.9, {"variant": "feature calibrate + SqrtKL", "data": "Tiny-ImageNet"}),
     ],
     ("sqrtkl", 7): [
         (54.0, of("npid", "", {"variant": "single branch"})),

@@ -59,10 +59,10 @@ QUOTED = {name: ", ".join(f'"{o}"' for o in given) for name, given in (("c", CLA
 PIPELINE = [
     "shapes={n_train: 40, n_val: 20, n_detection: 6}",
     "convert=[torchvision]",
-    f"pretrain=[{{recipe: simo_demo, overrides: [{IMAGES}, {TINY}, \"method.negatives=4\"]}}]",
+    f'pretrain=[{{recipe: simo_demo, overrides: [{IMAGES}, {TINY}, "method.negatives=4"]}}]',
     f"evaluate=[{{recipe: demo_finetune_10percent, seeds: [0, 1], overrides: [{IMAGES}, {QUOTED['c']},"
     ' "labels.fraction=0.5", "schedule.epochs=2"]}, '
-    f"{{recipe: demo_faster_fpn, overrides: [{SCENES}, {QUOTED['d']}, \"samples=0\"]}}]",
+    f'{{recipe: demo_faster_fpn, overrides: [{SCENES}, {QUOTED["d"]}, "samples=0"]}}]',
 ]
 
 
@@ -126,14 +126,28 @@ def evaluations(work: Path, checkpoint: Path) -> Iterator[tuple[str, str, list[s
     images = work / "shapes" / "data" / "classification"
     scenes = work / "shapes" / "data" / "detection"
     both = [f"data.root={images}", *CLASSIFY]
-    yield "finetune", "demo_finetune_10percent", [*both, "labels.fraction=0.5", "schedule.epochs=4", "batch_size=8"]
+    yield (
+        "finetune",
+        "demo_finetune_10percent",
+        [*both, "labels.fraction=0.5", "schedule.epochs=4", "batch_size=8"],
+    )
     yield "knn", "demo_knn", [*both, "k=[5]"]
     yield "tsne", "demo_tsne", [*both, "images=20", "perplexity=5"]
     frozen = ["data.kind=imagefolder", "data.split=train", "data.test_split=val", "data.name=shapes"]
-    protocol = ["mode.schedule.epochs=2", "mode.schedule.milestones=[1]", "mode.batch_size=8", "mode.lr_per=8"]
+    protocol = [
+        "mode.schedule.epochs=2",
+        "mode.schedule.milestones=[1]",
+        "mode.batch_size=8",
+        "mode.lr_per=8",
+    ]
     yield "linear", "linear_cifar10", [*both, *frozen, *protocol]
     yield "linear_cached", "linear_cached_cifar10", [*both, *frozen]
-    voc = ["data.title=shapes", "data.classes=[disk, star, triangle, cross]", "data.train=trainval", "data.test=test"]
+    voc = [
+        "data.title=shapes",
+        "data.classes=[disk, star, triangle, cross]",
+        "data.train=trainval",
+        "data.test=test",
+    ]
     svm = [f"data.root={scenes / 'VOC2007'}", "image.size=32", "image.resize=32", "image.pixel_mean=null"]
     yield "svm", "svm_voc07", [*svm, "image.pixel_std=null", "workers=0", "costs=[0.1, 1.0]", *voc]
     detect = [f"data.root={scenes}", *DETECT]
@@ -190,8 +204,13 @@ def main(target: Path, work: Path) -> None:
         run_pipeline(work / "run-inline", PIPELINE, "inline")
         given = work / "run-inline/stages/pretrain/simo_demo-seed0/out/backbone.safetensors"
         shutil.copy2(given, work / "given.safetensors")
-        local = [PIPELINE[0], "convert=[canonical]", "pretrain=[]", f"checkpoint={work / 'given.safetensors'}"]
-        knn = f"evaluate=[{{recipe: demo_knn, overrides: [{IMAGES}, {QUOTED['c']}, \"k=[5]\"]}}]"
+        local = [
+            PIPELINE[0],
+            "convert=[canonical]",
+            "pretrain=[]",
+            f"checkpoint={work / 'given.safetensors'}",
+        ]
+        knn = f'evaluate=[{{recipe: demo_knn, overrides: [{IMAGES}, {QUOTED["c"]}, "k=[5]"]}}]'
         run_pipeline(work / "run-local", [*local, knn], "local")
         with mock.patch("pretrain.interrupt.StopRequest.requested", _third_look()):
             run_pipeline(work / "run-stopped", PIPELINE, "inline", succeeds=False)
@@ -204,18 +223,41 @@ def main(target: Path, work: Path) -> None:
         checkpoint = work / "run-inline/stages/pretrain/simo_demo-seed0/out/backbone.safetensors"
         files = work / "files"
         keep(checkpoint.parent, files / "canonical", ("backbone.safetensors",))
-        for to, suffix in (("torchvision", ".pth"), ("detectron2", ".pkl"), ("mmseg", ".pth"), ("timm", ".safetensors")):
+        for to, suffix in (
+            ("torchvision", ".pth"),
+            ("detectron2", ".pkl"),
+            ("mmseg", ".pth"),
+            ("timm", ".safetensors"),
+        ):
             convert(checkpoint, to, work / "converted" / f"{to}{suffix}")
             keep(work / "converted", files / "receipts" / to, (f"{to}*",))
-        kept = ("result.json", "recipe.yaml", "metrics.jsonl", "predictions*", "choices.csv", "*.csv", "confusion*")
+        kept = (
+            "result.json",
+            "recipe.yaml",
+            "metrics.jsonl",
+            "predictions*",
+            "choices.csv",
+            "*.csv",
+            "confusion*",
+        )
         for name, recipe, overrides in evaluations(work, checkpoint):
             print(name, flush=True)
             evaluate(recipe, overrides, checkpoint, work / "done" / name)
             keep(work / "done" / name, files / "results" / name, kept)
-            if name.partition("_")[0] in ("finetune", "linear", "detection", "segmentation") and name != "linear_cached":
+            if (
+                name.partition("_")[0] in ("finetune", "linear", "detection", "segmentation")
+                and name != "linear_cached"
+            ):
                 with stopped_after(3):
                     evaluate(recipe, overrides, checkpoint, work / "half" / name)
-                state = ("checkpoint.pt", "recipe.yaml", "metrics.jsonl", "work_dir*", "*.pth", "last_checkpoint")
+                state = (
+                    "checkpoint.pt",
+                    "recipe.yaml",
+                    "metrics.jsonl",
+                    "work_dir*",
+                    "*.pth",
+                    "last_checkpoint",
+                )
                 keep(work / "half" / name, files / "states" / name, state)
         shutil.copytree(work / "shapes", files / "shapes")
         shutil.copytree(work / "folders", files / "folders", ignore=shutil.ignore_patterns("shapes"))

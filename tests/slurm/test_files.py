@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from slurm.files import create_json, read_json, write_json
+from configs.files import create_json, read_json, write_json
 from slurm.submission import OpenSubmission, Submission
 
 

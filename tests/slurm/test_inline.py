@@ -23,8 +23,10 @@ from slurm import (
     run_graph,
 )
 from slurm.cluster import Cluster
+from slurm.control import retry
 from slurm.plan import MissingPathsError
 from slurm.preview import preview
+from slurm.status import status
 from slurm.submission import submission, submissions
 from tests.slurm import work
 
@@ -197,16 +199,26 @@ def test_words_go_to_the_log_files_and_to_the_screen(
     assert logging.getLogger().level == level
 
 
-def test_a_function_that_cannot_be_imported_is_kept_with_the_run(tmp_path: Path) -> None:
+def test_a_function_that_only_its_program_knows_runs_there_and_nowhere_else(tmp_path: Path) -> None:
     word = "closure"
 
     def local(out: Path) -> None:
         (out / "result.txt").write_text(word)
 
-    run(tmp_path, Stage("a", local))
-    graph = Ledger(tmp_path).read_pipeline()
-    again = run_graph(graph, InlineExecutor(), tmp_path / "elsewhere")
-    assert (again.stages["a"].out / "result.txt").read_text() == "closure"
+    first, _ = run(tmp_path, Stage("a", local))
+    assert (first.stages["a"].out / "result.txt").read_text() == "closure"
+    assert states(run(tmp_path, Stage("a", local))[0]) == {"a": "skipped"}
+    with pytest.raises(RequestError, match=r"stage a calls '.*local', which this program does not know"):
+        retry(tmp_path)
+
+
+def test_nothing_that_a_run_directory_names_is_imported(tmp_path: Path) -> None:
+    run(tmp_path, WRITE)
+    file = Ledger(tmp_path).pipeline_file
+    file.write_text(file.read_text().replace(WRITE.calls.name, "shutil:rmtree"))
+    with pytest.raises(RequestError, match="calls 'shutil:rmtree', which this program does not know"):
+        retry(tmp_path)
+    assert status(tmp_path).succeeded, "and yet it can be looked at"
 
 
 @pytest.mark.parametrize(

@@ -265,13 +265,16 @@ def test_a_controller_that_does_not_answer_stops_a_second_submission(tmp_path: P
     assert len(fake.scripts) == 4
 
 
-def test_a_callable_that_cannot_be_pickled_is_named(tmp_path: Path, fake: FakeSlurm) -> None:
+def test_a_callable_that_cannot_be_sent_to_a_job_is_named(tmp_path: Path, fake: FakeSlurm) -> None:
     handle = (tmp_path / "file").open("w")
 
     def holds_a_file(out: Path) -> None:
         handle.write("x")
 
-    with handle, pytest.raises(RequestError, match=r"stage a: .*holds_a_file cannot be pickled"):
+    with (
+        handle,
+        pytest.raises(RequestError, match=r"stage a: .*holds_a_file cannot be sent to another process"),
+    ):
         submit(tmp_path / "run", Graph([Stage("a", holds_a_file)]))
     assert not fake.scripts
 
@@ -284,7 +287,7 @@ def test_jobs_carry_a_callable_by_name_and_import_what_the_submitter_does(
     submit(tmp_path / "run")
     job = DelayedSubmission.load(tmp_path / "run/jobs/101_submitted.pkl").function
     assert isinstance(job, StageJob)
-    assert job.stage.call == "tests.slurm.work:write"
+    assert job.stage.call.target == "tests.slurm.work:write"
     root = str(Path(work.__file__).parents[2])
     exported = next(line for line in fake.scripts[0].splitlines() if "PYTHONPATH" in line)
     assert root in exported.partition("=")[2].strip("'").split(":")

@@ -7,7 +7,7 @@ from typing import Any
 def pretrain(out: Path, recipe: dict[str, Any]) -> None:
     """Train a resolved recipe with the backbone replaced, as a pipeline's pretraining stage does."""
     import pretrain.methods
-    from configs.load import validate
+    from configs.loading import validate
     from pretrain.config import PretrainConfig
     from pretrain.trainer import train
     from tests.pretrain.tiny import build_tiny

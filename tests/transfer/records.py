@@ -14,7 +14,7 @@ def record(value: float | None = 50.0, metric: str = "top1", **changes: Any) -> 
         "pretrain_seed": 0,
         "pretrain_recipe": "unigrad_demo",
         "backbone": "resnet18",
-        "checkpoint": "backbone.safetensors",
+        "checkpoint": "/models/backbone.safetensors",
         "checkpoint_sha256": "a" * 64,
         "recipe": "one_percent",
         "recipe_hash": "b" * 64,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from slurm import Graph, InlineExecutor, Ledger, Output, Resources, Stage, run_graph
+from slurm.calls import Call
 from slurm.cluster_executor import SlurmExecutor
 from slurm.ledger import Attempt, Change, StageRecord
 from tests.slurm import fake_slurm
@@ -17,6 +18,10 @@ from transfer.costs import write_costs
 from transfer.results import read_records, to_frame, write_record
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+# Without what tells identities: the stages here have no recipes.
+PRETRAIN, EVALUATE = (Call(name, f"transfer.stages:{name}") for name in ("pretrain", "evaluate"))
 
 
 @pytest.fixture
@@ -32,11 +37,11 @@ def run_dir(tmp_path: Path, fake: FakeSlurm) -> Path:
     names = ("pretrain/a-epoch1", "pretrain/a", "evaluate/a/voc")
     graph = Graph(
         [
-            Stage(names[0], "transfer.stages:pretrain", {"until": 1}, asked),
-            Stage(names[1], "transfer.stages:pretrain", {"start": Output(names[0], "checkpoint.pt")}, asked),
+            Stage(names[0], PRETRAIN, {"until": 1}, asked),
+            Stage(names[1], PRETRAIN, {"start": Output(names[0], "checkpoint.pt")}, asked),
             Stage(
                 names[2],
-                "transfer.stages:evaluate",
+                EVALUATE,
                 {"checkpoint": Output(names[1], "backbone.safetensors")},
                 Resources(gpus_per_node=1),
             ),

@@ -14,10 +14,14 @@ from configs import header, load, recipe_names
 from pretrain.canonical import load_canonical
 from slurm.cluster import Cluster
 from slurm.graph import Graph
+from slurm.ledger import Ledger
+from slurm.outputs import describe_outputs
+from slurm.plan import Action, carry_out, make_plan
 from slurm.preview import preview
 from tests.transfer.checkpoints.layouts import LAYOUTS, network
 from transfer.pipeline import plan
 from transfer.pipeline_config import PipelineConfig
+from transfer.run_commands import _in_short
 from transfer.stages import import_foreign
 
 CARRYOVER = str(Path(sys.executable).with_name("carryover"))
@@ -185,3 +189,39 @@ def test_a_pipeline_for_ones_own_file_asks_for_it(tmp_path: Path) -> None:
 def _run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     words: Sequence[str] = [CARRYOVER, "run", *arguments]
     return subprocess.run(words, cwd=directory, capture_output=True, text=True, timeout=300)
+
+
+def test_other_workers_do_no_stage_of_a_papers_tables_again(tmp_path: Path, theirs: Path) -> None:
+    graph = planned("unigrad_tables_8_11", tmp_path, theirs)
+    ledger = Ledger.create(tmp_path / "run")
+    decisions = make_plan(graph, ledger, lambda record: "")
+    for decision in decisions:
+        record = carry_out(decision, ledger)
+        for name in decision.stage.leaves:
+            (ledger.out(record.name) / name).parent.mkdir(parents=True, exist_ok=True)
+            (ledger.out(record.name) / name).write_text("made up")
+        ledger.out(record.name).mkdir(parents=True, exist_ok=True)
+        outputs = describe_outputs(ledger.out(record.name), decision.stage.leaves)
+        ledger.write(record.changed("finished", outputs=outputs))
+    ledger.write_pipeline(graph, {d.stage.name: d.hash for d in decisions})
+
+    config = load(
+        "pipelines", "unigrad_tables_8_11", [f"roots.{n}={tmp_path / n}" for n in ("imagenet", "voc", "coco")]
+    )
+    fewer = {
+        kind: tuple(
+            e.model_copy(update={"overrides": (*e.overrides, "workers=1")}) for e in getattr(config, kind)
+        )
+        for kind in ("pretrain", "evaluate")
+    }
+    again = preview(plan(config.model_copy(update=fewer), tmp_path / "run"), tmp_path / "run", Cluster())
+    assert len(again.plan) == len(graph) and {d.action for d in again.plan} == {Action.SKIP}
+    assert _in_short(again.plan) == f"0 to do again, {len(graph)} finished"
+
+
+def test_imports_of_one_file_have_one_digest(tmp_path: Path, theirs: Path) -> None:
+    for number in range(12):
+        (tmp_path / str(number)).mkdir()
+        import_foreign(tmp_path / str(number), checkpoint=str(theirs), label="theirs", encoder=None)
+    files = [path.read_bytes() for path in tmp_path.glob("*/backbone.safetensors")]
+    assert len(files) == 12 and len(set(files)) == 1

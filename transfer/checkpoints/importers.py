@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from configs import UserError
 from pretrain.backbone_config import BackboneConfig
-from pretrain.canonical import IMAGENET_MEAN, IMAGENET_STD, CanonicalMetadata, load_canonical
+from pretrain.canonical import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    METADATA_KEY,
+    CanonicalMetadata,
+    load_canonical,
+    parse_metadata,
+)
 from transfer.checkpoints.architecture import check_whole, expected_tensors, is_counter, recognise
 from transfer.checkpoints.makers import Encoder, choose, encoders, maker_of
 from transfer.checkpoints.reading import Contents, read_contents
 
 log = logging.getLogger(__name__)
 
-EMBEDDED_KEY = "carryover"
+EMBEDDED_KEY = METADATA_KEY
 _ASSUMED_SIZE = 224
 _Triple = tuple[float, float, float]
 _TRAINING_STATE = re.compile(
@@ -184,12 +190,7 @@ def _embedded_metadata(contents: Contents, path: Path) -> CanonicalMetadata | No
     """What a file that carryover itself converted says of itself; None for everybody else's."""
     if EMBEDDED_KEY not in contents.entries:
         return None
-    try:
-        return CanonicalMetadata.model_validate_json(str(contents.entries[EMBEDDED_KEY]))
-    except ValidationError as error:
-        raise UserError(
-            f"{path}: its '{EMBEDDED_KEY}' entry is not a checkpoint's metadata: {error}"
-        ) from None
+    return parse_metadata(str(contents.entries[EMBEDDED_KEY]), f"{path}: '{EMBEDDED_KEY}'")
 
 
 def _pixel_statistics(contents: Contents, path: Path) -> tuple[_Triple, _Triple]:

@@ -1,20 +1,27 @@
 """The receipt of a conversion: what was carried where, and how the target library proved it."""
 
-import json
-import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
-from configs import Section, UserError
+from configs import UserError
+from configs.formats import FileModel, Format
 from pretrain.canonical import CanonicalMetadata, sha256_file
 from transfer.checkpoints.importers import Fate
 
 STRUCTURE_ONLY = "structure only"
 
 
-class FileRecord(Section):
+def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
+    metadata = {k: v for k, v in plain.get("metadata", {}).items() if k != "format"}
+    return {k: v for k, v in plain.items() if k != "format"} | {"metadata": metadata}
+
+
+FORMAT: Final = Format("receipt", 2, {1: _from_v1})
+
+
+class FileRecord(FileModel):
     """One file: its name, SHA-256 (hex) and size in bytes."""
 
     name: str
@@ -22,7 +29,7 @@ class FileRecord(Section):
     size: int
 
 
-class CarriedTensor(Section):
+class CarriedTensor(FileModel):
     """One backbone tensor as it lies in the target file.
 
     `name` is the target's name for it and `source` torchvision's; `sha256` covers dtype, shape and bytes.
@@ -35,14 +42,14 @@ class CarriedTensor(Section):
     sha256: str
 
 
-class StageDifference(Section):
+class StageDifference(FileModel):
     """The largest absolute difference between source and target feature maps after one stage."""
 
     stage: str
     largest: float
 
 
-class ModelProof(Section):
+class ModelProof(FileModel):
     """One model of the target library after it loaded the file itself: tensors and features compared."""
 
     model: str
@@ -50,7 +57,7 @@ class ModelProof(Section):
     stages: tuple[StageDifference, ...]
 
 
-class Receipt(Section):
+class Receipt(FileModel):
     """Proof of carriage, written beside the converted file.
 
     Attributes
@@ -75,7 +82,6 @@ class Receipt(Section):
         What the target library must be told to build the same backbone.
     """
 
-    format: Literal["carryover-receipt-1"] = "carryover-receipt-1"
     to: str
     source: FileRecord
     target: FileRecord
@@ -120,12 +126,7 @@ def file_record(path: Path) -> FileRecord:
 
 def write_receipt(path: Path, receipt: Receipt) -> None:
     """Write a receipt as indented JSON, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(receipt.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    FORMAT.write(path, receipt.model_dump(mode="json"))
 
 
 def read_receipt(target: Path) -> Receipt:
@@ -138,10 +139,7 @@ def read_receipt(target: Path) -> Receipt:
         raise UserError(f"{target}: no such converted checkpoint")
     if not path.is_file():
         raise UserError(f"{path}: no receipt beside {target.name}; convert the checkpoint again")
-    try:
-        receipt = Receipt.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValidationError, ValueError) as error:
-        raise UserError(f"{path}: not a receipt: {error}") from None
+    receipt = FORMAT.parse(Receipt, FORMAT.read(path) or {}, path)
     if receipt.target.sha256 != sha256_file(target):
         raise UserError(f"{target}: differs from the file its receipt was written for; convert it again")
     return receipt

@@ -12,25 +12,27 @@ import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from configs import Section, WorkError
+from configs import UserError, WorkError
+from configs.formats import FileModel, Format
 from pretrain.data import Dataset, EvaluationLoader
 from pretrain.data_config import AugmentConfig
+from pretrain.data_digest import Contents
 from pretrain.datasets import MemoryImages
 from pretrain.distributed import Ranks, barrier, world_size
 from pretrain.progress import progress
 from transfer.classify.depths import pooled
-from transfer.outputs import write_text
 
 log = logging.getLogger(__name__)
 
-_FORMAT = "carryover-features-1"
+FORMAT: Final = Format("feature store entry", 2)
 _META, _LABELS = "meta.json", "labels.npy"
 _CHUNK = 1 << 24
 
@@ -43,7 +45,7 @@ class Request:
     "bf16" (features are kept in float32 either way).
     """
 
-    checkpoint_sha256: str
+    backbone_digest: str
     images: Dataset
     augment: AugmentConfig
     depths: tuple[str, ...]
@@ -54,8 +56,8 @@ class Request:
         """A hash of all that determines the features."""
         view = self.augment.test_view
         parts = {
-            "format": _FORMAT,
-            "checkpoint": self.checkpoint_sha256,
+            "format": FORMAT.version,
+            "checkpoint": self.backbone_digest,
             "images": digest(self.images),
             "view": [view.resize, view.size, *self.augment.mean, *self.augment.std],
             "depths": self.depths,
@@ -78,10 +80,9 @@ class FeatureSet:
         return self.by_depth["pooled"]
 
 
-class _Entry(Section):
+class _Entry(FileModel):
     """meta.json of an entry: what its files must look like."""
 
-    format: str = Field(pattern=f"^{_FORMAT}$")
     images: PositiveInt
     dims: dict[str, PositiveInt]
     checksums: dict[str, NonNegativeInt]
@@ -110,7 +111,7 @@ def stored_features(
 
 
 def digest(images: Dataset) -> str:
-    """Hash a data set's images and labels: pixels where they are in memory, else names, sizes and times."""
+    """Hash a data set's images and labels: pixels that are in memory, else files (`Contents.digest`)."""
     hashed = hashlib.sha256(json.dumps([len(images), list(images.classes)]).encode())
     hashed.update(np.asarray(images.labels or [], dtype=np.int64).tobytes())
     if isinstance(images, MemoryImages):
@@ -120,9 +121,8 @@ def digest(images: Dataset) -> str:
             hashed.update(np.ascontiguousarray(pixels[start : start + 4096]).data)
         return hashed.hexdigest()
     assert images.paths is not None
-    for path in images.paths:
-        stat = path.stat()
-        hashed.update(f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    files = tuple((f"{i} {path.parent.name}/{path.name}", path) for i, path in enumerate(images.paths))
+    hashed.update(Contents(images=files).digest().encode())
     hashed.update(str(getattr(images, "resize", None)).encode())
     return hashed.hexdigest()
 
@@ -132,7 +132,7 @@ def _open(place: Path) -> FeatureSet | None:
     if not place.is_dir():
         return None
     try:
-        entry = _Entry.model_validate_json((place / _META).read_text(encoding="utf-8"))
+        entry = FORMAT.parse(_Entry, FORMAT.read(place / _META) or {}, place / _META)
         for name, expected in entry.checksums.items():
             if _checksum(place / name) != expected:
                 raise ValueError(f"{name} is not as it was written")
@@ -144,7 +144,7 @@ def _open(place: Path) -> FeatureSet | None:
         for depth, dim in entry.dims.items():
             if by_depth[depth].shape != (entry.images, dim):
                 raise ValueError(f"{_file(depth)} has the shape {tuple(by_depth[depth].shape)}")
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, UserError) as error:
         log.warning("%s: damaged (%s); computing it again", place, error)
         shutil.rmtree(place, ignore_errors=True)
         return None
@@ -196,8 +196,8 @@ def _compute(
 
 def _publish(building: Path, place: Path, images: int, dims: dict[str, int]) -> None:
     checksums = {name: _checksum(building / name) for name in [*map(_file, dims), _LABELS]}
-    entry = _Entry(format=_FORMAT, images=images, dims=dims, checksums=checksums)
-    write_text(building / _META, entry.model_dump_json(indent=1) + "\n")
+    entry = _Entry(images=images, dims=dims, checksums=checksums)
+    FORMAT.write(building / _META, entry.model_dump(mode="json"))
     try:
         building.replace(place)
     except OSError:
@@ -210,7 +210,7 @@ def _building_place(place: Path, ranks: Ranks) -> Path:
     pid: list[int] = [os.getpid()]
     if world_size() > 1:
         dist.broadcast_object_list(pid, src=0)
-    building = place.with_name(f".{place.name}.{pid[0]}.tmp")
+    building = place.with_name(f".{place.name}.{pid[0]}.building")
     if ranks.first:
         shutil.rmtree(building, ignore_errors=True)
     return building

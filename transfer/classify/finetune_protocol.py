@@ -1,21 +1,20 @@
 """The protocol of a fine-tuning run: carry, choose labels, train (over a grid, if asked), test, record."""
 
-import hashlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from configs import WorkError, recipe_hash
+from configs import WorkError
 from pretrain.backbones import build_backbone
-from pretrain.canonical import CanonicalMetadata, sha256_file
+from pretrain.canonical import CanonicalMetadata
 from pretrain.checkpoint import previous
+from pretrain.claims import Work
 from pretrain.distributed import Ranks, barrier, joined
 from pretrain.interrupt import StopRequest
-from transfer.checkpoints.canonical import load_backbone
 from transfer.classify import subsets
 from transfer.classify.classifier import TOP, Accuracy, Classifier, accuracy_metrics
 from transfer.classify.config import BestEpoch, FinetuneConfig, GridOfRates
@@ -36,8 +35,10 @@ from transfer.classify.labelled import (
     require_same_pixels,
 )
 from transfer.classify.subsets import Indices
-from transfer.outputs import RECIPE_NAME, finished_record, save_weights, spread, write_recipe
+from transfer.identity import identify
+from transfer.outputs import RECIPE_NAME, finished_record, save_weights, spread
 from transfer.results import ResultRecord, make_record, write_record
+from transfer.source import open_source
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +47,21 @@ WEIGHTS_NAME = "classifier.safetensors"
 
 def run_protocol(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultRecord:
     """Fine-tune and test as `config` says; see `transfer.classify.finetune.evaluate`."""
-    sha256 = sha256_file(checkpoint)
-    if (finished := finished_record(out, config, config.seed, sha256)) is not None:
+    source = open_source(checkpoint)
+    backbone, metadata = source.backbone, source.metadata
+    work = Work(out, config, identify(config, source))
+    if (finished := finished_record(out, work.identity, source.sha256)) is not None:
         log.info("%s: already evaluated, nothing to do", out)
         return finished
-    backbone, metadata = load_backbone(checkpoint)
     require_same_pixels(config.image, metadata, checkpoint)
     with joined() as ranks, StopRequest() as stop:
         splits = open_splits(config.data)
         subset = choose_labelled(config.labels, splits, config.seed)
+        work = replace(work, v1=(config.seed, source.sha256, subset.digest))
         if ranks.first:
-            write_recipe(out, config)
+            work.claim()
         barrier()
-        parts = (recipe_hash(config), config.seed, sha256, subset.digest)
-        identity = hashlib.sha256(" ".join(str(p) for p in parts).encode()).hexdigest()
-        run = _Run(config, splits, subset, backbone.state_dict(), metadata, ranks, stop, identity)
+        run = _Run(config, splits, subset, backbone.state_dict(), metadata, ranks, stop, work)
         outcome = _select_and_train(run, out)
 
         began = time.monotonic()
@@ -77,8 +78,8 @@ def run_protocol(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultR
         record = make_record(
             recipe=config,
             task="finetune",
-            checkpoint=checkpoint,
-            metadata=metadata,
+            source=source,
+            data_digest=work.identity.parts["data"],
             dataset=config.data.title,
             split=config.data.test_split,
             backend="carryover",
@@ -113,7 +114,7 @@ class _Run:
     metadata: CanonicalMetadata
     ranks: Ranks
     stop: StopRequest
-    identity: str
+    work: Work
 
     def training(
         self,
@@ -135,7 +136,7 @@ class _Run:
             lr_head=head * scale,
             out=out,
             ranks=self.ranks,
-            identity=self.identity,
+            work=self.work,
             judge=None if judge is None else self.subset.images.take(judge),
         )
 
@@ -193,7 +194,7 @@ def _try_all(run: _Run, selection: GridOfRates, out: Path) -> list[GridPoint]:
     fit, held = run.hold_out(selection.held_out)
     judge = run.subset.images.take(held)
     path = out / GRID_NAME
-    done = read_points(path, run.identity)
+    done = read_points(path, run.work)
     for number, rates in enumerate(selection.points):
         if number < len(done):
             continue
@@ -210,7 +211,7 @@ def _try_all(run: _Run, selection: GridOfRates, out: Path) -> list[GridPoint]:
             point = GridPoint.of(rates, Accuracy(len(held), 0, 0), 0.0)
         done.append(point)
         if run.ranks.first:
-            write_points(path, run.identity, done)
+            write_points(path, run.work, done)
             _forget_state(directory)
         barrier()
     return done

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from configs import UserError, WorkError
 from pretrain.allocation import freed_memory_kept
 from pretrain.checkpoint import load_state, save_state
+from pretrain.claims import Work
 from pretrain.convolution import use_products
 from pretrain.data import Dataset, EvaluationLoader
 from pretrain.data_config import AugmentConfig
@@ -51,8 +52,8 @@ class Training:
         Peak rates, scaled to the batch.
     out
         Where state and metrics go.
-    identity
-        A hash of what is trained, so that another training's state is refused.
+    work
+        Tells what is trained from any other, so that another training's state is refused.
     judge
         Held-out images on which the best epoch is chosen; None: the last epoch counts.
     """
@@ -65,7 +66,7 @@ class Training:
     lr_head: float
     out: Path
     ranks: Ranks
-    identity: str
+    work: Work
     judge: Dataset | None = None
 
 
@@ -248,11 +249,7 @@ class _History:
         state = load_state(self._path)
         if state is None:
             return 0
-        if state["identity"] != self._training.identity:
-            raise UserError(
-                f"{self._training.out}: holds the state of another recipe, seed, checkpoint or subset;"
-                " give another output directory, or remove this one"
-            )
+        self._training.work.require(self._path, state["identity"])
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = state["best"]
@@ -270,7 +267,7 @@ class _History:
                 raise WorkError(f"'{name}' has values that are not finite after step {step}")
         if self._training.ranks.first:
             state = {
-                "identity": self._training.identity,
+                "identity": self._training.work.identity.to_json(),
                 "step": step,
                 "seconds": self._seconds(),
                 "model": self._model.state_dict(),

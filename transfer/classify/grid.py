@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from configs import Section, UserError
+from configs.formats import FileModel, Format
+from pretrain.claims import Work
 from transfer.classify.classifier import Accuracy
-from transfer.outputs import write_text
 
 GRID_NAME = "grid.json"
+FORMAT: Final = Format("grid of rates", 2)
 
 
-class GridPoint(Section):
+class GridPoint(FileModel):
     """One pair of base rates, the held-out images it got right, and the seconds it took."""
 
     base_lr_backbone: PositiveFloat
@@ -38,8 +40,8 @@ class GridPoint(Section):
         )
 
 
-class _GridFile(Section):
-    identity: str
+class _GridFile(FileModel):
+    identity: dict[str, Any] | str
     points: tuple[GridPoint, ...]
 
 
@@ -48,20 +50,17 @@ def best_point(points: Sequence[GridPoint]) -> GridPoint:
     return max(points, key=lambda p: p.top1)
 
 
-def read_points(path: Path, identity: str) -> list[GridPoint]:
+def read_points(path: Path, work: Work) -> list[GridPoint]:
     """Read the points that are done; raises UserError for another grid's file."""
-    if not path.exists():
+    plain = FORMAT.read(path)
+    if plain is None:
         return []
-    try:
-        file = _GridFile.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not the points of a grid ({error})") from None
-    if file.identity != identity:
-        raise UserError(f"{path}: holds another recipe's, seed's, checkpoint's or subset's grid; remove it")
+    file = FORMAT.parse(_GridFile, plain, path)
+    work.require(path, file.identity, "grid of rates")
     return list(file.points)
 
 
-def write_points(path: Path, identity: str, points: Sequence[GridPoint]) -> None:
+def write_points(path: Path, work: Work, points: Sequence[GridPoint]) -> None:
     """Write the points that are done, atomically."""
-    file = _GridFile(identity=identity, points=tuple(points))
-    write_text(path, file.model_dump_json(indent=1) + "\n")
+    file = _GridFile(identity=work.identity.to_json(), points=tuple(points))
+    FORMAT.write(path, file.model_dump(mode="json"))

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from configs import UserError
+from pretrain.claims import Work
 from pretrain.distributed import barrier, joined, sum_over_ranks
 from transfer.classify.data_config import check_data
 from transfer.classify.frozen import open_frozen
 from transfer.classify.labelled import choose_labelled, open_splits
 from transfer.classify.neighbours import Neighbourhood, count_correct
 from transfer.classify.probe_config import KnnConfig
-from transfer.outputs import RECIPE_NAME, finished_record, spread, write_recipe
+from transfer.identity import identify
+from transfer.outputs import RECIPE_NAME, finished_record, spread
 from transfer.results import Metric, ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)
@@ -33,11 +35,15 @@ def evaluate(config: KnnConfig, checkpoint: Path, out: Path) -> ResultRecord:
     """
     check_data(config.data)
     frozen = open_frozen(config, checkpoint)
-    if (finished := finished_record(out, config, config.seed, frozen.sha256)) is not None:
+    work = Work(out, config, identify(config, frozen.source))
+    if (finished := finished_record(out, work.identity, frozen.source.sha256)) is not None:
         log.info("%s: already evaluated, nothing to do", out)
         return finished
     began = time.monotonic()
     with joined() as ranks:
+        if ranks.first:
+            work.claim()
+        barrier()
         splits = open_splits(config.data)
         subset = choose_labelled(config.labels, splits, config.seed)
         if max(config.k) > len(subset.indices):
@@ -60,8 +66,8 @@ def evaluate(config: KnnConfig, checkpoint: Path, out: Path) -> ResultRecord:
         record = make_record(
             recipe=config,
             task="knn",
-            checkpoint=checkpoint,
-            metadata=frozen.metadata,
+            source=frozen.source,
+            data_digest=work.identity.parts["data"],
             dataset=config.data.title,
             split=config.data.test_split,
             backend="carryover",
@@ -83,7 +89,6 @@ def evaluate(config: KnnConfig, checkpoint: Path, out: Path) -> ResultRecord:
             artifacts={"recipe": RECIPE_NAME},
         )
         if ranks.first:
-            write_recipe(out, config)
             write_record(record, out)
         barrier()
     return record

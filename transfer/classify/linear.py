@@ -1,9 +1,8 @@
 """Linear evaluation by protocol, or on cached features: a recipe and a checkpoint in, a record out."""
 
-import hashlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from configs import WorkError, recipe_hash
+from configs import WorkError
+from configs.files import write_atomic
 from pretrain.checkpoint import previous
+from pretrain.claims import Work
 from pretrain.distributed import Ranks, barrier, joined
 from pretrain.interrupt import StopRequest
 from transfer.classify import subsets
@@ -26,7 +27,8 @@ from transfer.classify.linear_train import Probe, heads_accuracy, require_finite
 from transfer.classify.logistic import Logistic, fit, fit_path
 from transfer.classify.probe_config import CachedMode, LinearConfig, ProtocolMode
 from transfer.classify.subsets import Indices
-from transfer.outputs import RECIPE_NAME, finished_record, spread, write_recipe, write_text
+from transfer.identity import identify
+from transfer.outputs import RECIPE_NAME, finished_record, spread
 from transfer.results import ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)
@@ -55,17 +57,19 @@ def evaluate(config: LinearConfig, checkpoint: Path, out: Path) -> ResultRecord:
     """
     check_data(config.data)
     frozen = open_frozen(config, checkpoint)
-    if (finished := finished_record(out, config, config.seed, frozen.sha256)) is not None:
+    work = Work(out, config, identify(config, frozen.source))
+    if (finished := finished_record(out, work.identity, frozen.source.sha256)) is not None:
         log.info("%s: already evaluated, nothing to do", out)
         return finished
     before = {name: value.clone() for name, value in frozen.backbone.state_dict().items()}
     with joined() as ranks, StopRequest() as stop:
         splits = open_splits(config.data)
         subset = choose_labelled(config.labels, splits, config.seed)
+        work = replace(work, v1=(config.seed, frozen.source.sha256, subset.digest))
         if ranks.first:
-            write_recipe(out, config)
+            work.claim()
         barrier()
-        job = _Job(config, frozen, splits, subset, out, ranks)
+        job = _Job(config, frozen, splits, subset, out, ranks, work)
         outcome = _by_protocol(job, config.mode, stop) if isinstance(config.mode, ProtocolMode) else None
         if outcome is None:
             assert isinstance(config.mode, CachedMode)
@@ -77,8 +81,8 @@ def evaluate(config: LinearConfig, checkpoint: Path, out: Path) -> ResultRecord:
         record = make_record(
             recipe=config,
             task=outcome.task,
-            checkpoint=checkpoint,
-            metadata=frozen.metadata,
+            source=frozen.source,
+            data_digest=work.identity.parts["data"],
             dataset=config.data.title,
             split=config.data.test_split,
             backend="carryover",
@@ -115,6 +119,7 @@ class _Job:
     subset: LabelledSubset
     out: Path
     ranks: Ranks
+    work: Work
 
     def hold_out(self, fraction: float) -> tuple[Indices, Indices]:
         """Split the labelled images into a part to fit on and a part to choose on."""
@@ -124,7 +129,7 @@ class _Job:
     def write_choices(self, rows: list[dict[str, float | str]]) -> None:
         """Write what every candidate came to on the held-out images."""
         if self.ranks.first:
-            write_text(self.out / CHOICES_NAME, pd.DataFrame(rows).to_csv(index=False))
+            write_atomic(self.out / CHOICES_NAME, pd.DataFrame(rows).to_csv(index=False))
 
 
 @dataclass(frozen=True)
@@ -142,10 +147,8 @@ def _by_protocol(job: _Job, mode: ProtocolMode, stop: StopRequest) -> _Outcome:
     fit_on, held = job.subset.positions, None
     if mode.held_out is not None:
         fit_on, held = job.hold_out(mode.held_out)
-    parts = (recipe_hash(job.config), job.config.seed, job.frozen.sha256, job.subset.digest)
-    identity = hashlib.sha256(" ".join(str(p) for p in parts).encode()).hexdigest()
     images = job.subset.images.take(fit_on)
-    probe = Probe(job.config, mode, job.frozen, images, job.out, job.ranks, identity)
+    probe = Probe(job.config, mode, job.frozen, images, job.out, job.ranks, job.work)
     heads, seconds = train_heads(probe, stop)
 
     began = time.monotonic()

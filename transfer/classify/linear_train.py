@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from configs import UserError, WorkError
+from configs import WorkError
 from pretrain.checkpoint import load_state, save_state
+from pretrain.claims import Work
 from pretrain.data import Dataset, EvaluationLoader
 from pretrain.distributed import Ranks, barrier, sum_over_ranks
 from pretrain.interrupt import Interrupted, StopRequest
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 class Probe:
     """A frozen network, the labelled images that heads are trained on, and where state and metrics go.
 
-    `identity` is a hash of what is trained, so that another probe's state is refused.
+    `work` tells what is trained from any other, so that another probe's state is refused.
     """
 
     config: LinearConfig
@@ -43,7 +44,7 @@ class Probe:
     images: Dataset
     out: Path
     ranks: Ranks
-    identity: str
+    work: Work
 
 
 def train_heads(probe: Probe, stop: StopRequest) -> tuple[StackedHeads, float]:
@@ -166,11 +167,7 @@ def _restore(probe: Probe, heads: StackedHeads, optimizer: StackedSGD) -> tuple[
     state = load_state(probe.out / STATE_NAME)
     if state is None:
         return 0, 0.0
-    if state["identity"] != probe.identity:
-        raise UserError(
-            f"{probe.out}: holds the state of another recipe, seed, checkpoint or subset;"
-            " give another output directory, or remove this one"
-        )
+    probe.work.require(probe.out / STATE_NAME, state["identity"])
     heads.load_state_dict(state["heads"])
     optimizer.load_state_dict(state["optimizer"])
     log.info("%s: resuming after step %d", probe.out, state["step"])
@@ -180,7 +177,7 @@ def _restore(probe: Probe, heads: StackedHeads, optimizer: StackedSGD) -> tuple[
 def _save(probe: Probe, heads: StackedHeads, optimizer: StackedSGD, step: int, seconds: float) -> None:
     if probe.ranks.first:
         state = {
-            "identity": probe.identity,
+            "identity": probe.work.identity.to_json(),
             "step": step,
             "seconds": seconds,
             "heads": heads.state_dict(),

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from configs import UserError
+from configs.files import write_atomic
+from pretrain.claims import Work
 from pretrain.data import Dataset
 from pretrain.datasets import FileImages, Paths
 from pretrain.distributed import Ranks, barrier, joined
@@ -17,8 +19,9 @@ from transfer.classify.probe_config import SvmConfig, VocImages
 from transfer.classify.voc_svm import ClassResult, Split, full, low_shot, normalise, presence
 from transfer.detect.datasets import DetectionDataset
 from transfer.detect.voc_dataset import VOC_CLASSES, read_voc
-from transfer.outputs import RECIPE_NAME, finished_record, write_recipe, write_text
-from transfer.results import Metric, ResultRecord, make_record, write_record
+from transfer.identity import identify
+from transfer.outputs import RECIPE_NAME, finished_record
+from transfer.results import RECORD_NAME, Metric, ResultRecord, load_record, make_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -39,29 +42,32 @@ def evaluate(config: SvmConfig, checkpoint: Path, out: Path) -> ResultRecord:
     """
     train_set, test_set = _read(config.data)
     frozen = open_frozen(config, checkpoint)
-    if (finished := finished_record(out, config, config.seed, frozen.sha256)) is not None:
+    work = Work(out, config, identify(config, frozen.source))
+    if (finished := finished_record(out, work.identity, frozen.source.sha256)) is not None:
         log.info("%s: already evaluated, nothing to do", out)
         return finished
     began = time.monotonic()
     with joined() as ranks:
+        if ranks.first:
+            work.claim()
+        barrier()
         train = _split(train_set, frozen, out, ranks)
         test = _split(test_set, frozen, out, ranks)
         record = None
         if ranks.first:
-            record = _measure(config, frozen, train, test, out, began)
-            write_recipe(out, config)
+            record = _measure(work, frozen, train, test, began)
             write_record(record, out)
         barrier()
-    return record or _reread(out, config, frozen)
+    return record or load_record(out / RECORD_NAME)
 
 
-def _measure(
-    config: SvmConfig, frozen: Frozen, train: Split, test: Split, out: Path, began: float
-) -> ResultRecord:
+def _measure(work: Work, frozen: Frozen, train: Split, test: Split, began: float) -> ResultRecord:
+    config, out = work.recipe, work.out
+    assert isinstance(config, SvmConfig)
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     log.info("%d classes, %d costs, %d processes", len(train.classes), len(config.costs), jobs)
     results = full(train, test, config.costs, config.metric, config.seed, jobs)
-    write_text(out / CLASSES_NAME, pd.DataFrame(results).to_csv(index=False))
+    write_atomic(out / CLASSES_NAME, pd.DataFrame(results).to_csv(index=False))
     artifacts = {"recipe": RECIPE_NAME, "classes": CLASSES_NAME}
     n = len(test.features)
     metrics = [Metric(name="mAP", value=100 * float(np.mean([r.test_ap for r in results])), n=n)]
@@ -71,8 +77,8 @@ def _measure(
     return make_record(
         recipe=config,
         task="svm",
-        checkpoint=frozen.checkpoint,
-        metadata=frozen.metadata,
+        source=frozen.source,
+        data_digest=work.identity.parts["data"],
         dataset=config.data.title,
         split=config.data.test,
         backend="scikit-learn",
@@ -105,7 +111,7 @@ def _low_shots(
         for draw in range(config.seed, config.seed + config.low_shot.draws)
     ]
     table = pd.DataFrame(rows)
-    write_text(out / LOW_SHOT_NAME, table.to_csv(index=False))
+    write_atomic(out / LOW_SHOT_NAME, table.to_csv(index=False))
     by_positives = table.groupby("positives")["mAP"].mean()
     return [
         Metric(name=f"mAP {k} positives", value=float(value), n=len(test.features))
@@ -142,9 +148,3 @@ def _as_images(dataset: DetectionDataset) -> Dataset:
     root = dataset.images[0].path.parent
     paths = Paths.of(root, [str(image.path) for image in dataset.images])
     return FileImages(paths, [0] * len(dataset.images), ["image"])
-
-
-def _reread(out: Path, config: SvmConfig, frozen: Frozen) -> ResultRecord:
-    record = finished_record(out, config, config.seed, frozen.sha256)
-    assert record is not None
-    return record

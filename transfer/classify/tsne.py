@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 from configs import UserError
+from configs.files import atomic_file, write_atomic
+from pretrain.claims import Work
 from pretrain.distributed import barrier, joined
 from transfer.classify import subsets
 from transfer.classify.data_config import check_data
 from transfer.classify.frozen import open_frozen
 from transfer.classify.labelled import open_splits
 from transfer.classify.probe_config import TsneConfig
-from transfer.outputs import RECIPE_NAME, finished_record, write_recipe, write_text
+from transfer.identity import identify
+from transfer.outputs import RECIPE_NAME, finished_record
 from transfer.results import Metric, ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)
@@ -35,11 +38,15 @@ def evaluate(config: TsneConfig, checkpoint: Path, out: Path) -> ResultRecord:
     """
     check_data(config.data)
     frozen = open_frozen(config, checkpoint)
-    if (finished := finished_record(out, config, config.seed, frozen.sha256)) is not None:
+    work = Work(out, config, identify(config, frozen.source))
+    if (finished := finished_record(out, work.identity, frozen.source.sha256)) is not None:
         log.info("%s: already drawn, nothing to do", out)
         return finished
     began = time.monotonic()
     with joined() as ranks:
+        if ranks.first:
+            work.claim()
+        barrier()
         splits = open_splits(config.data)
         features = frozen.features(splits.test, out, ranks)
         labels = features.labels.tolist()
@@ -66,8 +73,8 @@ def evaluate(config: TsneConfig, checkpoint: Path, out: Path) -> ResultRecord:
         record = make_record(
             recipe=config,
             task="tsne",
-            checkpoint=checkpoint,
-            metadata=frozen.metadata,
+            source=frozen.source,
+            data_digest=work.identity.parts["data"],
             dataset=config.data.title,
             split=config.data.test_split,
             backend="scikit-learn",
@@ -86,8 +93,7 @@ def evaluate(config: TsneConfig, checkpoint: Path, out: Path) -> ResultRecord:
             artifacts={"recipe": RECIPE_NAME, "picture": PICTURE_NAME, "points": POINTS_NAME},
         )
         if ranks.first:
-            write_recipe(out, config)
-            write_text(out / POINTS_NAME, points.to_csv(index=False))
+            write_atomic(out / POINTS_NAME, points.to_csv(index=False))
             _draw(
                 points, splits.classes, f"{frozen.metadata.method}, {config.data.title}", out / PICTURE_NAME
             )
@@ -109,6 +115,5 @@ def _draw(points: pd.DataFrame, classes: list[str], title: str, path: Path) -> N
     )
     axes.set(title=title, xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from configs import UserError, WorkError
 from pretrain.backbone_config import BackboneConfig
-from pretrain.canonical import CanonicalMetadata
+from pretrain.canonical import CanonicalMetadata, metadata_text
 from transfer.checkpoints.importers import EMBEDDED_KEY
 from transfer.checkpoints.naming import from_detectron2, to_detectron2
 from transfer.checkpoints.reading import read_contents
@@ -102,7 +102,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) 
         "model": {name: value.numpy() for name, value in tensors.items()},
         "__author__": AUTHOR,
         "matching_heuristics": True,
-        EMBEDDED_KEY: about.model_dump_json(),
+        EMBEDDED_KEY: metadata_text(about),
     }
     with path.open("wb") as file:
         _PortablePickler(file, protocol=4).dump(record)

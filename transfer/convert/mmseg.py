@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pretrain.backbone_config import BackboneConfig
 from pretrain.backbones import STAGES
-from pretrain.canonical import CanonicalMetadata
+from pretrain.canonical import CanonicalMetadata, metadata_text
 from transfer.checkpoints.importers import EMBEDDED_KEY
 from transfer.checkpoints.verify import LoadedModel
 from transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
@@ -46,7 +46,7 @@ def _require(config: BackboneConfig) -> None:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) -> None:
-    torch.save({"meta": {}, EMBEDDED_KEY: about.model_dump_json(), "state_dict": dict(tensors)}, path)
+    torch.save({"meta": {}, EMBEDDED_KEY: metadata_text(about), "state_dict": dict(tensors)}, path)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

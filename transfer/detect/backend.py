@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from pretrain.claims import Work
 from pretrain.distributed import Ranks
 from transfer.detect.config import DetectionConfig
 from transfer.detect.datasets import DetectionImage
@@ -25,15 +26,14 @@ Step = tuple[Any, ...]
 class Training:
     """One detector training: what is trained, on what, and where its state is kept.
 
-    `identity` tells this run from any other (recipe hash, seed, checkpoint); a state in `out` with another
-    one is refused.
+    `work` tells this training from any other (`pretrain.claims`); a state in `out` of other work is refused.
     """
 
     config: DetectionConfig
     images: Sequence[DetectionImage]
     out: Path
     ranks: Ranks
-    identity: str
+    work: Work
 
 
 class Detector(Protocol):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from configs import UserError
+from configs.files import write_atomic
 from pretrain.distributed import Ranks, barrier
 from pretrain.provenance import host
 from transfer.checkpoints.architecture import is_counter
@@ -171,7 +172,7 @@ def _require(config: DetectionConfig, ranks: Ranks) -> None:
 def _detector(run: Training, splits: Splits, source: Source) -> Iterator[Detectron2Detector]:
     config, ranks, path = run.config, run.ranks, run.out / BACKBONE_NAME
     masks = config.model.masks
-    names = [f"carryover_{run.identity[:16]}_{part}" for part in ("train", "test")]
+    names = [f"carryover_{run.work.identity.hash[:16]}_{part}" for part in ("train", "test")]
     around = Surroundings(
         classes=len(splits.train.classes),
         train=names[0],
@@ -195,9 +196,7 @@ def _detector(run: Training, splits: Splits, source: Source) -> Iterator[Detectr
         if config.solver.precision == "bf16":
             outputs_in_float32(model)
         if ranks.first:
-            written = run.out / f".{CFG_NAME}.tmp"
-            written.write_text(cfg.dump(), encoding="utf-8")
-            written.replace(run.out / CFG_NAME)
+            write_atomic(run.out / CFG_NAME, cfg.dump())
         facts = {
             "norm": norm,
             "Detectron2": "unbuilt" if importlib.util.find_spec("detectron2._C") is None else "built",

@@ -14,7 +14,7 @@ from configs import CarryoverError, WorkError
 from pretrain.distributed import rank
 from pretrain.interrupt import SIGNALS, Interrupted, StopRequest
 from transfer.detect.config import DetectionConfig
-from transfer.results import RECORD_NAME, ResultRecord
+from transfer.results import RECORD_NAME, ResultRecord, load_record
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -42,7 +42,7 @@ def evaluate_in_processes(
             if signum := stop.signum or _stopped_by(error):
                 raise Interrupted(signum) from None
             raise WorkError(f"one of {processes} processes failed: {error}") from error
-    return ResultRecord.model_validate_json((out / RECORD_NAME).read_text(encoding="utf-8"))
+    return load_record(out / RECORD_NAME)
 
 
 def _evaluate(

@@ -2,22 +2,24 @@
 
 import gzip
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from configs import UserError
+from configs.files import write_atomic
+from configs.formats import Format
 from transfer.detect.predictions import ImagePrediction
 
 FILE_NAME = "predictions.json.gz"
+FORMAT: Final = Format("predictions file", 2)
 
 
 def write_predictions(path: Path, predictions: Sequence[ImagePrediction]) -> None:
-    """Write predictions as gzipped JSON, atomically: one object an image, exact in float32."""
-    plain = [
+    """Write predictions as gzipped JSON, atomically: one object per image, exact in float32."""
+    images = [
         {
             "image_id": p.image_id,
             "boxes": [_shortest(box) for box in p.boxes],
@@ -27,18 +29,18 @@ def write_predictions(path: Path, predictions: Sequence[ImagePrediction]) -> Non
         | ({} if p.masks is None else {"masks": [_text_rle(m) for m in p.masks]})
         for p in predictions
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # Without a time stamp inside, two equal predictions are equal files.
-    with temporary.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
-        packed.write(json.dumps(plain).encode())
-    temporary.replace(path)
+    text = json.dumps(FORMAT.stamped({"images": images}))
+    write_atomic(path, gzip.compress(text.encode(), mtime=0))
 
 
 def read_predictions(path: Path) -> list[ImagePrediction]:
     """Read what `write_predictions` wrote; raises UserError when the file is missing or is none."""
     try:
         plain = json.loads(gzip.decompress(path.read_bytes()))
-        return [_prediction(p) for p in plain]
+        # Version 1 was the bare list.
+        content = FORMAT.current({"images": plain} if isinstance(plain, list) else plain, path)
+        return [_prediction(p) for p in content["images"]]
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a predictions file of carryover ({error})") from None
 

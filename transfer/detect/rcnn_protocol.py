@@ -1,6 +1,5 @@
 """The protocol of a detection run: carry, prove, train, recalibrate, test, score, record."""
 
-import hashlib
 import logging
 import time
 from contextlib import ExitStack
@@ -9,12 +8,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from configs import recipe_hash
-from pretrain.canonical import sha256_file
 from pretrain.checkpoint import previous
+from pretrain.claims import Work
 from pretrain.distributed import barrier, joined
 from pretrain.interrupt import StopRequest
-from transfer.checkpoints.canonical import load_backbone
 from transfer.detect.backend import Backend, Detector, Training
 from transfer.detect.batches import annotated_images
 from transfer.detect.config import DetectionConfig
@@ -25,11 +22,12 @@ from transfer.detect.rcnn_train import train_detector
 from transfer.detect.samples import draw_samples
 from transfer.detect.scores import score
 from transfer.detect.splits import Splits
+from transfer.identity import identify
 from transfer.iterations import STATE_NAME
-from transfer.outputs import RECIPE_NAME, finished_record, save_weights, write_recipe
+from transfer.outputs import RECIPE_NAME, finished_record, save_weights
 from transfer.pixels import require_same_pixels
 from transfer.results import ResultRecord, make_record, write_record
-from transfer.source import Source
+from transfer.source import open_source
 
 log = logging.getLogger(__name__)
 
@@ -42,24 +40,21 @@ def run_protocol(
     backend: Backend, config: DetectionConfig, splits: Splits, checkpoint: Path, out: Path
 ) -> ResultRecord:
     """Carry `checkpoint` into the recipe's detector, train and test it; see `torchvision_rcnn.evaluate`."""
-    sha256 = sha256_file(checkpoint)
-    if (finished := finished_record(out, config, config.seed, sha256)) is not None:
+    source = open_source(checkpoint)
+    work = Work(out, config, identify(config, source), v1=(config.seed, source.sha256))
+    if (finished := finished_record(out, work.identity, source.sha256)) is not None:
         log.info("%s: already evaluated, nothing to do", out)
         return finished
-    backbone, metadata = load_backbone(checkpoint)
-    require_same_pixels(config.input, metadata, checkpoint)
+    require_same_pixels(config.input, source.metadata, checkpoint)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
         ranks.share_of(config.solver.ims_per_batch, "solver.ims_per_batch")
         backend.require(config, ranks)
         if ranks.first:
-            out.mkdir(parents=True, exist_ok=True)
-            write_recipe(out, config)
+            work.claim()
         barrier()
-        identity = hashlib.sha256(f"{recipe_hash(config)} {config.seed} {sha256}".encode()).hexdigest()
         images = annotated_images(splits.train)
-        run = Training(config, images, out, ranks, identity)
-        source = Source(checkpoint, sha256, backbone, metadata)
+        run = Training(config, images, out, ranks, work)
         detector = stack.enter_context(backend.detector(run, splits, source))
         log.info("all %d backbone tensors of the detector equal those of %s", detector.carried, checkpoint)
         with StopRequest() as stop:
@@ -74,8 +69,8 @@ def run_protocol(
         record = make_record(
             recipe=config,
             task="detection",
-            checkpoint=checkpoint,
-            metadata=metadata,
+            source=source,
+            data_digest=work.identity.parts["data"],
             dataset=config.data.title,
             split=config.data.test_label,
             backend=backend.name,

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,8 @@ class Numbered:
 class Pretraining:
     """What two records must agree on to stand in one row; only the seed may differ.
 
-    `checkpoint_sha256` is None unless two files claim the same recipe and seed: then each has its own row.
+    `checkpoint_sha256` is None unless two backbones claim one recipe and seed: then each has its own row.
+    It is the backbone's digest, or the file's where that is not known.
     """
 
     recipe: str
@@ -50,16 +51,22 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What two records must agree on to stand in one column: protocol, data, and who carried it out."""
+    """What two records must agree on to stand in one column: protocol, data, and who carried it out.
+
+    `data_digest` is None unless records of one protocol were measured on data that differ: then each set of
+    data has its own column.
+    """
 
     task: str
     dataset: str
     split: str
     recipe_hash: str
+    task_version: int
     backend: str
     backend_version: str
     selection: str
     selected_on: str | None
+    data_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,13 +136,16 @@ class Collection:
 def collect(records: Sequence[StoredRecord]) -> Collection:
     """Sort records into pretrainings and evaluations, and name both."""
     numbered = tuple(Numbered(i, r.path, r.record) for i, r in enumerate(records, start=1))
-    rivals = _rival_checkpoints(numbered)
+    backbones = _Backbones(numbered)
+    rivals, mended = _rival_checkpoints(numbered, backbones), _mended_data(numbered)
     grouped: dict[tuple[Pretraining, Evaluation], list[Numbered]] = defaultdict(list)
     for run in numbered:
-        pretraining = _pretraining(run.record)
+        pretraining, evaluation = _pretraining(run.record), _evaluation(run.record)
         if pretraining in rivals:
-            pretraining = _pretraining(run.record, run.record.checkpoint_sha256)
-        grouped[pretraining, _evaluation(run.record)].append(run)
+            pretraining = _pretraining(run.record, backbones.of(run.record))
+        if evaluation in mended:
+            evaluation = replace(evaluation, data_digest=run.record.data_digest)
+        grouped[pretraining, evaluation].append(run)
     pretrainings = sorted({p for p, _ in grouped}, key=lambda p: p.order)
     first = {e: runs[0].record for (_, e), runs in grouped.items()}
     evaluations = sorted(first, key=lambda e: _evaluation_order(e, first[e]))
@@ -164,6 +174,7 @@ def _evaluation(record: ResultRecord) -> Evaluation:
         record.dataset,
         record.split,
         record.recipe_hash,
+        record.task_version,
         record.backend,
         record.backend_version,
         record.selection,
@@ -171,13 +182,34 @@ def _evaluation(record: ResultRecord) -> Evaluation:
     )
 
 
-def _rival_checkpoints(records: Sequence[Numbered]) -> set[Pretraining]:
-    """Find pretrainings of which one seed has more than one checkpoint."""
-    files: dict[tuple[Pretraining, int | None], set[str]] = defaultdict(set)
+class _Backbones:
+    """Which backbone a record is of: by its digest, which older records lack and others of one file know."""
+
+    def __init__(self, records: Sequence[Numbered]) -> None:
+        known = ((r.record.checkpoint_sha256, r.record.backbone_digest) for r in records)
+        self._digests = {sha256: digest for sha256, digest in known if digest is not None}
+
+    def of(self, record: ResultRecord) -> str:
+        """Return the backbone's digest, or its file's where nothing tells more."""
+        file = record.checkpoint_sha256
+        return record.backbone_digest or self._digests.get(file, file)
+
+
+def _rival_checkpoints(records: Sequence[Numbered], backbones: _Backbones) -> set[Pretraining]:
+    """Find pretrainings of which one seed has more than one backbone."""
+    found: dict[tuple[Pretraining, int | None], set[str]] = defaultdict(set)
     for run in records:
-        key = (_pretraining(run.record), run.record.pretrain_seed)
-        files[key].add(run.record.checkpoint_sha256)
-    return {pretraining for (pretraining, _), shas in files.items() if len(shas) > 1}
+        found[_pretraining(run.record), run.record.pretrain_seed].add(backbones.of(run.record))
+    return {pretraining for (pretraining, _), digests in found.items() if len(digests) > 1}
+
+
+def _mended_data(records: Sequence[Numbered]) -> set[Evaluation]:
+    """Find evaluations whose records were measured on data that are known to differ."""
+    found: dict[Evaluation, set[str]] = defaultdict(set)
+    for run in records:
+        if run.record.data_digest is not None:
+            found[_evaluation(run.record)].add(run.record.data_digest)
+    return {evaluation for evaluation, digests in found.items() if len(digests) > 1}
 
 
 def _evaluation_order(evaluation: Evaluation, record: ResultRecord) -> tuple[object, ...]:
@@ -228,10 +260,12 @@ _EVALUATION_NAMES: list[Callable[[Evaluation, ResultRecord], str]] = [
     lambda e, r: f"{what(r)}, {e.backend} {e.backend_version}",
     lambda e, r: f"{what(r)}, {e.selection}",
     lambda e, r: f"{what(r)}, {e.split}",
+    lambda e, r: f"{what(r)}, data {(e.data_digest or 'unknown')[:8]}",
+    lambda e, r: f"{what(r)}, version {e.task_version} of the task",
     lambda e, r: f"{what(r)}, {r.recipe}, {e.recipe_hash[:8]}",
     lambda e, r: (
         f"{what(r)}, {r.recipe}, {e.recipe_hash[:8]}, {e.dataset} {e.split}, {e.backend} {e.backend_version},"
-        f" {e.selection} {e.selected_on or ''}".rstrip()
+        f" {e.selection} {e.selected_on or ''} v{e.task_version} {(e.data_digest or '')[:8]}".rstrip()
     ),
 ]
 

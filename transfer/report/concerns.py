@@ -87,6 +87,8 @@ def _mixtures(collection: Collection) -> Iterable[Case]:
         ("backends", lambda e: f"{e.backend} {e.backend_version}"),
         ("ways of selecting the checkpoint", lambda e: e.selection),
         ("test splits", lambda e: e.split),
+        ("versions of the task", lambda e: str(e.task_version)),
+        ("states of the data", lambda e: (e.data_digest or "not known")[:12]),
     ]
     named: dict[tuple[str, str, str], list[Evaluation]] = defaultdict(list)
     for evaluation in collection.evaluations:

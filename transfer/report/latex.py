@@ -1,8 +1,9 @@
 """The report's tables as LaTeX: booktabs, a document that compiles as it is."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from transfer.report.beside import PublishedRow
 from transfer.report.cells import Cell
 from transfer.report.content import Content
 from transfer.report.costs import CostTable
@@ -58,16 +59,8 @@ def _table(table: Table) -> str:
         start += len(group.columns)
     headings = " & ".join(["Pretraining", *(_heading(c.heading) for _, c in columns)])
     ours = _body(table.rows)
-    theirs = [
-        " & ".join(
-            [
-                f"{_escape(r.label)} ({_escape(r.where)})",
-                *("" if v is None else f"{v:.1f}" for v in r.values),
-            ]
-        )
-        + r" \\"
-        for r in table.published
-    ]
+    marks = _marks(table.published.others)
+    theirs = [line for _, rows in table.published.groups for line in (r"\midrule", *_published(rows, marks))]
     notes = " ".join(f"$^{{{letter}}}$ {_escape(note)}" for letter, note in table.notes)
     lines = [
         " & ".join(["", *groups]) + r" \\",
@@ -75,10 +68,32 @@ def _table(table: Table) -> str:
         headings + r" \\",
         r"\midrule",
         *ours,
-        *([r"\midrule", *theirs] if theirs else []),
+        *theirs,
     ]
-    caption = f"{_escape(table.title)}. {_escape(table.spreads())} {notes}"
+    deviations = "".join(
+        f" Deviation of $^{{{of}}}$ from what was published: {_escape(text)}."
+        for of, text in table.deviations
+    )
+    others = "".join(
+        f" $^{{{mark}}}$ Published, other protocol: {_escape(own)}." for own, mark in marks.items()
+    )
+    caption = f"{_escape(table.title)}. {_escape(table.spreads())} {notes}{deviations}{others}"
     return _float(caption, len(columns), lines)
+
+
+def _marks(rows: Sequence[PublishedRow]) -> dict[str, int]:
+    """Number the protocols of published rows that stand apart: rows carry the mark, the caption the text."""
+    own = dict.fromkeys(r.own_protocol for r in rows if r.own_protocol)
+    return {text: i for i, text in enumerate(own, start=1)}
+
+
+def _published(rows: Sequence[PublishedRow], marks: Mapping[str, int]) -> list[str]:
+    lines = []
+    for row in rows:
+        mark = f"$^{{{marks[row.own_protocol]}}}$" if row.own_protocol else ""
+        values = ["" if v is None else f"{v:.1f}" for v in row.values]
+        lines.append(" & ".join([f"{_escape(row.label)}{mark} ({_escape(row.where)})", *values]) + r" \\")
+    return lines
 
 
 def _costs(table: CostTable) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from transfer.report.beside import PublishedRow
 from transfer.report.cells import Cell
 from transfer.report.concerns import Concern
 from transfer.report.content import Content
@@ -69,19 +70,31 @@ def _table(table: Table) -> list[str]:
         epochs = "–" if row.pretraining.epochs is None else f"{row.pretraining.epochs:g}"
         named = [_escape(row.label), _escape(row.pretraining.backbone), epochs]
         parts.append("| " + " | ".join([*named, *map(_cell, row.cells)]) + " |")
-    for theirs in table.published:
+    for theirs in table.published.rows:
         values = ["" if v is None else f"{v:.1f}" for v in theirs.values]
         epochs = "–" if theirs.epochs is None else str(theirs.epochs)
         named = [
-            f"published: {_escape(theirs.label)} ({_escape(theirs.where)})",
+            _published(theirs),
             _escape(theirs.backbone),
             epochs,
         ]
         parts.append("| " + " | ".join([*named, *values]) + " |")
     parts += ["", f"{table.spreads()} Best of a column bold, second italic.", ""]
+    parts += [
+        f"- Deviation of ({of}) from what was published: {_escape(text)}." for of, text in table.deviations
+    ]
+    parts += [f"- Of published rows: {_escape(note)}." for note in table.published.notes]
     parts += [f"- {_escape(told)}." for told in reproductions(table)]
     parts += [f"- ({letter}) {_escape(note)}" for letter, note in table.notes]
     return [*parts, ""]
+
+
+def _published(row: PublishedRow) -> str:
+    """Name a row of a paper; one that stands apart says so, as Markdown's tables have one body."""
+    where = _escape(f"{row.label} ({row.where})")
+    if row.own_protocol is None:
+        return f"published: {where}"
+    return f"published, other protocol: {where}; *{_escape(row.own_protocol)}*"
 
 
 def _costs(table: CostTable) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from slurm.ledger import Ledger
 from slurm.status import RunStatus, StageStatus, status
 
-_REPORT = "transfer.stages:report"
+_REPORT = "report"
 _ON_ITS_WAY = ("running", "submitted")
 # In the order in which a reader asks for them.
 _WORDS = {
@@ -67,7 +67,7 @@ def run_progress(runs: Sequence[Path]) -> list[RunProgress]:
 def _progress(run: Path, now: RunStatus) -> RunProgress:
     graph = Ledger.open(run).read_pipeline()
     # The report is drawn up by a stage, which would otherwise count itself as missing.
-    stages = tuple(s for s in now.stages if graph[s.name].call_name != _REPORT)
+    stages = tuple(s for s in now.stages if graph[s.name].calls.name != _REPORT)
     moving = any(s.state in _ON_ITS_WAY for s in stages)
     held = now.holder is not None and any(s.state == "waiting" for s in stages)
     return RunProgress(run, stages, moving or held, now.note)

@@ -1,7 +1,6 @@
-"""The papers' own numbers, as data, and which of them a result of ours may stand beside."""
+"""The papers' own numbers, as data."""
 
 import csv
-from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -14,9 +13,21 @@ from configs import Section
 class PublishedNumber(Section):
     """One number of one table of one paper.
 
-    `recipe` names our evaluation recipes that follow the table's protocol; `citation` is the paper it was
-    typed from, `taken_from` where that paper has it from when it is not its own. Empty cells of the file are
-    None: the paper does not say, or it does not apply.
+    Empty cells of the file are None: the paper does not say, or it does not apply.
+
+    Attributes
+    ----------
+    data
+        The data set under the title that records give it, where a shipped recipe has it.
+    recipe
+        Our evaluation recipes that follow the table's protocol.
+    own_protocol
+        The protocol of this row where it is another than the recipe's, or where the paper does not state it;
+        None: the row follows its recipe.
+    backend
+        The library that the number was measured with, as records call it; None where there is no choice.
+    citation, taken_from
+        The paper it was typed from, and where that paper has it from when it is not its own.
     """
 
     paper: str
@@ -35,6 +46,8 @@ class PublishedNumber(Section):
     value: float
     unit: str | None
     recipe: tuple[str, ...]
+    own_protocol: str | None
+    backend: str | None
     citation: str
     taken_from: str | None
     note: str | None
@@ -65,20 +78,3 @@ def published_numbers() -> tuple[PublishedNumber, ...]:
             with resources.as_file(file) as path, path.open(encoding="utf-8", newline="") as lines:
                 found += [PublishedNumber.model_validate(row) for row in csv.DictReader(lines)]
     return tuple(sorted(found, key=lambda n: (n.paper, n.table)))
-
-
-def comparable_numbers(recipe: str, protocol_hash: str, dataset: str) -> Sequence[PublishedNumber]:
-    """Return the published numbers of the same protocol and data as a record's.
-
-    A record whose recipe was changed by overrides follows another protocol, and has none.
-    """
-    numbers = [n for n in published_numbers() if recipe in n.recipe and n.data == dataset]
-    return numbers if numbers and _shipped_hash(recipe) == protocol_hash else ()
-
-
-@cache
-def _shipped_hash(recipe: str) -> str:
-    import transfer.config  # noqa: F401 (registers the kind)
-    from configs import load, recipe_hash
-
-    return recipe_hash(load("transfer", recipe))

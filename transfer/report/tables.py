@@ -1,9 +1,9 @@
 """Tables in the papers' shape: pretrainings down, evaluations and their metrics across."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from transfer.report.beside import PublishedRow, published_rows
+from transfer.report.beside import PublishedRow, PublishedRows, published_rows
 from transfer.report.cells import Cell, build_cell
 from transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
 from transfer.report.naming import PICTURES, metric_name, task_name, task_order
@@ -51,14 +51,16 @@ class Table:
     """Evaluations that belong together, side by side.
 
     `notes` says of each evaluation, by the letter its heading carries, what was done on what with what;
-    `published` holds papers' rows of the same protocols on the same data.
+    `published` holds papers' rows on the same data, and `deviations`, by the same letters, in what ours
+    deviate from what was published.
     """
 
     title: str
     groups: tuple[Group, ...]
     rows: tuple[Row, ...]
     notes: tuple[tuple[str, str], ...]
-    published: tuple[PublishedRow, ...] = ()
+    published: PublishedRows = field(default_factory=PublishedRows)
+    deviations: tuple[tuple[str, str], ...] = ()
 
     @property
     def columns(self) -> tuple[tuple[Group, Column], ...]:
@@ -136,8 +138,9 @@ def _chunks(wanted: Sequence[tuple[Evaluation, list[Metric]]]) -> list[list[tupl
 def _table(collection: Collection, title: str, wanted: Sequence[tuple[Evaluation, list[Metric]]]) -> Table:
     groups: list[Group] = []
     notes = []
+    letters: dict[Evaluation, str] = {}
     for i, (evaluation, metrics) in enumerate(wanted):
-        letter = chr(ord("a") + i)
+        letter = letters[evaluation] = chr(ord("a") + i)
         notes.append((letter, _note(collection, evaluation)))
         boxes = [m for m in metrics if not m.name.startswith(_MASK)]
         masks = [m for m in metrics if m.name.startswith(_MASK)]
@@ -159,14 +162,18 @@ def _table(collection: Collection, title: str, wanted: Sequence[tuple[Evaluation
     shown = [(g.evaluation, c.metric) for g in groups for c in g.columns]
     backbones = sorted({r.pretraining.backbone for r in rows})
     published = published_rows(collection, shown, backbones)
-    return Table(title, tuple(groups), tuple(_ranked(rows, higher)), tuple(notes), published)
+    deviating: dict[str, list[str]] = {}
+    for evaluation, text in published.deviations:
+        deviating.setdefault(text, []).append(letters[evaluation])
+    deviations = tuple((", ".join(of), text) for text, of in deviating.items())
+    return Table(title, tuple(groups), tuple(_ranked(rows, higher)), tuple(notes), published, deviations)
 
 
 def reproductions(table: Table) -> list[str]:
     """Say of each of our rows how far it is from the published row of its method, backbone and epochs."""
     told = []
     for row in table.rows:
-        for theirs in table.published:
+        for theirs in table.published.rows:
             same = (theirs.method, theirs.backbone) == (row.pretraining.method, row.pretraining.backbone)
             if not same or theirs.epochs not in (None, row.pretraining.epochs):
                 continue
@@ -177,11 +184,19 @@ def reproductions(table: Table) -> list[str]:
                 if cell.mean is not None and value is not None
             ]
             if parts:
-                unsaid = "; the paper does not say after how many epochs" if theirs.epochs is None else ""
-                told.append(
-                    f"{row.label} beside {theirs.label} of {theirs.where}{unsaid}: {', '.join(parts)}"
-                )
+                where = f"{theirs.label} of {theirs.where}{_reserve(theirs)}"
+                told.append(f"{row.label} beside {where}: {', '.join(parts)}")
     return told
+
+
+def _reserve(theirs: PublishedRow) -> str:
+    """Say why a published number may not be that of the same work."""
+    said = []
+    if theirs.epochs is None:
+        said.append("the paper does not say after how many epochs")
+    if theirs.own_protocol is not None:
+        said.append(f"its protocol: {theirs.own_protocol}")
+    return "".join(f"; {text}" for text in said)
 
 
 def missing_seeds(

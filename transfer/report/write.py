@@ -1,11 +1,11 @@
 """Collect the records of one or several runs and write the report in the formats asked for."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs import UserError
+from configs.files import write_atomic
 from transfer.report.content import build_content, build_pictures
 from transfer.report.latex import latex
 from transfer.report.markdown import markdown
@@ -79,7 +79,5 @@ def write_report(
 
 
 def _write(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_atomic(path, content)
     return path

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
+from pretrain.claims import Work
 from pretrain.distributed import Ranks
 from pretrain.interrupt import StopRequest
 from transfer.segment.config import SegmentationConfig
@@ -20,15 +21,14 @@ from transfer.source import Source
 class Training:
     """One segmenter's training: what is trained, on what, and where its state is kept.
 
-    `identity` tells this run from any other (recipe hash, seed, checkpoint); a state in `out` with another
-    one is refused.
+    `work` tells this training from any other (`pretrain.claims`); a state in `out` of other work is refused.
     """
 
     config: SegmentationConfig
     dataset: SegmentationDataset
     out: Path
     ranks: Ranks
-    identity: str
+    work: Work
 
 
 class Segmenter(Protocol):

@@ -1,7 +1,6 @@
 """Training in mmengine's Runner: its loop, optimiser and schedule, our log, states and way of stopping."""
 
 import logging
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +16,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from configs import UserError
-from pretrain.checkpoint import previous
+from configs.files import atomic_file
+from pretrain.checkpoint import FORMAT, previous
 from pretrain.interrupt import StopRequest
 from pretrain.progress import progress
 from transfer.draws import step_loader
@@ -97,17 +96,17 @@ class _KeeperHook(Hook):
     def _save(self, runner: Runner) -> None:
         """Let mmengine write its checkpoint, then move it into place; the one before is kept."""
         ours = {
-            "identity": self.run.identity,
+            "identity": self.run.work.identity.to_json(),
             "seconds": self.keeper.seconds,
             "window": self.keeper.window.numbers(),
             "window_count": self.keeper.window.count,
         }
         path = self.run.out / STATE_NAME
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        runner.save_checkpoint(str(self.run.out), temporary.name, meta={_OURS: ours}, by_epoch=False)
-        if path.exists():
-            path.replace(previous(path))
-        temporary.replace(path)
+        with atomic_file(path) as temporary:
+            meta = {_OURS: FORMAT.stamped(ours)}
+            runner.save_checkpoint(str(self.run.out), temporary.name, meta=meta, by_epoch=False)
+            if path.exists():
+                path.replace(previous(path))
 
 
 def train_model(
@@ -161,7 +160,7 @@ def train_model(
             log_level="ERROR",
             default_scope="mmseg",
             randomness={"seed": config.seed},
-            experiment_name=f"{run.identity[:12]}-{time.monotonic_ns()}",
+            experiment_name=f"{run.work.identity.hash[:12]}-{time.monotonic_ns()}",
         )
         runner.train()
     return keeper.seconds
@@ -181,11 +180,8 @@ def latest_state(run: Training) -> tuple[Path | None, dict[str, Any] | None]:
         except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
             log.warning("%s is damaged (%s); trying the state before it", path, error)
             continue
-        if state["meta"].get(_OURS, {}).get("identity") != run.identity:
-            raise UserError(
-                f"{run.out}: holds the training state of another recipe, seed or checkpoint;"
-                " choose another directory"
-            )
+        ours = FORMAT.current(state["meta"].get(_OURS, {}), path)
+        run.work.require(path, ours.get("identity"))
         return path, state
     return None, None
 

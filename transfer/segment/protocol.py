@@ -1,6 +1,5 @@
 """The protocol of a segmentation run: carry, prove, train, test, score, record."""
 
-import hashlib
 import logging
 import time
 from contextlib import ExitStack
@@ -8,12 +7,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from configs import recipe_hash
-from pretrain.canonical import sha256_file
+from pretrain.claims import Work
 from pretrain.distributed import barrier, joined
 from pretrain.interrupt import StopRequest
-from transfer.checkpoints.canonical import load_backbone
-from transfer.outputs import RECIPE_NAME, finished_record, save_weights, write_recipe
+from transfer.identity import identify
+from transfer.outputs import RECIPE_NAME, finished_record, save_weights
 from transfer.pixels import require_same_pixels
 from transfer.results import ResultRecord, make_record, write_record
 from transfer.segment.backend import Backend, Training
@@ -22,7 +20,7 @@ from transfer.segment.fcn_backbone import require_segmentable
 from transfer.segment.metrics import as_metrics, scores
 from transfer.segment.scoring import CONFUSION_NAME, SAMPLES_NAME, test
 from transfer.segment.splits import Splits
-from transfer.source import Source
+from transfer.source import open_source
 
 log = logging.getLogger(__name__)
 
@@ -34,24 +32,21 @@ def run_protocol(
     backend: Backend, config: SegmentationConfig, splits: Splits, checkpoint: Path, out: Path
 ) -> ResultRecord:
     """Carry `checkpoint` into the recipe's segmenter, train and test it; see `torchvision_fcn.evaluate`."""
-    sha256 = sha256_file(checkpoint)
-    if (finished := finished_record(out, config, config.seed, sha256)) is not None:
+    source = open_source(checkpoint)
+    work = Work(out, config, identify(config, source), v1=(config.seed, source.sha256))
+    if (finished := finished_record(out, work.identity, source.sha256)) is not None:
         log.info("%s: already evaluated, nothing to do", out)
         return finished
-    backbone, metadata = load_backbone(checkpoint)
-    require_same_pixels(config.input, metadata, checkpoint)
-    require_segmentable(metadata.backbone)
+    require_same_pixels(config.input, source.metadata, checkpoint)
+    require_segmentable(source.metadata.backbone)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined())
         ranks.share_of(config.solver.ims_per_batch, "solver.ims_per_batch")
         backend.require(config, ranks)
         if ranks.first:
-            out.mkdir(parents=True, exist_ok=True)
-            write_recipe(out, config)
+            work.claim()
         barrier()
-        identity = hashlib.sha256(f"{recipe_hash(config)} {config.seed} {sha256}".encode()).hexdigest()
-        run = Training(config, splits.train, out, ranks, identity)
-        source = Source(checkpoint, sha256, backbone, metadata)
+        run = Training(config, splits.train, out, ranks, work)
         segmenter = stack.enter_context(backend.segmenter(run, source))
         log.info("all %d backbone tensors of the segmenter equal those of %s", segmenter.carried, checkpoint)
         with StopRequest() as stop:
@@ -68,8 +63,8 @@ def run_protocol(
         record = make_record(
             recipe=config,
             task="segmentation",
-            checkpoint=checkpoint,
-            metadata=metadata,
+            source=source,
+            data_digest=work.identity.parts["data"],
             dataset=config.data.title,
             split=config.data.test_label,
             backend=backend.name,

@@ -1,13 +1,14 @@
 """Testing a segmenter of either backend: what it finds in every test image, against the masks."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from configs.files import write_atomic
+from configs.formats import Format
 from pretrain.distributed import Ranks, sum_over_ranks
 from pretrain.progress import progress
 from transfer.segment.datasets import SegmentationDataset, SegmentationImage
@@ -15,6 +16,7 @@ from transfer.segment.metrics import confusion, scores
 from transfer.segment.samples import choose, draw_sample
 from transfer.segment.transforms import load_truth
 
+FORMAT = Format("confusion matrix", 2)
 CONFUSION_NAME = "confusion.json"
 SAMPLES_NAME = "samples"
 
@@ -55,6 +57,4 @@ def _write(path: Path, dataset: SegmentationDataset, matrix: np.ndarray) -> None
         "accuracy": [None if np.isnan(v) else round(float(v), 4) for v in found.accuracy],
         "pixels by label and prediction": matrix.tolist(),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(plain) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, json.dumps(FORMAT.stamped(plain)) + "\n")

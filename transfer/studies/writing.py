@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs import UserError
+from configs.files import write_atomic
 
 out_console = Console()
 
@@ -54,7 +55,5 @@ def provenance_line(seed: int, seconds: float) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a file, whole or not at all, and say so."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, text)
     out_console.print(Text(str(path)), soft_wrap=True)

@@ -365,5 +365,5 @@ def test_caffe2_pickle_is_refused_by_name(folder: Path) -> None:
 
 def test_embedded_metadata_that_is_not_ours_is_refused(folder: Path) -> None:
     torch.save({"state_dict": backbone_of(network(1)), "carryover": '{"format": "other"}'}, folder / "c.pth")
-    with pytest.raises(UserError, match="its 'carryover' entry is not a checkpoint's metadata"):
+    with pytest.raises(UserError, match="'carryover': not a canonical checkpoint: backbone"):
         import_checkpoint(folder / "c.pth")

@@ -72,7 +72,7 @@ def test_whatever_decides_the_features_decides_the_key(request_: Request) -> Non
     other_pixels = ImageConfig(size=32, resize=32).augment((0.4, 0.5, 0.5), (0.25, 0.25, 0.25))
     variants = [
         request_,
-        replace(request_, checkpoint_sha256="1" * 64),
+        replace(request_, backbone_digest="1" * 64),
         replace(request_, augment=other_view),
         replace(request_, augment=other_pixels),
         replace(request_, depths=("layer3",)),

@@ -134,9 +134,9 @@ def test_a_finished_run_is_not_repeated(
 def test_a_directory_with_another_result_is_refused(
     plain: tuple[Path, ResultRecord], images: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="another seed"):
+    with pytest.raises(UserError, match="holds another result: seed: 0 -> 1;"):
         evaluate(recipe(images, "seed=1"), checkpoint, plain[0])
-    with pytest.raises(UserError, match="another recipe"):
+    with pytest.raises(UserError, match=r"holds another result: optimizer\.base_lr_head: 0\.02 -> 0\.3;"):
         evaluate(recipe(images, "optimizer.base_lr_head=0.3"), checkpoint, plain[0])
     other = write_checkpoint(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(UserError, match="another checkpoint"):
@@ -149,7 +149,7 @@ def test_a_directory_with_another_runs_state_is_refused(
     interrupt_at_step(2, monkeypatch)
     with pytest.raises(Interrupted):
         evaluate(recipe(images), checkpoint, tmp_path)
-    with pytest.raises(UserError, match="holds the state of another"):
+    with pytest.raises(UserError, match="holds another work: seed: 0 -> 1;"):
         evaluate(recipe(images, "seed=1"), checkpoint, tmp_path)
 
 

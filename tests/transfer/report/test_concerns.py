@@ -70,3 +70,30 @@ def test_other_amounts_of_data_under_one_recipe_are_named() -> None:
 def test_other_code_in_one_cell_is_named() -> None:
     runs = [record(seed=0), record(seed=1, git_revision="def")]
     assert titles(*runs)["Different code revisions in one cell"] == ["UniGrad, one_percent: abc, def"]
+
+
+def test_results_on_data_that_were_mended_stand_in_columns_of_their_own() -> None:
+    same = {"recipe": "voc", "task": "detection"}
+    runs = [record(50.0 + i, seed=i, data_digest=d * 64, **same) for i, d in enumerate("aab")]
+    collection = gathered(*runs, record(60.0, seed=3, **same))
+    assert len(collection.evaluations) == 3, "one column of each state of the data, one where it is not known"
+    (found,) = (c for c in concerns(collection) if c.title == "Different protocols under one name")
+    assert [c.text for c in found.cases] == [
+        "voc on shapes: 3 states of the data (aaaaaaaaaaaa, bbbbbbbbbbbb, not known)"
+    ]
+    assert len(gathered(*runs[:2], record(60.0, seed=3, **same)).evaluations) == 1
+
+
+def test_results_of_two_versions_of_a_task_are_not_pooled() -> None:
+    collection = gathered(record(50.0), record(51.0, seed=1, task_version=2))
+    assert len(collection.evaluations) == 2
+
+
+def test_one_backbone_in_two_files_is_one_row() -> None:
+    made = {"checkpoint_sha256": "c" * 64, "backbone_digest": "d" * 64}
+    collection = gathered(
+        record(50.0, **made), record(51.0, seed=1, **made | {"checkpoint_sha256": "e" * 64})
+    )
+    assert len(collection.pretrainings) == 1
+    old = record(52.0, seed=2, checkpoint_sha256="c" * 64)
+    assert len(gathered(record(50.0, **made), old).pretrainings) == 1, "a record of 0.1 of the same file"

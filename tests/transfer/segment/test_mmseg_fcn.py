@@ -63,7 +63,7 @@ def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, 
     # Nothing but tensors and plain containers: no file is ever executed.
     state = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
     assert state["meta"]["iter"] == 3
-    with pytest.raises(UserError, match="training state of another recipe, seed or checkpoint"):
+    with pytest.raises(UserError, match=r"holds another work: solver\.base_lr: 0\.05 -> 0\.01;"):
         evaluate(recipe(root, "backend=mmseg", "solver.base_lr=0.01"), checkpoint, tmp_path)
 
     # The first thing that the resumed run does is to compute with the weights that were saved.

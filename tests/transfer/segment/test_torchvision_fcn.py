@@ -73,7 +73,7 @@ def test_a_finished_run_is_not_done_again(finished, root, checkpoint):
     before = (out / "confusion.json").stat().st_mtime_ns
     assert evaluate(recipe(root), checkpoint, out) == record
     assert (out / "confusion.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="holds the result of another"):
+    with pytest.raises(UserError, match=r"holds another result: seed: 0 -> 1;"):
         evaluate(recipe(root, "seed=1"), checkpoint, out)
 
 
@@ -84,7 +84,7 @@ def test_stopped_and_resumed_equals_undisturbed(finished, root, checkpoint, tmp_
     assert stopped.value.code == 128 + signal.SIGUSR2
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["iteration"] == 3
     monkeypatch.undo()
-    with pytest.raises(UserError, match="training state of another recipe, seed or checkpoint"):
+    with pytest.raises(UserError, match=r"holds another work: solver\.base_lr: 0\.05 -> 0\.01;"):
         evaluate(recipe(root, "solver.base_lr=0.01"), checkpoint, tmp_path / "run")
     evaluate(recipe(root), checkpoint, tmp_path / "run")
     for name in ("segmenter.safetensors", "confusion.json", "metrics.jsonl"):

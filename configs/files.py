@@ -1,0 +1,108 @@
+"""The one way a file is written: whole, under its name, or not at all."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from configs.errors import DamagedFileError
+
+_NUMBERS = count()
+
+
+@contextmanager
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which becomes `path` in one step when the block ends well.
+
+    A reader on any machine finds the old file or the new one, never a part; after an error the old file is
+    as it was. The file's mode follows the umask, whatever the library that fills it does.
+
+    Parameters
+    ----------
+    durable
+        Whether the file and its name outlive a loss of power (fsync of the file and of its directory).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    temporary.open("xb").close()
+    mode = temporary.stat().st_mode & 0o7777
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        if durable:
+            _sync(temporary)
+        temporary.replace(path)
+        if durable:
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Replace `path` by `content` (text as UTF-8) in one step; see `atomic_file`."""
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_file(path, durable=durable) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Replace `path` by a value as indented JSON, in one step."""
+    write_atomic(path, json_text(value), durable=durable)
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Write `path` only if it does not exist; return whether this call made it.
+
+    A hard link is the one exclusive creation that NFS has always got right (open(2), O_EXCL), and the file
+    appears with its whole text.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        temporary.write_text(json_text(value), encoding="utf-8")
+        _sync(temporary)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+    return True
+
+
+def read_json(path: Path) -> Any | None:
+    """Return the value in `path`, or None when there is no such file, or an empty one.
+
+    Raises DamagedFileError naming the file when it is not JSON.
+    """
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return json.loads(text) if text else None
+    except ValueError as error:
+        raise DamagedFileError(f"{path}: damaged: not whole JSON ({error})") from None
+
+
+def json_text(value: Any) -> str:
+    """Return a value as every JSON file of ours is laid out."""
+    return json.dumps(value, indent=1) + "\n"
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a hidden name beside `path` that no other process or thread, on any machine, uses."""
+    own = f"{os.uname().nodename}.{os.getpid()}.{threading.get_ident() % 10**6}-{next(_NUMBERS)}"
+    return path.with_name(f".{path.name}.{own}.tmp")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

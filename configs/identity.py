@@ -1,0 +1,179 @@
+"""When two pieces of work are the same: one definition for ledger, records, states and published rows.
+
+Work is the same when its protocol (the recipe's keys that can change a number), the version of the task or
+method, the seed, the backbone and the data are. Where it ran, from which path and with how many workers is
+incidental.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from configs.recipe import Incidental
+
+FORMAT = 2
+"""Version of how identities are hashed; 1 hashed every key of a recipe, its defaults included."""
+
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key in which two pieces of work differ, with the value of either; None where it is not stated."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the result of one piece of work.
+
+    Attributes
+    ----------
+    kind
+        What is done: "pretrain", or a task's name.
+    version
+        The task's or method's version.
+    stated
+        The protocol with every key, as it is shown and compared.
+    hashed
+        The protocol without the keys that equal their default, so that a new key with a default is no change.
+    parts
+        Digests and other facts by name: "seed", "backbone", "data". None says that it is not known, which
+        contradicts nothing.
+    """
+
+    kind: str
+    version: int
+    stated: Mapping[str, Any]
+    hashed: Mapping[str, Any]
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: BaseModel, *, kind: str, version: int, **parts: Any) -> "Identity":
+        """Return the identity of carrying out `recipe`."""
+        return cls(kind, version, protocol(recipe), without_defaults(recipe), parts)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex)."""
+        content = {"kind": self.kind, "version": self.version, "protocol": self.hashed, **self.parts}
+        return digest(content)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a file keeps of it, so that a later difference can be named."""
+        return {"kind": self.kind, "version": self.version, "protocol": dict(self.stated), **self.parts}
+
+    def changed_from(self, there: Mapping[str, Any]) -> list[Difference]:
+        """List in what this work differs from one whose `to_json` is `there`; [] for the same work."""
+        defaults = _leaves(self.stated).keys() - _leaves(self.hashed).keys()
+        return differences(there, self.to_json(), {f"protocol.{key}" for key in defaults})
+
+
+def protocol(recipe: BaseModel) -> dict[str, Any]:
+    """Return the recipe as plain data without its incidental fields."""
+    return _plain(recipe, sparse=False)
+
+
+def without_defaults(recipe: BaseModel) -> dict[str, Any]:
+    """Return the recipe's protocol without the keys that equal their default.
+
+    What tells the members of a union apart (a method's or an optimiser's name) always stays.
+    """
+    return _plain(recipe, sparse=True)
+
+
+def recipe_hash(recipe: BaseModel) -> str:
+    """Return the SHA-256 (hex) of what the recipe does, whatever it is called and wherever it runs."""
+    return digest({"protocol": without_defaults(recipe)})
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Hash plain data, the version of the hash's format included."""
+    text = json.dumps({"format": FORMAT, **content}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Sequence[str] | set[str] = ()
+) -> list[Difference]:
+    """Compare two pieces of plain data leaf by leaf.
+
+    `defaults` are the keys of `new` that equal their default: `old` need not state them, as it may have been
+    written before they existed. A leaf that is None at its top level ("data", "backbone") is unknown.
+    """
+    before, now = _leaves(old), _leaves(new)
+    found = []
+    for key in dict.fromkeys((*now, *before)):
+        was, is_ = before.get(key, _ABSENT), now.get(key, _ABSENT)
+        unknown = "." not in key and (was in (None, _ABSENT) or is_ in (None, _ABSENT))
+        if was == is_ or unknown or (was is _ABSENT and key in defaults):
+            continue
+        found.append(
+            Difference(
+                key.removeprefix("protocol."),
+                None if was is _ABSENT else was,
+                None if is_ is _ABSENT else is_,
+            )
+        )
+    return found
+
+
+def incidental_fields(model: type[BaseModel]) -> Iterator[str]:
+    """Yield the names of the fields of one model that are no part of an identity."""
+    return (name for name, info in model.model_fields.items() if Incidental in info.metadata)
+
+
+def _plain(recipe: BaseModel, sparse: bool) -> dict[str, Any]:
+    dumped = recipe.model_dump(mode="json")
+    kept = {}
+    for name, info in type(recipe).model_fields.items():
+        if Incidental in info.metadata:
+            continue
+        value = getattr(recipe, name)
+        optional = not info.is_required() and not _is_tag(info.annotation)
+        if sparse and optional and value == info.get_default(call_default_factory=True):
+            continue
+        kept[name] = _plain_value(value, dumped[name], sparse)
+    return kept
+
+
+def _plain_value(value: Any, dumped: Any, sparse: bool) -> Any:
+    if isinstance(value, BaseModel):
+        return _plain(value, sparse)
+    if isinstance(value, list | tuple):
+        return [_plain_value(v, d, sparse) for v, d in zip(value, dumped, strict=True)]
+    if isinstance(value, dict):
+        return {str(k): _plain_value(v, dumped[str(k)], sparse) for k, v in value.items()}
+    return dumped
+
+
+def _is_tag(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            found |= _leaves(item, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = item
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not stated"
+    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
+        return value[:8]
+    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value

@@ -1,0 +1,146 @@
+"""Which work an output directory holds: written down first, compared before anything is changed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel
+
+from configs import Recipe, UserError, dump
+from configs.errors import DamagedFileError
+from configs.files import write_atomic
+from configs.formats import VERSION_KEY, WRITER_KEY, Format
+from configs.identity import Difference, Identity, incidental_fields, protocol
+
+IDENTITY_NAME: Final = "identity.json"
+RECIPE_NAME: Final = "recipe.yaml"
+FORMAT: Final = Format("work identity", 2)
+_HASH_V1 = "recipe_hash_v1"
+_MOST_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of work, and the directory that it is done in.
+
+    Attributes
+    ----------
+    v1
+        What a training state of version 1 hashed besides the recipe (seed, checkpoint, choice of images).
+    """
+
+    out: Path
+    recipe: Recipe
+    identity: Identity
+    v1: tuple[object, ...] = ()
+
+    def claim(self) -> None:
+        """Write down that `out` holds this work: identity.json and the resolved recipe.yaml.
+
+        Raises UserError, and changes nothing, when it holds other work; see `require_same_work`.
+        """
+        hash_v1 = None
+        there = FORMAT.read(self.out / IDENTITY_NAME)
+        if there is not None:
+            hash_v1 = there.get(_HASH_V1)
+            require_same_work(self.out, self.identity, _own(there))
+        elif (self.out / RECIPE_NAME).exists():
+            # Left by 0.1, which wrote the recipe alone.
+            plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
+            require_same_work(self.out, self.identity, self._stated_by(recipe))
+            hash_v1 = hash_of_v1(plain, recipe)
+        kept = {"hash": self.identity.hash, **self.identity.to_json()}
+        FORMAT.write(self.out / IDENTITY_NAME, kept | ({_HASH_V1: hash_v1} if hash_v1 else {}))
+        write_atomic(self.out / RECIPE_NAME, dump(self.recipe))
+
+    def require(self, path: Path, there: Any, what: str = "training state") -> None:
+        """Raise UserError unless a file is of this work, by the identity that it holds (`there`).
+
+        A file of version 1 holds a hash; it is accepted when that fits the recipe beside which it lies.
+        """
+        if isinstance(there, Mapping):
+            require_same_work(path, self.identity, there, what)
+        elif there is None or there != self._hash_v1():
+            raise UserError(
+                f"{path}: holds the {what} of another recipe, seed, checkpoint or choice of images, written"
+                " by carryover 0.1, which did not note which; finish it with 0.1, or remove it to begin anew"
+            )
+
+    def _hash_v1(self) -> str | None:
+        """Return what a file of version 1 says if it is of this work; None where 0.1 did not begin it."""
+        there = FORMAT.read(self.out / IDENTITY_NAME)
+        hash_v1 = None
+        if there is not None:
+            hash_v1 = there.get(_HASH_V1)
+        elif (self.out / RECIPE_NAME).exists():
+            plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
+            require_same_work(self.out, self.identity, self._stated_by(recipe))
+            hash_v1 = hash_of_v1(plain, recipe)
+        if hash_v1 is None or not self.v1:
+            return hash_v1
+        return hashlib.sha256(" ".join(str(part) for part in (hash_v1, *self.v1)).encode()).hexdigest()
+
+    def _stated_by(self, recipe: Recipe) -> dict[str, Any]:
+        seed = getattr(recipe, "seed", None)
+        return {"kind": self.identity.kind, "version": 1, "protocol": protocol(recipe), "seed": seed}
+
+
+def require_same_work(where: Path, identity: Identity, there: Mapping[str, Any], what: str = "work") -> None:
+    """Raise UserError naming every key in which `identity` differs from what `where` holds (`there`).
+
+    What is not known on one side contradicts nothing.
+    """
+    found = identity.changed_from(there)
+    if found:
+        raise UserError(
+            f"{where}: holds another {what}: {describe(found)}; choose another directory, or remove this one"
+        )
+
+
+def describe(found: list[Difference]) -> str:
+    """Say in one line in what two pieces of work differ."""
+    more = f" and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+    return ", ".join(str(difference) for difference in found[:_MOST_SHOWN]) + more
+
+
+def read_recipe(path: Path, model: Any) -> tuple[dict[str, Any], Any]:
+    """Read a resolved recipe, plain and as `model`; raises DamagedFileError when it is none."""
+    from pydantic import TypeAdapter
+
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return plain, TypeAdapter(model).validate_python(plain)
+    except (ValueError, yaml.YAMLError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise DamagedFileError(f"{path}: not a recipe that this release can read ({first})") from None
+
+
+def hash_of_v1(plain: Mapping[str, Any], recipe: BaseModel) -> str:
+    """Hash a resolved recipe as version 1 did: all that its file states, but for incidental fields.
+
+    `plain` is the file's content, `recipe` what it was validated into: it tells which fields are incidental.
+    Keys that later releases added are not in such a file, and so not in the hash.
+    """
+    text = json.dumps(_stated(plain, recipe), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stated(plain: Any, value: Any) -> Any:
+    if isinstance(value, BaseModel) and isinstance(plain, Mapping):
+        left_out = {"name", "source"} if isinstance(value, Recipe) else set()
+        kept = type(value).model_fields.keys() - left_out - set(incidental_fields(type(value)))
+        return {k: _stated(v, getattr(value, k)) for k, v in plain.items() if k in kept}
+    if isinstance(value, list | tuple) and isinstance(plain, list):
+        return [_stated(p, v) for p, v in zip(plain, value, strict=True)]
+    if isinstance(value, Mapping) and isinstance(plain, Mapping):
+        return {str(k): _stated(p, value[k]) for k, p in plain.items() if k in value}
+    # As pydantic dumps it: a float that YAML read as a whole number is a float.
+    return float(plain) if isinstance(value, float) and isinstance(plain, int) else plain
+
+
+def _own(there: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in there.items() if k not in (VERSION_KEY, WRITER_KEY, "hash", _HASH_V1)}

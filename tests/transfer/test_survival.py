@@ -1,0 +1,231 @@
+"""Results survive: nothing is done again for what changes no number, everything is for what does."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import UserError, load
+from pretrain.method_config import SiMoConfig, UniGradConfig
+from slurm.control import retry
+from slurm.executor import run_graph
+from slurm.inline import InlineExecutor
+from slurm.ledger import Ledger
+from slurm.plan import Action, Decision, make_plan
+from slurm.status import status
+from tests.golden.make_v1 import CLASSIFY
+from transfer.classify.config import FinetuneConfig
+from transfer.commands import register_recipes
+from transfer.evaluate import evaluate
+from transfer.pipeline import plan
+from transfer.results import read_records
+from transfer.shapes import write_shapes
+
+_DATA = '"data.root=${roots.classification}"'
+_SMALL = (
+    '"augment.view.size=32", "batch_size=16", "schedule.epochs=1", "schedule.warmup_epochs=0", "workers=0"'
+)
+_QUOTED = ", ".join(f'"{override}"' for override in CLASSIFY)
+
+
+def small_pipeline(run: Path, data: Path, pretrain: str = "", evaluation: str = "", *more: str) -> Any:
+    """Pretrain one epoch on 16 images and classify by nearest neighbours; `data` may lie anywhere."""
+    register_recipes()
+    overrides = [
+        f"roots.classification={data}",
+        "convert=[canonical]",
+        f"pretrain=[{{recipe: unigrad_demo, overrides: [{_DATA}, {_SMALL}{pretrain}]}}]",
+        f'evaluate=[{{recipe: demo_knn, overrides: [{_DATA}, {_QUOTED}, "k=[5]"{evaluation}]}}]',
+        *more,
+    ]
+    return plan(load("pipelines", "demo", ["shapes=null", *overrides]), run)
+
+
+def decided(run: Path, *arguments: Any) -> dict[str, Decision]:
+    made = make_plan(small_pipeline(run, *arguments), Ledger(run), lambda record: "")
+    return {d.stage.name: d for d in made}
+
+
+def to_do(decisions: dict[str, Decision]) -> dict[str, list[str]]:
+    """The stages that are not skipped, with what changed."""
+    return {
+        name.split("/")[0]: [str(x) for x in d.differences]
+        for name, d in decisions.items()
+        if d.action is not Action.SKIP
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data set and a run on it that finished; not to be changed."""
+    root = tmp_path_factory.mktemp("small")
+    data = write_shapes(root / "shapes", n_train=16, n_val=10, n_detection=4).classification
+    run = root / "run"
+    assert run_graph(small_pipeline(run, data), InlineExecutor(), run).succeeded
+    return data, run
+
+
+@pytest.fixture
+def mine(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The same, to be changed."""
+    data, run = made
+    return shutil.copytree(data, tmp_path / "data"), shutil.copytree(run, tmp_path / "run")
+
+
+def test_what_is_incidental_does_nothing_again(made: tuple[Path, Path]) -> None:
+    data, run = made
+    for pretrain in (', "workers=1"', ', "log_every=3"', ', "checkpoint_every=2"', ', "tensorboard=true"'):
+        assert to_do(decided(run, data, pretrain)) == {}, pretrain
+    assert to_do(decided(run, data, "", ', "workers=1", "extract_batch=7"')) == {}
+
+
+def test_data_that_lie_elsewhere_are_the_same_data(mine: tuple[Path, Path]) -> None:
+    data, run = mine
+    assert to_do(decided(run, data)) == {}
+    shutil.rmtree(data)
+    assert to_do(decided(run, data)) == {}, "of data that are gone nothing is known, and nothing is done"
+
+
+def test_the_plan_names_key_old_value_and_new_value(made: tuple[Path, Path]) -> None:
+    data, run = made
+    again = to_do(decided(run, data, "", ', "temperatures=[0.1]"'))
+    assert again.keys() == {"evaluate", "report"}
+    assert again["evaluate"] == ["temperatures: [0.07] -> [0.1]"]
+    again = to_do(decided(run, data, ', "optimizer.momentum=0.8"'))
+    assert again.keys() == {"pretrain", "convert", "evaluate", "report"}
+    assert again["pretrain"] == ["optimizer.momentum: 0.9 -> 0.8"]
+
+
+def test_a_mended_metric_is_measured_again_and_a_mended_method_trains_again(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = made
+    monkeypatch.setattr(FinetuneConfig, "version", 2)
+    monkeypatch.setattr(SiMoConfig, "version", 2)
+    assert to_do(decided(run, data)) == {}, "other tasks and methods"
+    from transfer.classify.probe_config import KnnConfig
+
+    monkeypatch.setattr(KnnConfig, "version", 2)
+    again = to_do(decided(run, data))
+    assert again.keys() == {"evaluate", "report"} and again["evaluate"] == ["version: 1 -> 2"]
+    monkeypatch.setattr(UniGradConfig, "version", 3)
+    assert to_do(decided(run, data))["pretrain"] == ["version: 1 -> 3"]
+
+
+def test_mended_data_are_new_data(mine: tuple[Path, Path]) -> None:
+    data, run = mine
+    picture = next((data / "val").glob("*/*.png"))
+    pixels = np.asarray(Image.open(picture)).copy()
+    pixels[0, 0] ^= 255
+    Image.fromarray(pixels).save(picture)
+    again = to_do(decided(run, data))
+    assert again.keys() == {"evaluate", "report"}, "the training images are as they were"
+    assert [d.partition(":")[0] for d in again["evaluate"]] == ["data"]
+    before = read_records([run])[0][0].record
+    assert run_graph(small_pipeline(run, data), InlineExecutor(), run).succeeded
+    now = read_records([run])[0][0].record
+    assert now.data_digest != before.data_digest and to_do(decided(run, data)) == {}
+
+
+def test_a_command_given_other_data_does_not_answer_with_the_old_number(
+    mine: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, run = mine
+    checkpoint = Ledger(run).out("pretrain/unigrad_demo-seed0") / "backbone.safetensors"
+    config = load("transfer", "demo_knn", [f"data.root={data}", *CLASSIFY, "k=[5]"])
+    evaluate(config, checkpoint, tmp_path / "out")
+    assert evaluate(config, checkpoint, tmp_path / "out").metrics
+    next((data / "train").glob("*/*.png")).unlink()
+    before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "out").iterdir() if p.is_file())
+    with pytest.raises(
+        UserError, match=r"result\.json: holds another result: data: [0-9a-f]{8} -> [0-9a-f]{8};"
+    ):
+        evaluate(config, checkpoint, tmp_path / "out")
+    assert before == sorted((p.name, p.read_bytes()) for p in (tmp_path / "out").iterdir() if p.is_file())
+
+
+def test_a_result_that_is_gone_or_empty_is_named_and_done_again(mine: tuple[Path, Path]) -> None:
+    data, run = mine
+    name = "evaluate/unigrad_demo-seed0/demo_knn-seed0"
+    result = Ledger(run).out(name) / "result.json"
+    for spoil in (result.unlink, lambda: result.write_text("")):
+        before = read_records([run])[0][0].record.metrics
+        spoil()
+        (broken,) = (s for s in status(run).stages if s.state == "damaged")
+        assert broken.name == name and str(result) in broken.reason
+        assert decided(run, data)[name].unfit == ("result.json",)
+        assert run_graph(small_pipeline(run, data), InlineExecutor(), run).succeeded
+        assert read_records([run])[0][0].record.metrics == before
+        assert status(run).succeeded
+
+
+def test_a_checkpoint_that_was_overwritten_is_made_again(mine: tuple[Path, Path]) -> None:
+    data, run = mine
+    checkpoint = Ledger(run).out("pretrain/unigrad_demo-seed0") / "backbone.safetensors"
+    good = checkpoint.read_bytes()
+    checkpoint.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert "has other contents" in decided(run, data)["pretrain/unigrad_demo-seed0"].reason
+    assert run_graph(small_pipeline(run, data), InlineExecutor(), run).succeeded
+    assert status(run).succeeded and to_do(decided(run, data)) == {}
+
+
+@pytest.mark.parametrize("how", ["copied", "renamed", "another spelling"])
+def test_a_run_directory_that_moved_is_worked_on_where_it_is(
+    mine: tuple[Path, Path], tmp_path: Path, how: str
+) -> None:
+    data, run = mine
+    there = tmp_path / "elsewhere" / "run"
+    there.parent.mkdir()
+    if how == "copied":
+        shutil.copytree(run, there)
+    elif how == "renamed":
+        run.rename(there)
+    else:
+        there.symlink_to(run, target_is_directory=True)
+    original = _contents(run) if how == "copied" else None
+    (there / "stages/report/out/../../../report/index.html").unlink()
+    assert to_do(decided(there, data)).keys() == {"report"}
+    assert retry(there).succeeded and (there / "report/index.html").is_file()
+    (stored,) = read_records([there])[0]
+    assert Path(stored.record.checkpoint).samefile(
+        there / "stages/pretrain/unigrad_demo-seed0/out/backbone.safetensors"
+    )
+    if original is not None:
+        assert _contents(run) == original, "nothing was written into the original"
+
+
+def test_commands_reach_a_run_from_any_directory(
+    mine: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = mine
+    carryover = str(Path(sys.executable).with_name("carryover"))
+    (run / "report/index.html").unlink()
+    for command in (["retry"], ["status"], ["report"]):
+        words = [carryover, command[0], os.path.relpath(run, run.parents[1])]
+        done = subprocess.run(words, cwd=run.parents[1], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (run / "report/index.html").is_file() and not (run.parents[1] / "report").exists()
+
+
+def test_records_are_written_once_and_costs_beside_them(mine: tuple[Path, Path]) -> None:
+    _, run = mine
+    (path,) = run.glob("stages/evaluate/**/out/result.json")
+    written = path.read_bytes()
+    carryover = str(Path(sys.executable).with_name("carryover"))
+    done = subprocess.run([carryover, "report", str(run)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == written and "attempts" not in json.loads(written)
+    costs = json.loads(path.with_name("costs.json").read_text(encoding="utf-8"))
+    assert costs["attempts"] == 1 and costs["schema_version"] == 1
+    assert read_records([run])[0][0].record.attempts == 1
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}

@@ -1,0 +1,24 @@
+"""What decides an evaluation's numbers."""
+
+from typing import Any
+
+from configs import Identity
+from pretrain.distributed import is_first
+from transfer.data_digest import evaluation_digest
+from transfer.source import Source
+
+
+def identify(config: Any, source: Source) -> Identity:
+    """Return the identity of evaluating `source` by `config` on the data as they are now.
+
+    The data are looked at on the first rank alone, which is the one that compares and writes.
+    """
+    data = evaluation_digest(config) if is_first() else None
+    return Identity.of(
+        config,
+        kind=config.task,
+        version=type(config).version,
+        seed=config.seed,
+        backbone=source.digest,
+        data=data,
+    )
