@@ -4,7 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
             _sync(temporary)
         temporary.replace(path)
         if durable:
-            _sync(path.parent)
+            _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -70,7 +70,7 @@ def create_json(path: Path, value: Any) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    _sync_directory(path.parent)
     return True
 
 
@@ -98,6 +98,12 @@ def temporary_name(path: Path) -> Path:
     """Return a hidden name beside `path` that no other process or thread, on any machine, uses."""
     own = f"{os.uname().nodename}.{os.getpid()}.{threading.get_ident() % 10**6}-{next(_NUMBERS)}"
     return path.with_name(f".{path.name}.{own}.tmp")
+
+
+def _sync_directory(path: Path) -> None:
+    # Some file systems of users (FUSE, SMB) cannot; the file itself is on the disk.
+    with suppress(OSError):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

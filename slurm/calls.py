@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from configs.identity import Identity
@@ -87,8 +86,8 @@ class Call:
         if not (module and colon and function):
             known = ", ".join(sorted({call.name for call in _KNOWN.values()})) or "there is none"
             raise RequestError(
-                f"stage {stage}: there is no call {self.name!r}, which is not of the form 'module:function' and"
-                f" no registered name ({known})"
+                f"stage {stage}: there is no call {self.name!r}, which is not of the form 'module:function'"
+                f" and no registered name ({known})"
             )
         try:
             found = importlib.util.find_spec(module)
@@ -97,7 +96,7 @@ class Call:
         if found is None:
             raise RequestError(f"stage {stage}: there is no module {module!r} to call {function!r} from")
 
-    @cached_property
+    @property
     def identifier(self) -> Callable[..., Identity] | None:
         """The function that says what decides the work's result."""
         return load_function(self.identify) if self.identify else None
