@@ -23,11 +23,11 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_turn, write_table
-from pretrain.augment import draw_view
-from pretrain.data_config import ViewConfig
-from pretrain.draws import keys
-from pretrain.provenance import hardware
-from pretrain.views import batch_views, image_views
+from carryover.pretrain.augment import draw_view
+from carryover.pretrain.data_config import ViewConfig
+from carryover.pretrain.draws import keys
+from carryover.pretrain.provenance import hardware
+from carryover.pretrain.views import batch_views, image_views
 
 
 def torchvision_transform(size: int) -> v2.Compose:

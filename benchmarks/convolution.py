@@ -26,11 +26,11 @@ from torch.nn.grad import conv2d_weight
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
-from pretrain.allocation import freed_memory_kept
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone
-from pretrain.convolution import extent, product_conv2d, use_products
-from pretrain.provenance import hardware
+from carryover.pretrain.allocation import freed_memory_kept
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.convolution import extent, product_conv2d, use_products
+from carryover.pretrain.provenance import hardware
 
 NETWORKS = (("resnet18", "cifar", 32, 1), ("resnet50", "imagenet", 224, 4))
 STEPS = ("torch", "products", "memory kept", "products, memory kept")

@@ -24,18 +24,18 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
-from configs import load
-from pretrain.canonical import sha256_file
-from pretrain.distributed import joined
-from pretrain.interrupt import StopRequest
-from pretrain.provenance import hardware
-from transfer.checkpoints.canonical import load_backbone
-from transfer.config import DetectionConfig
-from transfer.detect.backend import Backend, Training
-from transfer.detect.batches import annotated_images
-from transfer.detect.rcnn_train import train_detector
-from transfer.detect.splits import read_splits
-from transfer.source import Source
+from carryover.configs import load
+from carryover.pretrain.canonical import sha256_file
+from carryover.pretrain.distributed import joined
+from carryover.pretrain.interrupt import StopRequest
+from carryover.pretrain.provenance import hardware
+from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.transfer.config import DetectionConfig
+from carryover.transfer.detect.backend import Backend, Training
+from carryover.transfer.detect.batches import annotated_images
+from carryover.transfer.detect.rcnn_train import train_detector
+from carryover.transfer.detect.splits import read_splits
+from carryover.transfer.source import Source
 
 BACKENDS = ("torchvision", "detectron2")
 RECIPES = {"c4": "voc07_c4", "fpn": "voc0712_fpn_24k"}
@@ -73,11 +73,11 @@ def seconds_an_iteration(backend: str, model: str, options: argparse.Namespace) 
 def library(name: str) -> Backend:
     """The backend of this name; only its library is imported."""
     if name == "torchvision":
-        from transfer.detect.torchvision_backend import TORCHVISION
+        from carryover.transfer.detect.torchvision_backend import TORCHVISION
 
         return TORCHVISION
-    from transfer.detect.detectron2_backend import DETECTRON2
-    from transfer.detect.detectron2_rcnn import import_detectron2
+    from carryover.transfer.detect.detectron2_backend import DETECTRON2
+    from carryover.transfer.detect.detectron2_rcnn import import_detectron2
 
     import_detectron2()
     return DETECTRON2

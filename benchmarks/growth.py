@@ -33,8 +33,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.growth_series import SERIES, Series
-from pretrain.provenance import hardware
-from transfer.report.drawing import SERIES as COLOURS
+from carryover.pretrain.provenance import hardware
+from carryover.transfer.report.drawing import SERIES as COLOURS
 
 SMALLEST = 2**20
 MARKERS = "osD^vPX"

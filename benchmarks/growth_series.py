@@ -19,19 +19,19 @@ from torch.nn.functional import normalize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.report import write_records
-from configs import load
-from pretrain.config import PretrainConfig
-from pretrain.data import Batch, build_dataset, open_dataset
-from pretrain.data_config import DataConfig
-from pretrain.datasets import MemoryImages
-from pretrain.distributed import Ranks
-from pretrain.heads import Encoder
-from pretrain.methods import DataFacts, Method, Moment, method_around
-from pretrain.methods.instance import SqrtKL
-from transfer.classify.data_config import ImageConfig
-from transfer.classify.features import Request, stored_features
-from transfer.classify.logistic import fit_path
-from transfer.classify.neighbours import Neighbourhood, count_correct
+from carryover.configs import load
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.data import Batch, build_dataset, open_dataset
+from carryover.pretrain.data_config import DataConfig
+from carryover.pretrain.datasets import MemoryImages
+from carryover.pretrain.distributed import Ranks
+from carryover.pretrain.heads import Encoder
+from carryover.pretrain.methods import DataFacts, Method, Moment, method_around
+from carryover.pretrain.methods.instance import SqrtKL
+from carryover.transfer.classify.data_config import ImageConfig
+from carryover.transfer.classify.features import Request, stored_features
+from carryover.transfer.classify.logistic import fit_path
+from carryover.transfer.classify.neighbours import Neighbourhood, count_correct
 
 Turn = Callable[[], object]
 Prepare = Callable[[int, Path], Callable[[], Turn]]
@@ -156,7 +156,7 @@ def folder_config(root: Path) -> DataConfig:
 
 
 def check(root: Path) -> None:
-    from transfer.detect.check_imagefolder import check_imagefolder
+    from carryover.transfer.detect.check_imagefolder import check_imagefolder
 
     assert not check_imagefolder(root)
 
@@ -210,7 +210,7 @@ def linear(size: int, work: Path) -> Callable[[], Turn]:
 
 def pipeline_config(size: int, work: Path) -> object:
     """A pipeline of `size` stages: the shapes, the report, and 12 for each of as many pretrainings as fit."""
-    import transfer.pipeline_config  # noqa: F401 (registers the kind)
+    import carryover.transfer.pipeline_config  # noqa: F401 (registers the kind)
 
     seeds = list(range((size - 2) // 12))
     file = work / f"stages{size}.yaml"
@@ -231,13 +231,13 @@ def stages(kind: str) -> Prepare:
     def prepare(size: int, work: Path) -> Callable[[], Turn]:
         import pytest
 
-        from slurm.cluster import Cluster
-        from slurm.cluster_executor import SlurmExecutor
-        from slurm.executor import run_graph
-        from slurm.status import status
+        from carryover.slurm.cluster import Cluster
+        from carryover.slurm.cluster_executor import SlurmExecutor
+        from carryover.slurm.executor import run_graph
+        from carryover.slurm.status import status
+        from carryover.transfer.pipeline import plan
+        from carryover.transfer.pipeline_config import PipelineConfig
         from tests.slurm import fake_slurm
-        from transfer.pipeline import plan
-        from transfer.pipeline_config import PipelineConfig
 
         config = pipeline_config(size, work)
         assert isinstance(config, PipelineConfig)
@@ -263,10 +263,10 @@ def stages(kind: str) -> Prepare:
 
 def report(kind: str) -> Prepare:
     def prepare(size: int, work: Path) -> Callable[[], Turn]:
-        from transfer.report import write_report
-        from transfer.report.collection import collect
-        from transfer.report.tables import build_tables
-        from transfer.results import read_records, to_frame
+        from carryover.transfer.report import write_report
+        from carryover.transfer.report.collection import collect
+        from carryover.transfer.report.tables import build_tables
+        from carryover.transfer.results import read_records, to_frame
 
         run = work / f"records{size}"
         if not run.exists():

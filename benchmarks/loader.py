@@ -20,11 +20,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import spread
-from configs import load
-from pretrain.config import PretrainConfig
-from pretrain.data import Loader, open_dataset
-from pretrain.data_config import DataConfig
-from pretrain.datasets import FileImages
+from carryover.configs import load
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.data import Loader, open_dataset
+from carryover.pretrain.data_config import DataConfig
+from carryover.pretrain.datasets import FileImages
 
 RECIPES = (
     "unigrad_r50_100ep",

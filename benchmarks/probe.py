@@ -28,17 +28,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import write_table
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone
-from pretrain.data import Loader
-from pretrain.datasets import MemoryImages
-from pretrain.distributed import Ranks
-from pretrain.provenance import hardware
-from transfer.classify.data_config import ImageConfig
-from transfer.classify.features import Request, stored_features
-from transfer.classify.logistic import fit_path
-from transfer.classify.neighbours import Neighbourhood, count_correct
-from transfer.classify.stacked_heads import StackedHeads, StackedSGD, head_losses
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.data import Loader
+from carryover.pretrain.datasets import MemoryImages
+from carryover.pretrain.distributed import Ranks
+from carryover.pretrain.provenance import hardware
+from carryover.transfer.classify.data_config import ImageConfig
+from carryover.transfer.classify.features import Request, stored_features
+from carryover.transfer.classify.logistic import fit_path
+from carryover.transfer.classify.neighbours import Neighbourhood, count_correct
+from carryover.transfer.classify.stacked_heads import StackedHeads, StackedSGD, head_losses
 
 BATCH = 256
 EPOCHS = 90

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transfer.report import write_report
-from transfer.results import Metric, ResultRecord, write_record
+from carryover.transfer.report import write_report
+from carryover.transfer.results import Metric, ResultRecord, write_record
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

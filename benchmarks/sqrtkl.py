@@ -24,8 +24,8 @@ from torch.nn.functional import normalize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import in_turn, write_table
-from pretrain.objectives.instance import instance_loss
-from pretrain.objectives.streaming import tile_rows
+from carryover.pretrain.objectives.instance import instance_loss
+from carryover.pretrain.objectives.streaming import tile_rows
 
 TAU, LAM = 0.07, 20.0
 

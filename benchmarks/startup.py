@@ -22,13 +22,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_turn, spread, write_table
-from pretrain.provenance import hardware
-from slurm.executor import run_graph
-from slurm.graph import Graph
-from slurm.local import LocalExecutor
-from slurm.stage import Stage
+from carryover.pretrain.provenance import hardware
+from carryover.slurm.executor import run_graph
+from carryover.slurm.graph import Graph
+from carryover.slurm.local import LocalExecutor
+from carryover.slurm.stage import Stage
 
-MODULES = ("torch", "torchvision", "transfer.classify.finetune_protocol")
+MODULES = ("torch", "torchvision", "carryover.transfer.classify.finetune_protocol")
 HELP_WANTED, STAGE_WANTED = 0.25, 1.0
 
 

@@ -23,10 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from configs import load
-from pretrain.config import PretrainConfig
-from pretrain.methods import DataFacts, Method, build_method
-from pretrain.methods.unigrad import UniGrad
+from carryover.configs import load
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.methods import DataFacts, Method, build_method
+from carryover.pretrain.methods.unigrad import UniGrad
 
 RECIPES = ("unigrad_r50_100ep", "unigrad_r50_800ep_cutmix", "simo_r50_200ep_k256_a256", "sqrtkl_imagenet_r50")
 

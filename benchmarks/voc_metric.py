@@ -23,11 +23,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import write_table
-from pretrain.provenance import hardware
-from transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
-from transfer.detect.predictions import ImagePrediction
-from transfer.detect.voc_dataset import VOC_CLASSES
-from transfer.detect.voc_metrics import COCO_IOUS, RECALL_LEVELS, Metric, voc_ap
+from carryover.pretrain.provenance import hardware
+from carryover.transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
+from carryover.transfer.detect.predictions import ImagePrediction
+from carryover.transfer.detect.voc_dataset import VOC_CLASSES
+from carryover.transfer.detect.voc_metrics import COCO_IOUS, RECALL_LEVELS, Metric, voc_ap
 
 WIDTH, HEIGHT = 500, 375
 

@@ -3,18 +3,18 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import CarryoverError, UserError, WorkError
+from carryover.configs.errors import CarryoverError, UserError, WorkError
 
 if TYPE_CHECKING:
-    from configs.identity import Identity, protocol, recipe_hash
-    from configs.loading import dump, find, header, kind_of, load, recipe_names, register
-    from configs.recipe import Incidental, Recipe, Section
+    from carryover.configs.identity import Identity, protocol, recipe_hash
+    from carryover.configs.loading import dump, find, header, kind_of, load, recipe_names, register
+    from carryover.configs.recipe import Incidental, Recipe, Section
 
 # Imported when first asked for: a job that only keeps its record needs no YAML reader.
 _HOMES = {
-    "configs.identity": ("Identity", "protocol", "recipe_hash"),
-    "configs.loading": ("dump", "find", "header", "kind_of", "load", "recipe_names", "register"),
-    "configs.recipe": ("Incidental", "Recipe", "Section"),
+    "carryover.configs.identity": ("Identity", "protocol", "recipe_hash"),
+    "carryover.configs.loading": ("dump", "find", "header", "kind_of", "load", "recipe_names", "register"),
+    "carryover.configs.recipe": ("Incidental", "Recipe", "Section"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from configs.errors import DamagedFileError
+from carryover.configs.errors import DamagedFileError
 
 _NUMBERS = count()
 

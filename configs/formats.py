@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from configs.errors import DamagedFileError, NewerFormatError
-from configs.files import read_json, write_json
+from carryover.configs.errors import DamagedFileError, NewerFormatError
+from carryover.configs.files import read_json, write_json
 
+DISTRIBUTION = "carryover-eval"
+"""What the package index calls us; a distribution called carryover is somebody else's."""
 VERSION_KEY = "schema_version"
 WRITER_KEY = "written_by"
 # Files of version 1 either had no version or named their format in words.
@@ -129,7 +131,7 @@ def writer() -> str:
 def release() -> str:
     """Return the version of the installed distribution; "unknown" where there is none."""
     try:
-        return metadata.version("carryover")
+        return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return "unknown"
 

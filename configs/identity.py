@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from configs.recipe import Incidental
+from carryover.configs.recipe import Incidental
 
 FORMAT = 2
 """Version of how identities are hashed; 1 hashed every key of a recipe, its defaults included."""

@@ -11,8 +11,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from configs.errors import UserError
-from configs.keys import field_types, named_by_tag, nearest, sibling_keys, valid_keys, with_default_tags
+from carryover.configs.errors import UserError
+from carryover.configs.keys import (
+    field_types,
+    named_by_tag,
+    nearest,
+    sibling_keys,
+    valid_keys,
+    with_default_tags,
+)
 
 _TYPES: dict[str, Any] = {}
 
@@ -121,7 +128,7 @@ def kind_of(path: Path) -> str:
 def _shipped(kind: str) -> Path:
     if kind not in _TYPES:
         raise KeyError(f"recipes of kind {kind!r} have no type yet: import the module that registers it")
-    return Path(str(resources.files("configs"))) / kind
+    return Path(str(resources.files("carryover.configs"))) / kind
 
 
 @cache

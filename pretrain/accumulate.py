@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.data import Batch
-from pretrain.methods import Method, Moment, Outcome
+from carryover.pretrain.data import Batch
+from carryover.pretrain.methods import Method, Moment, Outcome
 
 
 def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, parts: int) -> Outcome:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.data_config import BlurConfig, JitterConfig, ViewConfig
-from pretrain.draws import Keys, uniforms
+from carryover.pretrain.data_config import BlurConfig, JitterConfig, ViewConfig
+from carryover.pretrain.draws import Keys, uniforms
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from configs import Section
+from carryover.configs import Section
 
 Architecture = Literal[
     "resnet18",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbone_config import BackboneConfig
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 

@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from configs.errors import UserError
-from pretrain.objectives.instance import InstanceTerms, instance_loss
+from carryover.configs.errors import UserError
+from carryover.pretrain.objectives.instance import InstanceTerms, instance_loss
 
 # Rows drawn at a time, so that a rank that keeps a shard never holds the whole bank.
 _BLOCK = 2**16

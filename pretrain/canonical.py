@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from configs import Section, UserError
-from configs.errors import DamagedFileError
-from configs.files import atomic_file
-from configs.formats import VERSION_KEY, Format
-from pretrain.backbone_config import BackboneConfig
+from carryover.configs import Section, UserError
+from carryover.configs.errors import DamagedFileError
+from carryover.configs.files import atomic_file
+from carryover.configs.formats import VERSION_KEY, Format
+from carryover.pretrain.backbone_config import BackboneConfig
 
 
 def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:

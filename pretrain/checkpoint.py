@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import torch
 
-from configs.files import atomic_file
-from configs.formats import Format
+from carryover.configs.files import atomic_file
+from carryover.configs.formats import Format
 
 FORMAT: Final = Format("training state", 2)
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel
 
-from configs import Recipe, UserError, dump
-from configs.errors import DamagedFileError
-from configs.files import write_atomic
-from configs.formats import VERSION_KEY, WRITER_KEY, Format
-from configs.identity import Difference, Identity, incidental_fields, protocol
+from carryover.configs import Recipe, UserError, dump
+from carryover.configs.errors import DamagedFileError
+from carryover.configs.files import write_atomic
+from carryover.configs.formats import VERSION_KEY, WRITER_KEY, Format
+from carryover.configs.identity import Difference, Identity, incidental_fields, protocol
 
 IDENTITY_NAME: Final = "identity.json"
 RECIPE_NAME: Final = "recipe.yaml"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from configs import UserError
-from pretrain.heads import Encoder
+from carryover.configs import UserError
+from carryover.pretrain.heads import Encoder
 
 
 def missing_to_compile() -> str | None:

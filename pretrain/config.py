@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from configs import Incidental, Recipe, Section, register
-from pretrain.backbone_config import BackboneConfig
-from pretrain.data_config import AugmentConfig, DataConfig
-from pretrain.method_config import MethodConfig, MoCoConfig, SimCLRConfig, SiMoConfig
-from pretrain.schedules import check_milestones, warmup_cosine, warmup_multistep
+from carryover.configs import Incidental, Recipe, Section, register
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.data_config import AugmentConfig, DataConfig
+from carryover.pretrain.method_config import MethodConfig, MoCoConfig, SimCLRConfig, SiMoConfig
+from carryover.pretrain.schedules import check_milestones, warmup_cosine, warmup_multistep
 
 __all__ = [
     "AugmentConfig",

@@ -11,8 +11,8 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from pretrain.data_config import CutMixConfig
-from pretrain.draws import keys, uniforms
+from carryover.pretrain.data_config import CutMixConfig
+from carryover.pretrain.draws import keys, uniforms
 
 _CUTMIX = 3
 

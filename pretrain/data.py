@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from configs import UserError
-from pretrain.data_config import DataConfig
-from pretrain.datasets import (
+from carryover.configs import UserError
+from carryover.pretrain.data_config import DataConfig
+from carryover.pretrain.datasets import (
     Dataset,
     FileImages,
     MemoryImages,
@@ -20,10 +20,10 @@ from pretrain.datasets import (
     subset,
     too_many_unreadable,
 )
-from pretrain.distributed import rank, world_size
-from pretrain.images import check_header, check_pixels
-from pretrain.layouts import open_layout
-from pretrain.loader import Batch, EvaluationLoader, Loader
+from carryover.pretrain.distributed import rank, world_size
+from carryover.pretrain.images import check_header, check_pixels
+from carryover.pretrain.layouts import open_layout
+from carryover.pretrain.loader import Batch, EvaluationLoader, Loader
 
 __all__ = ["Batch", "Dataset", "EvaluationLoader", "Loader", "build_dataset", "open_dataset", "prepare"]
 

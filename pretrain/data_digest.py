@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.data_config import DataConfig
+from carryover.pretrain.data_config import DataConfig
 
 # Waiting is for the file server, and can be done side by side.
 _THREADS = 16

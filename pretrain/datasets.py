@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs import UserError
-from pretrain.data_config import SubsetConfig
-from pretrain.draws import permutation
-from pretrain.images import UnreadableImage, read_image
+from carryover.configs import UserError
+from carryover.pretrain.data_config import SubsetConfig
+from carryover.pretrain.draws import permutation
+from carryover.pretrain.images import UnreadableImage, read_image
 
 
 class Dataset(Protocol):

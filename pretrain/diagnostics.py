@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from configs import WorkError
+from carryover.configs import WorkError
 
 # Below this spread a batch's embeddings are one point, up to what bfloat16 networks add to it.
 COLLAPSED = 0.01

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from configs import UserError
+from carryover.configs import UserError
 
 
 @dataclass(frozen=True)

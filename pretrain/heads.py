@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from pretrain.config import ProjectorConfig
-from pretrain.method_config import PredictorConfig
-from pretrain.objectives.precision import promote
+from carryover.pretrain.config import ProjectorConfig
+from carryover.pretrain.method_config import PredictorConfig
+from carryover.pretrain.objectives.precision import promote
 
 
 def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:

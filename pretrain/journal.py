@@ -4,7 +4,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pretrain.metrics import MetricsLog
+from carryover.pretrain.metrics import MetricsLog
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from configs import UserError
-from pretrain.config import PretrainConfig
-from pretrain.data import Dataset, EvaluationLoader, build_dataset
-from pretrain.data_config import SubsetConfig
-from pretrain.datasets import subset
+from carryover.configs import UserError
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.data import Dataset, EvaluationLoader, build_dataset
+from carryover.pretrain.data_config import SubsetConfig
+from carryover.pretrain.datasets import subset
 
 
 class KNNProbe:

@@ -11,9 +11,9 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
-from configs import UserError
-from pretrain.data_config import DataConfig
-from pretrain.datasets import Dataset, FileImages, MemoryImages, Paths
+from carryover.configs import UserError
+from carryover.pretrain.data_config import DataConfig
+from carryover.pretrain.datasets import Dataset, FileImages, MemoryImages, Paths
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from configs import UserError
-from pretrain.augment import draw_view
-from pretrain.data_config import AugmentConfig
-from pretrain.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
-from pretrain.draws import keys, permutation
-from pretrain.interrupt import outlive_signals
-from pretrain.views import batch_views, centre_view, image_views
+from carryover.configs import UserError
+from carryover.pretrain.augment import draw_view
+from carryover.pretrain.data_config import AugmentConfig
+from carryover.pretrain.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
+from carryover.pretrain.draws import keys, permutation
+from carryover.pretrain.interrupt import outlive_signals
+from carryover.pretrain.views import batch_views, centre_view, image_views
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from configs import Incidental, Section
+from carryover.configs import Incidental, Section
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Views = Literal["single", "two", "multicrop"]

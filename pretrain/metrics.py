@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.files import write_atomic
+from carryover.configs.files import write_atomic
 
 
 class MetricsLog:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.config import LARSConfig, OptimizerConfig
-from pretrain.heads import Predictor
+from carryover.pretrain.config import LARSConfig, OptimizerConfig
+from carryover.pretrain.heads import Predictor
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module, peak_lr: float) -> torch.optim.Optimizer:

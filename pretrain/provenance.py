@@ -8,7 +8,9 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-_LIBRARIES = ("carryover", "torch", "torchvision", "numpy", "pillow", "faster-coco-eval", "scikit-learn")
+from carryover.configs.formats import DISTRIBUTION, release
+
+_LIBRARIES = (DISTRIBUTION, "torch", "torchvision", "numpy", "pillow", "faster-coco-eval", "scikit-learn")
 
 
 @cache
@@ -22,7 +24,7 @@ def git_revision() -> str:
         return recorded
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return f"release {metadata.version('carryover')}"
+        return f"release {release()}"
     try:
         revision = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")

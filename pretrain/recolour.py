@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.augment import CONTRAST, HUE, SATURATION, Flags, Floats, Ints, ViewParameters
-from pretrain.resample import blurred
+from carryover.pretrain.augment import CONTRAST, HUE, SATURATION, Flags, Floats, Ints, ViewParameters
+from carryover.pretrain.resample import blurred
 
 # Planes (b, H, W) of memory that `recolour` works in.
 SCRATCH = 7

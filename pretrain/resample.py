@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.augment import Flags, Floats, Ints
+from carryover.pretrain.augment import Flags, Floats, Ints
 
 
 def resampled(x: Tensor, down: Tensor, across: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor
 
-from configs.errors import UserError
-from pretrain.bank import check_saved, check_size, last_of_each, random_rows
-from pretrain.distributed import gather, own_slice, rank, sum_over_ranks, world_size
-from pretrain.objectives.instance import InstanceTerms, own_logits, terms_of_sums
-from pretrain.objectives.precision import promote
-from pretrain.objectives.streaming import ClassSums, class_sums
+from carryover.configs.errors import UserError
+from carryover.pretrain.bank import check_saved, check_size, last_of_each, random_rows
+from carryover.pretrain.distributed import gather, own_slice, rank, sum_over_ranks, world_size
+from carryover.pretrain.objectives.instance import InstanceTerms, own_logits, terms_of_sums
+from carryover.pretrain.objectives.precision import promote
+from carryover.pretrain.objectives.streaming import ClassSums, class_sums
 
 
 def shard_bounds(num_rows: int, world: int) -> list[int]:

@@ -10,28 +10,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs import Identity, UserError, WorkError, recipe_hash
-from configs.files import write_atomic
-from pretrain import provenance
-from pretrain.accumulate import backward
-from pretrain.allocation import freed_memory_kept
-from pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
-from pretrain.checkpoint import load_state, save_state
-from pretrain.claims import IDENTITY_NAME, RECIPE_NAME, Work
-from pretrain.compiled import compile_encoders
-from pretrain.config import PretrainConfig
-from pretrain.convolution import use_products
-from pretrain.data import Batch, Dataset, Loader, build_dataset
-from pretrain.data_digest import data_digest
-from pretrain.diagnostics import diagnose, refuse_collapse
-from pretrain.distributed import Ranks, barrier, data_parallel, is_first, joined, with_sync_bn
-from pretrain.interrupt import Interrupted, StopRequest
-from pretrain.journal import Journal
-from pretrain.knn_probe import KNNProbe
-from pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
-from pretrain.optim import build_optimizer, set_lr
-from pretrain.progress import progress
-from pretrain.window import Window, averaged
+from carryover.configs import Identity, UserError, WorkError, recipe_hash
+from carryover.configs.files import write_atomic
+from carryover.pretrain import provenance
+from carryover.pretrain.accumulate import backward
+from carryover.pretrain.allocation import freed_memory_kept
+from carryover.pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
+from carryover.pretrain.checkpoint import load_state, save_state
+from carryover.pretrain.claims import IDENTITY_NAME, RECIPE_NAME, Work
+from carryover.pretrain.compiled import compile_encoders
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.convolution import use_products
+from carryover.pretrain.data import Batch, Dataset, Loader, build_dataset
+from carryover.pretrain.data_digest import data_digest
+from carryover.pretrain.diagnostics import diagnose, refuse_collapse
+from carryover.pretrain.distributed import Ranks, barrier, data_parallel, is_first, joined, with_sync_bn
+from carryover.pretrain.interrupt import Interrupted, StopRequest
+from carryover.pretrain.journal import Journal
+from carryover.pretrain.knn_probe import KNNProbe
+from carryover.pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
+from carryover.pretrain.optim import build_optimizer, set_lr
+from carryover.pretrain.progress import progress
+from carryover.pretrain.window import Window, averaged
 
 log = logging.getLogger(__name__)
 

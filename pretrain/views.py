@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from pretrain.augment import HUE, Ints, ViewParameters
-from pretrain.data_config import TestViewConfig, ViewConfig
-from pretrain.recolour import SCRATCH, recolour
-from pretrain.resample import resampled, resampling
+from carryover.pretrain.augment import HUE, Ints, ViewParameters
+from carryover.pretrain.data_config import TestViewConfig, ViewConfig
+from carryover.pretrain.recolour import SCRATCH, recolour
+from carryover.pretrain.resample import resampled, resampling
 
 # Pixels of a plane of several images that stay in a CPU's cache while they are worked on.
 _BLOCK = 2**17

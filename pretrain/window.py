@@ -5,8 +5,8 @@ import time
 import torch
 from torch import Tensor
 
-from configs import WorkError
-from pretrain.distributed import mean_over_ranks
+from carryover.configs import WorkError
+from carryover.pretrain.distributed import mean_over_ranks
 
 
 class Window:

@@ -1,13 +1,13 @@
 """Runs graphs of picklable callables anywhere: in this process, in local processes, on SLURM."""
 
-from slurm.calls import Call, register
-from slurm.errors import RequestError, RunError, SlurmError
-from slurm.executor import Event, Executor, GraphResult, Outcome, run_graph
-from slurm.graph import Graph
-from slurm.inline import InlineExecutor
-from slurm.ledger import Ledger
-from slurm.resources import Resources
-from slurm.stage import Output, Stage
+from carryover.slurm.calls import Call, register
+from carryover.slurm.errors import RequestError, RunError, SlurmError
+from carryover.slurm.executor import Event, Executor, GraphResult, Outcome, run_graph
+from carryover.slurm.graph import Graph
+from carryover.slurm.inline import InlineExecutor
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.resources import Resources
+from carryover.slurm.stage import Output, Stage
 
 __all__ = [
     "Call",

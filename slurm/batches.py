@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slurm.plan import Action, Decision
-from slurm.resources import Resources
-from slurm.stage import Stage
+from carryover.slurm.plan import Action, Decision
+from carryover.slurm.resources import Resources
+from carryover.slurm.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from configs.identity import Identity
-from slurm.errors import RequestError
+from carryover.configs.identity import Identity
+from carryover.slurm.errors import RequestError
 
 _KNOWN: dict[str, "Call"] = {}
 

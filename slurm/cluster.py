@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from slurm.errors import RequestError
-from slurm.resources import Resources
+from carryover.slurm.errors import RequestError
+from carryover.slurm.resources import Resources
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from slurm import sbatch, scheduler
-from slurm.batches import Batch, dependency, make_batches
-from slurm.cluster import Cluster
-from slurm.errors import RequestError, RunError
-from slurm.executor import Run
-from slurm.job import StageJob
-from slurm.ledger import Ledger
-from slurm.plan import Action, Decision, working
-from slurm.signals import leaving
-from slurm.stage import portable
+from carryover.slurm import sbatch, scheduler
+from carryover.slurm.batches import Batch, dependency, make_batches
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.errors import RequestError, RunError
+from carryover.slurm.executor import Run
+from carryover.slurm.job import StageJob
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.plan import Action, Decision, working
+from carryover.slurm.signals import leaving
+from carryover.slurm.stage import portable
 
 log = logging.getLogger(__name__)
 

@@ -8,19 +8,19 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from slurm import scheduler
-from slurm.cluster import Cluster
-from slurm.cluster_executor import SlurmExecutor
-from slurm.errors import RequestError, RunError
-from slurm.executor import Executor, GraphResult, OnEvent, run_graph
-from slurm.flights import Flights
-from slurm.graph import Graph
-from slurm.inline import InlineExecutor
-from slurm.ledger import Ledger
-from slurm.local import LocalExecutor
-from slurm.processes import lives
-from slurm.status import status
-from slurm.submission import Submission, holder, submission, submissions
+from carryover.slurm import scheduler
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.errors import RequestError, RunError
+from carryover.slurm.executor import Executor, GraphResult, OnEvent, run_graph
+from carryover.slurm.flights import Flights
+from carryover.slurm.graph import Graph
+from carryover.slurm.inline import InlineExecutor
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.local import LocalExecutor
+from carryover.slurm.processes import lives
+from carryover.slurm.status import status
+from carryover.slurm.submission import Submission, holder, submission, submissions
 
 _STOP_SECONDS = 120.0
 _POLL_SECONDS = 0.5

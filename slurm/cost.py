@@ -4,11 +4,11 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from slurm import scheduler
-from slurm.errors import RunError
-from slurm.ledger import Attempt, Ledger, StageRecord
-from slurm.scheduler import Accounted
-from slurm.stage import Stage
+from carryover.slurm import scheduler
+from carryover.slurm.errors import RunError
+from carryover.slurm.ledger import Attempt, Ledger, StageRecord
+from carryover.slurm.scheduler import Accounted
+from carryover.slurm.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slurm.snapshot import git_revision
+from carryover.slurm.snapshot import git_revision
 
 # Only variables known to bear on results are written; nobody can list all names that hold secrets.
 _RECORDED = re.compile(

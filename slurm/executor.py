@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from slurm.flights import Flights
-from slurm.graph import Graph
-from slurm.ledger import Ledger, StageRecord, State, now
-from slurm.plan import Action, Decision, carry_out, make_plan, refuse_missing
-from slurm.submission import OpenSubmission, submission
+from carryover.slurm.flights import Flights
+from carryover.slurm.graph import Graph
+from carryover.slurm.ledger import Ledger, StageRecord, State, now
+from carryover.slurm.plan import Action, Decision, carry_out, make_plan, refuse_missing
+from carryover.slurm.submission import OpenSubmission, submission
 
 _WRITERS = 16
 _ENDED_BADLY = ("failed", "blocked", "cancelled", "interrupted")

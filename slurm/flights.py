@@ -3,12 +3,12 @@
 import socket
 from datetime import timedelta
 
-from slurm import scheduler
-from slurm.errors import RunError
-from slurm.graph import Graph
-from slurm.ledger import Attempt, Ledger, StageRecord, now
-from slurm.processes import lives
-from slurm.submission import Submission, alive, submissions
+from carryover.slurm import scheduler
+from carryover.slurm.errors import RunError
+from carryover.slurm.graph import Graph
+from carryover.slurm.ledger import Attempt, Ledger, StageRecord, now
+from carryover.slurm.processes import lives
+from carryover.slurm.submission import Submission, alive, submissions
 
 _SILENT_AFTER = timedelta(minutes=15)
 

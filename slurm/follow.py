@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from slurm.executor import Event
-from slurm.status import RunStatus, status
+from carryover.slurm.executor import Event
+from carryover.slurm.status import RunStatus, status
 
 
 def follow(run_dir: Path, on_event: Callable[[Event], None], poll_seconds: float = 20.0) -> RunStatus:

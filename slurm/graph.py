@@ -7,10 +7,10 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from slurm.errors import RequestError
-from slurm.resources import Resources
-from slurm.stage import Output, Stage, decode, encode
-from slurm.statement import InputDigests, Statement
+from carryover.slurm.errors import RequestError
+from carryover.slurm.resources import Resources
+from carryover.slurm.stage import Output, Stage, decode, encode
+from carryover.slurm.statement import InputDigests, Statement
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*(/[A-Za-z0-9][A-Za-z0-9._+=,-]*)*")
 _LONGEST_NAME = 200

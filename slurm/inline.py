@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from slurm.executor import Run
-from slurm.plan import working
-from slurm.runner import run_stage
+from carryover.slurm.executor import Run
+from carryover.slurm.plan import working
+from carryover.slurm.runner import run_stage
 
 
 class InlineExecutor:

@@ -11,14 +11,14 @@ from pathlib import Path
 import submitit
 from submitit.helpers import DelayedSubmission
 
-from slurm import rendezvous, scheduler
-from slurm.errors import RunError
-from slurm.ledger import Ledger, StageRecord, now
-from slurm.processes import process_start
-from slurm.resources import Resources
-from slurm.runner import Ending, call_stage, run_stage
-from slurm.signals import deaf
-from slurm.stage import Stage
+from carryover.slurm import rendezvous, scheduler
+from carryover.slurm.errors import RunError
+from carryover.slurm.ledger import Ledger, StageRecord, now
+from carryover.slurm.processes import process_start
+from carryover.slurm.resources import Resources
+from carryover.slurm.runner import Ending, call_stage, run_stage
+from carryover.slurm.signals import deaf
+from carryover.slurm.stage import Stage
 
 log = logging.getLogger(__name__)
 

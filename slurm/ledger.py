@@ -24,15 +24,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from configs.errors import DamagedFileError, UserError
-from configs.files import write_json
-from configs.formats import FileModel, Format
-from slurm.calls import Call, load_function
-from slurm.errors import RequestError
-from slurm.graph import Graph
-from slurm.outputs import OutputFile
-from slurm.stage import Output, Stage
-from slurm.statement import InputDigests, Statement, hash_of_v1
+from carryover.configs.errors import DamagedFileError, UserError
+from carryover.configs.files import write_json
+from carryover.configs.formats import FileModel, Format
+from carryover.slurm.calls import Call, load_function
+from carryover.slurm.errors import RequestError
+from carryover.slurm.graph import Graph
+from carryover.slurm.outputs import OutputFile
+from carryover.slurm.stage import Output, Stage
+from carryover.slurm.statement import InputDigests, Statement, hash_of_v1
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import submitit
 
-from slurm import sbatch
-from slurm.errors import RequestError
-from slurm.executor import Run
-from slurm.flights import Flights
-from slurm.job import StageJob
-from slurm.plan import Action, Decision, working
-from slurm.signals import handling, noting
-from slurm.stage import portable
+from carryover.slurm import sbatch
+from carryover.slurm.errors import RequestError
+from carryover.slurm.executor import Run
+from carryover.slurm.flights import Flights
+from carryover.slurm.job import StageJob
+from carryover.slurm.plan import Action, Decision, working
+from carryover.slurm.signals import handling, noting
+from carryover.slurm.stage import portable
 
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 10.0

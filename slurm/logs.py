@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slurm.errors import RequestError
-from slurm.ledger import Ledger
-from slurm.submission import submissions
+from carryover.slurm.errors import RequestError
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.submission import submissions
 
 _TAIL_BYTES = 16384
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from configs.formats import FileModel
+from carryover.configs.formats import FileModel
 
 
 class OutputFile(FileModel):

@@ -6,13 +6,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from configs.identity import Difference
-from slurm.errors import RequestError
-from slurm.graph import Graph
-from slurm.ledger import Ledger, StageRecord
-from slurm.outputs import unfit_outputs
-from slurm.stage import Stage
-from slurm.statement import InputDigests, Statement
+from carryover.configs.identity import Difference
+from carryover.slurm.errors import RequestError
+from carryover.slurm.graph import Graph
+from carryover.slurm.ledger import Ledger, StageRecord
+from carryover.slurm.outputs import unfit_outputs
+from carryover.slurm.stage import Stage
+from carryover.slurm.statement import InputDigests, Statement
 
 
 class Action(Enum):

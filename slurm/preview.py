@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slurm import sbatch
-from slurm.batches import Batch, dependency, make_batches
-from slurm.cluster import Cluster
-from slurm.flights import Flights
-from slurm.graph import Graph
-from slurm.ledger import Ledger
-from slurm.plan import Action, Decision, make_plan, missing
+from carryover.slurm import sbatch
+from carryover.slurm.batches import Batch, dependency, make_batches
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.flights import Flights
+from carryover.slurm.graph import Graph
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.plan import Action, Decision, make_plan, missing
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.formats import Format
-from slurm.errors import RunError
+from carryover.configs.formats import Format
+from carryover.slurm.errors import RunError
 
 FORMAT = Format("rendezvous", 2)
 _WAIT_SECONDS = 300.0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from slurm.errors import RequestError
+from carryover.slurm.errors import RequestError
 
 _TIME_MIN = 60
 _SIGNAL_DELAY_S = 120

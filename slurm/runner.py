@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from configs.errors import DamagedFileError
-from configs.files import read_json
-from slurm.capture import captured
-from slurm.ledger import Attempt, Ledger, StageRecord, State, now
-from slurm.outputs import describe_outputs
-from slurm.processes import here
-from slurm.progress import read_progress
-from slurm.signals import leaving
-from slurm.stage import Stage, replace_outputs
+from carryover.configs.errors import DamagedFileError
+from carryover.configs.files import read_json
+from carryover.slurm.capture import captured
+from carryover.slurm.ledger import Attempt, Ledger, StageRecord, State, now
+from carryover.slurm.outputs import describe_outputs
+from carryover.slurm.processes import here
+from carryover.slurm.progress import read_progress
+from carryover.slurm.signals import leaving
+from carryover.slurm.stage import Stage, replace_outputs
 
 log = logging.getLogger(__name__)
 

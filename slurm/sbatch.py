@@ -9,10 +9,10 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from slurm.batches import Batch
-from slurm.cluster import Cluster
-from slurm.ledger import Ledger
-from slurm.snapshot import git_revision, package_directory, take_snapshot
+from carryover.slurm.batches import Batch
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.snapshot import git_revision, package_directory, take_snapshot
 
 
 def parameters(

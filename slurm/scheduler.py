@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from slurm.errors import RequestError, RunError
+from carryover.slurm.errors import RequestError, RunError
 
 _TIMEOUT_SECONDS = 60
 _SQUEUE_FORMAT = "%i|%T|%r|%k"

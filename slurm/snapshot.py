@@ -2,14 +2,15 @@
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from configs.files import temporary_name, write_atomic
-from slurm.errors import RequestError
-from slurm.ledger import Ledger
+from carryover.configs.files import temporary_name, write_atomic
+from carryover.slurm.errors import RequestError
+from carryover.slurm.ledger import Ledger
 
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
@@ -41,7 +42,8 @@ def take_snapshot(ledger: Ledger, packages: Sequence[str]) -> Path:
 def git_revision(*directories: Path) -> str:
     """Return the git revision of directories, "+changes" behind it if their files differ; "" outside git."""
     revision = _git(directories[0], "rev-parse", "HEAD").strip()
-    changed = any(_git(d, "status", "--porcelain", "--", str(d)).strip() for d in directories)
+    places = [place for directory in directories for place in _places(directory)]
+    changed = any(_git(d, "status", "--porcelain", "--", str(d)).strip() for d in places)
     return revision + ("+changes" if revision and changed else "")
 
 
@@ -54,8 +56,14 @@ def package_directory(package: str) -> Path:
     return Path(places[0])
 
 
+def _places(directory: Path) -> list[Path]:
+    """Return where a package's files lie: the directory itself, and those that it links to."""
+    return [directory, *(p.resolve() for p in sorted(directory.iterdir()) if p.is_symlink() and p.is_dir())]
+
+
 def _files(directory: Path) -> Iterator[Path]:
-    for path in sorted(directory.rglob("*")):
+    found = (Path(at, name) for at, _, names in os.walk(directory, followlinks=True) for name in names)
+    for path in sorted(found):
         parts = path.relative_to(directory).parts
         hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
         if path.is_file() and not hidden and path.suffix != ".pyc":
@@ -72,7 +80,8 @@ def _digest(sources: dict[str, Path]) -> str:
 
 
 def _git_diff(directories: list[Path]) -> str:
-    return "".join(_git(d, "diff", "HEAD", "--", str(d)) for d in directories)
+    places = [place for directory in directories for place in _places(directory)]
+    return "".join(_git(d, "diff", "HEAD", "--", str(d)) for d in places)
 
 
 def _git(directory: Path, *words: str) -> str:

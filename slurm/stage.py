@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slurm.calls import Call
-from slurm.errors import RequestError
-from slurm.resources import Resources
+from carryover.slurm.calls import Call
+from carryover.slurm.errors import RequestError
+from carryover.slurm.resources import Resources
 
 _OUTPUT = "$output"
 

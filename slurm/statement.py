@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.identity import Difference, Identity
-from slurm.errors import RequestError
-from slurm.stage import Output, Stage, outputs_in, replace_outputs
+from carryover.configs.identity import Difference, Identity
+from carryover.slurm.errors import RequestError
+from carryover.slurm.stage import Output, Stage, outputs_in, replace_outputs
 
 
 class InputDigests:

@@ -5,15 +5,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slurm.errors import RunError
-from slurm.flights import Flights
-from slurm.ledger import Attempt, Ledger, StageRecord, State
-from slurm.logs import last_line
-from slurm.outputs import unfit_outputs
-from slurm.processes import lives
-from slurm.progress import Progress, read_progress
-from slurm.stage import Stage
-from slurm.submission import Submission, holder
+from carryover.slurm.errors import RunError
+from carryover.slurm.flights import Flights
+from carryover.slurm.ledger import Attempt, Ledger, StageRecord, State
+from carryover.slurm.logs import last_line
+from carryover.slurm.outputs import unfit_outputs
+from carryover.slurm.processes import lives
+from carryover.slurm.progress import Progress, read_progress
+from carryover.slurm.stage import Stage
+from carryover.slurm.submission import Submission, holder
 
 _ENDED_BADLY = ("failed", "blocked", "cancelled", "damaged")
 

@@ -13,16 +13,29 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from configs.errors import DamagedFileError
-from configs.files import create_json
-from configs.formats import FileModel, Format
-from slurm.errors import RunError
-from slurm.ledger import Ledger, now
-from slurm.processes import here, lives
+from carryover.configs.errors import DamagedFileError
+from carryover.configs.files import create_json
+from carryover.configs.formats import FileModel, Format
+from carryover.slurm.errors import RunError
+from carryover.slurm.ledger import Ledger, now
+from carryover.slurm.processes import here, lives
 
 log = logging.getLogger(__name__)
 
-FORMAT = Format("submission", 2)
+_ROOMS = {"configs", "slurm", "pretrain", "transfer"}
+
+
+def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
+    """Jobs of version 1 imported the rooms of the house as packages; they are one package now."""
+    settings = dict(plain.get("settings", {}))
+    packages = settings.get("packages")
+    if packages:
+        others = [name for name in packages if name not in _ROOMS]
+        settings["packages"] = [*(["carryover"] if len(others) < len(packages) else []), *others]
+    return {**plain, "settings": settings}
+
+
+FORMAT = Format("submission", 2, {1: _from_v1})
 _HEARTBEAT_SECONDS = 20.0
 _DEAD_AFTER_SECONDS = 180.0
 

@@ -6,7 +6,7 @@ import pytest
 
 _REMEDIES = {
     "detectron2": "Detectron2 is not importable (put its source tree on PYTHONPATH, or install it)",
-    "mmseg": "mmsegmentation is not installed (carryover[mmseg])",
+    "mmseg": "mmsegmentation is not installed (carryover-eval[mmseg])",
 }
 
 

@@ -29,9 +29,9 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from carryover.configs.formats import release
 
-        typer.echo(version("carryover"))
+        typer.echo(release())
         raise typer.Exit
 
 
@@ -53,8 +53,8 @@ def _options(
 @app.command()
 def doctor() -> None:
     """Say what works here, what is missing, and how to get it."""
-    from transfer.commands import print_findings
-    from transfer.doctor import examine
+    from carryover.transfer.commands import print_findings
+    from carryover.transfer.doctor import examine
 
     if not print_findings(examine()):
         raise typer.Exit(1)
@@ -66,7 +66,7 @@ def demo(
     overrides: Overrides = None,
 ) -> None:
     """Run the whole job, small, on a CPU: pretrain, convert, detect, fine-tune, report."""
-    from transfer.run_commands import run_pipeline
+    from carryover.transfer.run_commands import run_pipeline
 
     raise typer.Exit(run_pipeline("demo", out, "inline", overrides or []))
 
@@ -77,7 +77,7 @@ def recipes(
     overrides: Overrides = None,
 ) -> None:
     """List the recipes, or show one fully resolved."""
-    from transfer.commands import print_recipe, print_recipes
+    from carryover.transfer.commands import print_recipe, print_recipes
 
     if name is None:
         print_recipes()
@@ -94,7 +94,7 @@ def data_shapes(
     detection: Annotated[int, typer.Option(help="Images of the detection set.")] = 200,
 ) -> None:
     """Write the procedural data set: an ImageFolder, and detection images in VOC and COCO layout."""
-    from transfer.shapes import write_shapes
+    from carryover.transfer.shapes import write_shapes
 
     typer.echo(write_shapes(out, seed=seed, n_train=train, n_val=val, n_detection=detection))
 
@@ -108,7 +108,7 @@ def data_check(
     ] = None,
 ) -> None:
     """Validate a data set and list every defect."""
-    from transfer.commands import check_data, print_defects
+    from carryover.transfer.commands import check_data, print_defects
 
     if print_defects(check_data(kind, root, recipe)):
         raise typer.Exit(1)
@@ -121,11 +121,11 @@ def pretrain(
     out: Out = None,
 ) -> None:
     """Train a pretraining recipe into a canonical checkpoint; run again to resume."""
-    import pretrain.config  # noqa: F401 (registers the kind)
-    from configs import load
+    import carryover.pretrain.config  # noqa: F401 (registers the kind)
+    from carryover.configs import load
 
     config = load("pretrain", recipe, overrides or [])
-    from pretrain.trainer import train
+    from carryover.pretrain.trainer import train
 
     typer.echo(train(config, out or Path("runs") / f"{config.name}-seed{config.seed}"))
 
@@ -136,7 +136,7 @@ def inspect(
     encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
 ) -> None:
     """Say which layout and backbone a checkpoint has, and what is covered."""
-    from transfer.checkpoints.canonical import inspect_checkpoint
+    from carryover.transfer.checkpoints.canonical import inspect_checkpoint
 
     typer.echo(inspect_checkpoint(checkpoint, encoder=encoder).report())
 
@@ -149,7 +149,7 @@ def convert(
     encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
 ) -> None:
     """Convert a checkpoint, and prove that the target library loads all of it."""
-    from transfer.commands import convert_checkpoint
+    from carryover.transfer.commands import convert_checkpoint
 
     typer.echo(convert_checkpoint(checkpoint, to, out, encoder))
 
@@ -164,7 +164,7 @@ def evaluate(
     out: Out = None,
 ) -> None:
     """Run one evaluation recipe on a checkpoint; run again to resume."""
-    from transfer.commands import evaluate_checkpoint
+    from carryover.transfer.commands import evaluate_checkpoint
 
     evaluate_checkpoint(recipe, checkpoint, overrides or [], out)
 
@@ -181,7 +181,7 @@ def run(
     out: Out = None,
 ) -> None:
     """Run a pipeline; what is finished is not done again."""
-    from transfer.run_commands import run_pipeline
+    from carryover.transfer.run_commands import run_pipeline
 
     run_dir = out or Path("runs") / Path(pipeline).stem
     raise typer.Exit(
@@ -204,7 +204,7 @@ def status(
     follow: Annotated[bool, typer.Option("--follow", help="Stay until nothing is on its way.")] = False,
 ) -> None:
     """Say where every stage of a run stands."""
-    from transfer.run_commands import print_status
+    from carryover.transfer.run_commands import print_status
 
     raise typer.Exit(print_status(run_dir, follow=follow))
 
@@ -216,7 +216,7 @@ def logs(
     attempt: Annotated[int | None, typer.Option(help="Which attempt; the last one unless told.")] = None,
 ) -> None:
     """Print what a stage logged and printed."""
-    from transfer.run_commands import print_logs
+    from carryover.transfer.run_commands import print_logs
 
     print_logs(run_dir, stage, attempt)
 
@@ -227,7 +227,7 @@ def cancel(
     stages: Annotated[list[str] | None, typer.Argument(help="Only these stages.")] = None,
 ) -> None:
     """Stop a run; running stages save their state first, and resume when run again."""
-    from transfer.run_commands import cancel_run
+    from carryover.transfer.run_commands import cancel_run
 
     cancel_run(run_dir, stages or [])
 
@@ -238,7 +238,7 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed, and what it blocked.")] = False,
 ) -> None:
     """Run or submit again what has not finished, as it was run or submitted last."""
-    from transfer.run_commands import retry_run
+    from carryover.transfer.run_commands import retry_run
 
     raise typer.Exit(retry_run(run_dir, failed))
 
@@ -258,7 +258,7 @@ def report(
     interval: Annotated[int, typer.Option(help="Seconds between two drawings of --watch.", min=1)] = 30,
 ) -> None:
     """Draw up the report of one or several runs; one of unfinished runs says that it is partial."""
-    from transfer.commands import print_report
+    from carryover.transfer.commands import print_report
 
     if not print_report(runs, out, format, title, interval if watch else None):
         raise typer.Exit(1)
@@ -270,7 +270,7 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Another of the same kind.")],
 ) -> None:
     """Put two runs or two checkpoints side by side, with the differences of their recipes."""
-    from transfer.commands import print_comparison
+    from carryover.transfer.commands import print_comparison
 
     if not print_comparison(first, second):
         raise typer.Exit(1)
@@ -284,7 +284,7 @@ def study_eqco_mi(
     out: Out = None,
 ) -> None:
     """Estimate a known mutual information by InfoNCE and by EqCo (EqCo's Table 5); writes csv and md."""
-    from transfer.studies.eqco_mi import eqco_mi
+    from carryover.transfer.studies.eqco_mi import eqco_mi
 
     eqco_mi(seed, steps, estimates, out, _command_line())
 
@@ -304,7 +304,7 @@ def study_gradients(
     out: Out = None,
 ) -> None:
     """Compare every method's gradient with every other's on one batch: a table, and a heat-map."""
-    from transfer.studies.gradients import Asked, gradients
+    from carryover.transfer.studies.gradients import Asked, gradients
 
     gradients(Asked(images, checkpoint, batch_size, size, width, seed), out, _command_line())
 
@@ -334,8 +334,8 @@ def main() -> None:
 def _status(error: Exception) -> int | None:
     """Return the exit status of an error that is meant for the user, None for any other."""
     # Imported only now: pydantic and OmegaConf would take longer than all of --help.
-    from configs import UserError, WorkError
-    from slurm import RequestError, RunError
+    from carryover.configs import UserError, WorkError
+    from carryover.slurm import RequestError, RunError
 
     if isinstance(error, UserError | RequestError):
         return 2

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt
 
-from configs import Recipe, register
-from slurm.cluster import Cluster
-from slurm.errors import RequestError
-from slurm.resources import Resources
+from carryover.configs import Recipe, register
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.errors import RequestError
+from carryover.slurm.resources import Resources
 
 
 def read_resources(value: Any) -> Resources:
@@ -32,7 +32,7 @@ class ClusterConfig(Recipe):
     array_parallelism: PositiveInt = 64
     max_array_size: PositiveInt = 1000
     requeue: bool = True
-    packages: tuple[str, ...] = Field(default=("configs", "slurm", "pretrain", "transfer"))
+    packages: tuple[str, ...] = Field(default=("carryover",))
 
     @property
     def cluster(self) -> Cluster:

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs import UserError, dump, header, kind_of, load, recipe_names
-from configs.keys import nearest
+from carryover.configs import UserError, dump, header, kind_of, load, recipe_names
+from carryover.configs.keys import nearest
 
 if TYPE_CHECKING:
-    from transfer.detect.defects import Defect
-    from transfer.doctor import Finding
-    from transfer.report import Report
+    from carryover.transfer.detect.defects import Defect
+    from carryover.transfer.doctor import Finding
+    from carryover.transfer.report import Report
 
 log = logging.getLogger(__name__)
 out_console = Console()
@@ -78,16 +78,16 @@ def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:
     if kind != "masks":
         if recipe is not None:
             raise UserError(f"--recipe: says how masks are laid out; data check {kind} needs none")
-        from transfer.detect.check import check
+        from carryover.transfer.detect.check import check
 
         return check(kind, root)
     if recipe is None:
         raise UserError("data check masks: say with --recipe which layout (fcn_folders, fcn_r50_ade20k, ...)")
-    import transfer.config
-    from transfer.segment.splits import check_masks
+    import carryover.transfer.config
+    from carryover.transfer.segment.splits import check_masks
 
     config = load("transfer", recipe, [f"data.root={root}"])
-    if not isinstance(config, transfer.config.SegmentationConfig):
+    if not isinstance(config, carryover.transfer.config.SegmentationConfig):
         raise UserError(f"--recipe {recipe}: is a recipe of task '{config.task}', not a segmentation")
     return check_masks(config.data)
 
@@ -102,20 +102,20 @@ def print_defects(defects: Sequence["Defect"]) -> int:
 
 def convert_checkpoint(checkpoint: Path, to: str, out: Path, encoder: str | None) -> str:
     """Convert a checkpoint of any maker; return the receipt's summary."""
-    from transfer.convert import convert
+    from carryover.transfer.convert import convert
 
     return convert(checkpoint, to, out, encoder).summary
 
 
 def evaluate_checkpoint(recipe: str, checkpoint: Path, overrides: Sequence[str], out: Path | None) -> None:
     """Run one evaluation recipe on a checkpoint of any maker."""
-    import transfer.config
+    import carryover.transfer.config
 
     config = load("transfer", recipe, overrides)
-    transfer.config.check_roots(config)
+    carryover.transfer.config.check_roots(config)
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
-    from transfer.evaluate import canonical_of, evaluate
+    from carryover.transfer.evaluate import canonical_of, evaluate
 
     directory = out or Path("runs") / f"{checkpoint.stem}-{config.name}-seed{config.seed}"
     evaluate(config, canonical_of(checkpoint, directory), directory)
@@ -128,7 +128,7 @@ def print_report(
 
     With `every` (seconds) it is written again and again until nothing of the runs is under way, or Ctrl-C.
     """
-    from transfer.report import watch, write_report
+    from carryover.transfer.report import watch, write_report
 
     wanted = [f.strip() for f in formats.split(",") if f.strip()]
     directory = out or (runs[0] / "report" if runs[0].is_dir() else Path("report"))
@@ -154,8 +154,8 @@ def _print_progress(report: "Report") -> None:
 
 def _refresh_costs(run: Path) -> None:
     """Ask again what a run cost: sacct may not have known all when the run drew up its own report."""
-    from slurm.ledger import Ledger
-    from transfer.costs import write_costs
+    from carryover.slurm.ledger import Ledger
+    from carryover.transfer.costs import write_costs
 
     if not Ledger(run).pipeline_file.is_file():
         return
@@ -167,7 +167,7 @@ def _refresh_costs(run: Path) -> None:
 
 def print_comparison(first: Path, second: Path) -> bool:
     """Print what tells two runs or checkpoints apart; return whether every record could be read."""
-    from transfer.report.compare import compare
+    from carryover.transfer.report.compare import compare
 
     found = compare(first, second)
     if found.lines:
@@ -197,7 +197,7 @@ def print_comparison(first: Path, second: Path) -> bool:
 
 def register_recipes() -> None:
     """Import the modules that register the kinds of recipes."""
-    import pretrain.config  # noqa: F401
-    import transfer.cluster_config
-    import transfer.config
-    import transfer.pipeline_config  # noqa: F401 (each registers its kind)
+    import carryover.pretrain.config
+    import carryover.transfer.cluster_config
+    import carryover.transfer.config
+    import carryover.transfer.pipeline_config  # noqa: F401 (each registers its kind)

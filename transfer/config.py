@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from configs import UserError, register
-from transfer.classify.config import FinetuneConfig
-from transfer.classify.probe_config import KnnConfig, LinearConfig, SvmConfig, TsneConfig
-from transfer.detect.config import DetectionConfig
-from transfer.segment.config import SegmentationConfig
+from carryover.configs import UserError, register
+from carryover.transfer.classify.config import FinetuneConfig
+from carryover.transfer.classify.probe_config import KnnConfig, LinearConfig, SvmConfig, TsneConfig
+from carryover.transfer.detect.config import DetectionConfig
+from carryover.transfer.segment.config import SegmentationConfig
 
 TransferConfig = Annotated[
     FinetuneConfig | LinearConfig | KnnConfig | SvmConfig | TsneConfig | DetectionConfig | SegmentationConfig,
@@ -19,13 +19,13 @@ TransferConfig = Annotated[
 
 # Each module has `evaluate(config, checkpoint, out) -> ResultRecord`; it is imported when it is asked for.
 PROTOCOLS: dict[type, Callable[[Any], str]] = {
-    FinetuneConfig: lambda config: "transfer.classify.finetune",
-    LinearConfig: lambda config: "transfer.classify.linear",
-    KnnConfig: lambda config: "transfer.classify.knn",
-    SvmConfig: lambda config: "transfer.classify.svm",
-    TsneConfig: lambda config: "transfer.classify.tsne",
-    DetectionConfig: lambda config: f"transfer.detect.{config.backend}_rcnn",
-    SegmentationConfig: lambda config: f"transfer.segment.{config.backend}_fcn",
+    FinetuneConfig: lambda config: "carryover.transfer.classify.finetune",
+    LinearConfig: lambda config: "carryover.transfer.classify.linear",
+    KnnConfig: lambda config: "carryover.transfer.classify.knn",
+    SvmConfig: lambda config: "carryover.transfer.classify.svm",
+    TsneConfig: lambda config: "carryover.transfer.classify.tsne",
+    DetectionConfig: lambda config: f"carryover.transfer.detect.{config.backend}_rcnn",
+    SegmentationConfig: lambda config: f"carryover.transfer.segment.{config.backend}_fcn",
 }
 
 register("transfer", TransferConfig)

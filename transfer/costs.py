@@ -4,13 +4,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import transfer.stages  # noqa: F401 (makes the calls of a run directory known)
-from configs import UserError
-from slurm.cost import Cost, stage_costs
-from slurm.graph import Graph
-from slurm.ledger import Ledger
-from slurm.stage import Output
-from transfer.results import RECORD_NAME, Costs, ResultRecord, load_costs, load_record, write_costs_file
+import carryover.transfer.stages  # noqa: F401 (makes the calls of a run directory known)
+from carryover.configs import UserError
+from carryover.slurm.cost import Cost, stage_costs
+from carryover.slurm.graph import Graph
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.stage import Output
+from carryover.transfer.results import (
+    RECORD_NAME,
+    Costs,
+    ResultRecord,
+    load_costs,
+    load_record,
+    write_costs_file,
+)
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pretrain.data_config import DataConfig
-from pretrain.data_digest import Contents, Named, contents_of, images_below
-from transfer.classify.data_config import ClassifyData
-from transfer.classify.probe_config import VocImages
-from transfer.detect.config import CocoData, CocoSplit, VocData
-from transfer.segment.data_config import Ade20kMasks, CityscapesMasks, FolderMasks, VocMasks
+from carryover.pretrain.data_config import DataConfig
+from carryover.pretrain.data_digest import Contents, Named, contents_of, images_below
+from carryover.transfer.classify.data_config import ClassifyData
+from carryover.transfer.classify.probe_config import VocImages
+from carryover.transfer.detect.config import CocoData, CocoSplit, VocData
+from carryover.transfer.segment.data_config import Ade20kMasks, CityscapesMasks, FolderMasks, VocMasks
 
 # Annotation files of half a gigabyte are searched, not parsed.
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')

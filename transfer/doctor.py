@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from carryover.configs.formats import DISTRIBUTION, release
+
 State = Literal["ok", "missing", "broken"]
 
 
@@ -37,6 +39,16 @@ def examine() -> Iterator[Finding]:
     """Yield a finding for everything that carryover uses, the indispensable first."""
     for check in _CHECKS:
         yield check()
+
+
+def _own_files() -> Finding:
+    # A distribution called carryover, of somebody else, installs a module and a command of that name.
+    others = sorted(set(metadata.packages_distributions().get("carryover", ())) - {DISTRIBUTION})
+    if others:
+        detail = f"files of {', '.join(others)} lie in the package carryover beside ours"
+        remedy = f"pip uninstall {' '.join(others)}; {_REINSTALL}"
+        return Finding("carryover", "broken", detail, needed=True, remedy=remedy)
+    return Finding("carryover", "ok", f"{DISTRIBUTION} {release()}", needed=True)
 
 
 def _torch() -> Finding:
@@ -91,7 +103,7 @@ def _detectron2() -> Finding:
         version = importlib.import_module("detectron2").__version__
         importlib.import_module("detectron2.modeling")
     except ImportError as error:
-        remedy = f"pip install 'carryover[detectron2]' ({upstream})"
+        remedy = f"pip install 'carryover-eval[detectron2]' ({upstream})"
         return Finding("Detectron2", "broken", str(error), remedy=remedy)
     built = importlib.util.find_spec("detectron2._C") is not None
     works = (
@@ -103,15 +115,15 @@ def _detectron2() -> Finding:
 
 
 def _mmseg() -> Finding:
-    from transfer.convert.target import quiet
-    from transfer.segment.mmcv_stub import install
+    from carryover.transfer.convert.target import quiet
+    from carryover.transfer.segment.mmcv_stub import install
 
     parts = {name: _version(name) for name in ("mmsegmentation", "mmcv", "mmcv-lite", "mmengine")}
     if not parts["mmsegmentation"]:
-        remedy = "pip install 'carryover[mmseg]'  (torchvision's FCN is there without it)"
+        remedy = "pip install 'carryover-eval[mmseg]'  (torchvision's FCN is there without it)"
         return Finding("mmsegmentation", "missing", "reference segmentation backend", remedy=remedy)
     detail = ", ".join(f"{name} {version}" for name, version in parts.items() if version)
-    upstream = "pip install 'carryover[mmseg]'; a built mmcv: see mmcv's own installation page"
+    upstream = "pip install 'carryover-eval[mmseg]'; a built mmcv: see mmcv's own installation page"
     try:
         # Installed is not enough: mmseg refuses most versions of mmcv when it is imported.
         install()
@@ -133,7 +145,9 @@ def _mmseg() -> Finding:
 def _timm() -> Finding:
     version = _version("timm")
     if not version:
-        return Finding("timm", "missing", "a target of `convert`", remedy="pip install 'carryover[timm]'")
+        return Finding(
+            "timm", "missing", "a target of `convert`", remedy="pip install 'carryover-eval[timm]'"
+        )
     return Finding("timm", "ok", version)
 
 
@@ -164,8 +178,9 @@ def _space() -> Finding:
     return Finding("machine", state, f"{cores} cores, {free:.0f} GiB free here", needed=True, remedy=remedy)
 
 
-_REINSTALL = "pip install --force-reinstall carryover"
+_REINSTALL = "pip install --force-reinstall carryover-eval"
 _CHECKS: tuple[Callable[[], Finding], ...] = (
+    _own_files,
     _space,
     _torch,
     _torchvision,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.interrupt import outlive_signals
+from carryover.pretrain.interrupt import outlive_signals
 
 
 @dataclass(frozen=True)

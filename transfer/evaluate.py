@@ -5,9 +5,9 @@ import logging
 import os
 from pathlib import Path
 
-from pretrain.canonical import METADATA_KEY, load_canonical, save_canonical
-from transfer.config import PROTOCOLS, TransferConfig
-from transfer.results import RECORD_NAME, ResultRecord
+from carryover.pretrain.canonical import METADATA_KEY, load_canonical, save_canonical
+from carryover.transfer.config import PROTOCOLS, TransferConfig
+from carryover.transfer.results import RECORD_NAME, ResultRecord
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Pat
     """Return `checkpoint` when it is canonical, else its import, written to `out`/imported.safetensors."""
     if is_canonical(checkpoint):
         return checkpoint
-    from transfer.checkpoints.importers import import_checkpoint
+    from carryover.transfer.checkpoints.importers import import_checkpoint
 
     state, metadata = import_checkpoint(checkpoint, encoder=encoder)
     path = out / "imported.safetensors"
@@ -52,7 +52,7 @@ def is_canonical(checkpoint: Path) -> bool:
     """Tell a canonical checkpoint from another maker's by its own header; raises UserError if unreadable."""
     from safetensors import SafetensorError, safe_open
 
-    from configs import UserError
+    from carryover.configs import UserError
 
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs import UserError
-from pretrain.backbone_config import BackboneConfig
+from carryover.configs import UserError
+from carryover.pretrain.backbone_config import BackboneConfig
 
 _DENSE = ("detection", "segmentation")
 _ORDINARY = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -27,7 +27,7 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
                 "or name under the evaluation's `of:` the pretrainings that it is for"
             )
     # Imports torch: only an unusual backbone has to wait for it.
-    from transfer.convert import TARGETS
+    from carryover.transfer.convert import TARGETS
 
     for target in to:
         try:
@@ -41,7 +41,7 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
 
 def read_backbone(path: Path, encoder: str | None) -> BackboneConfig:
     """Return what a checkpoint of any known maker holds; raises UserError when none is whole in it."""
-    from transfer.checkpoints.importers import take_backbone
+    from carryover.transfer.checkpoints.importers import take_backbone
 
     return take_backbone(path, encoder).metadata.backbone
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from configs import Identity
-from pretrain.distributed import is_first
-from transfer.data_digest import evaluation_digest
-from transfer.source import Source
+from carryover.configs import Identity
+from carryover.pretrain.distributed import is_first
+from carryover.transfer.data_digest import evaluation_digest
+from carryover.transfer.source import Source
 
 
 def identify(config: Any, source: Source) -> Identity:

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs import WorkError
-from pretrain.checkpoint import load_state, save_state
-from pretrain.claims import Work
-from pretrain.distributed import Ranks, barrier, data_parallel
-from pretrain.interrupt import Interrupted, StopRequest
-from pretrain.metrics import MetricsLog
-from pretrain.progress import Bar, progress
+from carryover.configs import WorkError
+from carryover.pretrain.checkpoint import load_state, save_state
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import Ranks, barrier, data_parallel
+from carryover.pretrain.interrupt import Interrupted, StopRequest
+from carryover.pretrain.metrics import MetricsLog
+from carryover.pretrain.progress import Bar, progress
 
 log = logging.getLogger(__name__)
 

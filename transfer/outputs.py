@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs import Identity, UserError
-from configs.files import atomic_file
-from pretrain.claims import RECIPE_NAME, require_same_work
-from transfer.results import RECORD_NAME, ResultRecord, load_record
+from carryover.configs import Identity, UserError
+from carryover.configs.files import atomic_file
+from carryover.pretrain.claims import RECIPE_NAME, require_same_work
+from carryover.transfer.results import RECORD_NAME, ResultRecord, load_record
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs import UserError, load
-from pretrain.config import PretrainConfig
-from pretrain.data_digest import data_digest
-from slurm.graph import Graph
-from slurm.resources import Resources
-from slurm.stage import Output, Stage
-from transfer.data_digest import evaluation_digest
-from transfer.foresight import read_backbone, refuse_unfit
-from transfer.pipeline_config import CheckpointEntry, EvaluationEntry, PipelineConfig, PretrainEntry
-from transfer.stages import BACKBONE, STATE
+from carryover.configs import UserError, load
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.data_digest import data_digest
+from carryover.slurm.graph import Graph
+from carryover.slurm.resources import Resources
+from carryover.slurm.stage import Output, Stage
+from carryover.transfer.data_digest import evaluation_digest
+from carryover.transfer.foresight import read_backbone, refuse_unfit
+from carryover.transfer.pipeline_config import CheckpointEntry, EvaluationEntry, PipelineConfig, PretrainEntry
+from carryover.transfer.stages import BACKBONE, STATE
 
 _Entry = TypeVar("_Entry", PretrainEntry, CheckpointEntry, EvaluationEntry)
 _SHAPES = "shapes:"
@@ -73,8 +73,8 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
         Nothing to evaluate, a recipe that does not resolve, ``shapes:...`` without a `shapes` section, a
         checkpoint that cannot be read, or a backbone that an evaluation or a library has no place for.
     """
-    import pretrain.config  # noqa: F401 (registers the kind)
-    import transfer.config  # noqa: F401 (registers the kind)
+    import carryover.pretrain.config
+    import carryover.transfer.config  # noqa: F401 (registers the kind)
 
     only = set(config.only)
     rows = only & ({e.key for e in config.pretrain} | {e.key for e in config.given})

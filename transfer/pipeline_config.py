@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from configs import Incidental, Recipe, Section, register
-from configs.keys import nearest
-from transfer.cluster_config import StageResources, read_resources
+from carryover.configs import Incidental, Recipe, Section, register
+from carryover.configs.keys import nearest
+from carryover.transfer.cluster_config import StageResources, read_resources
 
 
 def _known(resources: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from configs import UserError
-from pretrain.canonical import CanonicalMetadata
+from carryover.configs import UserError
+from carryover.pretrain.canonical import CanonicalMetadata
 
 
 class StatedPixels(Protocol):

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from configs import Recipe, UserError, protocol, recipe_hash
-from configs.errors import DamagedFileError
-from configs.files import read_json, write_json
-from configs.formats import VERSION_KEY, WRITER_KEY, FileModel, Format
-from pretrain.provenance import git_revision, hardware, host, job_id, library_versions
+from carryover.configs import Recipe, UserError, protocol, recipe_hash
+from carryover.configs.errors import DamagedFileError
+from carryover.configs.files import read_json, write_json
+from carryover.configs.formats import VERSION_KEY, WRITER_KEY, FileModel, Format, release
+from carryover.pretrain.provenance import git_revision, hardware, host, job_id, library_versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from transfer.source import Source
+    from carryover.transfer.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ def load_record(path: Path) -> ResultRecord:
     NewerFormatError
         A newer release wrote it.
     """
-    from transfer.results_v1 import migrated
+    from carryover.transfer.results_v1 import migrated
 
     plain = read_json(path)
     if plain is None:
@@ -405,6 +405,6 @@ def _record_files(run: Path) -> list[Path]:
 
 def _version(backend: str) -> str:
     try:
-        return distributions.version(backend)
+        return release() if backend == "carryover" else distributions.version(backend)
     except distributions.PackageNotFoundError:
         return "unknown"

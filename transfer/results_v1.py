@@ -4,8 +4,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from configs import UserError, protocol, recipe_hash
-from pretrain.claims import RECIPE_NAME, hash_of_v1, read_recipe
+from carryover.configs import UserError, protocol, recipe_hash
+from carryover.pretrain.claims import RECIPE_NAME, hash_of_v1, read_recipe
 
 
 def migrated(plain: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def migrated(plain: dict[str, Any], path: Path) -> dict[str, Any]:
 @cache
 def _protocol_of(text: str, path: Path) -> tuple[str, str, dict[str, Any]] | None:
     """Return a recipe's hash of version 1, its hash of today and its protocol; None if it cannot be read."""
-    from transfer.config import TransferConfig
+    from carryover.transfer.config import TransferConfig
 
     try:
         plain, recipe = read_recipe(path, TransferConfig)

@@ -12,18 +12,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-import transfer.stages  # noqa: F401 (makes the calls of a run directory known)
-from configs import UserError, load
+import carryover.transfer.stages  # noqa: F401 (makes the calls of a run directory known)
+from carryover.configs import UserError, load
 
 if TYPE_CHECKING:
-    from slurm.executor import Event, Executor, GraphResult
-    from slurm.graph import Graph
-    from slurm.plan import Decision
-    from slurm.preview import Preview
-    from slurm.progress import Progress
-    from slurm.status import RunStatus
-    from transfer.cluster_config import ClusterConfig
-    from transfer.pipeline_config import PipelineConfig
+    from carryover.slurm.executor import Event, Executor, GraphResult
+    from carryover.slurm.graph import Graph
+    from carryover.slurm.plan import Decision
+    from carryover.slurm.preview import Preview
+    from carryover.slurm.progress import Progress
+    from carryover.slurm.status import RunStatus
+    from carryover.transfer.cluster_config import ClusterConfig
+    from carryover.transfer.pipeline_config import PipelineConfig
 
 # In a pipe there is no width to keep to, and folded stage names cannot be searched for.
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
@@ -54,12 +54,12 @@ def run_pipeline(
     follow: bool = False,
 ) -> int:
     """Plan a pipeline and run or submit it; return the exit status."""
-    from slurm.environment import describe
-    from slurm.executor import run_graph
-    from slurm.plan import MissingPathsError
-    from transfer.commands import register_recipes
-    from transfer.foresight import explain_missing
-    from transfer.pipeline import plan
+    from carryover.slurm.environment import describe
+    from carryover.slurm.executor import run_graph
+    from carryover.slurm.plan import MissingPathsError
+    from carryover.transfer.commands import register_recipes
+    from carryover.transfer.foresight import explain_missing
+    from carryover.transfer.pipeline import plan
 
     if executor not in ("inline", "local", "slurm"):
         raise UserError(f"--executor {executor}: unknown; there are: inline, local, slurm")
@@ -80,7 +80,7 @@ def run_pipeline(
     except MissingPathsError as error:
         raise UserError("\n".join(explain_missing(error.paths, config.roots))) from None
     if follow and executor == "slurm" and result.succeeded:
-        from slurm.follow import follow as watch
+        from carryover.slurm.follow import follow as watch
 
         watch(run_dir, _print_event)
         return print_status(run_dir)
@@ -92,7 +92,7 @@ def print_status(run_dir: Path, *, follow: bool = False) -> int:
 
     With `follow`, the table is drawn anew until nothing is on its way any more.
     """
-    from slurm.status import status
+    from carryover.slurm.status import status
 
     now = status(run_dir)
     if follow:
@@ -133,8 +133,8 @@ def _steps(progress: "Progress | None") -> str:
 
 def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
     """Print everything that one attempt at a stage logged and printed."""
-    from slurm.ledger import Ledger
-    from slurm.logs import log_files
+    from carryover.slurm.ledger import Ledger
+    from carryover.slurm.logs import log_files
 
     files = log_files(Ledger.open(run_dir), stage, attempt)
     if not files:
@@ -146,7 +146,7 @@ def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
 
 def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
     """Stop a run, or some of its stages; say which were stopped."""
-    from slurm.control import cancel
+    from carryover.slurm.control import cancel
 
     stopped = cancel(run_dir, stages or None)
     for name in stopped:
@@ -157,17 +157,17 @@ def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
 
 def retry_run(run_dir: Path, failed_only: bool) -> int:
     """Run or submit again what has not finished, as it was last; return the exit status."""
-    from slurm.control import retry
-    from slurm.environment import describe
+    from carryover.slurm.control import retry
+    from carryover.slurm.environment import describe
 
     origin = describe(Path(__file__).parent)
     return _conclude(retry(run_dir, failed_only=failed_only, on_event=_print_event, origin=origin))
 
 
 def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
-    from slurm.cluster_executor import SlurmExecutor
-    from slurm.inline import InlineExecutor
-    from slurm.local import LocalExecutor
+    from carryover.slurm.cluster_executor import SlurmExecutor
+    from carryover.slurm.inline import InlineExecutor
+    from carryover.slurm.local import LocalExecutor
 
     if name == "inline":
         return InlineExecutor()
@@ -178,8 +178,8 @@ def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
 
 def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor: str) -> "Preview":
     """Print what would be done with every stage, and on a cluster every sbatch header."""
-    from slurm.plan import Action
-    from slurm.preview import preview
+    from carryover.slurm.plan import Action
+    from carryover.slurm.preview import preview
 
     planned = preview(graph, run_dir, place.cluster)
     table = Table(box=None, pad_edge=False)
@@ -212,7 +212,7 @@ def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor:
 
 def _in_short(plan: Iterable["Decision"]) -> str:
     """Count what a plan does: what it does again, for the first time, goes on with, and leaves."""
-    from slurm.plan import Action
+    from carryover.slurm.plan import Action
 
     kinds = {
         "to do again": lambda d: d.action is Action.REPLACE or bool(d.unfit) or d.damaged,

@@ -17,11 +17,11 @@ from numpy.random import Generator
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from configs import UserError
-from configs.files import temporary_name
-from configs.formats import VERSION_KEY, WRITER_KEY, Format
-from transfer.outlines import OUTLINES, place
-from transfer.painting import WEAVES, background, paint
+from carryover.configs import UserError
+from carryover.configs.files import temporary_name
+from carryover.configs.formats import VERSION_KEY, WRITER_KEY, Format
+from carryover.transfer.outlines import OUTLINES, place
+from carryover.transfer.painting import WEAVES, background, paint
 
 CLASSES = tuple(OUTLINES)
 DETECTION_CLASSES = CLASSES[:4]

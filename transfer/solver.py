@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from configs import Section
+from carryover.configs import Section
 
 
 class ScaledSolver(Section):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import nn
 
-from configs import UserError
-from pretrain.canonical import CanonicalMetadata, backbone_digest, sha256_file
-from transfer.checkpoints.canonical import load_backbone
+from carryover.configs import UserError
+from carryover.pretrain.canonical import CanonicalMetadata, backbone_digest, sha256_file
+from carryover.transfer.checkpoints.canonical import load_backbone
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from configs import Identity
-from configs.loading import validate
-from slurm.stage import Output, encode, replace_outputs
+from carryover.configs import Identity
+from carryover.configs.loading import validate
+from carryover.slurm.stage import Output, encode, replace_outputs
 
 
 def of_pretrain(params: Mapping[str, Any]) -> Identity:
@@ -64,8 +64,8 @@ def _recipe(kind: str, params: Mapping[str, Any]) -> Any:
 
 @lru_cache(maxsize=4096)
 def _validated(kind: str, text: str) -> Any:
-    from pretrain.config import PretrainConfig
-    from transfer.config import TransferConfig
+    from carryover.pretrain.config import PretrainConfig
+    from carryover.transfer.config import TransferConfig
 
     model = PretrainConfig if kind == "pretrain" else TransferConfig
     return validate(model, json.loads(text), f"{kind} recipe of a stage")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slurm.calls import Call, register
+from carryover.slurm.calls import Call, register
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ BACKBONE = "backbone.safetensors"
 STATE = "checkpoint.pt"
 
 
-_UPGRADED = {"report": "transfer.stage_identity:upgraded_report"}
+_UPGRADED = {"report": "carryover.transfer.stage_identity:upgraded_report"}
 for _name, _outputs in (
     ("make_shapes", ("data",)),
     ("pretrain", (BACKBONE,)),
@@ -26,14 +26,15 @@ for _name, _outputs in (
     ("evaluate", ("result.json",)),
     ("report", ("../../../report/index.html",)),
 ):
-    _target = f"transfer.stages:{_name}"
+    _target = f"carryover.transfer.stages:{_name}"
+    _of_v1 = f"transfer.stages:{_name}"
     register(
         Call(
             _name,
             _target,
-            identify=f"transfer.stage_identity:of_{_name}",
+            identify=f"carryover.transfer.stage_identity:of_{_name}",
             outputs=_outputs,
-            known_as=(_target,),
+            known_as=(_target, _of_v1),
             upgrade=_UPGRADED.get(_name, ""),
         )
     )
@@ -41,7 +42,7 @@ for _name, _outputs in (
 
 def make_shapes(out: Path, **arguments: int) -> None:
     """Write the procedural data set into `out`/data."""
-    from transfer.shapes import write_shapes
+    from carryover.transfer.shapes import write_shapes
 
     write_shapes(out / "data", **arguments)
 
@@ -53,9 +54,9 @@ def pretrain(
 
     With `until`, only to the end of that epoch; with `start`, from the state that another part left.
     """
-    from configs.loading import validate
-    from pretrain.config import PretrainConfig
-    from pretrain.trainer import train
+    from carryover.configs.loading import validate
+    from carryover.pretrain.config import PretrainConfig
+    from carryover.pretrain.trainer import train
 
     config = validate(PretrainConfig, {**recipe, "name": name}, name)
     train(config, out, until=until, start=Path(start) if start else None)
@@ -63,8 +64,8 @@ def pretrain(
 
 def import_foreign(out: Path, checkpoint: str, label: str, encoder: str | None) -> None:
     """Bring a checkpoint of any known maker into canonical form; leaves `out`/backbone.safetensors."""
-    from pretrain.canonical import save_canonical
-    from transfer.checkpoints.importers import import_checkpoint
+    from carryover.pretrain.canonical import save_canonical
+    from carryover.transfer.checkpoints.importers import import_checkpoint
 
     state, metadata = import_checkpoint(Path(checkpoint), encoder=encoder)
     save_canonical(out / BACKBONE, state, metadata)
@@ -72,8 +73,8 @@ def import_foreign(out: Path, checkpoint: str, label: str, encoder: str | None) 
 
 def convert(out: Path, checkpoint: str, to: Sequence[str]) -> None:
     """Convert a canonical checkpoint for each library in `to`; a proof that fails is an error."""
-    from transfer.convert import TARGETS
-    from transfer.convert import convert as convert_to
+    from carryover.transfer.convert import TARGETS
+    from carryover.transfer.convert import convert as convert_to
 
     for target in to:
         receipt = convert_to(Path(checkpoint), target, out / f"{target}{TARGETS[target].suffixes[0]}")
@@ -82,17 +83,17 @@ def convert(out: Path, checkpoint: str, to: Sequence[str]) -> None:
 
 def evaluate(out: Path, recipe: Mapping[str, Any], name: str, checkpoint: str) -> None:
     """Run a resolved evaluation recipe on a canonical checkpoint; leaves `out`/result.json."""
-    from configs.loading import validate
-    from transfer.config import TransferConfig
-    from transfer.evaluate import evaluate as run
+    from carryover.configs.loading import validate
+    from carryover.transfer.config import TransferConfig
+    from carryover.transfer.evaluate import evaluate as run
 
     run(validate(TransferConfig, {**recipe, "name": name}, name), Path(checkpoint), out)
 
 
 def report(out: Path, run_dir: str, title: str) -> None:
     """Draw up the report of a run directory into its own `report/`."""
-    from transfer.costs import write_costs
-    from transfer.report import write_report
+    from carryover.transfer.costs import write_costs
+    from carryover.transfer.report import write_report
 
     write_costs(Path(run_dir))
     write_report([Path(run_dir)], Path(run_dir) / "report", title=title)

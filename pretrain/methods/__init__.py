@@ -7,12 +7,12 @@ from typing import cast
 import torch
 from torch import nn
 
-from configs import UserError
-from pretrain.backbones import build_backbone
-from pretrain.bank import MemoryBank
-from pretrain.config import PretrainConfig
-from pretrain.heads import Encoder, build_projector
-from pretrain.method_config import (
+from carryover.configs import UserError
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.bank import MemoryBank
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.heads import Encoder, build_projector
+from carryover.pretrain.method_config import (
     BarlowTwinsConfig,
     BYOLConfig,
     DirectPredConfig,
@@ -27,15 +27,15 @@ from pretrain.method_config import (
     UniGradConfig,
     VICRegConfig,
 )
-from pretrain.methods.asymmetric import BYOL, DirectPred
-from pretrain.methods.base import Method, Moment, Outcome
-from pretrain.methods.contrastive import MoCo, SimCLR, SiMo
-from pretrain.methods.decorrelation import BarlowTwins, VICReg
-from pretrain.methods.instance import NPID, SqrtKL
-from pretrain.methods.msbreg import MSBReg
-from pretrain.methods.supervised import Supervised
-from pretrain.methods.unigrad import UniGrad
-from pretrain.sharded_bank import ShardedBank
+from carryover.pretrain.methods.asymmetric import BYOL, DirectPred
+from carryover.pretrain.methods.base import Method, Moment, Outcome
+from carryover.pretrain.methods.contrastive import MoCo, SimCLR, SiMo
+from carryover.pretrain.methods.decorrelation import BarlowTwins, VICReg
+from carryover.pretrain.methods.instance import NPID, SqrtKL
+from carryover.pretrain.methods.msbreg import MSBReg
+from carryover.pretrain.methods.supervised import Supervised
+from carryover.pretrain.methods.unigrad import UniGrad
+from carryover.pretrain.sharded_bank import ShardedBank
 
 __all__ = ["DataFacts", "Method", "Moment", "Outcome", "build_method", "method_around"]
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from pretrain.data import Batch
-from pretrain.distributed import mean_over_ranks
-from pretrain.heads import Encoder, Predictor
-from pretrain.method_config import BYOLConfig, DirectPredConfig, SimSiamConfig
-from pretrain.methods.base import Method, Moment, Outcome, unit
-from pretrain.objectives.asymmetric import (
+from carryover.pretrain.data import Batch
+from carryover.pretrain.distributed import mean_over_ranks
+from carryover.pretrain.heads import Encoder, Predictor
+from carryover.pretrain.method_config import BYOLConfig, DirectPredConfig, SimSiamConfig
+from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.objectives.asymmetric import (
     directpred_gradient,
     directpred_gradient_simplified,
     directpred_gradient_without_root,
@@ -21,8 +21,8 @@ from pretrain.objectives.asymmetric import (
     surrogate,
     to_unit_spectrum,
 )
-from pretrain.objectives.unigrad import batch_correlation, update_correlation
-from pretrain.target import build_target
+from carryover.pretrain.objectives.unigrad import batch_correlation, update_correlation
+from carryover.pretrain.target import build_target
 
 
 class BYOL(Method):

@@ -7,10 +7,14 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.data import Batch
-from pretrain.heads import Encoder
-from pretrain.objectives.preconditions import check_batch_statistics, check_directions, check_normalised
-from pretrain.target import TargetBranch
+from carryover.pretrain.data import Batch
+from carryover.pretrain.heads import Encoder
+from carryover.pretrain.objectives.preconditions import (
+    check_batch_statistics,
+    check_directions,
+    check_normalised,
+)
+from carryover.pretrain.target import TargetBranch
 
 
 @dataclass(frozen=True)

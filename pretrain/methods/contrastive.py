@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.data import Batch
-from pretrain.distributed import gather, own_slice, rank
-from pretrain.heads import Encoder
-from pretrain.method_config import MoCoConfig, SimCLRConfig, SiMoConfig
-from pretrain.methods.base import Method, Moment, Outcome, unit
-from pretrain.objectives.contrastive import (
+from carryover.pretrain.data import Batch
+from carryover.pretrain.distributed import gather, own_slice, rank
+from carryover.pretrain.heads import Encoder
+from carryover.pretrain.method_config import MoCoConfig, SimCLRConfig, SiMoConfig
+from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.objectives.contrastive import (
     batch_info_nce,
     enqueue,
     eqco_margin,
@@ -21,7 +21,7 @@ from pretrain.objectives.contrastive import (
     sampled_info_nce,
     simo_loss,
 )
-from pretrain.target import build_target
+from carryover.pretrain.target import build_target
 
 
 class SiMo(Method):

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from pretrain.data import Batch
-from pretrain.distributed import gather
-from pretrain.heads import Encoder
-from pretrain.method_config import BarlowTwinsConfig, VICRegConfig
-from pretrain.methods.base import Method, Moment, Outcome, unit
-from pretrain.objectives.asymmetric import surrogate
-from pretrain.objectives.decorrelation import (
+from carryover.pretrain.data import Batch
+from carryover.pretrain.distributed import gather
+from carryover.pretrain.heads import Encoder
+from carryover.pretrain.method_config import BarlowTwinsConfig, VICRegConfig
+from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.objectives.asymmetric import surrogate
+from carryover.pretrain.objectives.decorrelation import (
     barlow_twins_loss,
     simplified_barlow_twins_gradient,
     simplified_vicreg_gradient,
@@ -20,7 +20,7 @@ from pretrain.objectives.decorrelation import (
     vicreg_gradient,
     vicreg_loss,
 )
-from pretrain.target import build_target
+from carryover.pretrain.target import build_target
 
 
 class BarlowTwins(Method):

@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.bank import MemoryBank
-from pretrain.data import Batch
-from pretrain.distributed import gather, own_slice
-from pretrain.heads import Encoder
-from pretrain.method_config import NPIDConfig, SqrtKLConfig
-from pretrain.methods.base import Method, Moment, Outcome, unit
-from pretrain.objectives.instance import (
+from carryover.pretrain.bank import MemoryBank
+from carryover.pretrain.data import Batch
+from carryover.pretrain.distributed import gather, own_slice
+from carryover.pretrain.heads import Encoder
+from carryover.pretrain.method_config import NPIDConfig, SqrtKLConfig
+from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.objectives.instance import (
     class_probabilities,
     corrected_direction,
     proximal_loss,
     updated_rows,
 )
-from pretrain.objectives.preconditions import check_normalised
-from pretrain.sharded_bank import ShardedBank
+from carryover.pretrain.objectives.preconditions import check_normalised
+from carryover.pretrain.sharded_bank import ShardedBank
 
 
 class _Banked(Method):

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.data import Batch
-from pretrain.distributed import gather, own_slice, world_size
-from pretrain.heads import Encoder, Predictor
-from pretrain.method_config import MSBRegConfig
-from pretrain.methods.base import Method, Moment, Outcome, unit
-from pretrain.objectives.msbreg import (
+from carryover.pretrain.data import Batch
+from carryover.pretrain.distributed import gather, own_slice, world_size
+from carryover.pretrain.heads import Encoder, Predictor
+from carryover.pretrain.method_config import MSBRegConfig
+from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.objectives.msbreg import (
     brownian_directions,
     brownian_loss,
     centroid_loss,
     singular_value_loss,
 )
-from pretrain.target import build_target
+from carryover.pretrain.target import build_target
 
 
 class MSBReg(Method):

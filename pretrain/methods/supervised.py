@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pretrain.data import Batch
-from pretrain.heads import Encoder
-from pretrain.method_config import SupervisedConfig
-from pretrain.methods.base import Method, Moment, Outcome
+from carryover.pretrain.data import Batch
+from carryover.pretrain.heads import Encoder
+from carryover.pretrain.method_config import SupervisedConfig
+from carryover.pretrain.methods.base import Method, Moment, Outcome
 
 
 class Supervised(Method):

@@ -5,21 +5,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pretrain.cutmix import CutMix, draw_cutmix, paste
-from pretrain.data import Batch
-from pretrain.data_config import CutMixConfig
-from pretrain.distributed import gather, mean_over_ranks, own_slice, rows_of_batch, world_size
-from pretrain.heads import Encoder
-from pretrain.method_config import UniGradConfig
-from pretrain.methods.base import Method, Moment, Outcome, unit
-from pretrain.objectives.unigrad import (
+from carryover.pretrain.cutmix import CutMix, draw_cutmix, paste
+from carryover.pretrain.data import Batch
+from carryover.pretrain.data_config import CutMixConfig
+from carryover.pretrain.distributed import gather, mean_over_ranks, own_slice, rows_of_batch, world_size
+from carryover.pretrain.heads import Encoder
+from carryover.pretrain.method_config import UniGradConfig
+from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.objectives.unigrad import (
     batch_correlation,
     multicrop_positives,
     positive_mixture,
     unigrad_loss,
     update_correlation,
 )
-from pretrain.target import build_target
+from carryover.pretrain.target import build_target
 
 
 class UniGrad(Method):

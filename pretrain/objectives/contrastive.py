@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from configs.errors import UserError
-from pretrain.objectives.precision import at_least_float32
+from carryover.configs.errors import UserError
+from carryover.pretrain.objectives.precision import at_least_float32
 
 
 def eqco_margin(alpha: float, K: int, tau: float) -> float:

@@ -11,7 +11,7 @@ own online embedding and target, and `online`, `target` those of the whole batch
 import torch
 from torch import Tensor
 
-from pretrain.objectives.precision import at_least_float32
+from carryover.pretrain.objectives.precision import at_least_float32
 
 
 @at_least_float32

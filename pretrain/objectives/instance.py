@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from pretrain.objectives.precision import at_least_float32, promote
-from pretrain.objectives.streaming import ClassSums, class_sums
+from carryover.pretrain.objectives.precision import at_least_float32, promote
+from carryover.pretrain.objectives.streaming import ClassSums, class_sums
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from pretrain.objectives.precision import at_least_float32
+from carryover.pretrain.objectives.precision import at_least_float32
 
 
 @at_least_float32

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from configs.errors import UserError
+from carryover.configs.errors import UserError
 
 
 def check_normalised(name: str, x: Tensor, tolerance: float = 1e-2) -> None:

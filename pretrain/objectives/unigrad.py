@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.objectives.precision import at_least_float32
+from carryover.pretrain.objectives.precision import at_least_float32
 
 
 @at_least_float32

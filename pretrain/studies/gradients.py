@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.config import PretrainConfig
-from pretrain.data import Batch
-from pretrain.heads import Encoder
-from pretrain.methods import DataFacts, Method, Moment, method_around
-from pretrain.methods.instance import NPID, SqrtKL
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.data import Batch
+from carryover.pretrain.heads import Encoder
+from carryover.pretrain.methods import DataFacts, Method, Moment, method_around
+from carryover.pretrain.methods.instance import NPID, SqrtKL
 
 # Each method's name in the table, and its recipe; the first ten are rows a to j of UniGrad's Table 2.
 SUBJECTS: Mapping[str, str] = {

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from pretrain.objectives.contrastive import batch_info_nce, eqco_margin, mi_bound
+from carryover.pretrain.objectives.contrastive import batch_info_nce, eqco_margin, mi_bound
 
 Estimator = Literal["infonce", "eqco"]
 

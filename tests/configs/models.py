@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from pretrain.config import PretrainConfig
-from transfer.config import TransferConfig
+from carryover.pretrain.config import PretrainConfig
+from carryover.transfer.config import TransferConfig
 
 
 def recipe_models() -> dict[str, type[BaseModel]]:

@@ -1,6 +1,6 @@
 """Look published numbers up by table and by what sets them apart."""
 
-from transfer.report.published import PublishedNumber, published_numbers
+from carryover.transfer.report.published import PublishedNumber, published_numbers
 
 
 def numbers(paper: str, table: int, **asked: object) -> list[PublishedNumber]:

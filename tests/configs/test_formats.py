@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import Section
-from configs.errors import DamagedFileError, NewerFormatError
-from configs.files import atomic_file, create_json, read_json, write_atomic
-from configs.formats import FileModel, Format, writer
+from carryover.configs import Section
+from carryover.configs.errors import DamagedFileError, NewerFormatError
+from carryover.configs.files import atomic_file, create_json, read_json, write_atomic
+from carryover.configs.formats import FileModel, Format, writer
 
 FORMAT = Format(
     "shopping list", 3, {1: lambda p: p | {"items": [p.pop("item")]}, 2: lambda p: p | {"paid": False}}

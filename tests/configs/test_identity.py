@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from configs import Identity, Incidental, Section, load, protocol, recipe_hash, recipe_names
-from configs.identity import differences, digest, incidental_fields, without_defaults
+from carryover.configs import Identity, Incidental, Section, load, protocol, recipe_hash, recipe_names
+from carryover.configs.identity import differences, digest, incidental_fields, without_defaults
 from tests.configs.models import recipe_models
 
 MODELS = recipe_models()

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from configs import Incidental, Recipe, Section, UserError, dump, header, kind_of, load, recipe_hash, register
+from carryover.configs import (
+    Incidental,
+    Recipe,
+    Section,
+    UserError,
+    dump,
+    header,
+    kind_of,
+    load,
+    recipe_hash,
+    register,
+)
 
 
 class Sgd(Section):
@@ -138,7 +149,7 @@ def test_a_missing_base_and_a_circular_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_recipe_names_the_nearest() -> None:
-    import pretrain.config  # noqa: F401 (registers the kind)
+    import carryover.pretrain.config  # noqa: F401 (registers the kind)
 
     with pytest.raises(UserError, match="'unigrad_dmo'; did you mean 'unigrad_demo'"):
         load("pretrain", "unigrad_dmo")

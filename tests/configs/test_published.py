@@ -2,9 +2,9 @@
 
 import pytest
 
-from pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.transfer.report.published import published_numbers
 from tests.configs.published_values import numbers, value
-from transfer.report.published import published_numbers
 
 COUNTS = {
     ("unigrad", 2): 10,
@@ -196,8 +196,8 @@ def test_backbones_are_called_what_records_call_them() -> None:
 
 
 def test_recipes_named_beside_numbers_exist_and_have_their_data() -> None:
-    import transfer.config  # noqa: F401
-    from configs import load
+    import carryover.transfer.config  # noqa: F401
+    from carryover.configs import load
 
     named: set[tuple[str, str | None]] = {(r, n.data) for n in published_numbers() for r in n.recipe}
     assert len(named) == 17

@@ -2,8 +2,8 @@
 
 import pytest
 
+from carryover.transfer.report.published import PublishedNumber, published_numbers
 from tests.configs.published_values import numbers, value
-from transfer.report.published import PublishedNumber, published_numbers
 
 
 def alike(number: PublishedNumber, metric: str) -> tuple[object, ...]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from carryover.transfer.report.published import published_numbers
 from tests.configs.published_values import numbers, value
-from transfer.report.published import published_numbers
 
 VOC, VOC12, COCO = {"data": "VOC 07"}, {"data": "VOC 07+12"}, {"data": "COCO 2017"}
 R18, R50, MOBV2 = {"backbone": "resnet18"}, {"backbone": "resnet50"}, {"backbone": "mobilenet_v2"}

@@ -10,27 +10,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs import UserError, load
-from configs.identity import recipe_hash
-from pretrain.canonical import backbone_digest, load_canonical
-from pretrain.checkpoint import load_state
-from slurm.control import retry
-from slurm.executor import run_graph
-from slurm.inline import InlineExecutor
-from slurm.ledger import Ledger
-from slurm.plan import Action, make_plan
-from slurm.status import status
-from slurm.submission import submissions
+from carryover.configs import UserError, load
+from carryover.configs.identity import recipe_hash
+from carryover.pretrain.canonical import backbone_digest, load_canonical
+from carryover.pretrain.checkpoint import load_state
+from carryover.slurm.control import retry
+from carryover.slurm.executor import run_graph
+from carryover.slurm.inline import InlineExecutor
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.plan import Action, make_plan
+from carryover.slurm.status import status
+from carryover.slurm.submission import submissions
+from carryover.transfer.checkpoints.receipt import read_receipt
+from carryover.transfer.classify.features import FORMAT as FEATURES
+from carryover.transfer.commands import register_recipes
+from carryover.transfer.detect.predictions_file import read_predictions
+from carryover.transfer.evaluate import evaluate
+from carryover.transfer.pipeline import plan
+from carryover.transfer.report import write_report
+from carryover.transfer.results import read_records
 from tests.golden import make_v1
 from tests.golden.unpacked import unpack
-from transfer.checkpoints.receipt import read_receipt
-from transfer.classify.features import FORMAT as FEATURES
-from transfer.commands import register_recipes
-from transfer.detect.predictions_file import read_predictions
-from transfer.evaluate import evaluate
-from transfer.pipeline import plan
-from transfer.report import write_report
-from transfer.results import read_records
 
 RESULTS = (
     "detection",

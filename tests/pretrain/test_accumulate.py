@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-import pretrain.methods
-from pretrain.accumulate import backward
-from pretrain.data import Batch
-from pretrain.methods import DataFacts, Method, Moment, build_method
+import carryover.pretrain.methods
+from carryover.pretrain.accumulate import backward
+from carryover.pretrain.data import Batch
+from carryover.pretrain.methods import DataFacts, Method, Moment, build_method
 from tests.pretrain.test_ranks import CASES
 from tests.pretrain.tiny import build_plain, recipe
 
@@ -37,7 +37,7 @@ def _stepped(case: str, parts: int) -> tuple[Method, list[torch.Tensor]]:
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_parts_add_up_to_the_undivided_batch(case: str, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain.methods, "build_backbone", build_plain)
+    monkeypatch.setattr(carryover.pretrain.methods, "build_backbone", build_plain)
     (whole, losses), (divided, losses_in_parts) = _stepped(case, 1), _stepped(case, parts)
     torch.testing.assert_close(losses_in_parts, losses, rtol=1e-9, atol=1e-11)
     gradients = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}

@@ -9,7 +9,7 @@ import pytest
 
 _PROGRAM = """
 import resource, torch
-from pretrain.allocation import freed_memory_kept
+from carryover.pretrain.allocation import freed_memory_kept
 
 def faults(turns, mib):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from pretrain.augment import ViewParameters, draw_view
-from pretrain.data_config import BlurConfig, JitterConfig, ViewConfig
-from pretrain.draws import keys, permutation, uniforms
+from carryover.pretrain.augment import ViewParameters, draw_view
+from carryover.pretrain.data_config import BlurConfig, JitterConfig, ViewConfig
+from carryover.pretrain.draws import keys, permutation, uniforms
 
 N = 20_000
 

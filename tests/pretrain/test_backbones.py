@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from pretrain.backbone_config import Architecture, BackboneConfig
-from pretrain.backbones import build_backbone
+from carryover.pretrain.backbone_config import Architecture, BackboneConfig
+from carryover.pretrain.backbones import build_backbone
 
 
 def _count(module: nn.Module) -> int:

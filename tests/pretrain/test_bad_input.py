@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs import UserError
-from pretrain.accumulate import backward
-from pretrain.bank import MemoryBank
-from pretrain.data import Batch
-from pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
-from pretrain.methods.contrastive import SiMo
-from pretrain.methods.instance import NPID, SqrtKL
-from pretrain.trainer import train
+from carryover.configs import UserError
+from carryover.pretrain.accumulate import backward
+from carryover.pretrain.bank import MemoryBank
+from carryover.pretrain.data import Batch
+from carryover.pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
+from carryover.pretrain.methods.contrastive import SiMo
+from carryover.pretrain.methods.instance import NPID, SqrtKL
+from carryover.pretrain.trainer import train
 from tests.pretrain.test_ranks import CASES
 from tests.pretrain.tiny import recipe, tiny_backbone, write_images
 
@@ -123,7 +123,7 @@ def test_every_k_that_the_recipe_allows_can_be_drawn() -> None:
 
 def test_processes_with_one_image_each_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = write_images(tmp_path / "images")
-    monkeypatch.setattr("pretrain.distributed.Ranks.share_of", lambda self, size: size // 2)
+    monkeypatch.setattr("carryover.pretrain.distributed.Ranks.share_of", lambda self, size: size // 2)
     with pytest.raises(UserError, match="batch_size 2 leaves each of 1 processes 1 image"):
         train(recipe("unigrad", images, ["batch_size=2"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from configs.errors import UserError
-from pretrain.bank import MemoryBank
+from carryover.configs.errors import UserError
+from carryover.pretrain.bank import MemoryBank
 
 
 def unit(*shape: int, seed: int) -> Tensor:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from configs import UserError, recipe_hash
-from pretrain.canonical import load_canonical
-from pretrain.checkpoint import load_state
-from pretrain.compiled import compile_encoders, missing_to_compile
-from pretrain.data import Batch
-from pretrain.methods import DataFacts, Moment, build_method
-from pretrain.trainer import train
+from carryover.configs import UserError, recipe_hash
+from carryover.pretrain.canonical import load_canonical
+from carryover.pretrain.checkpoint import load_state
+from carryover.pretrain.compiled import compile_encoders, missing_to_compile
+from carryover.pretrain.data import Batch
+from carryover.pretrain.methods import DataFacts, Moment, build_method
+from carryover.pretrain.trainer import train
 from tests.pretrain.tiny import recipe, tiny_backbone, write_images
 
 __all__ = ["tiny_backbone"]

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from configs import UserError, dump, load, recipe_hash, recipe_names
-from pretrain.config import PretrainConfig
+from carryover.configs import UserError, dump, load, recipe_hash, recipe_names
+from carryover.pretrain.config import PretrainConfig
 from tests.pretrain.tiny import RECIPES
 
 UNIGRAD = RECIPES / "unigrad.yaml"
@@ -87,7 +87,7 @@ def test_where_and_how_fast_a_recipe_runs_is_not_in_its_hash() -> None:
 def test_recipes_load_without_torch() -> None:
     code = (
         "import sys, configs, pretrain.config;"
-        f"configs.load('pretrain', '{UNIGRAD}');"
+        f"carryover.configs.load('pretrain', '{UNIGRAD}');"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-import pretrain.convolution
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone
-from pretrain.convolution import Conv2d, product_conv2d, use_products
+import carryover.pretrain.convolution
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.convolution import Conv2d, product_conv2d, use_products
 
 
 @pytest.fixture
 def amx(monkeypatch: pytest.MonkeyPatch) -> None:
     """Act as on a CPU with AMX; results do not depend on it, only speed does."""
-    monkeypatch.setattr(pretrain.convolution, "has_idle_matrix_unit", lambda: True)
+    monkeypatch.setattr(carryover.pretrain.convolution, "has_idle_matrix_unit", lambda: True)
 
 
 @pytest.mark.parametrize("all_of_it", [False, True])
@@ -93,7 +93,7 @@ def test_only_small_maps_and_kernels_of_one_pixel_are_products(monkeypatch: pyte
         seen.append((x.shape[-1] // stride, weight.shape[-1], all_of_it))
         return product_conv2d(x, weight, stride, padding, all_of_it)
 
-    monkeypatch.setattr(pretrain.convolution, "product_conv2d", noted)
+    monkeypatch.setattr(carryover.pretrain.convolution, "product_conv2d", noted)
     network = build_backbone(BackboneConfig(arch="resnet18", stem="cifar"))
     use_products(network)
     with torch.autocast("cpu", torch.bfloat16):
@@ -125,7 +125,7 @@ def test_convolutions_of_other_kinds_are_left_alone_and_names_stay() -> None:
 
 
 def test_a_cpu_without_amx_keeps_torchs_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain.convolution, "has_idle_matrix_unit", lambda: False)
+    monkeypatch.setattr(carryover.pretrain.convolution, "has_idle_matrix_unit", lambda: False)
     network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False))
     use_products(network)
     assert type(network[0]) is nn.Conv2d

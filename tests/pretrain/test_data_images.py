@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from configs import UserError
-from pretrain.data import EvaluationLoader, Loader, build_dataset
-from pretrain.data_config import AugmentConfig, DataConfig, ViewConfig
-from pretrain.datasets import MemoryImages
-from pretrain.images import UnreadableImage, read_image
+from carryover.configs import UserError
+from carryover.pretrain.data import EvaluationLoader, Loader, build_dataset
+from carryover.pretrain.data_config import AugmentConfig, DataConfig, ViewConfig
+from carryover.pretrain.datasets import MemoryImages
+from carryover.pretrain.images import UnreadableImage, read_image
 from tests.pretrain.folders import draw, image_folder, truncate
 
 AUGMENT = AugmentConfig(views="single", view=ViewConfig(size=8, blur=None))

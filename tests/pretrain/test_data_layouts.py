@@ -9,10 +9,17 @@ import pytest
 from pydantic import ValidationError
 from torchvision.datasets import CIFAR10
 
-from configs import UserError
-from pretrain.data import build_dataset
-from pretrain.data_config import AugmentConfig, BlurConfig, DataConfig, LocalConfig, SubsetConfig, ViewConfig
-from pretrain.datasets import Paths
+from carryover.configs import UserError
+from carryover.pretrain.data import build_dataset
+from carryover.pretrain.data_config import (
+    AugmentConfig,
+    BlurConfig,
+    DataConfig,
+    LocalConfig,
+    SubsetConfig,
+    ViewConfig,
+)
+from carryover.pretrain.datasets import Paths
 from tests.pretrain.folders import draw, image_folder
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from configs import UserError
-from pretrain.data import Batch, Dataset, EvaluationLoader, Loader, build_dataset
-from pretrain.data_config import AugmentConfig, DataConfig, LocalConfig, TestViewConfig, ViewConfig
+from carryover.configs import UserError
+from carryover.pretrain.data import Batch, Dataset, EvaluationLoader, Loader, build_dataset
+from carryover.pretrain.data_config import AugmentConfig, DataConfig, LocalConfig, TestViewConfig, ViewConfig
 from tests.pretrain.folders import image_folder
 
 VIEW = ViewConfig(size=14)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-import pretrain.trainer
-from configs import UserError, WorkError
-from pretrain.checkpoint import load_state
-from pretrain.diagnostics import (
+import carryover.pretrain.trainer
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.checkpoint import load_state
+from carryover.pretrain.diagnostics import (
     diagnose,
     embedding_spread,
     pair_similarities,
@@ -19,10 +19,10 @@ from pretrain.diagnostics import (
     refuse_collapse,
     uniformity,
 )
-from pretrain.journal import Journal
-from pretrain.methods import Outcome
-from pretrain.metrics import read_metrics
-from pretrain.trainer import train
+from carryover.pretrain.journal import Journal
+from carryover.pretrain.methods import Outcome
+from carryover.pretrain.metrics import read_metrics
+from carryover.pretrain.trainer import train
 from tests.pretrain.tiny import recipe, tiny_backbone, write_images
 
 __all__ = ["tiny_backbone"]
@@ -96,13 +96,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_that_collapses_stops_with_the_state_from_before(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pretrain.trainer._diagnosed
+    real = carryover.pretrain.trainer._diagnosed
     steps = iter(range(1, 100))
 
     def collapsing(outcome: Outcome) -> dict[str, float]:
         return real(outcome) | ({"embedding_spread": 1e-4} if next(steps) >= 7 else {})
 
-    monkeypatch.setattr(pretrain.trainer, "_diagnosed", collapsing)
+    monkeypatch.setattr(carryover.pretrain.trainer, "_diagnosed", collapsing)
     with pytest.raises(WorkError, match="collapsed at step 7"):
         train(recipe("unigrad", images), tmp_path)
     state = load_state(tmp_path / "checkpoint.pt")

@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs import UserError
-from pretrain.distributed import Ranks, gather, joined, own_slice, rows_of_batch, sum_over_ranks, with_sync_bn
-from pretrain.target import MomentumEncoder
+from carryover.configs import UserError
+from carryover.pretrain.distributed import (
+    Ranks,
+    gather,
+    joined,
+    own_slice,
+    rows_of_batch,
+    sum_over_ranks,
+    with_sync_bn,
+)
+from carryover.pretrain.target import MomentumEncoder
 from tests.pretrain.ranks import on_ranks
 
 WORLD = 2

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.config import ProjectorConfig
-from pretrain.heads import Encoder, build_projector
+from carryover.pretrain.config import ProjectorConfig
+from carryover.pretrain.heads import Encoder, build_projector
 
 
 def _kinds(head: nn.Module) -> list[str]:

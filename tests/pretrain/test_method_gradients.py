@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from pretrain.methods import Method
-from pretrain.methods.asymmetric import DirectPred
-from pretrain.methods.contrastive import MoCo
-from pretrain.methods.instance import NPID
-from pretrain.methods.msbreg import MSBReg
-from pretrain.target import MomentumEncoder
+from carryover.pretrain.methods import Method
+from carryover.pretrain.methods.asymmetric import DirectPred
+from carryover.pretrain.methods.contrastive import MoCo
+from carryover.pretrain.methods.instance import NPID
+from carryover.pretrain.methods.msbreg import MSBReg
+from carryover.pretrain.target import MomentumEncoder
 from tests.pretrain.test_methods import B, N, _assert_same_gradient, _batch, _build, _embedded, _moment
 from tests.pretrain.tiny import tiny_backbone
 
@@ -148,7 +148,7 @@ def test_supervised_training_is_cross_entropy_on_the_labels() -> None:
 
 
 def _build_supervised() -> Method:
-    from pretrain.methods import DataFacts, build_method
+    from carryover.pretrain.methods import DataFacts, build_method
     from tests.pretrain.tiny import recipe
 
     config = recipe("supervised", None, ["method.label_smoothing=0.1", "precision=fp32"])

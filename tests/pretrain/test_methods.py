@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.cutmix import draw_cutmix, paste
-from pretrain.data import Batch
-from pretrain.data_config import CutMixConfig
-from pretrain.methods import DataFacts, Method, Moment, build_method
-from pretrain.methods.asymmetric import BYOL
-from pretrain.methods.contrastive import MoCo
-from pretrain.methods.instance import SqrtKL
-from pretrain.methods.unigrad import UniGrad
-from pretrain.target import MomentumEncoder
+from carryover.pretrain.cutmix import draw_cutmix, paste
+from carryover.pretrain.data import Batch
+from carryover.pretrain.data_config import CutMixConfig
+from carryover.pretrain.methods import DataFacts, Method, Moment, build_method
+from carryover.pretrain.methods.asymmetric import BYOL
+from carryover.pretrain.methods.contrastive import MoCo
+from carryover.pretrain.methods.instance import SqrtKL
+from carryover.pretrain.methods.unigrad import UniGrad
+from carryover.pretrain.target import MomentumEncoder
 from tests.pretrain.tiny import recipe, tiny_backbone
 
 __all__ = ["tiny_backbone"]

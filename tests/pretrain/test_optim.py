@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.config import LARSConfig, SGDConfig
-from pretrain.optim import build_optimizer, set_lr
+from carryover.pretrain.config import LARSConfig, SGDConfig
+from carryover.pretrain.optim import build_optimizer, set_lr
 
 
 def _network() -> nn.Module:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from pretrain.progress import progress
+from carryover.pretrain.progress import progress
 
 
 def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -14,7 +14,7 @@ def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_redirected_output_gets_a_line_at_the_end_with_the_last_numbers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "pretrain.progress")
+    caplog.set_level(logging.INFO, "carryover.pretrain.progress")
     with progress("train", 3) as bar:
         bar.advance(1, loss=2.0)
         bar.advance(1)
@@ -28,16 +28,16 @@ def test_a_redirected_output_gets_a_line_at_the_end_with_the_last_numbers(
 def test_a_resumed_loop_counts_from_where_it_was_and_its_rate_from_now(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO, "pretrain.progress")
+    caplog.set_level(logging.INFO, "carryover.pretrain.progress")
     clock = iter([0.0, 10.0])
-    monkeypatch.setattr("pretrain.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("carryover.pretrain.progress.time.monotonic", lambda: next(clock))
     with progress("train", 1005, done=1000) as bar:
         bar.advance(5)
     assert _said(caplog) == ["train: 1005/1005 (0.50/s) "]
 
 
 def test_other_ranks_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "pretrain.progress")
+    caplog.set_level(logging.INFO, "carryover.pretrain.progress")
     with progress("train", 1, shown=False) as bar:
         bar.advance(1, loss=1.0)
     assert _said(caplog) == []

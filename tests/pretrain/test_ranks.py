@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
-import pretrain.methods
-import pretrain.trainer
-from configs import UserError
-from pretrain.checkpoint import load_state
-from pretrain.data import Batch
-from pretrain.interrupt import Interrupted
-from pretrain.methods import Method, Moment, Outcome
-from pretrain.metrics import read_metrics
-from pretrain.trainer import train
+import carryover.pretrain.methods
+import carryover.pretrain.trainer
+from carryover.configs import UserError
+from carryover.pretrain.checkpoint import load_state
+from carryover.pretrain.data import Batch
+from carryover.pretrain.interrupt import Interrupted
+from carryover.pretrain.methods import Method, Moment, Outcome
+from carryover.pretrain.metrics import read_metrics
+from carryover.pretrain.trainer import train
 from tests.pretrain.ranks import on_ranks
 from tests.pretrain.tiny import build_plain, build_tiny, recipe, tiny_backbone, write_images
 
@@ -93,7 +93,7 @@ def _run(case: str, images: Path, out: Path) -> None:
 
 def _run_interrupted(rank: int, images: Path, out: Path) -> None:
     """Tell one rank alone to stop, in the middle of its second step; then resume."""
-    real = pretrain.trainer.backward
+    real = carryover.pretrain.trainer.backward
 
     def told(model: nn.Module, method: Method, batch: Batch, moment: Moment, parts: int) -> Outcome:
         if rank == 1 and moment.step == 1:
@@ -102,7 +102,7 @@ def _run_interrupted(rank: int, images: Path, out: Path) -> None:
 
     config = recipe("sqrtkl", images, [*CASES["sqrtkl-sharded"][1:], *CALM])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pretrain.trainer, "backward", told)
+        patched.setattr(carryover.pretrain.trainer, "backward", told)
         with pytest.raises(Interrupted):
             train(config, out / "interrupted")
     state = load_state(out / "interrupted" / "checkpoint.pt")
@@ -112,11 +112,11 @@ def _run_interrupted(rank: int, images: Path, out: Path) -> None:
 
 def _run_all(rank: int, images: Path, out: Path) -> dict[str, int]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pretrain.methods, "build_backbone", build_tiny)
+        patched.setattr(carryover.pretrain.methods, "build_backbone", build_tiny)
         for case in CASES:
             _run(case, images, out)
         _run_interrupted(rank, images, out)
-        patched.setattr(pretrain.methods, "build_backbone", build_plain)
+        patched.setattr(carryover.pretrain.methods, "build_backbone", build_plain)
         for case in ACCUMULATED:
             _run_accumulated(case, images, out, 2)
         with pytest.raises(UserError, match="batch_size 9 cannot be divided evenly among 2 processes"):
@@ -172,6 +172,6 @@ def test_two_processes_train_what_one_does(case: str, images: Path, by_two: Path
 def test_two_processes_that_accumulate_in_parts_train_what_one_undivided_batch_does(
     case: str, images: Path, by_two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain.methods, "build_backbone", build_plain)
+    monkeypatch.setattr(carryover.pretrain.methods, "build_backbone", build_plain)
     _run_accumulated(case, images, tmp_path, 1)
     _assert_same_training(tmp_path / f"{case}-accumulated", by_two / f"{case}-accumulated")

@@ -5,13 +5,13 @@ from typing import get_args
 import pytest
 import torch
 
-from configs import header, load, recipe_names
-from pretrain.backbones import build_backbone
-from pretrain.config import PretrainConfig
-from pretrain.data import Batch
-from pretrain.method_config import MethodConfig
-from pretrain.methods import DataFacts, Moment, build_method
-from pretrain.optim import build_optimizer
+from carryover.configs import header, load, recipe_names
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.data import Batch
+from carryover.pretrain.method_config import MethodConfig
+from carryover.pretrain.methods import DataFacts, Moment, build_method
+from carryover.pretrain.optim import build_optimizer
 from tests.pretrain.tiny import tiny_backbone
 
 __all__ = ["tiny_backbone"]

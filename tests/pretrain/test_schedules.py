@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pretrain.config import ScheduleConfig
-from pretrain.schedules import cosine_momentum, warmup_cosine, warmup_multistep
+from carryover.pretrain.config import ScheduleConfig
+from carryover.pretrain.schedules import cosine_momentum, warmup_cosine, warmup_multistep
 
 
 def test_the_rate_warms_up_on_a_line_and_falls_on_half_a_cosine() -> None:

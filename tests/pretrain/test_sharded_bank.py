@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from configs.errors import UserError
-from pretrain.bank import MemoryBank
-from pretrain.distributed import gather, own_slice, rank, world_size
-from pretrain.objectives.instance import class_probabilities, corrected_direction, updated_rows
-from pretrain.sharded_bank import ShardedBank, shard_bounds
+from carryover.configs.errors import UserError
+from carryover.pretrain.bank import MemoryBank
+from carryover.pretrain.distributed import gather, own_slice, rank, world_size
+from carryover.pretrain.objectives.instance import class_probabilities, corrected_direction, updated_rows
+from carryover.pretrain.sharded_bank import ShardedBank, shard_bounds
 from tests.pretrain.ranks import on_ranks
 
 # 23 rows divide neither by 2 nor by 3; 6 queries divide by both.

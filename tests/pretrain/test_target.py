@@ -5,8 +5,8 @@ import math
 import torch
 from torch import nn
 
-from pretrain.method_config import MomentumTarget, StopGradientTarget, WeightSharingTarget
-from pretrain.target import build_target
+from carryover.pretrain.method_config import MomentumTarget, StopGradientTarget, WeightSharingTarget
+from carryover.pretrain.target import build_target
 
 
 def _online() -> nn.Module:

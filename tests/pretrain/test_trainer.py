@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-import pretrain.methods
-import pretrain.trainer
-from configs import UserError, WorkError, load, recipe_hash
-from pretrain.canonical import load_canonical
-from pretrain.checkpoint import load_state
-from pretrain.config import PretrainConfig
-from pretrain.data import Batch
-from pretrain.interrupt import Interrupted
-from pretrain.methods import Method, Moment, Outcome
-from pretrain.metrics import read_metrics
-from pretrain.trainer import train
+import carryover.pretrain.methods
+import carryover.pretrain.trainer
+from carryover.configs import UserError, WorkError, load, recipe_hash
+from carryover.pretrain.canonical import load_canonical
+from carryover.pretrain.checkpoint import load_state
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.data import Batch
+from carryover.pretrain.interrupt import Interrupted
+from carryover.pretrain.methods import Method, Moment, Outcome
+from carryover.pretrain.metrics import read_metrics
+from carryover.pretrain.trainer import train
 from tests.pretrain.tiny import IMAGES, build_tiny, recipe, tiny_backbone, write_images
 
 __all__ = ["tiny_backbone"]
@@ -105,7 +105,9 @@ def test_a_finished_run_is_not_trained_again(
     config = recipe("sqrtkl", images)
     path = train(config, tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(pretrain.trainer, "build_dataset", lambda config: pytest.fail("read the data again"))
+    monkeypatch.setattr(
+        carryover.pretrain.trainer, "build_dataset", lambda config: pytest.fail("read the data again")
+    )
     assert train(config, tmp_path) == path
     assert path.read_bytes() == before
 
@@ -127,7 +129,7 @@ def test_random_initialisation_is_what_every_method_of_that_seed_starts_from(
     path = train(recipe("random", Path("/nowhere"), ["seed=5"]), tmp_path)
     state, metadata = load_canonical(path)
     config = recipe("unigrad", images, ["seed=5"])
-    start = pretrain.methods.build_method(config, pretrain.methods.DataFacts(IMAGES, 4))
+    start = carryover.pretrain.methods.build_method(config, carryover.pretrain.methods.DataFacts(IMAGES, 4))
     for name, value in start.online.backbone.state_dict().items():
         assert state[name].equal(value), name
     assert (metadata.method, metadata.epochs) == ("random", 0)
@@ -137,13 +139,13 @@ def _patched_backward(
     monkeypatch: pytest.MonkeyPatch, step: int, happens: Callable[[Outcome], Outcome]
 ) -> None:
     """Let `happens` befall the outcome of one step (counted from 1) of a training."""
-    real = pretrain.trainer.backward
+    real = carryover.pretrain.trainer.backward
 
     def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, parts: int) -> Outcome:
         outcome = real(model, method, batch, moment, parts)
         return happens(outcome) if moment.step + 1 == step else outcome
 
-    monkeypatch.setattr(pretrain.trainer, "backward", backward)
+    monkeypatch.setattr(carryover.pretrain.trainer, "backward", backward)
 
 
 def _signalled(outcome: Outcome) -> Outcome:
@@ -216,7 +218,7 @@ def _train_and_die(images: Path, out: Path, step: int) -> None:
         return outcome
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pretrain.methods, "build_backbone", build_tiny)
+        patched.setattr(carryover.pretrain.methods, "build_backbone", build_tiny)
         _patched_backward(patched, step, die)
         train(recipe("sqrtkl", images), out)
 
@@ -302,7 +304,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_its_step_and_keeps_the_las
 def test_weights_that_are_not_finite_are_never_saved(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pretrain.trainer.build_optimizer
+    real = carryover.pretrain.trainer.build_optimizer
 
     class Overflowing(torch.optim.SGD):
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -315,7 +317,7 @@ def test_weights_that_are_not_finite_are_never_saved(
         optimizer.__class__ = Overflowing
         return optimizer
 
-    monkeypatch.setattr(pretrain.trainer, "build_optimizer", build)
+    monkeypatch.setattr(carryover.pretrain.trainer, "build_optimizer", build)
     with pytest.raises(WorkError, match=r"'online.*' has values that are not finite after step 1"):
         train(recipe("supervised", images, ["batch_size=40", "schedule.warmup_epochs=0"]), tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
@@ -358,7 +360,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(images: Path, tm
 def test_the_progress_line_says_how_long_images_were_waited_for(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="pretrain.progress"):
+    with caplog.at_level("INFO", logger="carryover.pretrain.progress"):
         train(recipe("simo", images), tmp_path / "out")
     share = list(read_metrics(tmp_path / "out" / "metrics.jsonl"))[-1]["loader_wait"]
     assert f"waited for images {share:.0%} of the time" in caplog.records[-1].message
@@ -369,7 +371,7 @@ def test_the_progress_line_says_how_long_images_were_waited_for(
 def test_a_pass_before_the_first_step_shows_its_progress(
     method: str, passes: int, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="pretrain.progress"):
+    with caplog.at_level("INFO", logger="carryover.pretrain.progress"):
         train(recipe(method, images), tmp_path / "out")
     said = [r.message for r in caplog.records if "first pass over coloured: 5/5" in r.message]
     assert len(said) == passes

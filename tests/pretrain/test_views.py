@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from pretrain.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters, draw_view
-from pretrain.data_config import BlurConfig, TestViewConfig, ViewConfig
-from pretrain.draws import keys
-from pretrain.views import batch_views, centre_view, image_views
+from carryover.pretrain.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters, draw_view
+from carryover.pretrain.data_config import BlurConfig, TestViewConfig, ViewConfig
+from carryover.pretrain.draws import keys
+from carryover.pretrain.views import batch_views, centre_view, image_views
 
 B = 40
 FUNCTIONALS = {

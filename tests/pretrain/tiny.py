@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from torch import Tensor, nn
 
-import pretrain.methods
-from configs import load
-from pretrain.config import BackboneConfig, PretrainConfig
+import carryover.pretrain.methods
+from carryover.configs import load
+from carryover.pretrain.config import BackboneConfig, PretrainConfig
 
 IMAGES, CLASSES, SIDE = 40, 4, 12
 
@@ -59,7 +59,7 @@ def build_tiny(config: BackboneConfig) -> TinyBackbone:
 @pytest.fixture
 def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Methods are built on the tiny backbone."""
-    monkeypatch.setattr(pretrain.methods, "build_backbone", build_tiny)
+    monkeypatch.setattr(carryover.pretrain.methods, "build_backbone", build_tiny)
 
 
 def write_images(root: Path) -> Path:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from slurm import Graph, Ledger, Resources, Stage
-from slurm.batches import Batch, dependency, make_batches
-from slurm.plan import make_plan
+from carryover.slurm import Graph, Ledger, Resources, Stage
+from carryover.slurm.batches import Batch, dependency, make_batches
+from carryover.slurm.plan import make_plan
 from tests.slurm import work
 
 

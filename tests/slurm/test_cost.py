@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Graph, Ledger, Resources, Stage, run_graph
-from slurm.cluster_executor import SlurmExecutor
-from slurm.cost import Cost, stage_costs
-from slurm.ledger import Attempt, Change, StageRecord
+from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.cost import Cost, stage_costs
+from carryover.slurm.ledger import Attempt, Change, StageRecord
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
 

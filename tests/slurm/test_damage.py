@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import DamagedFileError, NewerFormatError
-from slurm import Graph, InlineExecutor, Ledger, Output, RunError, Stage, run_graph
-from slurm.control import cancel, retry
-from slurm.logs import log_files
-from slurm.plan import Action, make_plan
-from slurm.status import status
-from slurm.submission import holder, submission, submissions
+from carryover.configs.errors import DamagedFileError, NewerFormatError
+from carryover.slurm import Graph, InlineExecutor, Ledger, Output, RunError, Stage, run_graph
+from carryover.slurm.control import cancel, retry
+from carryover.slurm.logs import log_files
+from carryover.slurm.plan import Action, make_plan
+from carryover.slurm.status import status
+from carryover.slurm.submission import holder, submission, submissions
 from tests.slurm import work
 
 WRITE = Stage("write", work.write, {"text": "words"})
@@ -102,7 +102,7 @@ def test_an_output_that_is_gone_is_named_and_made_again(run: Path) -> None:
 
 
 def test_only_what_a_call_declares_must_be_there(tmp_path: Path) -> None:
-    from slurm import Call
+    from carryover.slurm import Call
 
     stage = Stage("write", Call("declared", work.write, outputs=("result.txt",)))
     run_graph(Graph([stage]), InlineExecutor(), tmp_path)

@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from configs.files import create_json, read_json, write_json
-from slurm.submission import OpenSubmission, Submission
+from carryover.configs.files import create_json, read_json, write_json
+from carryover.slurm.submission import OpenSubmission, Submission
 
 
 def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path: Path) -> None:

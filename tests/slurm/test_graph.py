@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm.errors import RequestError
-from slurm.graph import Graph
-from slurm.resources import Resources
-from slurm.stage import Output, Stage
+from carryover.slurm.errors import RequestError
+from carryover.slurm.graph import Graph
+from carryover.slurm.resources import Resources
+from carryover.slurm.stage import Output, Stage
 from tests.slurm import work
 
 

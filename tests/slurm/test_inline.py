@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import (
+from carryover.slurm import (
     Event,
     Graph,
     GraphResult,
@@ -22,12 +22,12 @@ from slurm import (
     Stage,
     run_graph,
 )
-from slurm.cluster import Cluster
-from slurm.control import retry
-from slurm.plan import MissingPathsError
-from slurm.preview import preview
-from slurm.status import status
-from slurm.submission import submission, submissions
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.control import retry
+from carryover.slurm.plan import MissingPathsError
+from carryover.slurm.preview import preview
+from carryover.slurm.status import status
+from carryover.slurm.submission import submission, submissions
 from tests.slurm import work
 
 
@@ -271,7 +271,7 @@ def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
 def test_a_heartbeat_goes_on_after_the_file_server_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm.submission._HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("carryover.slurm.submission._HEARTBEAT_SECONDS", 0.01)
     touched, answers = os.utime, iter([OSError("stale file handle"), None])
 
     def fails_once(path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Graph, Ledger, Resources, RunError, Stage, rendezvous
-from slurm.job import StageJob
-from slurm.ledger import StageRecord
-from slurm.plan import carry_out, make_plan
-from slurm.rendezvous import Place
-from slurm.stage import portable
+from carryover.slurm import Graph, Ledger, Resources, RunError, Stage, rendezvous
+from carryover.slurm.job import StageJob
+from carryover.slurm.ledger import StageRecord
+from carryover.slurm.plan import carry_out, make_plan
+from carryover.slurm.rendezvous import Place
+from carryover.slurm.stage import portable
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
 
@@ -164,7 +164,7 @@ def test_a_job_of_a_former_submission_does_nothing(tmp_path: Path, in_job: FakeS
 def test_a_job_trusts_the_ledger_about_what_it_needs(
     tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm.job._UPSTREAM_SECONDS", 0.01)
+    monkeypatch.setattr("carryover.slurm.job._UPSTREAM_SECONDS", 0.01)
     needs = Stage("needs", work.write, depends_on=("gone",))
     ledger = Ledger.create(tmp_path / "run")
     graph = Graph([Stage("gone", work.write), needs])

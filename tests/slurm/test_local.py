@@ -9,8 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Event, Graph, GraphResult, Ledger, Output, RequestError, Resources, Stage, run_graph
-from slurm.local import LocalExecutor, visible_gpus
+from carryover.slurm import (
+    Event,
+    Graph,
+    GraphResult,
+    Ledger,
+    Output,
+    RequestError,
+    Resources,
+    Stage,
+    run_graph,
+)
+from carryover.slurm.local import LocalExecutor, visible_gpus
 from tests.slurm import work
 
 

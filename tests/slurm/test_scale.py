@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Graph, Output, Resources, Stage, run_graph
-from slurm.cluster import Cluster
-from slurm.cluster_executor import SlurmExecutor
-from slurm.status import status
+from carryover.slurm import Graph, Output, Resources, Stage, run_graph
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.status import status
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
 

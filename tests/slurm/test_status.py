@@ -11,16 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Event, Graph, InlineExecutor, Ledger, RequestError, Resources, RunError, Stage, run_graph
-from slurm.cluster_executor import SlurmExecutor
-from slurm.control import cancel, make_executor, retry
-from slurm.follow import follow
-from slurm.ledger import Attempt
-from slurm.local import LocalExecutor
-from slurm.logs import log_files
-from slurm.progress import read_progress
-from slurm.status import StageStatus, status
-from slurm.submission import submissions
+from carryover.slurm import (
+    Event,
+    Graph,
+    InlineExecutor,
+    Ledger,
+    RequestError,
+    Resources,
+    RunError,
+    Stage,
+    run_graph,
+)
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.control import cancel, make_executor, retry
+from carryover.slurm.follow import follow
+from carryover.slurm.ledger import Attempt
+from carryover.slurm.local import LocalExecutor
+from carryover.slurm.logs import log_files
+from carryover.slurm.progress import read_progress
+from carryover.slurm.status import StageStatus, status
+from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import (
+from carryover.slurm import (
     Event,
     Graph,
     GraphResult,
@@ -21,13 +21,13 @@ from slurm import (
     run_graph,
     scheduler,
 )
-from slurm.cluster import Cluster
-from slurm.cluster_executor import SlurmExecutor
-from slurm.job import StageJob
-from slurm.preview import preview
-from slurm.snapshot import git_revision
-from slurm.status import status
-from slurm.submission import submissions
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.job import StageJob
+from carryover.slurm.preview import preview
+from carryover.slurm.snapshot import git_revision
+from carryover.slurm.status import status
+from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
 
@@ -302,7 +302,7 @@ def test_jobs_of_a_snapshot_know_its_revision(tmp_path: Path, fake: FakeSlurm) -
 
 
 def test_no_secret_is_written(tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from slurm.environment import describe
+    from carryover.slurm.environment import describe
 
     for name in ("WANDB_API_KEY", "HF_TOKEN", "CUDA_AUTH", "PATH_PASSWORD", "SLURM_JWT", "TORCH_SECRET_KEY"):
         monkeypatch.setenv(name, "hush-hush")

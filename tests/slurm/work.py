@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from slurm.calls import Call, register
+from carryover.slurm.calls import Call, register
 
 
 def write(out: Path, text: str = "done") -> None:

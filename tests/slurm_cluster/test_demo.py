@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from configs import load
-from slurm.control import make_executor
-from slurm.executor import run_graph
-from slurm.inline import InlineExecutor
+from carryover.configs import load
+from carryover.slurm.control import make_executor
+from carryover.slurm.executor import run_graph
+from carryover.slurm.inline import InlineExecutor
+from carryover.transfer.commands import register_recipes
+from carryover.transfer.costs import write_costs
+from carryover.transfer.pipeline import plan
+from carryover.transfer.results import read_records
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, wait_until
 from tests.transfer import tiny_demo
-from transfer.commands import register_recipes
-from transfer.costs import write_costs
-from transfer.pipeline import plan
-from transfer.results import read_records
 
 COMMON = [*tiny_demo.OVERRIDES, "evaluate_every=1"]
 

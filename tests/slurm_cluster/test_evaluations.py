@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from configs import load
-from slurm import Graph, Ledger, Resources, Stage, run_graph
-from slurm.cluster import Cluster as Settings
-from slurm.cluster_executor import SlurmExecutor
-from slurm.progress import read_progress
+from carryover.configs import load
+from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
+from carryover.slurm.cluster import Cluster as Settings
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.progress import read_progress
+from carryover.transfer import stages
+from carryover.transfer.results import ResultRecord, read_records
+from carryover.transfer.shapes import write_shapes
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, causes, wait_until
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect.runs import TINY as TINY_DETECTION
 from tests.transfer.segment import scenes
-from transfer import stages
-from transfer.results import ResultRecord, read_records
-from transfer.shapes import write_shapes
 
 EXECUTOR = SlurmExecutor(
     Settings(defaults=Resources(time_min=20)), packages=("configs", "slurm", "pretrain", "transfer")

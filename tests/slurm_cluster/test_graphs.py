@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Graph, Ledger, Output, RequestError, Resources, Stage, run_graph
-from slurm.cluster import Cluster as Settings
-from slurm.cluster_executor import SlurmExecutor
-from slurm.control import retry
-from slurm.cost import stage_costs
-from slurm.logs import log_files
-from slurm.status import status
-from slurm.submission import submissions
+from carryover.slurm import Graph, Ledger, Output, RequestError, Resources, Stage, run_graph
+from carryover.slurm.cluster import Cluster as Settings
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.control import retry
+from carryover.slurm.cost import stage_costs
+from carryover.slurm.logs import log_files
+from carryover.slurm.status import status
+from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, states, wait_until

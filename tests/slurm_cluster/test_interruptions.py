@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from slurm import Graph, Ledger, Resources, Stage, run_graph
-from slurm.cluster import Cluster as Settings
-from slurm.cluster_executor import SlurmExecutor
-from slurm.control import cancel, retry
-from slurm.ledger import StageRecord
-from slurm.processes import process_start
-from slurm.status import status
+from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
+from carryover.slurm.cluster import Cluster as Settings
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.control import cancel, retry
+from carryover.slurm.ledger import StageRecord
+from carryover.slurm.processes import process_start
+from carryover.slurm.status import status
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, states, wait_for_file, wait_until

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from slurm import Ledger, scheduler
-from slurm.status import RunStatus, status
+from carryover.slurm import Ledger, scheduler
+from carryover.slurm.status import RunStatus, status
 from tests.slurm_cluster.cluster import Cluster
 
 

@@ -11,8 +11,8 @@ import torch
 
 PROGRAM = """
 import importlib, pathlib, sys
-import transfer.config
-from configs import UserError, load
+import carryover.transfer.config
+from carryover.configs import UserError, load
 
 module, recipe, checkpoint, out, *overrides = sys.argv[1:]
 try:

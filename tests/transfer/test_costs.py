@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from slurm import Graph, InlineExecutor, Ledger, Output, Resources, Stage, run_graph
-from slurm.calls import Call
-from slurm.cluster_executor import SlurmExecutor
-from slurm.ledger import Attempt, Change, StageRecord
+from carryover.slurm import Graph, InlineExecutor, Ledger, Output, Resources, Stage, run_graph
+from carryover.slurm.calls import Call
+from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.ledger import Attempt, Change, StageRecord
+from carryover.transfer.costs import write_costs
+from carryover.transfer.results import read_records, to_frame, write_record
 from tests.slurm import fake_slurm
 from tests.slurm.fake_slurm import FakeSlurm
 from tests.transfer.records import record
-from transfer.costs import write_costs
-from transfer.results import read_records, to_frame, write_record
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 # Without what tells identities: the stages here have no recipes.
-PRETRAIN, EVALUATE = (Call(name, f"transfer.stages:{name}") for name in ("pretrain", "evaluate"))
+PRETRAIN, EVALUATE = (Call(name, f"carryover.transfer.stages:{name}") for name in ("pretrain", "evaluate"))
 
 
 @pytest.fixture

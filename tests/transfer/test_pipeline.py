@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from configs import UserError, load
-from slurm.stage import Output
+from carryover.configs import UserError, load
+from carryover.slurm.stage import Output
+from carryover.transfer.pipeline import plan
+from carryover.transfer.pipeline_config import PipelineConfig
 from tests.transfer.checkpoints.layouts import network
-from transfer.pipeline import plan
-from transfer.pipeline_config import PipelineConfig
 
 
 def pipeline(tmp_path: Path, text: str, *overrides: str) -> PipelineConfig:

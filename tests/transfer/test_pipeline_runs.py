@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from configs import load
-from slurm.executor import Event, run_graph
-from slurm.inline import InlineExecutor
+from carryover.configs import load
+from carryover.slurm.executor import Event, run_graph
+from carryover.slurm.inline import InlineExecutor
+from carryover.transfer.commands import register_recipes
+from carryover.transfer.pipeline import plan
+from carryover.transfer.results import read_records, to_frame
 from tests.transfer import tiny_demo
-from transfer.commands import register_recipes
-from transfer.pipeline import plan
-from transfer.results import read_records, to_frame
 
 
 @pytest.mark.slow

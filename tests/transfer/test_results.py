@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from carryover.transfer.results import Metric, read_records, to_frame, write_record
 from tests.transfer.records import record
-from transfer.results import Metric, read_records, to_frame, write_record
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:

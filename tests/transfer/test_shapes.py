@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import UserError
-from transfer.detect.coco_dataset import read_coco
-from transfer.detect.voc_dataset import read_voc
-from transfer.shapes import CATEGORY_IDS, CLASSES, DETECTION_CLASSES, ShapesPaths, write_shapes
+from carryover.configs import UserError
+from carryover.transfer.detect.coco_dataset import read_coco
+from carryover.transfer.detect.voc_dataset import read_voc
+from carryover.transfer.shapes import CATEGORY_IDS, CLASSES, DETECTION_CLASSES, ShapesPaths, write_shapes
 
 SIZES = {"n_train": 30, "n_val": 20, "n_detection": 24}
 
@@ -103,7 +103,7 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("transfer.shapes._write_detection", broken)
+    monkeypatch.setattr("carryover.transfer.shapes._write_detection", broken)
     with pytest.raises(KeyboardInterrupt):
         write_shapes(tmp_path / "data", **SIZES)
     assert not list(tmp_path.iterdir())

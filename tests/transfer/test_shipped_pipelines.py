@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import transfer.pipeline_config  # noqa: F401 (registers the kind)
-from configs import header, load, recipe_names
-from pretrain.canonical import load_canonical
-from slurm.cluster import Cluster
-from slurm.graph import Graph
-from slurm.ledger import Ledger
-from slurm.outputs import describe_outputs
-from slurm.plan import Action, carry_out, make_plan
-from slurm.preview import preview
+import carryover.transfer.pipeline_config  # noqa: F401 (registers the kind)
+from carryover.configs import header, load, recipe_names
+from carryover.pretrain.canonical import load_canonical
+from carryover.slurm.cluster import Cluster
+from carryover.slurm.graph import Graph
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.outputs import describe_outputs
+from carryover.slurm.plan import Action, carry_out, make_plan
+from carryover.slurm.preview import preview
+from carryover.transfer.pipeline import plan
+from carryover.transfer.pipeline_config import PipelineConfig
+from carryover.transfer.run_commands import _in_short
+from carryover.transfer.stages import import_foreign
 from tests.transfer.checkpoints.layouts import LAYOUTS, network
-from transfer.pipeline import plan
-from transfer.pipeline_config import PipelineConfig
-from transfer.run_commands import _in_short
-from transfer.stages import import_foreign
 
 CARRYOVER = str(Path(sys.executable).with_name("carryover"))
 PUBLISHED = Path(__file__).parents[2] / "configs" / "published"

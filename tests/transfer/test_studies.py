@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from configs import UserError
-from pretrain.studies.mutual_information import Bound
+from carryover.configs import UserError
+from carryover.pretrain.studies.mutual_information import Bound
+from carryover.transfer.studies.eqco_mi import ComparedBound, published_bounds, summary
+from carryover.transfer.studies.gradients import rounded, short
 from tests.transfer.test_cli import carryover
-from transfer.studies.eqco_mi import ComparedBound, published_bounds, summary
-from transfer.studies.gradients import rounded, short
 
 
 def test_the_published_table_is_whole() -> None:
@@ -104,7 +104,7 @@ def test_a_cosine_of_nothing_has_no_sign() -> None:
 
 
 def test_an_output_that_is_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
-    from transfer.studies.writing import make
+    from carryover.transfer.studies.writing import make
 
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="file: cannot be an output directory"):

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import UserError, load
-from pretrain.method_config import SiMoConfig, UniGradConfig
-from slurm.control import retry
-from slurm.executor import run_graph
-from slurm.inline import InlineExecutor
-from slurm.ledger import Ledger
-from slurm.plan import Action, Decision, make_plan
-from slurm.status import status
+from carryover.configs import UserError, load
+from carryover.pretrain.method_config import SiMoConfig, UniGradConfig
+from carryover.slurm.control import retry
+from carryover.slurm.executor import run_graph
+from carryover.slurm.inline import InlineExecutor
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.plan import Action, Decision, make_plan
+from carryover.slurm.status import status
+from carryover.transfer.classify.config import FinetuneConfig
+from carryover.transfer.commands import register_recipes
+from carryover.transfer.evaluate import evaluate
+from carryover.transfer.pipeline import plan
+from carryover.transfer.results import read_records
+from carryover.transfer.shapes import write_shapes
 from tests.golden.make_v1 import CLASSIFY
-from transfer.classify.config import FinetuneConfig
-from transfer.commands import register_recipes
-from transfer.evaluate import evaluate
-from transfer.pipeline import plan
-from transfer.results import read_records
-from transfer.shapes import write_shapes
 
 _DATA = '"data.root=${roots.classification}"'
 _SMALL = (
@@ -110,7 +110,7 @@ def test_a_mended_metric_is_measured_again_and_a_mended_method_trains_again(
     monkeypatch.setattr(FinetuneConfig, "version", 2)
     monkeypatch.setattr(SiMoConfig, "version", 2)
     assert to_do(decided(run, data)) == {}, "other tasks and methods"
-    from transfer.classify.probe_config import KnnConfig
+    from carryover.transfer.classify.probe_config import KnnConfig
 
     monkeypatch.setattr(KnnConfig, "version", 2)
     again = to_do(decided(run, data))

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs import UserError
-from pretrain.backbone_config import Architecture, BackboneConfig
-from pretrain.backbones import build_backbone
+from carryover.configs import UserError
+from carryover.pretrain.backbone_config import Architecture, BackboneConfig
+from carryover.pretrain.backbones import build_backbone
 
 _DEPTHS: dict[tuple[str, tuple[int, ...]], Architecture] = {
     ("basic", (2, 2, 2, 2)): "resnet18",

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pretrain.backbones import build_backbone
-from pretrain.canonical import CanonicalMetadata
-from transfer.checkpoints.architecture import expected_tensors
-from transfer.checkpoints.importers import Fate, Imported, take_backbone
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.canonical import CanonicalMetadata
+from carryover.transfer.checkpoints.architecture import expected_tensors
+from carryover.transfer.checkpoints.importers import Fate, Imported, take_backbone
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from configs import UserError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.canonical import (
+from carryover.configs import UserError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.canonical import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     METADATA_KEY,
@@ -20,9 +20,9 @@ from pretrain.canonical import (
     load_canonical,
     parse_metadata,
 )
-from transfer.checkpoints.architecture import check_whole, expected_tensors, is_counter, recognise
-from transfer.checkpoints.makers import Encoder, choose, encoders, maker_of
-from transfer.checkpoints.reading import Contents, read_contents
+from carryover.transfer.checkpoints.architecture import check_whole, expected_tensors, is_counter, recognise
+from carryover.transfer.checkpoints.makers import Encoder, choose, encoders, maker_of
+from carryover.transfer.checkpoints.reading import Contents, read_contents
 
 log = logging.getLogger(__name__)
 

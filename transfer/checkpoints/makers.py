@@ -8,15 +8,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from configs import UserError
-from transfer.checkpoints.naming import (
+from carryover.configs import UserError
+from carryover.transfer.checkpoints.naming import (
     Scheme,
     from_detectron2,
     from_sequential,
     from_torchvision,
     stage_prefixes,
 )
-from transfer.checkpoints.reading import Contents
+from carryover.transfer.checkpoints.reading import Contents
 
 Role = Literal["online", "momentum", "student", "teacher"]
 SAME_ROLE: dict[str, str] = {

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from configs import UserError
-from configs.formats import FileModel, Format
-from pretrain.canonical import CanonicalMetadata, sha256_file
-from transfer.checkpoints.importers import Fate
+from carryover.configs import UserError
+from carryover.configs.formats import FileModel, Format
+from carryover.pretrain.canonical import CanonicalMetadata, sha256_file
+from carryover.transfer.checkpoints.importers import Fate
 
 STRUCTURE_ONLY = "structure only"
 

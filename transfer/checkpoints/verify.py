@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from configs import WorkError
-from pretrain.backbones import feature_maps
-from transfer.checkpoints.architecture import is_counter, listed
-from transfer.checkpoints.receipt import ModelProof, Receipt, StageDifference
+from carryover.configs import WorkError
+from carryover.pretrain.backbones import feature_maps
+from carryover.transfer.checkpoints.architecture import is_counter, listed
+from carryover.transfer.checkpoints.receipt import ModelProof, Receipt, StageDifference
 
 TOLERANCE = 1e-4
 _INPUT_SHAPE = (2, 3, 64, 96)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.distributed import sum_over_ranks
-from transfer.classify.config import FinetuneConfig
-from transfer.results import Metric
+from carryover.pretrain.distributed import sum_over_ranks
+from carryover.transfer.classify.config import FinetuneConfig
+from carryover.transfer.results import Metric
 
 log = logging.getLogger(__name__)
 

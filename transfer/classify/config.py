@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from configs import Incidental, Recipe, Section
-from pretrain.schedules import check_milestones
-from transfer.classify.data_config import ClassifyData, ImageConfig
+from carryover.configs import Incidental, Recipe, Section
+from carryover.pretrain.schedules import check_milestones
+from carryover.transfer.classify.data_config import ClassifyData, ImageConfig
 
 Seed = Annotated[NonNegativeInt, Incidental]
 

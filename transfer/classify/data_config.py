@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from configs import Incidental, Section, UserError
-from pretrain.data_config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
+from carryover.configs import Incidental, Section, UserError
+from carryover.pretrain.data_config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
 
 Statistics = tuple[float, float, float]
 Kind = Literal["imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list", "inaturalist"]

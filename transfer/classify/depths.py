@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from configs import UserError
-from pretrain.backbones import feature_maps
+from carryover.configs import UserError
+from carryover.pretrain.backbones import feature_maps
 
 POOLED = "pooled"
 

@@ -20,15 +20,15 @@ import torch.distributed as dist
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from configs import UserError, WorkError
-from configs.formats import FileModel, Format
-from pretrain.data import Dataset, EvaluationLoader
-from pretrain.data_config import AugmentConfig
-from pretrain.data_digest import Contents
-from pretrain.datasets import MemoryImages
-from pretrain.distributed import Ranks, barrier, world_size
-from pretrain.progress import progress
-from transfer.classify.depths import pooled
+from carryover.configs import UserError, WorkError
+from carryover.configs.formats import FileModel, Format
+from carryover.pretrain.data import Dataset, EvaluationLoader
+from carryover.pretrain.data_config import AugmentConfig
+from carryover.pretrain.data_digest import Contents
+from carryover.pretrain.datasets import MemoryImages
+from carryover.pretrain.distributed import Ranks, barrier, world_size
+from carryover.pretrain.progress import progress
+from carryover.transfer.classify.depths import pooled
 
 log = logging.getLogger(__name__)
 

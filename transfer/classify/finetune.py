@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from configs import UserError
-from transfer.classify.config import FinetuneConfig
-from transfer.classify.data_config import check_data
-from transfer.results import ResultRecord
+from carryover.configs import UserError
+from carryover.transfer.classify.config import FinetuneConfig
+from carryover.transfer.classify.data_config import check_data
+from carryover.transfer.results import ResultRecord
 
 
 def evaluate(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultRecord:
@@ -28,6 +28,6 @@ def evaluate(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultRecor
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
 
-    from transfer.classify.finetune_protocol import run_protocol
+    from carryover.transfer.classify.finetune_protocol import run_protocol
 
     return run_protocol(config, checkpoint, out)

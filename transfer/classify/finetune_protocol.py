@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from configs import WorkError
-from pretrain.backbones import build_backbone
-from pretrain.canonical import CanonicalMetadata
-from pretrain.checkpoint import previous
-from pretrain.claims import Work
-from pretrain.distributed import Ranks, barrier, joined
-from pretrain.interrupt import StopRequest
-from transfer.classify import subsets
-from transfer.classify.classifier import TOP, Accuracy, Classifier, accuracy_metrics
-from transfer.classify.config import BestEpoch, FinetuneConfig, GridOfRates
-from transfer.classify.finetune_train import (
+from carryover.configs import WorkError
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.canonical import CanonicalMetadata
+from carryover.pretrain.checkpoint import previous
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import Ranks, barrier, joined
+from carryover.pretrain.interrupt import StopRequest
+from carryover.transfer.classify import subsets
+from carryover.transfer.classify.classifier import TOP, Accuracy, Classifier, accuracy_metrics
+from carryover.transfer.classify.config import BestEpoch, FinetuneConfig, GridOfRates
+from carryover.transfer.classify.finetune_train import (
     METRICS_NAME,
     STATE_NAME,
     Trained,
@@ -26,19 +26,19 @@ from transfer.classify.finetune_train import (
     accuracy,
     train_classifier,
 )
-from transfer.classify.grid import GRID_NAME, GridPoint, best_point, read_points, write_points
-from transfer.classify.labelled import (
+from carryover.transfer.classify.grid import GRID_NAME, GridPoint, best_point, read_points, write_points
+from carryover.transfer.classify.labelled import (
     LabelledSubset,
     Splits,
     choose_labelled,
     open_splits,
     require_same_pixels,
 )
-from transfer.classify.subsets import Indices
-from transfer.identity import identify
-from transfer.outputs import RECIPE_NAME, finished_record, save_weights, spread
-from transfer.results import ResultRecord, make_record, write_record
-from transfer.source import open_source
+from carryover.transfer.classify.subsets import Indices
+from carryover.transfer.identity import identify
+from carryover.transfer.outputs import RECIPE_NAME, finished_record, save_weights, spread
+from carryover.transfer.results import ResultRecord, make_record, write_record
+from carryover.transfer.source import open_source
 
 log = logging.getLogger(__name__)
 

@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from configs import UserError, WorkError
-from pretrain.allocation import freed_memory_kept
-from pretrain.checkpoint import load_state, save_state
-from pretrain.claims import Work
-from pretrain.convolution import use_products
-from pretrain.data import Dataset, EvaluationLoader
-from pretrain.data_config import AugmentConfig
-from pretrain.distributed import Ranks, barrier, with_sync_bn
-from pretrain.interrupt import Interrupted, StopRequest
-from pretrain.metrics import MetricsLog
-from pretrain.progress import progress
-from pretrain.schedules import warmup_cosine, warmup_multistep
-from pretrain.window import Window
-from transfer.classify.classifier import Accuracy, Classifier, build_optimizer, count, set_rates
-from transfer.classify.config import CosineSchedule, FinetuneConfig, Schedule
-from transfer.classify.loading import laid_out, training_loader
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.allocation import freed_memory_kept
+from carryover.pretrain.checkpoint import load_state, save_state
+from carryover.pretrain.claims import Work
+from carryover.pretrain.convolution import use_products
+from carryover.pretrain.data import Dataset, EvaluationLoader
+from carryover.pretrain.data_config import AugmentConfig
+from carryover.pretrain.distributed import Ranks, barrier, with_sync_bn
+from carryover.pretrain.interrupt import Interrupted, StopRequest
+from carryover.pretrain.metrics import MetricsLog
+from carryover.pretrain.progress import progress
+from carryover.pretrain.schedules import warmup_cosine, warmup_multistep
+from carryover.pretrain.window import Window
+from carryover.transfer.classify.classifier import Accuracy, Classifier, build_optimizer, count, set_rates
+from carryover.transfer.classify.config import CosineSchedule, FinetuneConfig, Schedule
+from carryover.transfer.classify.loading import laid_out, training_loader
 
 log = logging.getLogger(__name__)
 

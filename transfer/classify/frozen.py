@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
-from pretrain.canonical import CanonicalMetadata
-from pretrain.data import Dataset
-from pretrain.data_config import AugmentConfig
-from pretrain.distributed import Ranks
-from transfer.classify.features import FeatureSet, Request, stored_features
-from transfer.classify.labelled import require_same_pixels
-from transfer.classify.probe_config import FrozenRecipe
-from transfer.source import Source, open_source
+from carryover.pretrain.canonical import CanonicalMetadata
+from carryover.pretrain.data import Dataset
+from carryover.pretrain.data_config import AugmentConfig
+from carryover.pretrain.distributed import Ranks
+from carryover.transfer.classify.features import FeatureSet, Request, stored_features
+from carryover.transfer.classify.labelled import require_same_pixels
+from carryover.transfer.classify.probe_config import FrozenRecipe
+from carryover.transfer.source import Source, open_source
 
 log = logging.getLogger(__name__)
 

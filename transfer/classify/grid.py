@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from configs.formats import FileModel, Format
-from pretrain.claims import Work
-from transfer.classify.classifier import Accuracy
+from carryover.configs.formats import FileModel, Format
+from carryover.pretrain.claims import Work
+from carryover.transfer.classify.classifier import Accuracy
 
 GRID_NAME = "grid.json"
 FORMAT: Final = Format("grid of rates", 2)

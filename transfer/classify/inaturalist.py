@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from configs import UserError
-from pretrain.datasets import FileImages, Paths
+from carryover.configs import UserError
+from carryover.pretrain.datasets import FileImages, Paths
 
 
 class _Image(BaseModel):

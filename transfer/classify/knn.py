@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import UserError
-from pretrain.claims import Work
-from pretrain.distributed import barrier, joined, sum_over_ranks
-from transfer.classify.data_config import check_data
-from transfer.classify.frozen import open_frozen
-from transfer.classify.labelled import choose_labelled, open_splits
-from transfer.classify.neighbours import Neighbourhood, count_correct
-from transfer.classify.probe_config import KnnConfig
-from transfer.identity import identify
-from transfer.outputs import RECIPE_NAME, finished_record, spread
-from transfer.results import Metric, ResultRecord, make_record, write_record
+from carryover.configs import UserError
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import barrier, joined, sum_over_ranks
+from carryover.transfer.classify.data_config import check_data
+from carryover.transfer.classify.frozen import open_frozen
+from carryover.transfer.classify.labelled import choose_labelled, open_splits
+from carryover.transfer.classify.neighbours import Neighbourhood, count_correct
+from carryover.transfer.classify.probe_config import KnnConfig
+from carryover.transfer.identity import identify
+from carryover.transfer.outputs import RECIPE_NAME, finished_record, spread
+from carryover.transfer.results import Metric, ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)
 

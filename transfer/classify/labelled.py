@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import UserError
-from pretrain.canonical import CanonicalMetadata
-from pretrain.data import Dataset, build_dataset, open_dataset, prepare
-from transfer.classify import subsets
-from transfer.classify.config import FractionOfLabels, ImagesPerClass, Labels, ListedImages
-from transfer.classify.data_config import ClassifyData, ImageConfig
-from transfer.classify.inaturalist import open_inaturalist
-from transfer.classify.subsets import Indices
+from carryover.configs import UserError
+from carryover.pretrain.canonical import CanonicalMetadata
+from carryover.pretrain.data import Dataset, build_dataset, open_dataset, prepare
+from carryover.transfer.classify import subsets
+from carryover.transfer.classify.config import FractionOfLabels, ImagesPerClass, Labels, ListedImages
+from carryover.transfer.classify.data_config import ClassifyData, ImageConfig
+from carryover.transfer.classify.inaturalist import open_inaturalist
+from carryover.transfer.classify.subsets import Indices
 
 log = logging.getLogger(__name__)
 

@@ -10,26 +10,26 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from configs import WorkError
-from configs.files import write_atomic
-from pretrain.checkpoint import previous
-from pretrain.claims import Work
-from pretrain.distributed import Ranks, barrier, joined
-from pretrain.interrupt import StopRequest
-from transfer.classify import subsets
-from transfer.classify.classifier import Accuracy, accuracy_metrics, count
-from transfer.classify.data_config import check_data
-from transfer.classify.features import FeatureSet
-from transfer.classify.finetune_train import METRICS_NAME, STATE_NAME
-from transfer.classify.frozen import Frozen, open_frozen
-from transfer.classify.labelled import LabelledSubset, Splits, choose_labelled, open_splits
-from transfer.classify.linear_train import Probe, heads_accuracy, require_finite, train_heads
-from transfer.classify.logistic import Logistic, fit, fit_path
-from transfer.classify.probe_config import CachedMode, LinearConfig, ProtocolMode
-from transfer.classify.subsets import Indices
-from transfer.identity import identify
-from transfer.outputs import RECIPE_NAME, finished_record, spread
-from transfer.results import ResultRecord, make_record, write_record
+from carryover.configs import WorkError
+from carryover.configs.files import write_atomic
+from carryover.pretrain.checkpoint import previous
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import Ranks, barrier, joined
+from carryover.pretrain.interrupt import StopRequest
+from carryover.transfer.classify import subsets
+from carryover.transfer.classify.classifier import Accuracy, accuracy_metrics, count
+from carryover.transfer.classify.data_config import check_data
+from carryover.transfer.classify.features import FeatureSet
+from carryover.transfer.classify.finetune_train import METRICS_NAME, STATE_NAME
+from carryover.transfer.classify.frozen import Frozen, open_frozen
+from carryover.transfer.classify.labelled import LabelledSubset, Splits, choose_labelled, open_splits
+from carryover.transfer.classify.linear_train import Probe, heads_accuracy, require_finite, train_heads
+from carryover.transfer.classify.logistic import Logistic, fit, fit_path
+from carryover.transfer.classify.probe_config import CachedMode, LinearConfig, ProtocolMode
+from carryover.transfer.classify.subsets import Indices
+from carryover.transfer.identity import identify
+from carryover.transfer.outputs import RECIPE_NAME, finished_record, spread
+from carryover.transfer.results import ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)
 

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from configs import WorkError
-from pretrain.checkpoint import load_state, save_state
-from pretrain.claims import Work
-from pretrain.data import Dataset, EvaluationLoader
-from pretrain.distributed import Ranks, barrier, sum_over_ranks
-from pretrain.interrupt import Interrupted, StopRequest
-from pretrain.metrics import MetricsLog
-from pretrain.progress import progress
-from pretrain.window import Window
-from transfer.classify.classifier import TOP, Accuracy
-from transfer.classify.depths import pooled
-from transfer.classify.finetune_train import METRICS_NAME, STATE_NAME, rate_factor
-from transfer.classify.frozen import Frozen
-from transfer.classify.loading import laid_out, training_loader
-from transfer.classify.probe_config import LARSHeads, LinearConfig, ProtocolMode
-from transfer.classify.stacked_heads import StackedHeads, StackedSGD, head_losses
+from carryover.configs import WorkError
+from carryover.pretrain.checkpoint import load_state, save_state
+from carryover.pretrain.claims import Work
+from carryover.pretrain.data import Dataset, EvaluationLoader
+from carryover.pretrain.distributed import Ranks, barrier, sum_over_ranks
+from carryover.pretrain.interrupt import Interrupted, StopRequest
+from carryover.pretrain.metrics import MetricsLog
+from carryover.pretrain.progress import progress
+from carryover.pretrain.window import Window
+from carryover.transfer.classify.classifier import TOP, Accuracy
+from carryover.transfer.classify.depths import pooled
+from carryover.transfer.classify.finetune_train import METRICS_NAME, STATE_NAME, rate_factor
+from carryover.transfer.classify.frozen import Frozen
+from carryover.transfer.classify.loading import laid_out, training_loader
+from carryover.transfer.classify.probe_config import LARSHeads, LinearConfig, ProtocolMode
+from carryover.transfer.classify.stacked_heads import StackedHeads, StackedSGD, head_losses
 
 log = logging.getLogger(__name__)
 

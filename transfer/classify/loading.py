@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from pretrain.data import Dataset, Loader
-from pretrain.data_config import AugmentConfig
-from pretrain.distributed import Ranks
+from carryover.pretrain.data import Dataset, Loader
+from carryover.pretrain.data_config import AugmentConfig
+from carryover.pretrain.distributed import Ranks
 
 
 def training_loader(

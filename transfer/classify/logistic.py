@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from configs import WorkError
-from pretrain.distributed import sum_over_ranks
+from carryover.configs import WorkError
+from carryover.pretrain.distributed import sum_over_ranks
 
 log = logging.getLogger(__name__)
 

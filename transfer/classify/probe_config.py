@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from configs import Incidental, Recipe, Section
-from transfer.classify.config import AllLabels, Labels, Schedule
-from transfer.classify.data_config import ClassifyData, ImageConfig
+from carryover.configs import Incidental, Recipe, Section
+from carryover.transfer.classify.config import AllLabels, Labels, Schedule
+from carryover.transfer.classify.data_config import ClassifyData, ImageConfig
 
 
 class FrozenRecipe(Recipe):

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from configs import UserError
+from carryover.configs import UserError
 
 Indices = NDArray[np.int64]
 
@@ -204,7 +204,7 @@ def describe(counts: Mapping[str, int]) -> str:
 
 
 def _read_official(official: OfficialList) -> list[str]:
-    packed = resources.files("configs").joinpath("transfer", "subsets", official.file).read_bytes()
+    packed = resources.files("carryover.configs").joinpath("transfer", "subsets", official.file).read_bytes()
     raw = gzip.decompress(packed)
     names = raw.decode().split()
     if hashlib.sha256(raw).hexdigest() != official.sha256 or len(names) != official.images:

@@ -8,20 +8,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from configs import UserError
-from configs.files import write_atomic
-from pretrain.claims import Work
-from pretrain.data import Dataset
-from pretrain.datasets import FileImages, Paths
-from pretrain.distributed import Ranks, barrier, joined
-from transfer.classify.frozen import Frozen, open_frozen
-from transfer.classify.probe_config import SvmConfig, VocImages
-from transfer.classify.voc_svm import ClassResult, Split, full, low_shot, normalise, presence
-from transfer.detect.datasets import DetectionDataset
-from transfer.detect.voc_dataset import VOC_CLASSES, read_voc
-from transfer.identity import identify
-from transfer.outputs import RECIPE_NAME, finished_record
-from transfer.results import RECORD_NAME, Metric, ResultRecord, load_record, make_record, write_record
+from carryover.configs import UserError
+from carryover.configs.files import write_atomic
+from carryover.pretrain.claims import Work
+from carryover.pretrain.data import Dataset
+from carryover.pretrain.datasets import FileImages, Paths
+from carryover.pretrain.distributed import Ranks, barrier, joined
+from carryover.transfer.classify.frozen import Frozen, open_frozen
+from carryover.transfer.classify.probe_config import SvmConfig, VocImages
+from carryover.transfer.classify.voc_svm import ClassResult, Split, full, low_shot, normalise, presence
+from carryover.transfer.detect.datasets import DetectionDataset
+from carryover.transfer.detect.voc_dataset import VOC_CLASSES, read_voc
+from carryover.transfer.identity import identify
+from carryover.transfer.outputs import RECIPE_NAME, finished_record
+from carryover.transfer.results import (
+    RECORD_NAME,
+    Metric,
+    ResultRecord,
+    load_record,
+    make_record,
+    write_record,
+)
 
 log = logging.getLogger(__name__)
 

@@ -10,18 +10,18 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from configs import UserError
-from configs.files import atomic_file, write_atomic
-from pretrain.claims import Work
-from pretrain.distributed import barrier, joined
-from transfer.classify import subsets
-from transfer.classify.data_config import check_data
-from transfer.classify.frozen import open_frozen
-from transfer.classify.labelled import open_splits
-from transfer.classify.probe_config import TsneConfig
-from transfer.identity import identify
-from transfer.outputs import RECIPE_NAME, finished_record
-from transfer.results import Metric, ResultRecord, make_record, write_record
+from carryover.configs import UserError
+from carryover.configs.files import atomic_file, write_atomic
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import barrier, joined
+from carryover.transfer.classify import subsets
+from carryover.transfer.classify.data_config import check_data
+from carryover.transfer.classify.frozen import open_frozen
+from carryover.transfer.classify.labelled import open_splits
+from carryover.transfer.classify.probe_config import TsneConfig
+from carryover.transfer.identity import identify
+from carryover.transfer.outputs import RECIPE_NAME, finished_record
+from carryover.transfer.results import Metric, ResultRecord, make_record, write_record
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from configs import UserError
-from transfer.detect.datasets import DetectionDataset
+from carryover.configs import UserError
+from carryover.transfer.detect.datasets import DetectionDataset
 
 Floats = NDArray[np.float64]
 Presence = NDArray[np.int8]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from transfer.convert.conversion import TARGETS, convert
+from carryover.transfer.convert.conversion import TARGETS, convert
 
 # Importing into canonical form is a command of its own; these are the libraries.
 SUFFIXES: Mapping[str, str] = {n: t.suffixes[0] for n, t in TARGETS.items() if n != "canonical"}

@@ -1,18 +1,18 @@
 """Any maker's checkpoint -> the canonical one, so that a fine-tuned backbone can be carried further."""
 
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 
 from pydantic import JsonValue
 from torch import Tensor
 
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import feature_maps
-from pretrain.canonical import CanonicalMetadata, load_canonical, save_canonical
-from transfer.checkpoints.canonical import load_backbone
-from transfer.checkpoints.verify import LoadedModel
-from transfer.convert.target import Target, unchanged
+from carryover.configs.formats import release
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import feature_maps
+from carryover.pretrain.canonical import CanonicalMetadata, load_canonical, save_canonical
+from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.transfer.convert.target import Target, unchanged
 
 
 def _require(config: BackboneConfig) -> None:
@@ -28,7 +28,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _version() -> tuple[str | None, str]:
-    return f"carryover {metadata.version('carryover')}", ""
+    return f"carryover {release()}", ""
 
 
 def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from configs import CarryoverError, UserError, WorkError
-from configs.keys import nearest
-from pretrain.provenance import git_revision, library_versions
-from transfer.checkpoints.architecture import expected_tensors
-from transfer.checkpoints.canonical import live_backbone
-from transfer.checkpoints.importers import Fate, Imported, take_backbone
-from transfer.checkpoints.receipt import (
+from carryover.configs import CarryoverError, UserError, WorkError
+from carryover.configs.keys import nearest
+from carryover.pretrain.provenance import git_revision, library_versions
+from carryover.transfer.checkpoints.architecture import expected_tensors
+from carryover.transfer.checkpoints.canonical import live_backbone
+from carryover.transfer.checkpoints.importers import Fate, Imported, take_backbone
+from carryover.transfer.checkpoints.receipt import (
     STRUCTURE_ONLY,
     CarriedTensor,
     ModelProof,
@@ -22,9 +22,9 @@ from transfer.checkpoints.receipt import (
     receipt_path,
     write_receipt,
 )
-from transfer.checkpoints.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
-from transfer.convert import canonical, detectron2, mmseg, timm, torchvision
-from transfer.convert.target import Target
+from carryover.transfer.checkpoints.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
+from carryover.transfer.convert import canonical, detectron2, mmseg, timm, torchvision
+from carryover.transfer.convert.target import Target
 
 TARGETS: Mapping[str, Target] = {
     target.name: target

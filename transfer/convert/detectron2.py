@@ -14,14 +14,14 @@ import numpy as np
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from configs import UserError, WorkError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.canonical import CanonicalMetadata, metadata_text
-from transfer.checkpoints.importers import EMBEDDED_KEY
-from transfer.checkpoints.naming import from_detectron2, to_detectron2
-from transfer.checkpoints.reading import read_contents
-from transfer.checkpoints.verify import LoadedModel
-from transfer.convert.target import Target, quiet, require_plain_resnet
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.canonical import CanonicalMetadata, metadata_text
+from carryover.transfer.checkpoints.importers import EMBEDDED_KEY
+from carryover.transfer.checkpoints.naming import from_detectron2, to_detectron2
+from carryover.transfer.checkpoints.reading import read_contents
+from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.transfer.convert.target import Target, quiet, require_plain_resnet
 
 AUTHOR = "carryover"
 _STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}

@@ -8,13 +8,13 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import STAGES
-from pretrain.canonical import CanonicalMetadata, metadata_text
-from transfer.checkpoints.importers import EMBEDDED_KEY
-from transfer.checkpoints.verify import LoadedModel
-from transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
-from transfer.segment.mmcv_stub import install
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import STAGES
+from carryover.pretrain.canonical import CanonicalMetadata, metadata_text
+from carryover.transfer.checkpoints.importers import EMBEDDED_KEY
+from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
+from carryover.transfer.segment.mmcv_stub import install
 
 
 def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:

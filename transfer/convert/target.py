@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import JsonValue
 from torch import Tensor
 
-from configs import UserError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.canonical import CanonicalMetadata
-from transfer.checkpoints.verify import LoadedModel
+from carryover.configs import UserError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.canonical import CanonicalMetadata
+from carryover.transfer.checkpoints.verify import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from pydantic import JsonValue
 from safetensors.torch import load_file
 from torch import Tensor
 
-from configs import UserError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import STAGES
-from pretrain.canonical import CanonicalMetadata, save_canonical
-from transfer.checkpoints.verify import LoadedModel
-from transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
+from carryover.configs import UserError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import STAGES
+from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
 
 
 def _require(config: BackboneConfig) -> None:

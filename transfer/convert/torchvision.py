@@ -11,12 +11,12 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
 
-from configs import UserError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import STAGES, ResNet, build_backbone
-from pretrain.canonical import CanonicalMetadata
-from transfer.checkpoints.verify import LoadedModel
-from transfer.convert.target import Target, require_plain_resnet, unchanged
+from carryover.configs import UserError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import STAGES, ResNet, build_backbone
+from carryover.pretrain.canonical import CanonicalMetadata
+from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.transfer.convert.target import Target, require_plain_resnet, unchanged
 
 
 def _require(config: BackboneConfig) -> None:
@@ -103,7 +103,7 @@ def _detector_body(state: Mapping[str, Tensor], config: BackboneConfig) -> Loade
 def _settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
     if about.backbone.width > 1:
         return {
-            "class": "pretrain.backbones.ResNet",
+            "class": "carryover.pretrain.backbones.ResNet",
             "arch": about.backbone.arch,
             "width": about.backbone.width,
         }

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from pretrain.claims import Work
-from pretrain.distributed import Ranks
-from transfer.detect.config import DetectionConfig
-from transfer.detect.datasets import DetectionImage
-from transfer.detect.predictions import ImagePrediction
-from transfer.detect.splits import Splits
-from transfer.source import Source
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import Ranks
+from carryover.transfer.detect.config import DetectionConfig
+from carryover.transfer.detect.datasets import DetectionImage
+from carryover.transfer.detect.predictions import ImagePrediction
+from carryover.transfer.detect.splits import Splits
+from carryover.transfer.source import Source
 
 Step = tuple[Any, ...]
 """The arguments that a detector takes for this rank's part of one training step."""

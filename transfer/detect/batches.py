@@ -6,10 +6,10 @@ from itertools import islice
 import numpy as np
 from torch.utils.data import Dataset
 
-from transfer.detect.config import InputConfig
-from transfer.detect.datasets import DetectionDataset, DetectionImage
-from transfer.detect.transforms import Example, train_example
-from transfer.draws import Draw
+from carryover.transfer.detect.config import InputConfig
+from carryover.transfer.detect.datasets import DetectionDataset, DetectionImage
+from carryover.transfer.detect.transforms import Example, train_example
+from carryover.transfer.draws import Draw
 
 
 def annotated_images(dataset: DetectionDataset) -> tuple[DetectionImage, ...]:

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.errors import UserError
-from transfer.detect.check_imagefolder import check_imagefolder
-from transfer.detect.coco_dataset import load_coco_json, scan_coco
-from transfer.detect.datasets import DetectionDataset
-from transfer.detect.defects import Defect, DefectPolicy
-from transfer.detect.image_files import decoding_errors
-from transfer.detect.voc_dataset import scan_voc_folder, voc_folders
+from carryover.configs.errors import UserError
+from carryover.transfer.detect.check_imagefolder import check_imagefolder
+from carryover.transfer.detect.coco_dataset import load_coco_json, scan_coco
+from carryover.transfer.detect.datasets import DetectionDataset
+from carryover.transfer.detect.defects import Defect, DefectPolicy
+from carryover.transfer.detect.image_files import decoding_errors
+from carryover.transfer.detect.voc_dataset import scan_voc_folder, voc_folders
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ import logging
 from collections import defaultdict
 from pathlib import Path
 
-from configs.errors import UserError
-from transfer.detect.defects import Defect
-from transfer.detect.image_files import decoding_errors, in_parallel
+from carryover.configs.errors import UserError
+from carryover.transfer.detect.defects import Defect
+from carryover.transfer.detect.image_files import decoding_errors, in_parallel
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import UserError
-from transfer.detect.coco_masks import settle_segmentation
-from transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage, Segmentation
-from transfer.detect.defects import Defect, DefectPolicy, refuse_fatal, settle_box
-from transfer.detect.image_files import in_parallel, read_size
+from carryover.configs.errors import UserError
+from carryover.transfer.detect.coco_masks import settle_segmentation
+from carryover.transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage, Segmentation
+from carryover.transfer.detect.defects import Defect, DefectPolicy, refuse_fatal, settle_box
+from carryover.transfer.detect.image_files import in_parallel, read_size
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from transfer.detect.datasets import Polygon, Rle, Segmentation
-from transfer.detect.defects import Defect, DefectPolicy
+from carryover.transfer.detect.datasets import Polygon, Rle, Segmentation
+from carryover.transfer.detect.defects import Defect, DefectPolicy
 
 
 def settle_segmentation(

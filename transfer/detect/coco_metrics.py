@@ -10,10 +10,10 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as coco_mask
 
-from configs.errors import UserError
-from transfer.detect.coco_dataset import load_coco_json
-from transfer.detect.datasets import DetectionDataset, to_rle
-from transfer.detect.predictions import ImagePrediction, refuse_unscorable
+from carryover.configs.errors import UserError
+from carryover.transfer.detect.coco_dataset import load_coco_json
+from carryover.transfer.detect.datasets import DetectionDataset, to_rle
+from carryover.transfer.detect.predictions import ImagePrediction, refuse_unscorable
 
 log = logging.getLogger(__name__)
 

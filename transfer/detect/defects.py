@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs import Section
-from configs.errors import UserError
+from carryover.configs import Section
+from carryover.configs.errors import UserError
 
 Action = Literal["fatal", "drop", "clip", "keep"]
 LISTED = 20

@@ -26,26 +26,26 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from configs import UserError
-from configs.files import write_atomic
-from pretrain.distributed import Ranks, barrier
-from pretrain.provenance import host
-from transfer.checkpoints.architecture import is_counter
-from transfer.checkpoints.receipt import Receipt, read_receipt, receipt_path
-from transfer.checkpoints.verify import prove_carried
-from transfer.convert.conversion import convert
-from transfer.convert.detectron2 import backbone_tensors
-from transfer.convert.target import quiet
-from transfer.detect.backend import Backend, Step, Training
-from transfer.detect.batches import Steps
-from transfer.detect.config import DetectionConfig
-from transfer.detect.datasets import DetectionImage
-from transfer.detect.detectron2_config import Surroundings, build_cfg, norm_in_words
-from transfer.detect.detectron2_data import TestInputs, TrainInputs, mask_format, registered
-from transfer.detect.predictions import ImagePrediction, encode_masks
-from transfer.detect.splits import Splits
-from transfer.draws import step_loader
-from transfer.source import Source
+from carryover.configs import UserError
+from carryover.configs.files import write_atomic
+from carryover.pretrain.distributed import Ranks, barrier
+from carryover.pretrain.provenance import host
+from carryover.transfer.checkpoints.architecture import is_counter
+from carryover.transfer.checkpoints.receipt import Receipt, read_receipt, receipt_path
+from carryover.transfer.checkpoints.verify import prove_carried
+from carryover.transfer.convert.conversion import convert
+from carryover.transfer.convert.detectron2 import backbone_tensors
+from carryover.transfer.convert.target import quiet
+from carryover.transfer.detect.backend import Backend, Step, Training
+from carryover.transfer.detect.batches import Steps
+from carryover.transfer.detect.config import DetectionConfig
+from carryover.transfer.detect.datasets import DetectionImage
+from carryover.transfer.detect.detectron2_config import Surroundings, build_cfg, norm_in_words
+from carryover.transfer.detect.detectron2_data import TestInputs, TrainInputs, mask_format, registered
+from carryover.transfer.detect.predictions import ImagePrediction, encode_masks
+from carryover.transfer.detect.splits import Splits
+from carryover.transfer.draws import step_loader
+from carryover.transfer.source import Source
 
 log = logging.getLogger(__name__)
 

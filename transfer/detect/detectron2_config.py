@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from pretrain.backbone_config import BackboneConfig
-from transfer.convert.detectron2 import resnet_settings
-from transfer.detect.config import DetectionConfig, InputConfig, SolverConfig
-from transfer.detect.model_config import C4Config, FPNConfig
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.transfer.convert.detectron2 import resnet_settings
+from carryover.transfer.detect.config import DetectionConfig, InputConfig, SolverConfig
+from carryover.transfer.detect.model_config import C4Config, FPNConfig
 
 C4_HEADS = "Res5ROIHeadsOfBackbone"
 EXTRA_NORM_HEADS = "Res5ROIHeadsExtraNorm"
@@ -50,7 +50,7 @@ def build_cfg(config: DetectionConfig, backbone: BackboneConfig, around: Surroun
     """Build Detectron2's configuration of a recipe around a backbone, frozen."""
     from detectron2.config import get_cfg
 
-    import transfer.detect.detectron2_heads  # noqa: F401 (registers the heads that are named)
+    import carryover.transfer.detect.detectron2_heads  # noqa: F401 (registers the heads that are named)
 
     cfg = get_cfg()
     cfg.merge_from_list([part for setting in settings(config, backbone, around).items() for part in setting])

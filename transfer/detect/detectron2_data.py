@@ -14,9 +14,9 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from torch.utils.data import Dataset
 
-from transfer.detect.datasets import DetectionDataset, DetectionImage, Segmentation, to_rle
-from transfer.detect.transforms import load_image
-from transfer.draws import Draw
+from carryover.transfer.detect.datasets import DetectionDataset, DetectionImage, Segmentation, to_rle
+from carryover.transfer.detect.transforms import load_image
+from carryover.transfer.draws import Draw
 
 MaskFormat = Literal["polygon", "bitmask"]
 

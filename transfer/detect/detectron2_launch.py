@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from configs import CarryoverError, WorkError
-from pretrain.distributed import rank
-from pretrain.interrupt import SIGNALS, Interrupted, StopRequest
-from transfer.detect.config import DetectionConfig
-from transfer.results import RECORD_NAME, ResultRecord, load_record
+from carryover.configs import CarryoverError, WorkError
+from carryover.pretrain.distributed import rank
+from carryover.pretrain.interrupt import SIGNALS, Interrupted, StopRequest
+from carryover.transfer.detect.config import DetectionConfig
+from carryover.transfer.results import RECORD_NAME, ResultRecord, load_record
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -48,7 +48,7 @@ def evaluate_in_processes(
 def _evaluate(
     config: DetectionConfig, checkpoint: Path, out: Path, level: int, refusals: "SimpleQueue[CarryoverError]"
 ) -> None:
-    from transfer.detect.detectron2_rcnn import evaluate
+    from carryover.transfer.detect.detectron2_rcnn import evaluate
 
     logging.basicConfig(level=level if rank() == 0 else logging.WARNING, format="%(message)s")
     try:

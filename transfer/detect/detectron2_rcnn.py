@@ -4,10 +4,10 @@ import importlib.util
 import os
 from pathlib import Path
 
-from configs import UserError
-from transfer.detect.config import DetectionConfig
-from transfer.detect.splits import read_splits
-from transfer.results import ResultRecord
+from carryover.configs import UserError
+from carryover.transfer.detect.config import DetectionConfig
+from carryover.transfer.detect.splits import read_splits
+from carryover.transfer.results import ResultRecord
 
 
 def evaluate(config: DetectionConfig, checkpoint: Path, out: Path) -> ResultRecord:
@@ -31,12 +31,12 @@ def evaluate(config: DetectionConfig, checkpoint: Path, out: Path) -> ResultReco
     splits = read_splits(config.data, needs_masks=config.model.masks)
     import_detectron2()
     if (processes := _own_processes()) > 1:
-        from transfer.detect.detectron2_launch import evaluate_in_processes
+        from carryover.transfer.detect.detectron2_launch import evaluate_in_processes
 
         return evaluate_in_processes(processes, config, checkpoint, out)
 
-    from transfer.detect.detectron2_backend import DETECTRON2
-    from transfer.detect.rcnn_protocol import run_protocol
+    from carryover.transfer.detect.detectron2_backend import DETECTRON2
+    from carryover.transfer.detect.rcnn_protocol import run_protocol
 
     return run_protocol(DETECTRON2, config, splits, checkpoint, out)
 
@@ -52,7 +52,7 @@ def require_detectron2() -> None:
 
 def import_detectron2() -> None:
     """Import what the backend uses of Detectron2; raises UserError, saying what it lacks."""
-    from transfer.convert.detectron2 import TARGET
+    from carryover.transfer.convert.detectron2 import TARGET
 
     version, reason = TARGET.version()
     if version is None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from configs import Section
+from carryover.configs import Section
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Norm = Literal["FrozenBN", "BN", "SyncBN", "naiveSyncBN"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from configs.errors import UserError, WorkError
-from transfer.detect.datasets import Rle
+from carryover.configs.errors import UserError, WorkError
+from carryover.transfer.detect.datasets import Rle
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from configs import UserError
-from configs.files import write_atomic
-from configs.formats import Format
-from transfer.detect.predictions import ImagePrediction
+from carryover.configs import UserError
+from carryover.configs.files import write_atomic
+from carryover.configs.formats import Format
+from carryover.transfer.detect.predictions import ImagePrediction
 
 FILE_NAME = "predictions.json.gz"
 FORMAT: Final = Format("predictions file", 2)

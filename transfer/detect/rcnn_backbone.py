@@ -10,10 +10,10 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from configs import UserError, WorkError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import STAGES, ResNet
-from transfer.detect.model_config import C4Config, FPNConfig, NewNorm, Norm
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import STAGES, ResNet
+from carryover.transfer.detect.model_config import C4Config, FPNConfig, NewNorm, Norm
 
 FPN_STRIDES = (4, 8, 16, 32, 64)
 C4_STRIDES = (16,)

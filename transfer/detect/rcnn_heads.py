@@ -12,10 +12,10 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.ops.poolers import LevelMapper
 
-from transfer.detect.model_config import C4Config, FPNConfig
-from transfer.detect.rcnn_backbone import Res5Head, norm_factory
-from transfer.detect.rcnn_masks import mask_targets
-from transfer.detect.region_align import region_align
+from carryover.transfer.detect.model_config import C4Config, FPNConfig
+from carryover.transfer.detect.rcnn_backbone import Res5Head, norm_factory
+from carryover.transfer.detect.rcnn_masks import mask_targets
+from carryover.transfer.detect.region_align import region_align
 
 
 class RegionPool(nn.Module):

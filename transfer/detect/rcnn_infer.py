@@ -8,11 +8,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pretrain.progress import progress
-from transfer.detect.backend import Detector, Training
-from transfer.detect.datasets import DetectionImage
-from transfer.detect.predictions import ImagePrediction, encode_masks
-from transfer.detect.rcnn_masks import paste_masks
+from carryover.pretrain.progress import progress
+from carryover.transfer.detect.backend import Detector, Training
+from carryover.transfer.detect.datasets import DetectionImage
+from carryover.transfer.detect.predictions import ImagePrediction, encode_masks
+from carryover.transfer.detect.rcnn_masks import paste_masks
 
 
 @torch.no_grad()

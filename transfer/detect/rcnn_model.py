@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import ResNet
-from transfer.detect.config import InputConfig
-from transfer.detect.model_config import C4Config, FPNConfig
-from transfer.detect.rcnn_backbone import (
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import ResNet
+from carryover.transfer.detect.config import InputConfig
+from carryover.transfer.detect.model_config import C4Config, FPNConfig
+from carryover.transfer.detect.rcnn_backbone import (
     C4_STRIDES,
     FPN_STRIDES,
     C4Trunk,
@@ -28,8 +28,8 @@ from transfer.detect.rcnn_backbone import (
     replace_norms,
     require_detectable,
 )
-from transfer.detect.rcnn_heads import build_c4_heads, build_fpn_heads
-from transfer.detect.rcnn_rpn import build_rpn
+from carryover.transfer.detect.rcnn_heads import build_c4_heads, build_fpn_heads
+from carryover.transfer.detect.rcnn_rpn import build_rpn
 
 
 class NormalizeAndPad(nn.Module):

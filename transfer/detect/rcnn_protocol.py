@@ -8,26 +8,26 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pretrain.checkpoint import previous
-from pretrain.claims import Work
-from pretrain.distributed import barrier, joined
-from pretrain.interrupt import StopRequest
-from transfer.detect.backend import Backend, Detector, Training
-from transfer.detect.batches import annotated_images
-from transfer.detect.config import DetectionConfig
-from transfer.detect.predictions_file import FILE_NAME as PREDICTIONS_NAME
-from transfer.detect.predictions_file import write_predictions
-from transfer.detect.rcnn_infer import predict
-from transfer.detect.rcnn_train import train_detector
-from transfer.detect.samples import draw_samples
-from transfer.detect.scores import score
-from transfer.detect.splits import Splits
-from transfer.identity import identify
-from transfer.iterations import STATE_NAME
-from transfer.outputs import RECIPE_NAME, finished_record, save_weights
-from transfer.pixels import require_same_pixels
-from transfer.results import ResultRecord, make_record, write_record
-from transfer.source import open_source
+from carryover.pretrain.checkpoint import previous
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import barrier, joined
+from carryover.pretrain.interrupt import StopRequest
+from carryover.transfer.detect.backend import Backend, Detector, Training
+from carryover.transfer.detect.batches import annotated_images
+from carryover.transfer.detect.config import DetectionConfig
+from carryover.transfer.detect.predictions_file import FILE_NAME as PREDICTIONS_NAME
+from carryover.transfer.detect.predictions_file import write_predictions
+from carryover.transfer.detect.rcnn_infer import predict
+from carryover.transfer.detect.rcnn_train import train_detector
+from carryover.transfer.detect.samples import draw_samples
+from carryover.transfer.detect.scores import score
+from carryover.transfer.detect.splits import Splits
+from carryover.transfer.identity import identify
+from carryover.transfer.iterations import STATE_NAME
+from carryover.transfer.outputs import RECIPE_NAME, finished_record, save_weights
+from carryover.transfer.pixels import require_same_pixels
+from carryover.transfer.results import ResultRecord, make_record, write_record
+from carryover.transfer.source import open_source
 
 log = logging.getLogger(__name__)
 

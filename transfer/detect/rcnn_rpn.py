@@ -9,7 +9,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from transfer.detect.model_config import C4Config, FPNConfig
+from carryover.transfer.detect.model_config import C4Config, FPNConfig
 
 
 class Anchors(AnchorGenerator):

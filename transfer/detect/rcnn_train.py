@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from configs import WorkError
-from pretrain.interrupt import StopRequest
-from pretrain.schedules import warmup_multistep
-from transfer.detect.backend import Detector, Step, Training
-from transfer.detect.config import SolverConfig
-from transfer.iterations import train
+from carryover.configs import WorkError
+from carryover.pretrain.interrupt import StopRequest
+from carryover.pretrain.schedules import warmup_multistep
+from carryover.transfer.detect.backend import Detector, Step, Training
+from carryover.transfer.detect.config import SolverConfig
+from carryover.transfer.iterations import train
 
 _CAUSE = "the learning rate is too high for this batch, or the warm-up too short"
 

@@ -10,9 +10,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from transfer.detect.datasets import DetectionDataset, DetectionImage
-from transfer.detect.predictions import ImagePrediction
-from transfer.detect.transforms import load_image
+from carryover.transfer.detect.datasets import DetectionDataset, DetectionImage
+from carryover.transfer.detect.predictions import ImagePrediction
+from carryover.transfer.detect.transforms import load_image
 
 # Okabe and Ito's palette, distinguishable with any colour vision; truth is drawn in white.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")

@@ -5,10 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from transfer.detect.config import DataConfig, VocData
-from transfer.detect.datasets import DetectionDataset
-from transfer.detect.predictions import ImagePrediction
-from transfer.results import Metric
+from carryover.transfer.detect.config import DataConfig, VocData
+from carryover.transfer.detect.datasets import DetectionDataset
+from carryover.transfer.detect.predictions import ImagePrediction
+from carryover.transfer.results import Metric
 
 
 def score(
@@ -22,12 +22,12 @@ def score(
     """
     n = len(dataset.images)
     if isinstance(data, VocData):
-        from transfer.detect.voc_metrics import voc_ap
+        from carryover.transfer.detect.voc_metrics import voc_ap
 
         voc = voc_ap(dataset, predictions, metric=data.metric)
         values = {"AP": voc.ap, "AP50": voc.ap50, "AP75": voc.ap75}
     else:
-        from transfer.detect.coco_metrics import coco_ap
+        from carryover.transfer.detect.coco_metrics import coco_ap
 
         annotations = data.root.expanduser() / data.test.annotations
         whole = n == len(json.loads(annotations.read_bytes())["images"])

@@ -4,12 +4,12 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-from configs import UserError
-from transfer.detect.coco_dataset import read_coco
-from transfer.detect.config import DataConfig, VocData
-from transfer.detect.datasets import DetectionDataset
-from transfer.detect.defects import Defect, summarize
-from transfer.detect.voc_dataset import read_voc
+from carryover.configs import UserError
+from carryover.transfer.detect.coco_dataset import read_coco
+from carryover.transfer.detect.config import DataConfig, VocData
+from carryover.transfer.detect.datasets import DetectionDataset
+from carryover.transfer.detect.defects import Defect, summarize
+from carryover.transfer.detect.voc_dataset import read_voc
 
 log = logging.getLogger(__name__)
 

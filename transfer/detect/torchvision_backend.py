@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from configs import UserError
-from pretrain.distributed import Ranks
-from transfer.detect.backend import Backend, Step, Training
-from transfer.detect.batches import Steps, TrainingImages
-from transfer.detect.config import DetectionConfig, InputConfig, SolverConfig
-from transfer.detect.datasets import DetectionImage
-from transfer.detect.precise_bn import recalibrate
-from transfer.detect.predictions import ImagePrediction
-from transfer.detect.rcnn_backbone import assert_carried
-from transfer.detect.rcnn_infer import to_original
-from transfer.detect.rcnn_model import build_detector
-from transfer.detect.splits import Splits
-from transfer.detect.transforms import resize_for_test
-from transfer.draws import step_loader
-from transfer.source import Source
+from carryover.configs import UserError
+from carryover.pretrain.distributed import Ranks
+from carryover.transfer.detect.backend import Backend, Step, Training
+from carryover.transfer.detect.batches import Steps, TrainingImages
+from carryover.transfer.detect.config import DetectionConfig, InputConfig, SolverConfig
+from carryover.transfer.detect.datasets import DetectionImage
+from carryover.transfer.detect.precise_bn import recalibrate
+from carryover.transfer.detect.predictions import ImagePrediction
+from carryover.transfer.detect.rcnn_backbone import assert_carried
+from carryover.transfer.detect.rcnn_infer import to_original
+from carryover.transfer.detect.rcnn_model import build_detector
+from carryover.transfer.detect.splits import Splits
+from carryover.transfer.detect.transforms import resize_for_test
+from carryover.transfer.draws import step_loader
+from carryover.transfer.source import Source
 
 
 class TestImages(Dataset[Tensor]):

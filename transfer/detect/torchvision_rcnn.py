@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
-from configs import UserError
-from transfer.detect.config import DetectionConfig
-from transfer.detect.splits import read_splits
-from transfer.results import ResultRecord
+from carryover.configs import UserError
+from carryover.transfer.detect.config import DetectionConfig
+from carryover.transfer.detect.splits import read_splits
+from carryover.transfer.results import ResultRecord
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def evaluate(config: DetectionConfig, checkpoint: Path, out: Path) -> ResultReco
         raise UserError(f"{checkpoint}: no such checkpoint")
     splits = read_splits(config.data, needs_masks=config.model.masks)
 
-    from transfer.detect.rcnn_protocol import run_protocol
-    from transfer.detect.torchvision_backend import TORCHVISION
+    from carryover.transfer.detect.rcnn_protocol import run_protocol
+    from carryover.transfer.detect.torchvision_backend import TORCHVISION
 
     return run_protocol(TORCHVISION, config, splits, checkpoint, out)

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from configs import WorkError
-from transfer.detect.config import InputConfig
-from transfer.detect.datasets import DetectionImage, decode_masks
+from carryover.configs import WorkError
+from carryover.transfer.detect.config import InputConfig
+from carryover.transfer.detect.datasets import DetectionImage, decode_masks
 
 
 @dataclass(frozen=True)

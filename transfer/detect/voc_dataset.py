@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import UserError
-from transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
-from transfer.detect.defects import Defect, DefectPolicy, refuse_fatal, settle_box
-from transfer.detect.image_files import in_parallel
-from transfer.detect.voc_xml import VocObject, VocRecord, read_record
+from carryover.configs.errors import UserError
+from carryover.transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
+from carryover.transfer.detect.defects import Defect, DefectPolicy, refuse_fatal, settle_box
+from carryover.transfer.detect.image_files import in_parallel
+from carryover.transfer.detect.voc_xml import VocObject, VocRecord, read_record
 
 LISTINGS = Path("ImageSets", "Main")
 

@@ -21,8 +21,8 @@ from typing import Literal
 
 import numpy as np
 
-from transfer.detect.datasets import DetectionDataset
-from transfer.detect.predictions import ImagePrediction, refuse_unscorable
+from carryover.transfer.detect.datasets import DetectionDataset
+from carryover.transfer.detect.predictions import ImagePrediction, refuse_unscorable
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 
-from transfer.detect.image_files import read_size
+from carryover.transfer.detect.image_files import read_size
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 

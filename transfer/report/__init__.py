@@ -1,6 +1,6 @@
 """Result records in, a report out: HTML for a person, Markdown for a wiki, CSV for a spreadsheet."""
 
-from transfer.report.watch import watch
-from transfer.report.write import FORMATS, Report, write_report
+from carryover.transfer.report.watch import watch
+from carryover.transfer.report.write import FORMATS, Report, write_report
 
 __all__ = ["FORMATS", "Report", "watch", "write_report"]

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfer.report.cells import Cell, build_cell
-from transfer.report.collection import Collection, Evaluation, Pretraining, what
-from transfer.report.costs import pretrain_gpu_hours, pretrain_wall_hours, pretraining_cost
-from transfer.report.drawing import BAND, GREY, Picture, finish, head, legend, looks, new_figure
-from transfer.report.naming import RANDOM, metric_name, share, task_name
-from transfer.report.tables import Table
+from carryover.transfer.report.cells import Cell, build_cell
+from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, what
+from carryover.transfer.report.costs import pretrain_gpu_hours, pretrain_wall_hours, pretraining_cost
+from carryover.transfer.report.drawing import BAND, GREY, Picture, finish, head, legend, looks, new_figure
+from carryover.transfer.report.naming import RANDOM, metric_name, share, task_name
+from carryover.transfer.report.tables import Table
 
 # The points (share of the labels or number of images, cell) of each pretraining.
 Lines = dict[Pretraining, list[tuple[float, Cell]]]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transfer.report.collection import Numbered
+from carryover.transfer.report.collection import Numbered
 
 
 def artifact(run: Numbered, name: str, otherwise: str | None = None) -> Path | None:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from transfer.report.collection import Collection, Evaluation
-from transfer.report.comparable import ComparableNumber, comparable_numbers
-from transfer.report.naming import method_name
-from transfer.report.published import PublishedNumber
+from carryover.transfer.report.collection import Collection, Evaluation
+from carryover.transfer.report.comparable import ComparableNumber, comparable_numbers
+from carryover.transfer.report.naming import method_name
+from carryover.transfer.report.published import PublishedNumber
 
 SAME_PROTOCOL: Final = "Published, of the same protocol and data"
 OTHER_PROTOCOL: Final = "Published, of another protocol, or of one that the paper does not state"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transfer.report.collection import Numbered
-from transfer.report.statistics import mean, sample_std
+from carryover.transfer.report.collection import Numbered
+from carryover.transfer.report.statistics import mean, sample_std
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from transfer.report.naming import BASELINES, headline_metrics, method_name, share, task_name, task_order
-from transfer.results import Metric, ResultRecord, StoredRecord
+from carryover.transfer.report.naming import (
+    BASELINES,
+    headline_metrics,
+    method_name,
+    share,
+    task_name,
+    task_order,
+)
+from carryover.transfer.results import Metric, ResultRecord, StoredRecord
 
 Identity = TypeVar("Identity", bound=Hashable)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import yaml
 
-from configs import UserError
-from pretrain.canonical import read_metadata, sha256_file
-from transfer.report.cells import Cell, build_cell
-from transfer.report.collection import Collection, Evaluation, Pretraining, collect
-from transfer.report.naming import metric_name
-from transfer.report.statistics import Interval, welch
-from transfer.results import Problem, read_records
+from carryover.configs import UserError
+from carryover.pretrain.canonical import read_metadata, sha256_file
+from carryover.transfer.report.cells import Cell, build_cell
+from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, collect
+from carryover.transfer.report.naming import metric_name
+from carryover.transfer.report.statistics import Interval, welch
+from carryover.transfer.results import Problem, read_records
 
 RECIPE_NAME = "recipe.yaml"
 # Differ between any two runs and say nothing about what was done.

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from transfer.report.collection import Collection, Evaluation, Numbered, what
-from transfer.report.tables import missing_seeds
+from carryover.transfer.report.collection import Collection, Evaluation, Numbered, what
+from carryover.transfer.report.tables import missing_seeds
 
 
 @dataclass(frozen=True)

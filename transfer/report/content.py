@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from transfer.report.collection import Collection, collect
-from transfer.report.concerns import Concern, concerns
-from transfer.report.costs import CostTable, build_cost_tables
-from transfer.report.drawing import Picture
-from transfer.report.findings import Differences, Summary, differences, summarise
-from transfer.report.progress import RunProgress
-from transfer.report.samples import Strip, sample_strips
-from transfer.report.tables import Table, build_full_tables, build_tables
-from transfer.results import Problem, StoredRecord
+from carryover.transfer.report.collection import Collection, collect
+from carryover.transfer.report.concerns import Concern, concerns
+from carryover.transfer.report.costs import CostTable, build_cost_tables
+from carryover.transfer.report.drawing import Picture
+from carryover.transfer.report.findings import Differences, Summary, differences, summarise
+from carryover.transfer.report.progress import RunProgress
+from carryover.transfer.report.samples import Strip, sample_strips
+from carryover.transfer.report.tables import Table, build_full_tables, build_tables
+from carryover.transfer.results import Problem, StoredRecord
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def build_content(
 
 def build_pictures(content: Content, runs: Sequence[Path], directory: Path | None) -> Pictures:
     """Draw the figures, also into `directory` as SVG and PDF, and inline the detectors' samples."""
-    from transfer.report.against import against_cost, against_images, against_labels
-    from transfer.report.figures import standings, training_curves
-    from transfer.report.tsne import tsne_pictures
+    from carryover.transfer.report.against import against_cost, against_images, against_labels
+    from carryover.transfer.report.figures import standings, training_curves
+    from carryover.transfer.report.tsne import tsne_pictures
 
     return Pictures(
         standings=tuple(standings(content.tables, content.collection, directory)),

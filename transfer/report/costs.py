@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from transfer.report.collection import Collection, Numbered, Pretraining
-from transfer.report.naming import task_name
-from transfer.report.statistics import mean
-from transfer.results import ResultRecord
+from carryover.transfer.report.collection import Collection, Numbered, Pretraining
+from carryover.transfer.report.naming import task_name
+from carryover.transfer.report.statistics import mean
+from carryover.transfer.results import ResultRecord
 
 _Number = Callable[[ResultRecord], float | None]
 _COUNTED = {"sacct": "SLURM's accounting", "clock": "the pipeline's clock", None: "the evaluation itself"}

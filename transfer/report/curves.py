@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.metrics import read_metrics
-from transfer.report.artifacts import artifact
-from transfer.report.collection import Collection, Pretraining
+from carryover.pretrain.metrics import read_metrics
+from carryover.transfer.report.artifacts import artifact
+from carryover.transfer.report.collection import Collection, Pretraining
 
 METRICS_NAME = "metrics.jsonl"
 

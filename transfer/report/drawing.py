@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer.report.collection import Pretraining
-from transfer.report.naming import RANDOM, SUPERVISED
+from carryover.transfer.report.collection import Pretraining
+from carryover.transfer.report.naming import RANDOM, SUPERVISED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from transfer.report.cells import Cell
-from transfer.report.collection import Collection, Pretraining
-from transfer.report.curves import Curve, evaluation_curves, pretraining_curves
-from transfer.report.drawing import (
+from carryover.transfer.report.cells import Cell
+from carryover.transfer.report.collection import Collection, Pretraining
+from carryover.transfer.report.curves import Curve, evaluation_curves, pretraining_curves
+from carryover.transfer.report.drawing import (
     BAND,
     GREY,
     LINE,
@@ -20,8 +20,8 @@ from transfer.report.drawing import (
     looks,
     new_figure,
 )
-from transfer.report.naming import RANDOM
-from transfer.report.tables import Row, Table
+from carryover.transfer.report.naming import RANDOM
+from carryover.transfer.report.tables import Row, Table
 
 _MOST_ROWS = 16
 _MOST_LINES = 8

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from transfer.report.cells import Cell
-from transfer.report.naming import RANDOM
-from transfer.report.statistics import Interval, welch
-from transfer.report.tables import Column, Group, Row, Table
+from carryover.transfer.report.cells import Cell
+from carryover.transfer.report.naming import RANDOM
+from carryover.transfer.report.statistics import Interval, welch
+from carryover.transfer.report.tables import Column, Group, Row, Table
 
 Verdict = Literal["beyond", "within", "one run"]
 

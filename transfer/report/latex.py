@@ -3,11 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from transfer.report.beside import PublishedRow
-from transfer.report.cells import Cell
-from transfer.report.content import Content
-from transfer.report.costs import CostTable
-from transfer.report.tables import Row, Table
+from carryover.transfer.report.beside import PublishedRow
+from carryover.transfer.report.cells import Cell
+from carryover.transfer.report.content import Content
+from carryover.transfer.report.costs import CostTable
+from carryover.transfer.report.tables import Row, Table
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

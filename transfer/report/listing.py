@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from transfer.report.collection import Collection, Numbered
+from carryover.transfer.report.collection import Collection, Numbered
 
 # Rows of a long table that are laid out when the page opens; the same in first.js and page.js.
 FIRST = 30

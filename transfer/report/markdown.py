@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from transfer.report.beside import PublishedRow
-from transfer.report.cells import Cell
-from transfer.report.concerns import Concern
-from transfer.report.content import Content
-from transfer.report.costs import CostTable
-from transfer.report.findings import Summary
-from transfer.report.progress import RunProgress
-from transfer.report.tables import Table, reproductions
-from transfer.results import Problem
+from carryover.transfer.report.beside import PublishedRow
+from carryover.transfer.report.cells import Cell
+from carryover.transfer.report.concerns import Concern
+from carryover.transfer.report.content import Content
+from carryover.transfer.report.costs import CostTable
+from carryover.transfer.report.findings import Summary
+from carryover.transfer.report.progress import RunProgress
+from carryover.transfer.report.tables import Table, reproductions
+from carryover.transfer.results import Problem
 
 
 def markdown(content: Content) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from transfer.report.content import Content, Pictures
-from transfer.report.listing import FIRST, build_listing, carried, packed
-from transfer.report.tables import reproductions
+from carryover.transfer.report.content import Content, Pictures
+from carryover.transfer.report.listing import FIRST, build_listing, carried, packed
+from carryover.transfer.report.tables import reproductions
 
 _SUBSCRIPT = re.compile(r"^(AP)(50|75|s|m|l)$")
 
@@ -26,7 +26,7 @@ def page(content: Content, pictures: Pictures, out: Path) -> str:
     digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     allowed = " ".join(f"'sha256-{d}'" for d in digests)
     environment = Environment(
-        loader=PackageLoader("transfer.report"),
+        loader=PackageLoader("carryover.transfer.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -50,7 +50,7 @@ def page(content: Content, pictures: Pictures, out: Path) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("transfer.report") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("carryover.transfer.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _subscript(metric: str) -> Markup:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.ledger import Ledger
-from slurm.status import RunStatus, StageStatus, status
+from carryover.slurm.ledger import Ledger
+from carryover.slurm.status import RunStatus, StageStatus, status
 
 _REPORT = "report"
 _ON_ITS_WAY = ("running", "submitted")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from configs import Section
+from carryover.configs import Section
 
 
 class PublishedNumber(Section):
@@ -71,7 +71,7 @@ class PublishedNumber(Section):
 @cache
 def published_numbers() -> tuple[PublishedNumber, ...]:
     """Read every file of configs/published, in the order of papers, tables and rows."""
-    folder = resources.files("configs") / "published"
+    folder = resources.files("carryover.configs") / "published"
     found: list[PublishedNumber] = []
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".csv"):

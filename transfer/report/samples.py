@@ -5,8 +5,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from transfer.report.artifacts import artifact
-from transfer.report.collection import Collection, Numbered
+from carryover.transfer.report.artifacts import artifact
+from carryover.transfer.report.collection import Collection, Numbered
 
 _MOST_IMAGES = 2
 _MOST_PRETRAININGS = 8

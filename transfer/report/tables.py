@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from transfer.report.beside import PublishedRow, PublishedRows, published_rows
-from transfer.report.cells import Cell, build_cell
-from transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
-from transfer.report.naming import PICTURES, metric_name, task_name, task_order
-from transfer.results import Metric
+from carryover.transfer.report.beside import PublishedRow, PublishedRows, published_rows
+from carryover.transfer.report.cells import Cell, build_cell
+from carryover.transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
+from carryover.transfer.report.naming import PICTURES, metric_name, task_name, task_order
+from carryover.transfer.results import Metric
 
 _MOST_COLUMNS = 12
 _MASK = "mask "

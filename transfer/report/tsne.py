@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transfer.report.artifacts import artifact
-from transfer.report.collection import Collection, Numbered
-from transfer.report.drawing import SERIES, Picture, finish, head, legend, new_figure
+from carryover.transfer.report.artifacts import artifact
+from carryover.transfer.report.collection import Collection, Numbered
+from carryover.transfer.report.drawing import SERIES, Picture, finish, head, legend, new_figure
 
 TASK = "tsne"
 _MOST_FIGURES = 8

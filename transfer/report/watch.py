@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transfer.report.progress import run_progress
-from transfer.report.write import Report, write_report
+from carryover.transfer.report.progress import run_progress
+from carryover.transfer.report.write import Report, write_report
 
 
 def watch(

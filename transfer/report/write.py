@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs import UserError
-from configs.files import write_atomic
-from transfer.report.content import build_content, build_pictures
-from transfer.report.latex import latex
-from transfer.report.markdown import markdown
-from transfer.report.page import page
-from transfer.report.progress import RunProgress, run_progress
-from transfer.results import Problem, read_records, to_frame
+from carryover.configs import UserError
+from carryover.configs.files import write_atomic
+from carryover.transfer.report.content import build_content, build_pictures
+from carryover.transfer.report.latex import latex
+from carryover.transfer.report.markdown import markdown
+from carryover.transfer.report.page import page
+from carryover.transfer.report.progress import RunProgress, run_progress
+from carryover.transfer.results import Problem, read_records, to_frame
 
 FORMATS = ("html", "md", "tex", "csv", "parquet", "figures")
 FIGURES = "figures"

@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from pretrain.claims import Work
-from pretrain.distributed import Ranks
-from pretrain.interrupt import StopRequest
-from transfer.segment.config import SegmentationConfig
-from transfer.segment.datasets import SegmentationDataset, SegmentationImage
-from transfer.source import Source
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import Ranks
+from carryover.pretrain.interrupt import StopRequest
+from carryover.transfer.segment.config import SegmentationConfig
+from carryover.transfer.segment.datasets import SegmentationDataset, SegmentationImage
+from carryover.transfer.source import Source
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Dataset
 
-from transfer.draws import Draw
-from transfer.segment.config import InputConfig
-from transfer.segment.datasets import SegmentationDataset
-from transfer.segment.transforms import Example, train_example
+from carryover.transfer.draws import Draw
+from carryover.transfer.segment.config import InputConfig
+from carryover.transfer.segment.datasets import SegmentationDataset
+from carryover.transfer.segment.transforms import Example, train_example
 
 
 class TrainingImages(Dataset[Example]):

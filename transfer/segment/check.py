@@ -7,12 +7,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from pretrain.progress import progress
-from transfer.detect.defects import Defect
-from transfer.detect.image_files import read_size
-from transfer.segment.datasets import MaskCode, SegmentationImage, decode
-from transfer.segment.defects import MaskDefectPolicy
-from transfer.segment.layouts import Pair
+from carryover.pretrain.progress import progress
+from carryover.transfer.detect.defects import Defect
+from carryover.transfer.detect.image_files import read_size
+from carryover.transfer.segment.datasets import MaskCode, SegmentationImage, decode
+from carryover.transfer.segment.defects import MaskDefectPolicy
+from carryover.transfer.segment.layouts import Pair
 
 _LISTED_VALUES = 10
 

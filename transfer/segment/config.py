@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from configs import Incidental, Recipe, Section
-from transfer.segment.data_config import SegmentationData
-from transfer.segment.model_config import ModelConfig
-from transfer.solver import ScaledSolver
+from carryover.configs import Incidental, Recipe, Section
+from carryover.transfer.segment.data_config import SegmentationData
+from carryover.transfer.segment.model_config import ModelConfig
+from carryover.transfer.solver import ScaledSolver
 
 Size = tuple[PositiveInt, PositiveInt]
 

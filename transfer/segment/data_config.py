@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs import Incidental, Section
-from transfer.detect.voc_dataset import VOC_CLASSES
-from transfer.segment.defects import MaskDefectPolicy
+from carryover.configs import Incidental, Section
+from carryover.transfer.detect.voc_dataset import VOC_CLASSES
+from carryover.transfer.segment.defects import MaskDefectPolicy
 
 VOC_SEGMENTATION_CLASSES = ("background", *VOC_CLASSES)
 CITYSCAPES_CLASSES = (

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from configs import Section
-from transfer.detect.defects import ALWAYS_FATAL, Action
+from carryover.configs import Section
+from carryover.transfer.detect.defects import ALWAYS_FATAL, Action
 
 
 class MaskDefectPolicy(Section):

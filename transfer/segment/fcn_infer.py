@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transfer.segment.config import InputConfig
-from transfer.segment.datasets import SegmentationImage
-from transfer.segment.fcn_model import DilatedFCN, normalised
-from transfer.segment.transforms import pixels_for_test
+from carryover.transfer.segment.config import InputConfig
+from carryover.transfer.segment.datasets import SegmentationImage
+from carryover.transfer.segment.fcn_model import DilatedFCN, normalised
+from carryover.transfer.segment.transforms import pixels_for_test
 
 
 @torch.inference_mode()

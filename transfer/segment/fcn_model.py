@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN
 
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import ResNet
-from transfer.segment.config import InputConfig
-from transfer.segment.datasets import IGNORED
-from transfer.segment.fcn_backbone import dilate, require_segmentable
-from transfer.segment.model_config import FCNConfig
-from transfer.segment.transforms import Example
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import ResNet
+from carryover.transfer.segment.config import InputConfig
+from carryover.transfer.segment.datasets import IGNORED
+from carryover.transfer.segment.fcn_backbone import dilate, require_segmentable
+from carryover.transfer.segment.model_config import FCNConfig
+from carryover.transfer.segment.transforms import Example
 
 
 class ConvHead(nn.Module):

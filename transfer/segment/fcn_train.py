@@ -6,15 +6,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pretrain.interrupt import StopRequest
-from transfer.draws import step_loader
-from transfer.iterations import train
-from transfer.segment.backend import Training
-from transfer.segment.batches import Steps, TrainingImages
-from transfer.segment.config import SolverConfig
-from transfer.segment.fcn_model import batch_of, losses
-from transfer.segment.model_config import FCNConfig
-from transfer.segment.transforms import Example
+from carryover.pretrain.interrupt import StopRequest
+from carryover.transfer.draws import step_loader
+from carryover.transfer.iterations import train
+from carryover.transfer.segment.backend import Training
+from carryover.transfer.segment.batches import Steps, TrainingImages
+from carryover.transfer.segment.config import SolverConfig
+from carryover.transfer.segment.fcn_model import batch_of, losses
+from carryover.transfer.segment.model_config import FCNConfig
+from carryover.transfer.segment.transforms import Example
 
 CAUSE = "the learning rate is too high for this batch"
 

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs import UserError
-from transfer.detect.check_imagefolder import SUFFIXES
-from transfer.segment.data_config import Ade20kMasks, CityscapesMasks, FolderMasks, SegmentationData, VocMasks
-from transfer.segment.datasets import IGNORED, MaskCode, index_code
+from carryover.configs import UserError
+from carryover.transfer.detect.check_imagefolder import SUFFIXES
+from carryover.transfer.segment.data_config import (
+    Ade20kMasks,
+    CityscapesMasks,
+    FolderMasks,
+    SegmentationData,
+    VocMasks,
+)
+from carryover.transfer.segment.datasets import IGNORED, MaskCode, index_code
 
 # Cityscapes' own table: the id of each evaluated class, in the order of their train ids.
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transfer.results import Metric
-from transfer.segment.datasets import IGNORED
+from carryover.transfer.results import Metric
+from carryover.transfer.segment.datasets import IGNORED
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs import UserError
-from pretrain.checkpoint import previous
-from pretrain.distributed import Ranks, barrier
-from pretrain.interrupt import StopRequest
-from transfer.checkpoints.receipt import Receipt, read_receipt, receipt_path
-from transfer.convert import convert
-from transfer.segment.backend import Backend, Training
-from transfer.segment.config import SegmentationConfig
-from transfer.segment.datasets import SegmentationImage
-from transfer.segment.mmseg_model import build_model, model_settings, prove
-from transfer.segment.model_config import UPerNetConfig
-from transfer.source import Source
+from carryover.configs import UserError
+from carryover.pretrain.checkpoint import previous
+from carryover.pretrain.distributed import Ranks, barrier
+from carryover.pretrain.interrupt import StopRequest
+from carryover.transfer.checkpoints.receipt import Receipt, read_receipt, receipt_path
+from carryover.transfer.convert import convert
+from carryover.transfer.segment.backend import Backend, Training
+from carryover.transfer.segment.config import SegmentationConfig
+from carryover.transfer.segment.datasets import SegmentationImage
+from carryover.transfer.segment.mmseg_model import build_model, model_settings, prove
+from carryover.transfer.segment.model_config import UPerNetConfig
+from carryover.transfer.source import Source
 
 BACKBONE_NAME = "backbone.pth"
 
@@ -41,25 +41,25 @@ class MmsegSegmenter:
     )
 
     def __post_init__(self) -> None:
-        from transfer.segment.mmseg_data import compose, pipeline_for_test
+        from carryover.transfer.segment.mmseg_data import compose, pipeline_for_test
 
         self.pipeline = compose(pipeline_for_test(self.run.config.input))
 
     @property
     def states(self) -> tuple[Path, ...]:
-        from transfer.segment.mmseg_train import STATE_NAME
+        from carryover.transfer.segment.mmseg_train import STATE_NAME
 
         path = self.run.out / STATE_NAME
         return path, previous(path)
 
     def train(self, stop: StopRequest) -> float:
-        from transfer.segment.mmseg_train import train_model
+        from carryover.transfer.segment.mmseg_train import train_model
 
         return train_model(self.run, self.model, stop, lambda model: prove(model, self.receipt))
 
     @torch.inference_mode()
     def segment(self, source: SegmentationImage) -> np.ndarray:
-        from transfer.segment.mmseg_data import as_mmseg
+        from carryover.transfer.segment.mmseg_data import as_mmseg
 
         self.model.eval()
         loaded = self.pipeline(as_mmseg(source))

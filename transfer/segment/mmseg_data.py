@@ -12,10 +12,10 @@ from mmengine.dataset import Compose
 from mmseg.registry import TRANSFORMS
 from torch.utils.data import Dataset
 
-from transfer.draws import Draw
-from transfer.segment.config import InputConfig
-from transfer.segment.datasets import IGNORED, MaskCode, SegmentationDataset, SegmentationImage
-from transfer.segment.transforms import load_truth
+from carryover.transfer.draws import Draw
+from carryover.transfer.segment.config import InputConfig
+from carryover.transfer.segment.datasets import IGNORED, MaskCode, SegmentationDataset, SegmentationImage
+from carryover.transfer.segment.transforms import load_truth
 
 # As stored, whatever the EXIF orientation says: masks are in the file's own pixels.
 _LOAD = {"type": "LoadImageFromFile", "color_type": "color_ignore_orientation"}

@@ -3,10 +3,10 @@
 import importlib.util
 from pathlib import Path
 
-from configs import UserError
-from transfer.results import ResultRecord
-from transfer.segment.config import SegmentationConfig
-from transfer.segment.splits import read_splits
+from carryover.configs import UserError
+from carryover.transfer.results import ResultRecord
+from carryover.transfer.segment.config import SegmentationConfig
+from carryover.transfer.segment.splits import read_splits
 
 
 def evaluate(config: SegmentationConfig, checkpoint: Path, out: Path) -> ResultRecord:
@@ -24,15 +24,15 @@ def evaluate(config: SegmentationConfig, checkpoint: Path, out: Path) -> ResultR
         A backbone tensor that was not carried over, or a loss that is not finite.
     """
     if importlib.util.find_spec("mmseg") is None:
-        raise UserError("backend: mmseg needs mmsegmentation: pip install 'carryover[mmseg]'")
+        raise UserError("backend: mmseg needs mmsegmentation: pip install 'carryover-eval[mmseg]'")
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
     splits = read_splits(config.data)
 
-    from transfer.segment.mmcv_stub import install
+    from carryover.transfer.segment.mmcv_stub import install
 
     install()
-    from transfer.segment.mmseg_backend import MMSEG
-    from transfer.segment.protocol import run_protocol
+    from carryover.transfer.segment.mmseg_backend import MMSEG
+    from carryover.transfer.segment.protocol import run_protocol
 
     return run_protocol(MMSEG, config, splits, checkpoint, out)

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from configs import WorkError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import ResNet
-from transfer.checkpoints.receipt import Receipt
-from transfer.checkpoints.verify import prove_carried
-from transfer.convert.mmseg import resnet_settings
-from transfer.convert.target import quiet
-from transfer.segment.config import SegmentationConfig
-from transfer.segment.datasets import IGNORED
-from transfer.segment.fcn_backbone import dilations
-from transfer.segment.mmcv_stub import install
-from transfer.segment.model_config import FCNConfig
+from carryover.configs import WorkError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import ResNet
+from carryover.transfer.checkpoints.receipt import Receipt
+from carryover.transfer.checkpoints.verify import prove_carried
+from carryover.transfer.convert.mmseg import resnet_settings
+from carryover.transfer.convert.target import quiet
+from carryover.transfer.segment.config import SegmentationConfig
+from carryover.transfer.segment.datasets import IGNORED
+from carryover.transfer.segment.fcn_backbone import dilations
+from carryover.transfer.segment.mmcv_stub import install
+from carryover.transfer.segment.model_config import FCNConfig
 
 
 def model_settings(

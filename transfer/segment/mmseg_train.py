@@ -16,16 +16,16 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from configs.files import atomic_file
-from pretrain.checkpoint import FORMAT, previous
-from pretrain.interrupt import StopRequest
-from pretrain.progress import progress
-from transfer.draws import step_loader
-from transfer.iterations import Keeper, Window, step_seed
-from transfer.segment.backend import Training
-from transfer.segment.batches import Steps
-from transfer.segment.fcn_train import CAUSE
-from transfer.segment.mmseg_data import MmsegTrainingImages
+from carryover.configs.files import atomic_file
+from carryover.pretrain.checkpoint import FORMAT, previous
+from carryover.pretrain.interrupt import StopRequest
+from carryover.pretrain.progress import progress
+from carryover.transfer.draws import step_loader
+from carryover.transfer.iterations import Keeper, Window, step_seed
+from carryover.transfer.segment.backend import Training
+from carryover.transfer.segment.batches import Steps
+from carryover.transfer.segment.fcn_train import CAUSE
+from carryover.transfer.segment.mmseg_data import MmsegTrainingImages
 
 log = logging.getLogger(__name__)
 

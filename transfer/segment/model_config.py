@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from configs import Section
+from carryover.configs import Section
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 

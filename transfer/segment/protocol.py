@@ -7,20 +7,20 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from pretrain.claims import Work
-from pretrain.distributed import barrier, joined
-from pretrain.interrupt import StopRequest
-from transfer.identity import identify
-from transfer.outputs import RECIPE_NAME, finished_record, save_weights
-from transfer.pixels import require_same_pixels
-from transfer.results import ResultRecord, make_record, write_record
-from transfer.segment.backend import Backend, Training
-from transfer.segment.config import SegmentationConfig
-from transfer.segment.fcn_backbone import require_segmentable
-from transfer.segment.metrics import as_metrics, scores
-from transfer.segment.scoring import CONFUSION_NAME, SAMPLES_NAME, test
-from transfer.segment.splits import Splits
-from transfer.source import open_source
+from carryover.pretrain.claims import Work
+from carryover.pretrain.distributed import barrier, joined
+from carryover.pretrain.interrupt import StopRequest
+from carryover.transfer.identity import identify
+from carryover.transfer.outputs import RECIPE_NAME, finished_record, save_weights
+from carryover.transfer.pixels import require_same_pixels
+from carryover.transfer.results import ResultRecord, make_record, write_record
+from carryover.transfer.segment.backend import Backend, Training
+from carryover.transfer.segment.config import SegmentationConfig
+from carryover.transfer.segment.fcn_backbone import require_segmentable
+from carryover.transfer.segment.metrics import as_metrics, scores
+from carryover.transfer.segment.scoring import CONFUSION_NAME, SAMPLES_NAME, test
+from carryover.transfer.segment.splits import Splits
+from carryover.transfer.source import open_source
 
 log = logging.getLogger(__name__)
 

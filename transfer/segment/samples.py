@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from transfer.detect.samples import COLOURS, SHORT_EDGE
-from transfer.segment.datasets import IGNORED, SegmentationImage
-from transfer.segment.transforms import load_image
+from carryover.transfer.detect.samples import COLOURS, SHORT_EDGE
+from carryover.transfer.segment.datasets import IGNORED, SegmentationImage
+from carryover.transfer.segment.transforms import load_image
 
 _OPACITY = 0.55
 

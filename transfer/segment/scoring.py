@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs.files import write_atomic
-from configs.formats import Format
-from pretrain.distributed import Ranks, sum_over_ranks
-from pretrain.progress import progress
-from transfer.segment.datasets import SegmentationDataset, SegmentationImage
-from transfer.segment.metrics import confusion, scores
-from transfer.segment.samples import choose, draw_sample
-from transfer.segment.transforms import load_truth
+from carryover.configs.files import write_atomic
+from carryover.configs.formats import Format
+from carryover.pretrain.distributed import Ranks, sum_over_ranks
+from carryover.pretrain.progress import progress
+from carryover.transfer.segment.datasets import SegmentationDataset, SegmentationImage
+from carryover.transfer.segment.metrics import confusion, scores
+from carryover.transfer.segment.samples import choose, draw_sample
+from carryover.transfer.segment.transforms import load_truth
 
 FORMAT = Format("confusion matrix", 2)
 CONFUSION_NAME = "confusion.json"

@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from configs import UserError
-from transfer.detect.defects import Defect, refuse_fatal, summarize
-from transfer.detect.image_files import decoding_errors
-from transfer.segment.check import check_pairs
-from transfer.segment.data_config import SegmentationData
-from transfer.segment.datasets import IGNORED, SegmentationDataset, load_labels
-from transfer.segment.layouts import code_of, pairs_of, split_name
+from carryover.configs import UserError
+from carryover.transfer.detect.defects import Defect, refuse_fatal, summarize
+from carryover.transfer.detect.image_files import decoding_errors
+from carryover.transfer.segment.check import check_pairs
+from carryover.transfer.segment.data_config import SegmentationData
+from carryover.transfer.segment.datasets import IGNORED, SegmentationDataset, load_labels
+from carryover.transfer.segment.layouts import code_of, pairs_of, split_name
 
 log = logging.getLogger(__name__)
 

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from pretrain.checkpoint import previous
-from pretrain.distributed import Ranks, with_sync_bn
-from pretrain.interrupt import StopRequest
-from transfer.checkpoints.verify import prove_tensors
-from transfer.iterations import STATE_NAME
-from transfer.segment import fcn_infer
-from transfer.segment.backend import Backend, Training
-from transfer.segment.config import SegmentationConfig
-from transfer.segment.datasets import SegmentationImage
-from transfer.segment.fcn_model import DilatedFCN, build_segmenter
-from transfer.segment.fcn_train import train_segmenter
-from transfer.segment.model_config import FCNConfig
-from transfer.source import Source
+from carryover.pretrain.checkpoint import previous
+from carryover.pretrain.distributed import Ranks, with_sync_bn
+from carryover.pretrain.interrupt import StopRequest
+from carryover.transfer.checkpoints.verify import prove_tensors
+from carryover.transfer.iterations import STATE_NAME
+from carryover.transfer.segment import fcn_infer
+from carryover.transfer.segment.backend import Backend, Training
+from carryover.transfer.segment.config import SegmentationConfig
+from carryover.transfer.segment.datasets import SegmentationImage
+from carryover.transfer.segment.fcn_model import DilatedFCN, build_segmenter
+from carryover.transfer.segment.fcn_train import train_segmenter
+from carryover.transfer.segment.model_config import FCNConfig
+from carryover.transfer.source import Source
 
 
 @dataclass

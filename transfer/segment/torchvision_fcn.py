@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from configs import UserError
-from transfer.results import ResultRecord
-from transfer.segment.config import SegmentationConfig
-from transfer.segment.splits import read_splits
+from carryover.configs import UserError
+from carryover.transfer.results import ResultRecord
+from carryover.transfer.segment.config import SegmentationConfig
+from carryover.transfer.segment.splits import read_splits
 
 
 def evaluate(config: SegmentationConfig, checkpoint: Path, out: Path) -> ResultRecord:
@@ -29,7 +29,7 @@ def evaluate(config: SegmentationConfig, checkpoint: Path, out: Path) -> ResultR
         raise UserError(f"{checkpoint}: no such checkpoint")
     splits = read_splits(config.data)
 
-    from transfer.segment.protocol import run_protocol
-    from transfer.segment.torchvision_backend import TORCHVISION
+    from carryover.transfer.segment.protocol import run_protocol
+    from carryover.transfer.segment.torchvision_backend import TORCHVISION
 
     return run_protocol(TORCHVISION, config, splits, checkpoint, out)

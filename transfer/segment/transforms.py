@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from configs import WorkError
-from transfer.segment.config import InputConfig
-from transfer.segment.datasets import IGNORED, MaskCode, SegmentationImage, load_labels
-from transfer.segment.photometric import distort
+from carryover.configs import WorkError
+from carryover.transfer.segment.config import InputConfig
+from carryover.transfer.segment.datasets import IGNORED, MaskCode, SegmentationImage, load_labels
+from carryover.transfer.segment.photometric import distort
 
 _CROPS = 10
 

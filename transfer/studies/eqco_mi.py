@@ -9,10 +9,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfer.studies.writing import make, markdown, out_console, print_table, provenance_line, write
+from carryover.transfer.studies.writing import (
+    make,
+    markdown,
+    out_console,
+    print_table,
+    provenance_line,
+    write,
+)
 
 if TYPE_CHECKING:
-    from pretrain.studies.mutual_information import Bound
+    from carryover.pretrain.studies.mutual_information import Bound
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,9 @@ class ComparedBound:
 
 def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: str) -> None:
     """Compute EqCo's Table 5, print it beside the published one, and write it to `out` as csv and md."""
-    from pretrain.progress import progress
-    from pretrain.provenance import git_revision
-    from pretrain.studies.mutual_information import ToyProtocol, eqco_table
+    from carryover.pretrain.progress import progress
+    from carryover.pretrain.provenance import git_revision
+    from carryover.pretrain.studies.mutual_information import ToyProtocol, eqco_table
 
     make(out)
     # Now: an hour later the tree may hold other code than what ran.
@@ -73,7 +80,7 @@ def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: st
 
 def published_bounds() -> Mapping[tuple[str, float, int], float]:
     """EqCo's Table 5 as published: by estimator, true mutual information and K."""
-    from transfer.report.published import published_numbers
+    from carryover.transfer.report.published import published_numbers
 
     return {
         (n.method, float((n.data or "").rsplit(" ", 1)[1]), int((n.variant or "").rsplit(" ", 1)[1])): n.value

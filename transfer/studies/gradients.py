@@ -10,12 +10,19 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
-from configs import load
-from transfer.studies.writing import make, markdown, out_console, print_table, provenance_line, write
+from carryover.configs import load
+from carryover.transfer.studies.writing import (
+    make,
+    markdown,
+    out_console,
+    print_table,
+    provenance_line,
+    write,
+)
 
 if TYPE_CHECKING:
-    from pretrain.config import PretrainConfig
-    from pretrain.studies.gradients import GradientComparison, TwoViews
+    from carryover.pretrain.config import PretrainConfig
+    from carryover.pretrain.studies.gradients import GradientComparison, TwoViews
 
 # Views, projector and the rest of what all methods share: those of UniGrad's Table 2.
 _COMMON = "unigrad_table2e_unigrad"
@@ -38,15 +45,15 @@ def gradients(asked: Asked, out: Path | None, command: str) -> None:
 
     Raises UserError where there are fewer images than two batches, or the checkpoint cannot be read.
     """
-    import pretrain.config  # noqa: F401 (registers the kind)
-    from pretrain.studies.gradients import SUBJECTS, compare_gradients, overrides
+    import carryover.pretrain.config  # noqa: F401 (registers the kind)
+    from carryover.pretrain.studies.gradients import SUBJECTS, compare_gradients, overrides
 
     make(out)
     started = time.monotonic()
     if asked.images is not None:
         earlier, batch = _embedded(asked, asked.images)
     else:
-        from transfer.shapes import write_shapes
+        from carryover.transfer.shapes import write_shapes
 
         with tempfile.TemporaryDirectory() as folder:
             count = max(2 * asked.batch_size, 32)
@@ -68,7 +75,7 @@ def gradients(asked: Asked, out: Path | None, command: str) -> None:
     print_table("norm of the row's gradient in units of the column's", header, ratio)
     if out is None:
         return
-    from transfer.studies.heatmap import draw_gradients
+    from carryover.transfer.studies.heatmap import draw_gradients
 
     draw_gradients(compared, out)
     out_console.print(str(out / "gradients.svg"), soft_wrap=True)
@@ -133,11 +140,11 @@ def _embedded(asked: Asked, root: Path) -> "tuple[TwoViews, TwoViews]":
     """Two views each of two batches of images, embedded by the common network as it would in training."""
     import torch
 
-    from pretrain.backbone_config import BackboneConfig
-    from pretrain.backbones import build_backbone
-    from pretrain.data import Loader, build_dataset
-    from pretrain.heads import Encoder, build_projector
-    from pretrain.studies.gradients import TwoViews
+    from carryover.pretrain.backbone_config import BackboneConfig
+    from carryover.pretrain.backbones import build_backbone
+    from carryover.pretrain.data import Loader, build_dataset
+    from carryover.pretrain.heads import Encoder, build_projector
+    from carryover.pretrain.studies.gradients import TwoViews
 
     torch.manual_seed(asked.seed)
     pixels: list[str] = []
@@ -145,7 +152,7 @@ def _embedded(asked: Asked, root: Path) -> "tuple[TwoViews, TwoViews]":
         backbone: torch.nn.Module = build_backbone(BackboneConfig(arch="resnet18"))
         width = 512
     else:
-        from transfer.checkpoints.canonical import load_backbone
+        from carryover.transfer.checkpoints.canonical import load_backbone
 
         backbone, about = load_backbone(asked.checkpoint)
         width = int(getattr(backbone, "feature_dim"))  # noqa: B009 (Module's attributes are untyped)

@@ -4,10 +4,10 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
-from transfer.report.drawing import INK, SOFT, head
+from carryover.transfer.report.drawing import INK, SOFT, head
 
 if TYPE_CHECKING:
-    from pretrain.studies.gradients import GradientComparison
+    from carryover.pretrain.studies.gradients import GradientComparison
 
 
 def draw_gradients(compared: "GradientComparison", directory: Path) -> None:
@@ -15,7 +15,7 @@ def draw_gradients(compared: "GradientComparison", directory: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from transfer.studies.gradients import rounded, short
+    from carryover.transfer.studies.gradients import rounded, short
 
     cosine, ratio = compared.cosine.numpy(), compared.norm_ratio.log10().numpy()
     cells = 0.5 * len(compared.names)

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs import UserError
-from configs.files import write_atomic
+from carryover.configs import UserError
+from carryover.configs.files import write_atomic
 
 out_console = Console()
 
@@ -44,7 +44,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def provenance_line(seed: int, seconds: float) -> str:
     """Date, seed, wall time, machine, torch and the code's revision."""
-    from pretrain import provenance
+    from carryover.pretrain import provenance
 
     torch = dict(provenance.library_versions())["torch"]
     return (

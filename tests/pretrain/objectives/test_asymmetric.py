@@ -5,7 +5,7 @@ from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.objectives.asymmetric import (
+from carryover.pretrain.objectives.asymmetric import (
     directpred_gradient,
     directpred_gradient_simplified,
     directpred_gradient_without_root,
@@ -15,7 +15,7 @@ from pretrain.objectives.asymmetric import (
     surrogate,
     to_unit_spectrum,
 )
-from pretrain.objectives.unigrad import batch_correlation
+from carryover.pretrain.objectives.unigrad import batch_correlation
 
 EPS = 0.3
 

@@ -8,8 +8,8 @@ from lightly.loss import NTXentLoss
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from configs.errors import UserError
-from pretrain.objectives.contrastive import (
+from carryover.configs.errors import UserError
+from carryover.pretrain.objectives.contrastive import (
     batch_info_nce,
     enqueue,
     eqco_margin,

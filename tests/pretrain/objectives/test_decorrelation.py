@@ -6,7 +6,7 @@ from lightly.loss import BarlowTwinsLoss, VICRegLoss
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.objectives.decorrelation import (
+from carryover.pretrain.objectives.decorrelation import (
     barlow_twins_gradient,
     barlow_twins_loss,
     simplified_barlow_twins_gradient,

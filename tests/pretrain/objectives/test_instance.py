@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pretrain.objectives.instance import (
+from carryover.pretrain.objectives.instance import (
     InstanceTerms,
     class_probabilities,
     corrected_direction,

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.objectives.asymmetric import negative_cosine
-from pretrain.objectives.msbreg import (
+from carryover.pretrain.objectives.asymmetric import negative_cosine
+from carryover.pretrain.objectives.msbreg import (
     brownian_directions,
     brownian_loss,
     centroid_loss,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pretrain.objectives.precision import at_least_float32
+from carryover.pretrain.objectives.precision import at_least_float32
 
 
 @at_least_float32

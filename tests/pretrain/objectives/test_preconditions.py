@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from configs.errors import UserError
-from pretrain.objectives.preconditions import check_batch_statistics, check_directions, check_normalised
+from carryover.configs.errors import UserError
+from carryover.pretrain.objectives.preconditions import (
+    check_batch_statistics,
+    check_directions,
+    check_normalised,
+)
 
 
 def test_unit_rows_pass_even_when_rounded_to_bfloat16() -> None:

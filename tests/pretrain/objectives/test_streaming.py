@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.objectives.streaming import ClassSums, class_sums
+from carryover.pretrain.objectives.streaming import ClassSums, class_sums
 
 TAU = 0.1
 

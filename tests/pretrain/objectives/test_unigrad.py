@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.objectives.unigrad import (
+from carryover.pretrain.objectives.unigrad import (
     batch_correlation,
     multicrop_positives,
     positive_mixture,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from configs import load
-from pretrain.config import PretrainConfig
-from pretrain.method_config import MethodConfig
-from pretrain.studies.gradients import (
+from carryover.configs import load
+from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.method_config import MethodConfig
+from carryover.pretrain.studies.gradients import (
     SUBJECTS,
     GradientComparison,
     TwoViews,

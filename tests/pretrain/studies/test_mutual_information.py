@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pretrain.studies.mutual_information import (
+from carryover.pretrain.studies.mutual_information import (
     Bound,
     ToyProtocol,
     correlated_pairs,

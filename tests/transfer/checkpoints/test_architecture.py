@@ -6,9 +6,9 @@ from typing import get_args
 import pytest
 import torch
 
-from pretrain.backbone_config import Architecture, BackboneConfig
-from pretrain.backbones import build_backbone
-from transfer.checkpoints.architecture import expected_tensors, recognise
+from carryover.pretrain.backbone_config import Architecture, BackboneConfig
+from carryover.pretrain.backbones import build_backbone
+from carryover.transfer.checkpoints.architecture import expected_tensors, recognise
 
 RESNETS = [arch for arch in get_args(Architecture) if arch.startswith("resnet")]
 OTHERS = [arch for arch in get_args(Architecture) if not arch.startswith("resnet")]

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs import UserError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.configs import UserError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.transfer.checkpoints.canonical import inspect_checkpoint, load_backbone
+from carryover.transfer.checkpoints.importers import import_checkpoint
+from carryover.transfer.checkpoints.reading import read_contents
 from tests.transfer.checkpoints.layouts import State, backbone_of, network, prefixed
-from transfer.checkpoints.canonical import inspect_checkpoint, load_backbone
-from transfer.checkpoints.importers import import_checkpoint
-from transfer.checkpoints.reading import read_contents
 
 ABOUT = CanonicalMetadata(
     backbone=BackboneConfig(arch="resnet18"),
@@ -348,7 +348,7 @@ def test_history_of_an_mmengine_file_is_read(folder: Path) -> None:
 
 
 def test_bgr_weights_are_refused(folder: Path) -> None:
-    from transfer.checkpoints.naming import to_detectron2
+    from carryover.transfer.checkpoints.naming import to_detectron2
 
     state = {f"backbone.{to_detectron2(k)}": v for k, v in backbone_of(network(1)).items()}
     file = {"model": state | {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)}}

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from configs import UserError
+from carryover.configs import UserError
+from carryover.transfer.checkpoints.canonical import inspect_checkpoint, load_backbone
+from carryover.transfer.checkpoints.importers import import_checkpoint
 from tests.transfer.checkpoints.layouts import (
     LAYOUTS,
     Layout,
@@ -19,8 +21,6 @@ from tests.transfer.checkpoints.layouts import (
     prefixed,
     unigrad,
 )
-from transfer.checkpoints.canonical import inspect_checkpoint, load_backbone
-from transfer.checkpoints.importers import import_checkpoint
 
 
 @pytest.fixture
@@ -152,8 +152,8 @@ def test_sequential_without_activation_or_pooling_modules_is_understood(folder: 
 
 
 def test_widened_and_shallow_networks_are_recognised_from_shapes(folder: Path) -> None:
-    from pretrain.backbone_config import BackboneConfig
-    from pretrain.backbones import build_backbone
+    from carryover.pretrain.backbone_config import BackboneConfig
+    from carryover.pretrain.backbones import build_backbone
 
     for config in (
         BackboneConfig(arch="resnet34", stem="cifar"),

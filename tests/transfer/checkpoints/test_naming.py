@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.transfer.checkpoints.architecture import expected_tensors
+from carryover.transfer.checkpoints.canonical import inspect_checkpoint
+from carryover.transfer.checkpoints.importers import import_checkpoint
+from carryover.transfer.checkpoints.naming import from_detectron2, to_detectron2
 from tests.transfer.checkpoints.manifests import NAMES, arch_of, is_new_layer, manifest
-from transfer.checkpoints.architecture import expected_tensors
-from transfer.checkpoints.canonical import inspect_checkpoint
-from transfer.checkpoints.importers import import_checkpoint
-from transfer.checkpoints.naming import from_detectron2, to_detectron2
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 

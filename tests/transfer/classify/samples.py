@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone
-from pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
 
 CLASSES = ["ant", "bee", "cow", "dog", "eel", "fox"]
 SIDE = 32

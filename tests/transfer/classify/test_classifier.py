@@ -10,11 +10,11 @@ from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import transfer.config  # noqa: F401 (registers the recipes)
-from configs import UserError, load
-from transfer.classify.classifier import Classifier, build_optimizer, count, set_rates
-from transfer.classify.config import CosineSchedule, FinetuneConfig, MultiStepSchedule
-from transfer.classify.finetune_train import rate_factor
+import carryover.transfer.config  # noqa: F401 (registers the recipes)
+from carryover.configs import UserError, load
+from carryover.transfer.classify.classifier import Classifier, build_optimizer, count, set_rates
+from carryover.transfer.classify.config import CosineSchedule, FinetuneConfig, MultiStepSchedule
+from carryover.transfer.classify.finetune_train import rate_factor
 
 
 def recipe(*overrides: str) -> FinetuneConfig:

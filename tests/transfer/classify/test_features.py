@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from configs import UserError, WorkError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone, feature_maps
-from pretrain.data import Dataset, EvaluationLoader, build_dataset
-from pretrain.data_config import DataConfig
-from pretrain.distributed import Ranks
-from transfer.classify.data_config import ImageConfig
-from transfer.classify.depths import pooled
-from transfer.classify.features import FeatureSet, Request, digest, stored_features
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone, feature_maps
+from carryover.pretrain.data import Dataset, EvaluationLoader, build_dataset
+from carryover.pretrain.data_config import DataConfig
+from carryover.pretrain.distributed import Ranks
+from carryover.transfer.classify.data_config import ImageConfig
+from carryover.transfer.classify.depths import pooled
+from carryover.transfer.classify.features import FeatureSet, Request, digest, stored_features
 
 AUGMENT = ImageConfig(size=32, resize=32).augment((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import transfer.config  # noqa: F401 (registers the recipes)
-from configs import UserError, load
-from pretrain.canonical import load_canonical
-from pretrain.interrupt import Interrupted
+import carryover.transfer.config  # noqa: F401 (registers the recipes)
+from carryover.configs import UserError, load
+from carryover.pretrain.canonical import load_canonical
+from carryover.pretrain.interrupt import Interrupted
+from carryover.transfer.classify import finetune_train
+from carryover.transfer.classify.config import FinetuneConfig
+from carryover.transfer.classify.finetune import evaluate
+from carryover.transfer.results import RECORD_NAME, ResultRecord
 from tests.transfer.classify.samples import write_checkpoint, write_images
-from transfer.classify import finetune_train
-from transfer.classify.config import FinetuneConfig
-from transfer.classify.finetune import evaluate
-from transfer.results import RECORD_NAME, ResultRecord
 
 SMALL = (
     "image.size=32",
@@ -291,9 +291,9 @@ def test_a_missing_root_is_refused_by_path_without_importing_torch(checkpoint: P
     program = f"""
 import sys
 from pathlib import Path
-import transfer.config
-from configs import UserError, load
-from transfer.classify.finetune import evaluate
+import carryover.transfer.config
+from carryover.configs import UserError, load
+from carryover.transfer.classify.finetune import evaluate
 config = load("transfer", "simclr_1percent", ["data.root={tmp_path}/nowhere"])
 try:
     evaluate(config, Path({str(checkpoint)!r}), Path({str(tmp_path)!r}))

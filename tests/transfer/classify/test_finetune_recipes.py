@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-import transfer.config  # noqa: F401 (registers the recipes)
-from configs import UserError, header, load, recipe_names
-from transfer.classify.config import (
+import carryover.transfer.config  # noqa: F401 (registers the recipes)
+from carryover.configs import UserError, header, load, recipe_names
+from carryover.transfer.classify.config import (
     CosineSchedule,
     FinetuneConfig,
     GridOfRates,
     ListedImages,
     MultiStepSchedule,
 )
-from transfer.classify.finetune import evaluate
+from carryover.transfer.classify.finetune import evaluate
 
 PROTOCOLS = ("simclr", "barlow_twins", "vicreg", "swav", "mmselfsup_grid", "msbreg")
 RECIPES = [f"{protocol}_{percent}percent" for protocol in PROTOCOLS for percent in (1, 10)]

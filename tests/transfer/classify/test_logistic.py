@@ -4,8 +4,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from configs import WorkError
-from transfer.classify.logistic import fit, fit_path
+from carryover.configs import WorkError
+from carryover.transfer.classify.logistic import fit, fit_path
 
 
 def problem(rows: int = 400, classes: int = 5, dim: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from transfer.classify.neighbours import Neighbourhood, count_correct, nearest, votes
+from carryover.transfer.classify.neighbours import Neighbourhood, count_correct, nearest, votes
 
 
 def features(rows: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import transfer.config  # noqa: F401 (registers the recipes)
-from configs import UserError, header, load, recipe_names
-from transfer.classify import linear
-from transfer.classify.inaturalist import open_inaturalist
-from transfer.classify.probe_config import LinearConfig, ProtocolMode
+import carryover.transfer.config  # noqa: F401 (registers the recipes)
+from carryover.configs import UserError, header, load, recipe_names
+from carryover.transfer.classify import linear
+from carryover.transfer.classify.inaturalist import open_inaturalist
+from carryover.transfer.classify.probe_config import LinearConfig, ProtocolMode
 
 TASKS = ("knn", "linear", "svm", "tsne")
 RECIPES = [n for n in recipe_names("transfer") if n.split("_")[0] in TASKS]

@@ -13,14 +13,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-import transfer.config  # noqa: F401 (registers the recipes)
-from configs import UserError, load
-from pretrain.canonical import load_canonical
-from pretrain.interrupt import Interrupted
-from pretrain.metrics import read_metrics
+import carryover.transfer.config  # noqa: F401 (registers the recipes)
+from carryover.configs import UserError, load
+from carryover.pretrain.canonical import load_canonical
+from carryover.pretrain.interrupt import Interrupted
+from carryover.pretrain.metrics import read_metrics
+from carryover.transfer.classify import knn, linear, linear_train, svm, tsne
+from carryover.transfer.results import Metric, ResultRecord
 from tests.transfer.classify.samples import CLASSES
-from transfer.classify import knn, linear, linear_train, svm, tsne
-from transfer.results import Metric, ResultRecord
 
 SMALL = ("image.size=32", "image.resize=32", "precision=fp32", "workers=0", "extract_batch=16")
 

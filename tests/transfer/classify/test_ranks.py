@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import transfer.config  # noqa: F401 (registers the recipes)
-from configs import load
+import carryover.transfer.config  # noqa: F401 (registers the recipes)
+from carryover.configs import load
+from carryover.transfer.classify import finetune, knn, linear
+from carryover.transfer.results import ResultRecord
 from tests.pretrain.ranks import on_ranks
-from transfer.classify import finetune, knn, linear
-from transfer.results import ResultRecord
 
 SMALL = ("image.size=32", "image.resize=32", "precision=fp32", "workers=0")
 

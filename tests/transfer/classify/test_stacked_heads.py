@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from pretrain.optim import LARS
-from transfer.classify.stacked_heads import StackedHeads, StackedSGD, head_losses
+from carryover.pretrain.optim import LARS
+from carryover.transfer.classify.stacked_heads import StackedHeads, StackedSGD, head_losses
 
 DIMS = {"layer3": 6, "layer4": 9}
 RATES, DECAYS = (0.5, 0.1), (0.0, 0.01)

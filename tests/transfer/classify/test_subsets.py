@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import UserError
-from transfer.classify import subsets
+from carryover.configs import UserError
+from carryover.transfer.classify import subsets
 
 CLASSES = ["cat", "dog", "emu"]
 LABELS = [0] * 200 + [1] * 100 + [2] * 50

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
-from configs import UserError
-from transfer.classify.voc_svm import Split, average_precision, full, low_shot, normalise, presence
-from transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
+from carryover.configs import UserError
+from carryover.transfer.classify.voc_svm import Split, average_precision, full, low_shot, normalise, presence
+from carryover.transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
 
 CLASSES = ("a", "b", "c")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone
-from pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone
+from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
 
 
 def write_backbone(

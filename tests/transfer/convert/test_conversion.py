@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs import UserError, WorkError
-from pretrain.canonical import CanonicalMetadata, load_canonical, sha256_file
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.canonical import CanonicalMetadata, load_canonical, sha256_file
+from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.transfer.checkpoints.importers import import_checkpoint
+from carryover.transfer.checkpoints.receipt import read_receipt, receipt_path
+from carryover.transfer.checkpoints.verify import prove_carried
+from carryover.transfer.convert import SUFFIXES, TARGETS, convert
+from carryover.transfer.convert.target import Target
 from tests.transfer.checkpoints.layouts import moco_v1
 from tests.transfer.convert.backbones import write_backbone
-from transfer.checkpoints.canonical import load_backbone
-from transfer.checkpoints.importers import import_checkpoint
-from transfer.checkpoints.receipt import read_receipt, receipt_path
-from transfer.checkpoints.verify import prove_carried
-from transfer.convert import SUFFIXES, TARGETS, convert
-from transfer.convert.target import Target
 
 NAMES = ["torchvision", "detectron2", "timm", pytest.param("mmseg", marks=pytest.mark.mmseg)]
 State = Mapping[str, Tensor]
@@ -220,7 +220,7 @@ def test_library_itself_catches_a_sabotage_that_our_reader_does_not_see(
     monkeypatch.setitem(TARGETS, "torchvision", blind)  # type: ignore[arg-type]
 
     def load(path: Path, config: Any) -> Iterator[Any]:
-        from transfer.convert.torchvision import _classifier
+        from carryover.transfer.convert.torchvision import _classifier
 
         yield _classifier(torch.load(path, weights_only=True), config)
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs import WorkError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.canonical import CanonicalMetadata, load_canonical
+from carryover.configs import WorkError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.canonical import CanonicalMetadata, load_canonical
+from carryover.transfer.checkpoints.architecture import expected_tensors
+from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.transfer.checkpoints.importers import import_checkpoint
+from carryover.transfer.checkpoints.receipt import read_receipt
+from carryover.transfer.checkpoints.verify import probe, prove_carried
+from carryover.transfer.convert import TARGETS, convert
+from carryover.transfer.convert import detectron2 as ours
 from tests.transfer.checkpoints.test_naming import replaced
 from tests.transfer.convert.backbones import write_backbone
-from transfer.checkpoints.architecture import expected_tensors
-from transfer.checkpoints.canonical import load_backbone
-from transfer.checkpoints.importers import import_checkpoint
-from transfer.checkpoints.receipt import read_receipt
-from transfer.checkpoints.verify import probe, prove_carried
-from transfer.convert import TARGETS, convert
-from transfer.convert import detectron2 as ours
 
 pytestmark = pytest.mark.detectron2
 ARCHITECTURES = [

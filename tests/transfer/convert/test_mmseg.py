@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from carryover.transfer.convert import convert
+from carryover.transfer.segment.mmcv_stub import install
 from tests.transfer.convert.backbones import write_backbone
-from transfer.convert import convert
-from transfer.segment.mmcv_stub import install
 
 pytestmark = pytest.mark.mmseg
 

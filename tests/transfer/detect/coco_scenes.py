@@ -3,9 +3,9 @@
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from carryover.transfer.detect.coco_dataset import read_coco
+from carryover.transfer.detect.predictions import ImagePrediction, encode_masks
 from tests.transfer.detect.layouts import write_coco
-from transfer.detect.coco_dataset import read_coco
-from transfer.detect.predictions import ImagePrediction, encode_masks
 
 WIDTH, HEIGHT = 160, 120
 CATEGORIES = {3: "cat", 11: "dog", 40: "never seen", 90: "person"}

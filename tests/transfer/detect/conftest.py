@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from carryover.transfer.shapes import write_shapes
 from tests.transfer.convert.backbones import write_backbone
-from transfer.shapes import write_shapes
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pretrain.backbone_config import BackboneConfig
-from transfer.detect.config import DetectionConfig
-from transfer.detect.detectron2_config import Surroundings, build_cfg
-from transfer.detect.model_config import C4Config, FPNConfig
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.transfer.detect.config import DetectionConfig
+from carryover.transfer.detect.detectron2_config import Surroundings, build_cfg
+from carryover.transfer.detect.model_config import C4Config, FPNConfig
 
 DATA = {
     "kind": "coco",

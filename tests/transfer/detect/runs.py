@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import load
-from transfer.detect import rcnn_train
-from transfer.detect.config import DetectionConfig
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import load
+from carryover.transfer.detect import rcnn_train
+from carryover.transfer.detect.config import DetectionConfig
 
 TINY = [
     "model.fpn_dim=16",

@@ -5,9 +5,9 @@ from itertools import islice
 
 import numpy as np
 
-from transfer.detect.batches import Steps, annotated_images, batches
-from transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
-from transfer.draws import Draw
+from carryover.transfer.detect.batches import Steps, annotated_images, batches
+from carryover.transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
+from carryover.transfer.draws import Draw
 
 WIDE = [True, False, True, True, False, True, False, True, True, False]
 

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from configs.errors import UserError
+from carryover.configs.errors import UserError
+from carryover.transfer.detect.check import check
+from carryover.transfer.detect.defects import summarize
 from tests.transfer.detect.layouts import write_coco, write_image, write_voc, write_voc_split
-from transfer.detect.check import check
-from transfer.detect.defects import summarize
 
 DOG = ("dog", (5, 6, 20, 25))
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from configs.errors import UserError
+from carryover.configs.errors import UserError
+from carryover.transfer.detect.coco_dataset import read_coco
+from carryover.transfer.detect.coco_masks import _decompress
+from carryover.transfer.detect.datasets import decode_masks
+from carryover.transfer.detect.defects import DefectPolicy
 from tests.transfer.detect.coco_scenes import uncompressed
 from tests.transfer.detect.layouts import write_coco, write_image
-from transfer.detect.coco_dataset import read_coco
-from transfer.detect.coco_masks import _decompress
-from transfer.detect.datasets import decode_masks
-from transfer.detect.defects import DefectPolicy
 
 SQUARE = [5.0, 6.0, 15.0, 6.0, 15.0, 16.0, 5.0, 16.0]
 TRIANGLE = [20.0, 20.0, 30.0, 20.0, 25.0, 28.0]

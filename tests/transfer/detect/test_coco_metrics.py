@@ -9,10 +9,10 @@ import math
 import numpy as np
 import pytest
 
-from configs.errors import UserError, WorkError
+from carryover.configs.errors import UserError, WorkError
+from carryover.transfer.detect.coco_metrics import coco_ap
 from tests.transfer.detect.coco_scenes import random_coco
 from tests.transfer.detect.voc_scenes import prediction, voc_annotation, voc_dataset
-from transfer.detect.coco_metrics import coco_ap
 
 IOU_TYPES = ("bbox", "segm")
 

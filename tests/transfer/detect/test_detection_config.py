@@ -2,8 +2,8 @@
 
 import pytest
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import UserError, load
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import UserError, load
 
 PUBLISHED = {
     # name: (detector, steps, iterations, peak rate, warm-up, short edges in training, norm)

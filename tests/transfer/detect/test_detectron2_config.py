@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import load
-from pretrain.backbone_config import BackboneConfig
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import load
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.transfer.detect.detectron2_config import Surroundings, build_cfg, norm_in_words, settings
 from tests.transfer.detect.test_detection_config import PUBLISHED
-from transfer.detect.detectron2_config import Surroundings, build_cfg, norm_in_words, settings
 
 RESNET50 = BackboneConfig(arch="resnet50")
 EIGHT_GPUS = Surroundings(
@@ -138,7 +138,7 @@ class TestWithDetectron2:
         import torch
         from detectron2.solver import build_lr_scheduler
 
-        from transfer.detect.rcnn_train import lr_factor
+        from carryover.transfer.detect.rcnn_train import lr_factor
 
         solver = recipe(name).solver
         cfg = build_cfg(recipe(name), RESNET50, EIGHT_GPUS)

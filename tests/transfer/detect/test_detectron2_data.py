@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import WorkError, load
-from pretrain.backbone_config import BackboneConfig
-from transfer.detect.batches import annotated_images
-from transfer.detect.datasets import to_rle
-from transfer.detect.detectron2_config import Surroundings, build_cfg
-from transfer.detect.splits import read_splits
-from transfer.draws import Draw
-from transfer.shapes import write_shapes
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import WorkError, load
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.transfer.detect.batches import annotated_images
+from carryover.transfer.detect.datasets import to_rle
+from carryover.transfer.detect.detectron2_config import Surroundings, build_cfg
+from carryover.transfer.detect.splits import read_splits
+from carryover.transfer.draws import Draw
+from carryover.transfer.shapes import write_shapes
 
 pytestmark = pytest.mark.detectron2
 
@@ -47,7 +47,7 @@ class TestRegistered:
     def test_for_the_time_of_a_run(self, coco):
         from detectron2.data import DatasetCatalog, MetadataCatalog
 
-        from transfer.detect.detectron2_data import registered
+        from carryover.transfer.detect.detectron2_data import registered
 
         with registered("carryover_0_train", coco.train, coco.train.images, True):
             dicts = DatasetCatalog.get("carryover_0_train")
@@ -59,7 +59,7 @@ class TestRegistered:
     def test_taken_out_again_after_an_error(self, coco):
         from detectron2.data import DatasetCatalog
 
-        from transfer.detect.detectron2_data import registered
+        from carryover.transfer.detect.detectron2_data import registered
 
         with pytest.raises(WorkError), registered("carryover_1_train", coco.train, (), False):
             raise WorkError("stop")
@@ -69,7 +69,7 @@ class TestRegistered:
         from detectron2.data.datasets import load_coco_json
         from detectron2.structures import BoxMode
 
-        from transfer.detect.detectron2_data import image_dict
+        from carryover.transfer.detect.detectron2_data import image_dict
 
         recipe = _recipe("demo_mask_fpn", shapes)
         split = recipe.data.train
@@ -89,7 +89,7 @@ class TestRegistered:
     def test_voc_objects_as_detectron2s_own_reader_finds(self, shapes):
         from detectron2.data.datasets.pascal_voc import load_voc_instances
 
-        from transfer.detect.detectron2_data import image_dict
+        from carryover.transfer.detect.detectron2_data import image_dict
 
         splits = read_splits(_recipe("demo_faster_fpn", shapes).data, needs_masks=False)
         theirs = load_voc_instances(str(shapes / "VOC2007"), "trainval", list(splits.train.classes))
@@ -106,7 +106,7 @@ class TestTrainInputs:
     def test_what_detectron2s_mapper_makes_of_the_same_random_numbers(self, shapes, coco, mask_format):
         from detectron2.data import DatasetMapper
 
-        from transfer.detect.detectron2_data import TrainInputs, image_dict
+        from carryover.transfer.detect.detectron2_data import TrainInputs, image_dict
 
         cfg = _cfg(_recipe("demo_mask_fpn", shapes, "seed=3"), mask_format)
         images = annotated_images(coco.train)
@@ -125,7 +125,7 @@ class TestTrainInputs:
             )
 
     def test_a_draw_decides_everything(self, shapes, coco):
-        from transfer.detect.detectron2_data import TrainInputs
+        from carryover.transfer.detect.detectron2_data import TrainInputs
 
         inputs = TrainInputs(annotated_images(coco.train), _cfg(_recipe("demo_mask_fpn", shapes)))
         draws = [Draw(0, iteration, position) for iteration in range(4) for position in range(4)]
@@ -137,7 +137,7 @@ class TestTrainInputs:
         assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
 
     def test_crowds_teach_nothing(self, shapes, coco):
-        from transfer.detect.detectron2_data import TrainInputs
+        from carryover.transfer.detect.detectron2_data import TrainInputs
 
         images = [i for i in annotated_images(coco.train) if i.annotation.iscrowd.any()]
         assert images
@@ -145,7 +145,7 @@ class TestTrainInputs:
         assert len(content["instances"]) == int((~images[0].annotation.iscrowd).sum())
 
     def test_run_lengths_make_masks_of_bits(self, coco):
-        from transfer.detect.detectron2_data import mask_format
+        from carryover.transfer.detect.detectron2_data import mask_format
 
         images = annotated_images(coco.train)
         assert mask_format(images) == "polygon"
@@ -155,7 +155,7 @@ class TestTrainInputs:
         assert mask_format([*images, coded]) == "bitmask"
 
     def test_an_object_with_an_empty_mask_is_left_out(self, coco):
-        from transfer.detect.detectron2_data import image_dict
+        from carryover.transfer.detect.detectron2_data import image_dict
 
         image = next(i for i in annotated_images(coco.train) if len(i.annotation) > 1)
         masks = ([], *image.annotation.masks[1:])
@@ -164,7 +164,7 @@ class TestTrainInputs:
         assert len(image_dict(emptied, with_masks=False)["annotations"]) == len(image.annotation)
 
     def test_images_are_taken_as_stored(self, shapes, coco, tmp_path):
-        from transfer.detect.detectron2_data import TestInputs
+        from carryover.transfer.detect.detectron2_data import TestInputs
 
         image = coco.test.images[0]
         turned = Image.Exif()

@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 import torch
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import WorkError, load
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import feature_maps
-from pretrain.canonical import sha256_file
-from pretrain.distributed import Ranks
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import WorkError, load
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import feature_maps
+from carryover.pretrain.canonical import sha256_file
+from carryover.pretrain.distributed import Ranks
+from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.transfer.detect.backend import Training
+from carryover.transfer.detect.batches import annotated_images
+from carryover.transfer.detect.splits import read_splits
+from carryover.transfer.source import Source
 from tests.transfer.checkpoints.manifests import manifest
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect.test_detection_config import PUBLISHED
-from transfer.checkpoints.canonical import load_backbone
-from transfer.detect.backend import Training
-from transfer.detect.batches import annotated_images
-from transfer.detect.splits import read_splits
-from transfer.source import Source
 
 pytestmark = pytest.mark.detectron2
 ONE_PROCESS = Ranks(0, 1, torch.device("cpu"))
@@ -46,7 +46,7 @@ COCO = [
 
 @pytest.fixture(scope="module")
 def conversion(checkpoint, tmp_path_factory) -> Path:
-    from transfer.detect.detectron2_backend import BACKBONE_NAME, converted
+    from carryover.transfer.detect.detectron2_backend import BACKBONE_NAME, converted
 
     folder = tmp_path_factory.mktemp("converted")
     converted(_source(checkpoint), folder / BACKBONE_NAME, ONE_PROCESS)
@@ -123,7 +123,7 @@ def test_res5_of_basic_blocks_is_the_backbones_layer4(arch, extra_norm, shapes, 
     ],
 )
 def test_resnet50_has_the_tensors_of_the_models_that_papers_use(recipe, file):
-    from transfer.detect.detectron2_config import Surroundings, build_cfg
+    from carryover.transfer.detect.detectron2_config import Surroundings, build_cfg
 
     config = load("transfer", recipe, ["backend=detectron2", "model.norm=BN"])
     around = Surroundings(20, "a", "b", "polygon", Path("backbone.pkl"), Path("run"), "meta", 1)
@@ -205,7 +205,7 @@ class TestSabotage:
         # As without our heads: ResNet-18's res5 would be three bottlenecks of random weights.
         from detectron2.modeling.roi_heads import Res5ROIHeads
 
-        from transfer.detect import detectron2_heads
+        from carryover.transfer.detect import detectron2_heads
 
         build = Res5ROIHeads.__dict__["_build_res5_block"]
         monkeypatch.setattr(detectron2_heads.Res5ROIHeadsOfBackbone, "_build_res5_block", build)
@@ -225,7 +225,7 @@ def _source(checkpoint: Path) -> Source:
 
 
 def _detector(recipe: Any, checkpoint: Path, out: Path) -> Any:
-    from transfer.detect.detectron2_backend import DETECTRON2
+    from carryover.transfer.detect.detectron2_backend import DETECTRON2
 
     splits = read_splits(recipe.data, needs_masks=recipe.model.masks)
     run = Training(recipe, annotated_images(splits.train), out, ONE_PROCESS, f"{recipe.name:0<32}")

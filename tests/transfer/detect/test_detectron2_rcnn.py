@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs import UserError, WorkError
-from pretrain.interrupt import Interrupted
-from pretrain.metrics import read_metrics
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.interrupt import Interrupted
+from carryover.pretrain.metrics import read_metrics
+from carryover.transfer.convert.detectron2 import TARGET
+from carryover.transfer.detect.detectron2_rcnn import evaluate
+from carryover.transfer.detect.predictions_file import read_predictions
+from carryover.transfer.detect.scores import score
+from carryover.transfer.detect.splits import read_splits
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect import runs
 from tests.transfer.processes import evaluate_in_two_processes
-from transfer.convert.detectron2 import TARGET
-from transfer.detect.detectron2_rcnn import evaluate
-from transfer.detect.predictions_file import read_predictions
-from transfer.detect.scores import score
-from transfer.detect.splits import read_splits
 
-MODULE = "transfer.detect.detectron2_rcnn"
+MODULE = "carryover.transfer.detect.detectron2_rcnn"
 WAIT = 600.0
 # Every synchronised layer makes the ranks wait for each other twice a step: those of the pyramid will do.
 TWO_RANKS = [
@@ -142,7 +142,7 @@ class TestOneRun:
     ):
         from detectron2.checkpoint import DetectionCheckpointer
 
-        from transfer.detect import detectron2_backend
+        from carryover.transfer.detect import detectron2_backend
 
         class Forgetful(DetectionCheckpointer):
             def load(self, path):
@@ -174,7 +174,7 @@ class TestTwoProcesses:
     def test_launched_stopped_and_resumed_equals_ranks_from_the_environment(
         self, shapes, checkpoint, tmp_path
     ):
-        from transfer.detect.detectron2_launch import evaluate_in_processes
+        from carryover.transfer.detect.detectron2_launch import evaluate_in_processes
 
         ranks, launched = tmp_path / "ranks", tmp_path / "launched"
         overrides = runs.overrides(shapes, "backend=detectron2", *TWO_RANKS)
@@ -197,7 +197,7 @@ class TestTwoProcesses:
         assert [p.image_id for p in predictions] == [i.id for i in images]
 
     def test_what_they_refuse_is_said_as_one_process_says_it(self, shapes, checkpoint, tmp_path):
-        from transfer.detect.detectron2_launch import evaluate_in_processes
+        from carryover.transfer.detect.detectron2_launch import evaluate_in_processes
 
         with pytest.raises(UserError, match="choose naiveSyncBN or BN"):
             evaluate_in_processes(2, _recipe("demo_faster_fpn", shapes), checkpoint, tmp_path)
@@ -212,7 +212,7 @@ class TestWithoutDetectron2:
     def test_so_is_what_it_lacks(self, shapes, checkpoint, tmp_path, monkeypatch):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
         broken = replace(TARGET, version=lambda: (None, "No module named 'fvcore'"))
-        monkeypatch.setattr("transfer.convert.detectron2.TARGET", broken)
+        monkeypatch.setattr("carryover.transfer.convert.detectron2.TARGET", broken)
         with pytest.raises(UserError, match=r"fails: No module named 'fvcore'\. `carryover doctor`"):
             evaluate(_recipe("demo_faster_fpn", shapes), checkpoint, tmp_path)
 

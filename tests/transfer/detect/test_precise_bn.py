@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from transfer.detect.precise_bn import recalibrate
+from carryover.transfer.detect.precise_bn import recalibrate
 
 
 class Detector(nn.Module):

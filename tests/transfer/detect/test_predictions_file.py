@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from configs import UserError
-from transfer.detect.predictions import ImagePrediction, encode_masks
-from transfer.detect.predictions_file import read_predictions, write_predictions
+from carryover.configs import UserError
+from carryover.transfer.detect.predictions import ImagePrediction, encode_masks
+from carryover.transfer.detect.predictions_file import read_predictions, write_predictions
 
 
 def test_what_is_written_is_read_bit_for_bit(tmp_path):

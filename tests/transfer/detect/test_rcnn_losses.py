@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from transfer.detect.model_config import FPNConfig
-from transfer.detect.rcnn_heads import box_losses, mask_loss
-from transfer.detect.rcnn_rpn import build_rpn
+from carryover.transfer.detect.model_config import FPNConfig
+from carryover.transfer.detect.rcnn_heads import box_losses, mask_loss
+from carryover.transfer.detect.rcnn_rpn import build_rpn
 
 
 def test_classification_averages_over_all_regions_and_boxes_count_positives_only():

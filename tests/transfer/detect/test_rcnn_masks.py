@@ -2,7 +2,7 @@
 
 import torch
 
-from transfer.detect.rcnn_masks import mask_targets, paste_masks
+from carryover.transfer.detect.rcnn_masks import mask_targets, paste_masks
 
 
 def test_a_target_is_the_object_inside_the_region():

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from configs import UserError, WorkError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone, feature_maps
-from transfer.detect.config import InputConfig
-from transfer.detect.model_config import C4Config, C4RPNConfig, FPNConfig, FPNRPNConfig, ROIConfig
-from transfer.detect.rcnn_backbone import assert_carried
-from transfer.detect.rcnn_model import build_detector
-from transfer.detect.rcnn_rpn import Anchors
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone, feature_maps
+from carryover.transfer.detect.config import InputConfig
+from carryover.transfer.detect.model_config import C4Config, C4RPNConfig, FPNConfig, FPNRPNConfig, ROIConfig
+from carryover.transfer.detect.rcnn_backbone import assert_carried
+from carryover.transfer.detect.rcnn_model import build_detector
+from carryover.transfer.detect.rcnn_rpn import Anchors
 
 FEW = {
     "pre_nms_train": 40,

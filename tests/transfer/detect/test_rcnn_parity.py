@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone
-from transfer.detect.config import InputConfig
-from transfer.detect.model_config import C4Config, C4RPNConfig, FPNConfig, FPNRPNConfig, ROIConfig
-from transfer.detect.rcnn_masks import paste_masks
-from transfer.detect.rcnn_model import build_detector
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone
+from carryover.transfer.detect.config import InputConfig
+from carryover.transfer.detect.model_config import C4Config, C4RPNConfig, FPNConfig, FPNRPNConfig, ROIConfig
+from carryover.transfer.detect.rcnn_masks import paste_masks
+from carryover.transfer.detect.rcnn_model import build_detector
 
 pytestmark = pytest.mark.detectron2
 detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not importable: put it on PYTHONPATH")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from transfer.detect.rcnn_heads import RegionPool
-from transfer.detect.region_align import region_align
+from carryover.transfer.detect.rcnn_heads import RegionPool
+from carryover.transfer.detect.region_align import region_align
 
 ORDINARY = [[0, 3.2, 4.1, 30.7, 22.9], [1, 10, 2, 18, 40], [0, 0, 0, 64, 48], [1, 33.3, 20.1, 35.0, 47.9]]
 BEYOND_THE_EDGE = [

@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from configs import UserError, WorkError
-from pretrain.interrupt import Interrupted
-from pretrain.metrics import read_metrics
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.interrupt import Interrupted
+from carryover.pretrain.metrics import read_metrics
+from carryover.transfer.detect.predictions_file import read_predictions
+from carryover.transfer.detect.scores import score
+from carryover.transfer.detect.splits import read_splits
+from carryover.transfer.detect.torchvision_rcnn import evaluate
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect import runs
 from tests.transfer.processes import evaluate_in_two_processes
-from transfer.detect.predictions_file import read_predictions
-from transfer.detect.scores import score
-from transfer.detect.splits import read_splits
-from transfer.detect.torchvision_rcnn import evaluate
 
-MODULE = "transfer.detect.torchvision_rcnn"
+MODULE = "carryover.transfer.detect.torchvision_rcnn"
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import WorkError
-from transfer.detect.config import InputConfig
-from transfer.detect.datasets import Annotation, DetectionImage
-from transfer.detect.transforms import resize_for_test, resized, train_example
+from carryover.configs import WorkError
+from carryover.transfer.detect.config import InputConfig
+from carryover.transfer.detect.datasets import Annotation, DetectionImage
+from carryover.transfer.detect.transforms import resize_for_test, resized, train_example
 
 
 @pytest.mark.parametrize(

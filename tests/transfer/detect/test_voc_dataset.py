@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from configs.errors import UserError
+from carryover.configs.errors import UserError
+from carryover.transfer.detect.datasets import decode_masks
+from carryover.transfer.detect.defects import DefectPolicy
+from carryover.transfer.detect.voc_dataset import VOC_CLASSES, read_voc, scan_voc
 from tests.transfer.detect.layouts import write_image, write_voc, write_voc_split, write_voc_xml
-from transfer.detect.datasets import decode_masks
-from transfer.detect.defects import DefectPolicy
-from transfer.detect.voc_dataset import VOC_CLASSES, read_voc, scan_voc
 
 DOG = ("dog", (5, 6, 20, 25))
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.errors import UserError, WorkError
+from carryover.configs.errors import UserError, WorkError
+from carryover.transfer.detect.voc_metrics import COCO_IOUS, _round, voc_ap
 from tests.transfer.detect.voc_oracle import as_written_down, voc_ap_oracle
 from tests.transfer.detect.voc_scenes import prediction, random_scene, voc_annotation, voc_dataset
-from transfer.detect.voc_metrics import COCO_IOUS, _round, voc_ap
 
 METRICS = ("11point", "area")
 BOX = [10, 10, 30, 40]

@@ -5,10 +5,10 @@ import uuid
 import numpy as np
 import pytest
 
+from carryover.transfer.detect.voc_dataset import read_voc
+from carryover.transfer.detect.voc_metrics import voc_ap
 from tests.transfer.detect.layouts import write_voc_dataset
 from tests.transfer.detect.voc_scenes import prediction, random_scene, voc_annotation, voc_dataset
-from transfer.detect.voc_dataset import read_voc
-from transfer.detect.voc_metrics import voc_ap
 
 pytestmark = pytest.mark.detectron2
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
-from transfer.detect.predictions import ImagePrediction
+from carryover.transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
+from carryover.transfer.detect.predictions import ImagePrediction
 
 WIDTH, HEIGHT = 120, 90
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from carryover.transfer.results import Metric, write_record
 from tests.transfer.records import record
-from transfer.results import Metric, write_record
 
 # Made-up levels: what each pretraining adds to random initialisation, in points.
 GAINS = {

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import load, protocol, recipe_hash
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import load, protocol, recipe_hash
+from carryover.transfer.results import Metric, ResultRecord
 from tests.transfer.records import record
-from transfer.results import Metric, ResultRecord
 
 
 def run_of(name: str, *overrides: str, metrics: dict[str, float], **changes: Any) -> ResultRecord:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from transfer.report.collection import Collection, collect
-from transfer.report.tables import Table, build_tables
-from transfer.results import ResultRecord, StoredRecord
+from carryover.transfer.report.collection import Collection, collect
+from carryover.transfer.report.tables import Table, build_tables
+from carryover.transfer.results import ResultRecord, StoredRecord
 
 
 def gathered(*records: ResultRecord) -> Collection:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from carryover.transfer.report.against import against_cost, against_images, against_labels
+from carryover.transfer.report.drawing import Picture
+from carryover.transfer.report.tables import build_tables
+from carryover.transfer.results import Metric, ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered
-from transfer.report.against import against_cost, against_images, against_labels
-from transfer.report.drawing import Picture
-from transfer.report.tables import build_tables
-from transfer.results import Metric, ResultRecord
 
 METHODS = {"random": "0", "simo": "1", "unigrad": "2"}
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-import transfer.pipeline_config  # noqa: F401 (registers the kind)
-from configs import load
+import carryover.transfer.pipeline_config  # noqa: F401 (registers the kind)
+from carryover.configs import load
+from carryover.transfer.report.beside import OTHER_PROTOCOL, SAME_PROTOCOL
+from carryover.transfer.report.content import Content, Pictures, build_content
+from carryover.transfer.report.latex import latex
+from carryover.transfer.report.markdown import markdown
+from carryover.transfer.report.page import page
+from carryover.transfer.report.tables import reproductions
+from carryover.transfer.results import ResultRecord, StoredRecord
 from tests.transfer.report.followed import run_of
 from tests.transfer.report.gathered import tables_of
-from transfer.report.beside import OTHER_PROTOCOL, SAME_PROTOCOL
-from transfer.report.content import Content, Pictures, build_content
-from transfer.report.latex import latex
-from transfer.report.markdown import markdown
-from transfer.report.page import page
-from transfer.report.tables import reproductions
-from transfer.results import ResultRecord, StoredRecord
 
 LIBRARY = "published with Detectron2; ours: torchvision"
 HALF = "ours: 8 images per step, rate and schedule scaled linearly (published recipe: 16)"

@@ -8,12 +8,12 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from carryover.transfer.report import listing, write_report
+from carryover.transfer.report.content import Pictures, build_content
+from carryover.transfer.report.page import page as page_of
+from carryover.transfer.results import Metric, StoredRecord, write_record
 from tests.transfer.records import record
 from tests.transfer.report.browser import chromium, require_chromium
-from transfer.report import listing, write_report
-from transfer.report.content import Pictures, build_content
-from transfer.report.page import page as page_of
-from transfer.results import Metric, StoredRecord, write_record
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

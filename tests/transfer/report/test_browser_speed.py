@@ -8,11 +8,11 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from carryover.transfer.report.content import Pictures, build_content
+from carryover.transfer.report.page import page
+from carryover.transfer.results import StoredRecord
 from tests.transfer.records import record
 from tests.transfer.report.browser import chromium, require_chromium
-from transfer.report.content import Pictures, build_content
-from transfer.report.page import page
-from transfer.results import StoredRecord
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

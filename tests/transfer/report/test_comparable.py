@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from configs import load, recipe_hash
+from carryover.configs import load, recipe_hash
+from carryover.transfer.report.comparable import ComparableNumber, comparable_numbers
+from carryover.transfer.report.published import PublishedNumber
+from carryover.transfer.results import ResultRecord
 from tests.transfer.report.followed import run_of
-from transfer.report.comparable import ComparableNumber, comparable_numbers
-from transfer.report.published import PublishedNumber
-from transfer.results import ResultRecord
 
 LIBRARY = "published with Detectron2; ours: torchvision"
 

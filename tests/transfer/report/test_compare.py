@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from configs import UserError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.configs import UserError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.transfer.report.compare import compare
+from carryover.transfer.report.statistics import welch
+from carryover.transfer.results import write_record
 from tests.transfer.records import record
-from transfer.report.compare import compare
-from transfer.report.statistics import welch
-from transfer.results import write_record
 
 
 def write_run(run: Path, *values: float, lr: float = 0.1, **changes: Any) -> Path:

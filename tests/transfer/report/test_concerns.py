@@ -1,9 +1,9 @@
 """Duplicates, disagreement, mixtures and gaps are shown, never averaged away."""
 
+from carryover.transfer.report.concerns import concerns
+from carryover.transfer.results import Metric, ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered, tables_of
-from transfer.report.concerns import concerns
-from transfer.results import Metric, ResultRecord
 
 
 def titles(*records: ResultRecord) -> dict[str, list[str]]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from carryover.transfer.report import write_report
+from carryover.transfer.report.costs import CostColumn, CostTable, build_cost_tables
+from carryover.transfer.results import ResultRecord, write_record
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered
-from transfer.report import write_report
-from transfer.report.costs import CostColumn, CostTable, build_cost_tables
-from transfer.results import ResultRecord, write_record
 
 
 def run(method: str = "unigrad", pretrain_seed: int = 0, **changes: Any) -> ResultRecord:

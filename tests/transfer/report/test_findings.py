@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from carryover.transfer.report.findings import Summary, differences, summarise
+from carryover.transfer.report.statistics import welch
+from carryover.transfer.results import ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import tables_of
-from transfer.report.findings import Summary, differences, summarise
-from transfer.report.statistics import welch
-from transfer.results import ResultRecord
 
 
 def runs(method: str, *values: float, backbone: str = "resnet18") -> list[ResultRecord]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Graph, InlineExecutor, Stage, run_graph
+from carryover.slurm import Graph, InlineExecutor, Stage, run_graph
+from carryover.transfer.report import progress, write_report
+from carryover.transfer.results import write_record
 from tests.transfer.records import record
 from tests.transfer.report.demo_run import write_demo_run
-from transfer.report import progress, write_report
-from transfer.results import write_record
 
 pytestmark = pytest.mark.slow
 

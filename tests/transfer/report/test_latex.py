@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from carryover.transfer.report import write_report
+from carryover.transfer.results import write_record
 from tests.transfer.records import record
 from tests.transfer.report.demo_run import write_demo_run
-from transfer.report import write_report
-from transfer.results import write_record
 
 
 def tex_of(run: Path) -> str:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from carryover.transfer.report.collection import what
+from carryover.transfer.report.naming import metric_name
 from tests.transfer.records import record
-from transfer.report.collection import what
-from transfer.report.naming import metric_name
 
 
 @pytest.mark.parametrize(

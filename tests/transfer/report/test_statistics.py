@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from transfer.report.statistics import mean, sample_std, welch
+from carryover.transfer.report.statistics import mean, sample_std, welch
 
 
 def test_welchs_interval_is_scipys() -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from carryover.transfer.report.tables import build_full_tables
+from carryover.transfer.results import Metric, ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered, tables_of
-from transfer.report.tables import build_full_tables
-from transfer.results import Metric, ResultRecord
 
 
 def test_a_cell_is_the_mean_and_the_sample_deviation_over_seeds() -> None:

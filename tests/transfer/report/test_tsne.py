@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from carryover.transfer.report import write_report
+from carryover.transfer.report.tsne import read_points
+from carryover.transfer.results import Metric, write_record
 from tests.transfer.records import record
-from transfer.report import write_report
-from transfer.report.tsne import read_points
-from transfer.results import Metric, write_record
 
 HEAD = "x,y,class,image\n"
 

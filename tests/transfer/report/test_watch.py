@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Graph, InlineExecutor, Ledger, Stage, run_graph
+from carryover.slurm import Graph, InlineExecutor, Ledger, Stage, run_graph
+from carryover.transfer.commands import print_report
+from carryover.transfer.report import Report, watch, write_report
+from carryover.transfer.results import write_record
+from carryover.transfer.stages import report as report_stage
 from tests.transfer.records import record
-from transfer.commands import print_report
-from transfer.report import Report, watch, write_report
-from transfer.results import write_record
-from transfer.stages import report as report_stage
 
 TITLE = "What the pretraining carries over"
 
@@ -116,7 +116,7 @@ def test_ctrl_c_leaves_a_partial_page_that_no_longer_loads_itself_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = two_of_three(tmp_path / "run"), tmp_path / "report"
-    from transfer.report import progress
+    from carryover.transfer.report import progress
 
     # As if the failed stage were still running; a key is pressed while the watch waits.
     monkeypatch.setattr(progress, "_ON_ITS_WAY", ("failed",))

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from configs import UserError
+from carryover.configs import UserError
+from carryover.transfer.cli import app
+from carryover.transfer.report import write_report
+from carryover.transfer.results import write_record
 from tests.transfer.records import record
 from tests.transfer.report.demo_run import write_demo_run
-from transfer.cli import app
-from transfer.report import write_report
-from transfer.results import write_record
 
 VOID = {"meta", "input", "img", "br", "link"}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import load
-from transfer.shapes import write_shapes
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import load
+from carryover.transfer.shapes import write_shapes
 
 CLASSES = ["background", "disk", "star", "triangle", "cross"]
 # A segmenter of a second: for what the tests are about, its size does not matter.

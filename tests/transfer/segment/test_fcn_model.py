@@ -5,17 +5,17 @@ import torch
 from torch import nn
 from torchvision.models.segmentation import fcn_resnet50
 
-from configs import UserError, WorkError
-from pretrain.backbone_config import BackboneConfig
-from pretrain.backbones import build_backbone, feature_maps
-from transfer.segment.config import SolverConfig
-from transfer.segment.datasets import IGNORED
-from transfer.segment.fcn_backbone import dilate, require_segmentable
-from transfer.segment.fcn_infer import slide
-from transfer.segment.fcn_model import ConvHead, build_segmenter, losses
-from transfer.segment.fcn_train import lr_at
-from transfer.segment.model_config import AuxiliaryConfig, FCNConfig
-from transfer.segment.torchvision_backend import prove
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.pretrain.backbones import build_backbone, feature_maps
+from carryover.transfer.segment.config import SolverConfig
+from carryover.transfer.segment.datasets import IGNORED
+from carryover.transfer.segment.fcn_backbone import dilate, require_segmentable
+from carryover.transfer.segment.fcn_infer import slide
+from carryover.transfer.segment.fcn_model import ConvHead, build_segmenter, losses
+from carryover.transfer.segment.fcn_train import lr_at
+from carryover.transfer.segment.model_config import AuxiliaryConfig, FCNConfig
+from carryover.transfer.segment.torchvision_backend import prove
 
 SMALL = FCNConfig(name="fcn", channels=8, auxiliary=AuxiliaryConfig(channels=8))
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import UserError, load
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import UserError, load
+from carryover.transfer.commands import check_data
+from carryover.transfer.segment.datasets import IGNORED, MaskCode, index_code, load_labels
+from carryover.transfer.segment.layouts import code_of, pairs_of
+from carryover.transfer.segment.splits import read_splits
 from tests.transfer.segment.scenes import CLASSES, recipe, write_folders, write_pair
-from transfer.commands import check_data
-from transfer.segment.datasets import IGNORED, MaskCode, index_code, load_labels
-from transfer.segment.layouts import code_of, pairs_of
-from transfer.segment.splits import read_splits
 
 
 def _mask(*rows):

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs import UserError, WorkError, load
-from pretrain.interrupt import Interrupted
-from pretrain.metrics import read_metrics
+from carryover.configs import UserError, WorkError, load
+from carryover.pretrain.interrupt import Interrupted
+from carryover.pretrain.metrics import read_metrics
+from carryover.transfer.segment.mmcv_stub import install
+from carryover.transfer.segment.mmseg_fcn import evaluate
 from tests.transfer.segment.scenes import CLASSES, overrides, recipe
-from transfer.segment.mmcv_stub import install
-from transfer.segment.mmseg_fcn import evaluate
 
 pytestmark = pytest.mark.mmseg
 
@@ -52,7 +52,7 @@ def test_the_log_is_that_of_the_other_backend(finished):
 
 
 def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, tmp_path, monkeypatch):
-    from transfer.segment import mmseg_train
+    from carryover.transfer.segment import mmseg_train
 
     config = recipe(root, "backend=mmseg")
     _stop_in_iteration(3, signal.SIGUSR2, monkeypatch)
@@ -120,10 +120,10 @@ class TestProof:
 
     @pytest.fixture
     def parts(self, root, checkpoint, tmp_path):
-        from pretrain.backbone_config import BackboneConfig
-        from transfer.convert import convert
-        from transfer.segment.mmcv_stub import install
-        from transfer.segment.mmseg_model import model_settings
+        from carryover.pretrain.backbone_config import BackboneConfig
+        from carryover.transfer.convert import convert
+        from carryover.transfer.segment.mmcv_stub import install
+        from carryover.transfer.segment.mmseg_model import model_settings
 
         install()
         receipt = convert(checkpoint, "mmseg", tmp_path / "b.pth")
@@ -131,7 +131,7 @@ class TestProof:
         return model_settings(recipe(root), about, 5, tmp_path / "b.pth", "BN"), receipt
 
     def test_weights_that_were_not_loaded(self, parts):
-        from transfer.segment.mmseg_model import build_model
+        from carryover.transfer.segment.mmseg_model import build_model
 
         settings, receipt = parts
         del settings["backbone"]["init_cfg"]
@@ -139,7 +139,7 @@ class TestProof:
             build_model(settings, receipt, 0)
 
     def test_one_tensor_that_differs(self, parts):
-        from transfer.segment.mmseg_model import build_model, prove
+        from carryover.transfer.segment.mmseg_model import build_model, prove
 
         model, _ = build_model(*parts, 0)
         with torch.no_grad():
@@ -148,7 +148,7 @@ class TestProof:
             prove(model, parts[1])
 
     def test_a_deep_stem(self, parts):
-        from transfer.segment.mmseg_model import build_model
+        from carryover.transfer.segment.mmseg_model import build_model
 
         settings, receipt = parts
         settings["backbone"] = {
@@ -159,16 +159,16 @@ class TestProof:
 
 
 def test_several_processes_without_gpus_are_refused():
-    from pretrain.distributed import Ranks
-    from transfer.segment.mmseg_backend import MMSEG
+    from carryover.pretrain.distributed import Ranks
+    from carryover.transfer.segment.mmseg_backend import MMSEG
 
     with pytest.raises(UserError, match="on GPUs only"):
         MMSEG.require(load("transfer", "upernet_r50_ade20k"), Ranks(0, 2, torch.device("cpu")))
 
 
 def test_upernet_with_one_image_a_step_is_refused():
-    from pretrain.distributed import Ranks
-    from transfer.segment.mmseg_backend import MMSEG
+    from carryover.pretrain.distributed import Ranks
+    from carryover.transfer.segment.mmseg_backend import MMSEG
 
     config = load("transfer", "upernet_r50_ade20k", ["solver.ims_per_batch=1"])
     with pytest.raises(UserError, match="at least 2 images"):
@@ -186,7 +186,7 @@ def _data_of(root: Path) -> str:
 def _stop_in_iteration(number: int, signum: int, monkeypatch) -> None:
     """Send this process a signal while it computes that iteration."""
     install()
-    from transfer.segment import mmseg_train
+    from carryover.transfer.segment import mmseg_train
 
     original = mmseg_train._KeeperHook.before_train_iter
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from pretrain.backbones import feature_maps
+from carryover.pretrain.backbones import feature_maps
+from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.transfer.segment.datasets import IGNORED
+from carryover.transfer.segment.fcn_backbone import dilate
+from carryover.transfer.segment.fcn_infer import slide
+from carryover.transfer.segment.fcn_model import build_segmenter, losses
+from carryover.transfer.segment.fcn_train import lr_at
+from carryover.transfer.segment.mmcv_stub import install
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.segment.scenes import CLASSES, recipe
-from transfer.checkpoints.canonical import load_backbone
-from transfer.segment.datasets import IGNORED
-from transfer.segment.fcn_backbone import dilate
-from transfer.segment.fcn_infer import slide
-from transfer.segment.fcn_model import build_segmenter, losses
-from transfer.segment.fcn_train import lr_at
-from transfer.segment.mmcv_stub import install
 
 pytestmark = pytest.mark.mmseg
 
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.mmseg
 def _pair(tmp_path, arch="resnet18", *more):
     """Our segmenter and mmseg's, of one recipe and checkpoint, with the same heads."""
     install()
-    from transfer.convert import convert
-    from transfer.segment.mmseg_model import build_model, model_settings
+    from carryover.transfer.convert import convert
+    from carryover.transfer.segment.mmseg_model import build_model, model_settings
 
     config = recipe(tmp_path, "model.dropout=0", *more)
     checkpoint = write_backbone(tmp_path / "b.safetensors", arch)
@@ -130,9 +130,9 @@ def test_crops_and_scales_follow_the_same_rules(tmp_path):
     import numpy as np
     from PIL import Image
 
-    from transfer.segment.datasets import SegmentationImage, index_code
-    from transfer.segment.mmseg_data import as_mmseg, compose, training_pipeline
-    from transfer.segment.transforms import train_example
+    from carryover.transfer.segment.datasets import SegmentationImage, index_code
+    from carryover.transfer.segment.mmseg_data import as_mmseg, compose, training_pipeline
+    from carryover.transfer.segment.transforms import train_example
 
     smooth = np.add.outer(np.arange(60), np.arange(80)).astype(np.uint8)
     Image.fromarray(np.stack([smooth, 2 * (smooth // 2), 200 - smooth], axis=2)).save(tmp_path / "i.png")

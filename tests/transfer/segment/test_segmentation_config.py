@@ -2,8 +2,8 @@
 
 import pytest
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import UserError, load
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import UserError, load
 
 PUBLISHED = {
     # name: (segmenter, classes, images a step, iterations, crop, how it is tested, backend)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from transfer.draws import Draw
-from transfer.segment.batches import Steps, TrainingImages
-from transfer.segment.config import InputConfig
-from transfer.segment.datasets import IGNORED, SegmentationDataset, SegmentationImage, index_code
-from transfer.segment.fcn_model import batch_of
-from transfer.segment.photometric import distort
-from transfer.segment.transforms import fitted, train_example
+from carryover.transfer.draws import Draw
+from carryover.transfer.segment.batches import Steps, TrainingImages
+from carryover.transfer.segment.config import InputConfig
+from carryover.transfer.segment.datasets import IGNORED, SegmentationDataset, SegmentationImage, index_code
+from carryover.transfer.segment.fcn_model import batch_of
+from carryover.transfer.segment.photometric import distort
+from carryover.transfer.segment.transforms import fitted, train_example
 
 PLAIN = InputConfig(
     scale=(64, 48), ratio_range=(1, 1), crop_size=(32, 40), cat_max_ratio=1, flip=False, photometric=False

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
-from transfer.segment.datasets import IGNORED
-from transfer.segment.metrics import as_metrics, confusion, scores
+from carryover.transfer.segment.datasets import IGNORED
+from carryover.transfer.segment.metrics import as_metrics, confusion, scores
 
 CLASSES = 6
 
@@ -43,7 +43,7 @@ def test_against_scikit_learn(seed):
 def test_against_mmseg(absent):
     import torch
 
-    from transfer.segment.mmcv_stub import install
+    from carryover.transfer.segment.mmcv_stub import install
 
     install()
     from mmseg.evaluation import IoUMetric

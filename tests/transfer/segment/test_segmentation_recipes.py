@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import transfer.config  # noqa: F401 (registers the kind)
-from configs import load
+import carryover.transfer.config  # noqa: F401 (registers the kind)
+from carryover.configs import load
+from carryover.transfer.evaluate import evaluate
 from tests.transfer.convert.backbones import write_backbone
-from transfer.evaluate import evaluate
 
 SHRUNK = [
     *("model.channels=8", "model.auxiliary.channels=8", "input.scale=[96, 64]", "input.crop_size=[33, 33]"),

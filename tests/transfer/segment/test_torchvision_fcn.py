@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from configs import UserError, WorkError
-from pretrain.interrupt import Interrupted
-from pretrain.metrics import read_metrics
+from carryover.configs import UserError, WorkError
+from carryover.pretrain.interrupt import Interrupted
+from carryover.pretrain.metrics import read_metrics
+from carryover.transfer.segment import fcn_train
+from carryover.transfer.segment.metrics import as_metrics, scores
+from carryover.transfer.segment.torchvision_fcn import evaluate
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.processes import evaluate_in_two_processes
 from tests.transfer.segment.scenes import CLASSES, overrides, recipe
-from transfer.segment import fcn_train
-from transfer.segment.metrics import as_metrics, scores
-from transfer.segment.torchvision_fcn import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,8 @@ def test_a_sliding_window_and_a_resnet_50_in_bfloat16(root, tmp_path):
     )
     checkpoint = write_backbone(tmp_path / "r50.safetensors", "resnet50")
     shrunk = [o for o in overrides(root) if not o.startswith("model.auxiliary")]
-    import transfer.config  # noqa: F401 (registers the kind)
-    from configs import load
+    import carryover.transfer.config  # noqa: F401 (registers the kind)
+    from carryover.configs import load
 
     record = evaluate(load("transfer", "fcn_folders", [*shrunk, *keys]), checkpoint, tmp_path / "run")
     assert record.backbone == "resnet50"
@@ -124,7 +124,7 @@ def test_a_sliding_window_and_a_resnet_50_in_bfloat16(root, tmp_path):
 def test_two_processes_do_one_processs_step_and_share_testing(root, checkpoint, tmp_path):
     # Without dropout, which each rank draws for itself; SyncBN sees the images of both.
     keys = ("model.dropout=0", "solver.max_iter=1", "solver.base_lr=5")
-    module, two = "transfer.segment.torchvision_fcn", tmp_path / "two"
+    module, two = "carryover.transfer.segment.torchvision_fcn", tmp_path / "two"
     said = evaluate_in_two_processes(module, "fcn_folders", checkpoint, two, overrides(root, *keys))
     assert said == ["done", "done"]
     stored = json.loads((tmp_path / "two" / "confusion.json").read_text())

@@ -1,0 +1,6 @@
+"""``python -m carryover``: the command line."""
+
+from carryover.transfer.cli import main
+
+if __name__ == "__main__":
+    main()
