@@ -4,7 +4,7 @@
 
 MoCo v2's view (crop, colour jitter, grayscale, blur, flip) of images already decoded, in one process. The
 variants take turns; times are medians, the fastest run beside them. "batched" and "images" are
-`batch_views` and `image_views` of `pretrain.views`, "torchvision" is the Compose that its documentation
+`batch_views` and `image_views` of `core.data.views`, "torchvision" is the Compose that its documentation
 shows, on uint8 tensors. Writes a dated table to benchmarks/results/.
 """
 
@@ -23,11 +23,11 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_turn, write_table
-from carryover.pretrain.augment import draw_view
-from carryover.pretrain.data_config import ViewConfig
-from carryover.pretrain.draws import keys
-from carryover.pretrain.provenance import hardware
-from carryover.pretrain.views import batch_views, image_views
+from carryover.core.data.augment import draw_view
+from carryover.core.data.config import ViewConfig
+from carryover.core.data.draws import keys
+from carryover.core.data.views import batch_views, image_views
+from carryover.core.training.provenance import hardware
 
 
 def torchvision_transform(size: int) -> v2.Compose:

@@ -4,7 +4,7 @@
 
 Layers are those of a ResNet-18 with the CIFAR stem at 32 px and of a ResNet-50 at 224 px (a quarter of the
 batch), in bf16 and channels_last: milliseconds of the forward pass and of the weight's gradient, median of
---runs, and what `pretrain.convolution` does of that layer ("gradient", "all", or nothing). Then one step of
+--runs, and what `core.training.convolution` does of it ("gradient", "all", or nothing). Then one step of
 the ResNet-18, two views, forward and backward, with and without products and with and without freed memory
 kept, taken in turn. Writes a dated table to benchmarks/results/.
 """
@@ -26,11 +26,11 @@ from torch.nn.grad import conv2d_weight
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
-from carryover.pretrain.allocation import freed_memory_kept
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone
-from carryover.pretrain.convolution import extent, product_conv2d, use_products
-from carryover.pretrain.provenance import hardware
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.training.allocation import freed_memory_kept
+from carryover.core.training.convolution import extent, product_conv2d, use_products
+from carryover.core.training.provenance import hardware
 
 NETWORKS = (("resnet18", "cifar", 32, 1), ("resnet50", "imagenet", 224, 4))
 STEPS = ("torch", "products", "memory kept", "products, memory kept")

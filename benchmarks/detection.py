@@ -25,17 +25,17 @@ import torchvision
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
 from carryover.configs import load
-from carryover.pretrain.canonical import sha256_file
-from carryover.pretrain.distributed import joined
-from carryover.pretrain.interrupt import StopRequest
-from carryover.pretrain.provenance import hardware
-from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.core.backbones.inspection import load_backbone
+from carryover.core.backbones.source import Source
+from carryover.core.formats.canonical import sha256_file
+from carryover.core.training.distributed import joined
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.provenance import hardware
 from carryover.transfer.config import DetectionConfig
 from carryover.transfer.detect.backend import Backend, Training
 from carryover.transfer.detect.batches import annotated_images
 from carryover.transfer.detect.rcnn_train import train_detector
 from carryover.transfer.detect.splits import read_splits
-from carryover.transfer.source import Source
 
 BACKENDS = ("torchvision", "detectron2")
 RECIPES = {"c4": "voc07_c4", "fpn": "voc0712_fpn_24k"}

@@ -33,7 +33,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.growth_series import SERIES, Series
-from carryover.pretrain.provenance import hardware
+from carryover.core.training.provenance import hardware
 from carryover.transfer.report.drawing import SERIES as COLOURS
 
 SMALLEST = 2**20

@@ -20,11 +20,11 @@ from torch.nn.functional import normalize
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.report import write_records
 from carryover.configs import load
+from carryover.core.data.config import DataConfig
+from carryover.core.data.datasets import MemoryImages
+from carryover.core.data.prepared import Batch, build_dataset, open_dataset
+from carryover.core.training.distributed import Ranks
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.data import Batch, build_dataset, open_dataset
-from carryover.pretrain.data_config import DataConfig
-from carryover.pretrain.datasets import MemoryImages
-from carryover.pretrain.distributed import Ranks
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.methods import DataFacts, Method, Moment, method_around
 from carryover.pretrain.methods.instance import SqrtKL

@@ -21,10 +21,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import spread
 from carryover.configs import load
+from carryover.core.data.config import DataConfig
+from carryover.core.data.datasets import FileImages
+from carryover.core.data.prepared import Loader, open_dataset
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.data import Loader, open_dataset
-from carryover.pretrain.data_config import DataConfig
-from carryover.pretrain.datasets import FileImages
 
 RECIPES = (
     "unigrad_r50_100ep",

@@ -42,10 +42,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
 from carryover.configs import load
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.training.provenance import hardware
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.provenance import hardware
 
 METHODS = ("simclr", "byol", "barlow_twins")
 LIGHTLY = ("as documented", "bf16", "bf16, channels_last")
@@ -71,7 +71,7 @@ WARM = 3
 
 def ours(data: Path, batch: int, steps: int, overrides: Sequence[str]) -> float:
     """Images a second of the trainer, data loading included; it is stopped when it has taken its steps."""
-    from carryover.pretrain.interrupt import Interrupted
+    from carryover.core.training.interrupt import Interrupted
     from carryover.pretrain.trainer import train
 
     recipe, *changes = overrides

@@ -28,12 +28,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import write_table
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone
-from carryover.pretrain.data import Loader
-from carryover.pretrain.datasets import MemoryImages
-from carryover.pretrain.distributed import Ranks
-from carryover.pretrain.provenance import hardware
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.data.datasets import MemoryImages
+from carryover.core.data.prepared import Loader
+from carryover.core.training.distributed import Ranks
+from carryover.core.training.provenance import hardware
 from carryover.transfer.classify.data_config import ImageConfig
 from carryover.transfer.classify.features import Request, stored_features
 from carryover.transfer.classify.logistic import fit_path

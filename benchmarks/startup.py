@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_turn, spread, write_table
-from carryover.pretrain.provenance import hardware
+from carryover.core.training.provenance import hardware
 from carryover.slurm.executor import run_graph
 from carryover.slurm.graph import Graph
 from carryover.slurm.local import LocalExecutor

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import write_table
-from carryover.pretrain.provenance import hardware
+from carryover.core.training.provenance import hardware
 from carryover.transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
 from carryover.transfer.detect.predictions import ImagePrediction
 from carryover.transfer.detect.voc_dataset import VOC_CLASSES

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from carryover.pretrain.data import Batch
+from carryover.core.data.prepared import Batch
 from carryover.pretrain.methods import Method, Moment, Outcome
 
 

@@ -11,8 +11,8 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from carryover.pretrain.data_config import CutMixConfig
-from carryover.pretrain.draws import keys, uniforms
+from carryover.core.data.config import CutMixConfig
+from carryover.core.data.draws import keys, uniforms
 
 _CUTMIX = 3
 

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from carryover.configs import UserError
+from carryover.core.data.config import SubsetConfig
+from carryover.core.data.datasets import subset
+from carryover.core.data.prepared import Dataset, EvaluationLoader, build_dataset
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.data import Dataset, EvaluationLoader, build_dataset
-from carryover.pretrain.data_config import SubsetConfig
-from carryover.pretrain.datasets import subset
 
 
 class KNNProbe:

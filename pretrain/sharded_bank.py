@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Generator, Tensor
 
 from carryover.configs.errors import UserError
+from carryover.core.training.distributed import gather, own_slice, rank, sum_over_ranks, world_size
 from carryover.pretrain.bank import check_saved, check_size, last_of_each, random_rows
-from carryover.pretrain.distributed import gather, own_slice, rank, sum_over_ranks, world_size
 from carryover.pretrain.objectives.instance import InstanceTerms, own_logits, terms_of_sums
 from carryover.pretrain.objectives.precision import promote
 from carryover.pretrain.objectives.streaming import ClassSums, class_sums

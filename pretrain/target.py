@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from carryover.pretrain.distributed import from_first, gather, own_slice
+from carryover.core.training.distributed import from_first, gather, own_slice
+from carryover.core.training.schedules import cosine_momentum
 from carryover.pretrain.method_config import MomentumTarget, StopGradientTarget, WeightSharingTarget
-from carryover.pretrain.schedules import cosine_momentum
 
 
 class TargetBranch(nn.Module):

@@ -12,26 +12,26 @@ import torch
 
 from carryover.configs import Identity, UserError, WorkError, recipe_hash
 from carryover.configs.files import write_atomic
-from carryover.pretrain import provenance
+from carryover.core.data.digest import data_digest
+from carryover.core.data.prepared import Batch, Dataset, Loader, build_dataset
+from carryover.core.formats.canonical import CanonicalMetadata, read_metadata, save_canonical
+from carryover.core.formats.claims import IDENTITY_NAME, RECIPE_NAME, Work
+from carryover.core.formats.state import load_state, save_state
+from carryover.core.training import provenance
+from carryover.core.training.allocation import freed_memory_kept
+from carryover.core.training.convolution import use_products
+from carryover.core.training.distributed import Ranks, barrier, data_parallel, is_first, joined, with_sync_bn
+from carryover.core.training.interrupt import Interrupted, StopRequest
+from carryover.core.training.journal import Journal
+from carryover.core.training.progress import progress
+from carryover.core.training.window import Window, averaged
 from carryover.pretrain.accumulate import backward
-from carryover.pretrain.allocation import freed_memory_kept
-from carryover.pretrain.canonical import CanonicalMetadata, read_metadata, save_canonical
-from carryover.pretrain.checkpoint import load_state, save_state
-from carryover.pretrain.claims import IDENTITY_NAME, RECIPE_NAME, Work
 from carryover.pretrain.compiled import compile_encoders
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.convolution import use_products
-from carryover.pretrain.data import Batch, Dataset, Loader, build_dataset
-from carryover.pretrain.data_digest import data_digest
 from carryover.pretrain.diagnostics import diagnose, refuse_collapse
-from carryover.pretrain.distributed import Ranks, barrier, data_parallel, is_first, joined, with_sync_bn
-from carryover.pretrain.interrupt import Interrupted, StopRequest
-from carryover.pretrain.journal import Journal
 from carryover.pretrain.knn_probe import KNNProbe
 from carryover.pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
 from carryover.pretrain.optim import build_optimizer, set_lr
-from carryover.pretrain.progress import progress
-from carryover.pretrain.window import Window, averaged
 
 log = logging.getLogger(__name__)
 

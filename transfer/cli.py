@@ -94,7 +94,7 @@ def data_shapes(
     detection: Annotated[int, typer.Option(help="Images of the detection set.")] = 200,
 ) -> None:
     """Write the procedural data set: an ImageFolder, and detection images in VOC and COCO layout."""
-    from carryover.transfer.shapes import write_shapes
+    from carryover.core.data.shapes.write import write_shapes
 
     typer.echo(write_shapes(out, seed=seed, n_train=train, n_val=val, n_detection=detection))
 
@@ -136,7 +136,7 @@ def inspect(
     encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
 ) -> None:
     """Say which layout and backbone a checkpoint has, and what is covered."""
-    from carryover.transfer.checkpoints.canonical import inspect_checkpoint
+    from carryover.core.backbones.inspection import inspect_checkpoint
 
     typer.echo(inspect_checkpoint(checkpoint, encoder=encoder).report())
 

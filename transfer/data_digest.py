@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from carryover.pretrain.data_config import DataConfig
-from carryover.pretrain.data_digest import Contents, Named, contents_of, images_below
+from carryover.core.data.config import DataConfig
+from carryover.core.data.digest import Contents, Named, contents_of, images_below
 from carryover.transfer.classify.data_config import ClassifyData
 from carryover.transfer.classify.probe_config import VocImages
 from carryover.transfer.detect.config import CocoData, CocoSplit, VocData

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from carryover.pretrain.interrupt import outlive_signals
+from carryover.core.training.interrupt import outlive_signals
 
 
 @dataclass(frozen=True)

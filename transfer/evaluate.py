@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from carryover.pretrain.canonical import METADATA_KEY, load_canonical, save_canonical
+from carryover.core.formats.canonical import METADATA_KEY, load_canonical, save_canonical
 from carryover.transfer.config import PROTOCOLS, TransferConfig
 from carryover.transfer.results import RECORD_NAME, ResultRecord
 
@@ -36,7 +36,7 @@ def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Pat
     """Return `checkpoint` when it is canonical, else its import, written to `out`/imported.safetensors."""
     if is_canonical(checkpoint):
         return checkpoint
-    from carryover.transfer.checkpoints.importers import import_checkpoint
+    from carryover.core.backbones.importers import import_checkpoint
 
     state, metadata = import_checkpoint(checkpoint, encoder=encoder)
     path = out / "imported.safetensors"

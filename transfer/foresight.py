@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs import UserError
-from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.core.backbones.config import BackboneConfig
 
 _DENSE = ("detection", "segmentation")
 _ORDINARY = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -41,7 +41,7 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
 
 def read_backbone(path: Path, encoder: str | None) -> BackboneConfig:
     """Return what a checkpoint of any known maker holds; raises UserError when none is whole in it."""
-    from carryover.transfer.checkpoints.importers import take_backbone
+    from carryover.core.backbones.importers import take_backbone
 
     return take_backbone(path, encoder).metadata.backbone
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from carryover.configs import Identity
-from carryover.pretrain.distributed import is_first
+from carryover.core.backbones.source import Source
+from carryover.core.training.distributed import is_first
 from carryover.transfer.data_digest import evaluation_digest
-from carryover.transfer.source import Source
 
 
 def identify(config: Any, source: Source) -> Identity:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from carryover.configs import Identity, UserError
 from carryover.configs.files import atomic_file
-from carryover.pretrain.claims import RECIPE_NAME, require_same_work
+from carryover.core.formats.claims import RECIPE_NAME, require_same_work
 from carryover.transfer.results import RECORD_NAME, ResultRecord, load_record
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from carryover.configs import UserError, load
+from carryover.core.data.digest import data_digest
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.data_digest import data_digest
 from carryover.slurm.graph import Graph
 from carryover.slurm.resources import Resources
 from carryover.slurm.stage import Output, Stage

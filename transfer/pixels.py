@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from carryover.configs import UserError
-from carryover.pretrain.canonical import CanonicalMetadata
+from carryover.core.formats.canonical import CanonicalMetadata
 
 
 class StatedPixels(Protocol):

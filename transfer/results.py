@@ -16,12 +16,12 @@ from carryover.configs import Recipe, UserError, protocol, recipe_hash
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import read_json, write_json
 from carryover.configs.formats import VERSION_KEY, WRITER_KEY, FileModel, Format, release
-from carryover.pretrain.provenance import git_revision, hardware, host, job_id, library_versions
+from carryover.core.training.provenance import git_revision, hardware, host, job_id, library_versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from carryover.transfer.source import Source
+    from carryover.core.backbones.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class ResultRecord(FileModel):
     checkpoint
         The file that was evaluated; in the record's file relative to it where both lie in one run directory.
     checkpoint_sha256
-        Of the file that was loaded. `backbone_digest` is of what it computes (`pretrain.canonical`).
+        Of the file that was loaded. `backbone_digest` is of what it computes (`core.formats.canonical`).
     protocol, task_version, data_digest
         With the seed and the backbone's digest, what decides the numbers (`configs.identity`). None where
         the record is of version 1 and does not say.

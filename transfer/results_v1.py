@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs import UserError, protocol, recipe_hash
-from carryover.pretrain.claims import RECIPE_NAME, hash_of_v1, read_recipe
+from carryover.core.formats.claims import RECIPE_NAME, hash_of_v1, read_recipe
 
 
 def migrated(plain: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ for _name, _outputs in (
 
 def make_shapes(out: Path, **arguments: int) -> None:
     """Write the procedural data set into `out`/data."""
-    from carryover.transfer.shapes import write_shapes
+    from carryover.core.data.shapes.write import write_shapes
 
     write_shapes(out / "data", **arguments)
 
@@ -64,8 +64,8 @@ def pretrain(
 
 def import_foreign(out: Path, checkpoint: str, label: str, encoder: str | None) -> None:
     """Bring a checkpoint of any known maker into canonical form; leaves `out`/backbone.safetensors."""
-    from carryover.pretrain.canonical import save_canonical
-    from carryover.transfer.checkpoints.importers import import_checkpoint
+    from carryover.core.backbones.importers import import_checkpoint
+    from carryover.core.formats.canonical import save_canonical
 
     state, metadata = import_checkpoint(Path(checkpoint), encoder=encoder)
     save_canonical(out / BACKBONE, state, metadata)

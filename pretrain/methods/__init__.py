@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from carryover.configs import UserError
-from carryover.pretrain.backbones import build_backbone
+from carryover.core.backbones.build import build_backbone
 from carryover.pretrain.bank import MemoryBank
 from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder, build_projector

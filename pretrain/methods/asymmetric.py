@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from carryover.pretrain.data import Batch
-from carryover.pretrain.distributed import mean_over_ranks
+from carryover.core.data.prepared import Batch
+from carryover.core.training.distributed import mean_over_ranks
 from carryover.pretrain.heads import Encoder, Predictor
 from carryover.pretrain.method_config import BYOLConfig, DirectPredConfig, SimSiamConfig
 from carryover.pretrain.methods.base import Method, Moment, Outcome, unit

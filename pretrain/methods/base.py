@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import normalize
 
-from carryover.pretrain.data import Batch
+from carryover.core.data.prepared import Batch
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.objectives.preconditions import (
     check_batch_statistics,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from carryover.pretrain.data import Batch
-from carryover.pretrain.distributed import gather, own_slice, rank
+from carryover.core.data.prepared import Batch
+from carryover.core.training.distributed import gather, own_slice, rank
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.method_config import MoCoConfig, SimCLRConfig, SiMoConfig
 from carryover.pretrain.methods.base import Method, Moment, Outcome, unit

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from carryover.core.data.prepared import Batch
+from carryover.core.training.distributed import gather, own_slice
 from carryover.pretrain.bank import MemoryBank
-from carryover.pretrain.data import Batch
-from carryover.pretrain.distributed import gather, own_slice
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.method_config import NPIDConfig, SqrtKLConfig
 from carryover.pretrain.methods.base import Method, Moment, Outcome, unit

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from carryover.pretrain.data import Batch
-from carryover.pretrain.distributed import gather, own_slice, world_size
+from carryover.core.data.prepared import Batch
+from carryover.core.training.distributed import gather, own_slice, world_size
 from carryover.pretrain.heads import Encoder, Predictor
 from carryover.pretrain.method_config import MSBRegConfig
 from carryover.pretrain.methods.base import Method, Moment, Outcome, unit

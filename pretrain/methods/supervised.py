@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from carryover.pretrain.data import Batch
+from carryover.core.data.prepared import Batch
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.method_config import SupervisedConfig
 from carryover.pretrain.methods.base import Method, Moment, Outcome

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from carryover.core.data.config import CutMixConfig
+from carryover.core.data.prepared import Batch
+from carryover.core.training.distributed import gather, mean_over_ranks, own_slice, rows_of_batch, world_size
 from carryover.pretrain.cutmix import CutMix, draw_cutmix, paste
-from carryover.pretrain.data import Batch
-from carryover.pretrain.data_config import CutMixConfig
-from carryover.pretrain.distributed import gather, mean_over_ranks, own_slice, rows_of_batch, world_size
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.method_config import UniGradConfig
 from carryover.pretrain.methods.base import Method, Moment, Outcome, unit

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from carryover.core.data.prepared import Batch
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.data import Batch
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.methods import DataFacts, Method, Moment, method_around
 from carryover.pretrain.methods.instance import NPID, SqrtKL

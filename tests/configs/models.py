@@ -21,7 +21,8 @@ def recipe_models() -> dict[str, type[BaseModel]]:
 
 
 def _long(model: type[BaseModel]) -> str:
-    return f"{model.__module__.removesuffix('_config').removesuffix('.config')}.{model.__name__}"
+    module = model.__module__.removeprefix("carryover.")
+    return f"{module.removesuffix('_config').removesuffix('.config')}.{model.__name__}"
 
 
 def _reached(annotation: Any, seen: set[Any]) -> Iterator[type[BaseModel]]:

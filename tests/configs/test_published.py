@@ -2,7 +2,7 @@
 
 import pytest
 
-from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.report.published import published_numbers
 from tests.configs.published_values import numbers, value
 

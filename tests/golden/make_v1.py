@@ -191,9 +191,10 @@ def pack(directory: Path, archive: Path) -> None:
 
 
 def main(target: Path, work: Path) -> None:
+    from transfer.shapes import write_shapes
+
     from tests.transfer.segment.scenes import write_folders
     from transfer.convert import convert
-    from transfer.shapes import write_shapes
 
     target.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from carryover.configs import UserError, load
 from carryover.configs.identity import recipe_hash
-from carryover.pretrain.canonical import backbone_digest, load_canonical
-from carryover.pretrain.checkpoint import load_state
+from carryover.core.formats.canonical import backbone_digest, load_canonical
+from carryover.core.formats.receipt import read_receipt
+from carryover.core.formats.state import load_state
 from carryover.slurm.control import retry
 from carryover.slurm.executor import run_graph
 from carryover.slurm.inline import InlineExecutor
@@ -21,7 +22,6 @@ from carryover.slurm.ledger import Ledger
 from carryover.slurm.plan import Action, make_plan
 from carryover.slurm.status import status
 from carryover.slurm.submission import submissions
-from carryover.transfer.checkpoints.receipt import read_receipt
 from carryover.transfer.classify.features import FORMAT as FEATURES
 from carryover.transfer.commands import register_recipes
 from carryover.transfer.detect.predictions_file import read_predictions

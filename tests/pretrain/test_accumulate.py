@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import carryover.pretrain.methods
+from carryover.core.data.prepared import Batch
 from carryover.pretrain.accumulate import backward
-from carryover.pretrain.data import Batch
 from carryover.pretrain.methods import DataFacts, Method, Moment, build_method
 from tests.pretrain.test_ranks import CASES
 from tests.pretrain.tiny import build_plain, recipe

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from carryover.configs import UserError
+from carryover.core.data.prepared import Batch
 from carryover.pretrain.accumulate import backward
 from carryover.pretrain.bank import MemoryBank
-from carryover.pretrain.data import Batch
 from carryover.pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
 from carryover.pretrain.methods.contrastive import SiMo
 from carryover.pretrain.methods.instance import NPID, SqrtKL
@@ -123,7 +123,7 @@ def test_every_k_that_the_recipe_allows_can_be_drawn() -> None:
 
 def test_processes_with_one_image_each_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = write_images(tmp_path / "images")
-    monkeypatch.setattr("carryover.pretrain.distributed.Ranks.share_of", lambda self, size: size // 2)
+    monkeypatch.setattr("carryover.core.training.distributed.Ranks.share_of", lambda self, size: size // 2)
     with pytest.raises(UserError, match="batch_size 2 leaves each of 1 processes 1 image"):
         train(recipe("unigrad", images, ["batch_size=2"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()

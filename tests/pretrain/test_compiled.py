@@ -7,10 +7,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from carryover.configs import UserError, recipe_hash
-from carryover.pretrain.canonical import load_canonical
-from carryover.pretrain.checkpoint import load_state
+from carryover.core.data.prepared import Batch
+from carryover.core.formats.canonical import load_canonical
+from carryover.core.formats.state import load_state
 from carryover.pretrain.compiled import compile_encoders, missing_to_compile
-from carryover.pretrain.data import Batch
 from carryover.pretrain.methods import DataFacts, Moment, build_method
 from carryover.pretrain.trainer import train
 from tests.pretrain.tiny import recipe, tiny_backbone, write_images

@@ -86,7 +86,7 @@ def test_where_and_how_fast_a_recipe_runs_is_not_in_its_hash() -> None:
 
 def test_recipes_load_without_torch() -> None:
     code = (
-        "import sys, configs, pretrain.config;"
+        "import sys, carryover.configs, carryover.pretrain.config;"
         f"carryover.configs.load('pretrain', '{UNIGRAD}');"
         "sys.exit('torch' in sys.modules)"
     )

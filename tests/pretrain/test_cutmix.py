@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from carryover.core.data.config import CutMixConfig
 from carryover.pretrain.cutmix import draw_cutmix, paste
-from carryover.pretrain.data_config import CutMixConfig
 
 N = 8000
 

@@ -10,7 +10,9 @@ from torch.nn.functional import normalize
 
 import carryover.pretrain.trainer
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.checkpoint import load_state
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.formats.state import load_state
+from carryover.core.training.journal import Journal
 from carryover.pretrain.diagnostics import (
     diagnose,
     embedding_spread,
@@ -19,9 +21,7 @@ from carryover.pretrain.diagnostics import (
     refuse_collapse,
     uniformity,
 )
-from carryover.pretrain.journal import Journal
 from carryover.pretrain.methods import Outcome
-from carryover.pretrain.metrics import read_metrics
 from carryover.pretrain.trainer import train
 from tests.pretrain.tiny import recipe, tiny_backbone, write_images
 

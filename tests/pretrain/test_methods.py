@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from carryover.core.data.config import CutMixConfig
+from carryover.core.data.prepared import Batch
 from carryover.pretrain.cutmix import draw_cutmix, paste
-from carryover.pretrain.data import Batch
-from carryover.pretrain.data_config import CutMixConfig
 from carryover.pretrain.methods import DataFacts, Method, Moment, build_method
 from carryover.pretrain.methods.asymmetric import BYOL
 from carryover.pretrain.methods.contrastive import MoCo

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 import carryover.pretrain.methods
 import carryover.pretrain.trainer
 from carryover.configs import UserError
-from carryover.pretrain.checkpoint import load_state
-from carryover.pretrain.data import Batch
-from carryover.pretrain.interrupt import Interrupted
+from carryover.core.data.prepared import Batch
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.formats.state import load_state
+from carryover.core.training.interrupt import Interrupted
 from carryover.pretrain.methods import Method, Moment, Outcome
-from carryover.pretrain.metrics import read_metrics
 from carryover.pretrain.trainer import train
 from tests.pretrain.ranks import on_ranks
 from tests.pretrain.tiny import build_plain, build_tiny, recipe, tiny_backbone, write_images

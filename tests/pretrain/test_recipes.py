@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from carryover.configs import header, load, recipe_names
-from carryover.pretrain.backbones import build_backbone
+from carryover.core.backbones.build import build_backbone
+from carryover.core.data.prepared import Batch
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.data import Batch
 from carryover.pretrain.method_config import MethodConfig
 from carryover.pretrain.methods import DataFacts, Moment, build_method
 from carryover.pretrain.optim import build_optimizer

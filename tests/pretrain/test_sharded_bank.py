@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from carryover.configs.errors import UserError
+from carryover.core.training.distributed import gather, own_slice, rank, world_size
 from carryover.pretrain.bank import MemoryBank
-from carryover.pretrain.distributed import gather, own_slice, rank, world_size
 from carryover.pretrain.objectives.instance import class_probabilities, corrected_direction, updated_rows
 from carryover.pretrain.sharded_bank import ShardedBank, shard_bounds
 from tests.pretrain.ranks import on_ranks

@@ -14,13 +14,13 @@ from torch import nn
 import carryover.pretrain.methods
 import carryover.pretrain.trainer
 from carryover.configs import UserError, WorkError, load, recipe_hash
-from carryover.pretrain.canonical import load_canonical
-from carryover.pretrain.checkpoint import load_state
+from carryover.core.data.prepared import Batch
+from carryover.core.formats.canonical import load_canonical
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.formats.state import load_state
+from carryover.core.training.interrupt import Interrupted
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.data import Batch
-from carryover.pretrain.interrupt import Interrupted
 from carryover.pretrain.methods import Method, Moment, Outcome
-from carryover.pretrain.metrics import read_metrics
 from carryover.pretrain.trainer import train
 from tests.pretrain.tiny import IMAGES, build_tiny, recipe, tiny_backbone, write_images
 
@@ -360,7 +360,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(images: Path, tm
 def test_the_progress_line_says_how_long_images_were_waited_for(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="carryover.pretrain.progress"):
+    with caplog.at_level("INFO", logger="carryover.core.training.progress"):
         train(recipe("simo", images), tmp_path / "out")
     share = list(read_metrics(tmp_path / "out" / "metrics.jsonl"))[-1]["loader_wait"]
     assert f"waited for images {share:.0%} of the time" in caplog.records[-1].message
@@ -371,7 +371,7 @@ def test_the_progress_line_says_how_long_images_were_waited_for(
 def test_a_pass_before_the_first_step_shows_its_progress(
     method: str, passes: int, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="carryover.pretrain.progress"):
+    with caplog.at_level("INFO", logger="carryover.core.training.progress"):
         train(recipe(method, images), tmp_path / "out")
     said = [r.message for r in caplog.records if "first pass over coloured: 5/5" in r.message]
     assert len(said) == passes

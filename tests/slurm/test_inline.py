@@ -291,7 +291,7 @@ def test_a_heartbeat_goes_on_after_the_file_server_failed(
 def test_a_killed_run_is_taken_over_and_resumed(tmp_path: Path) -> None:
     program = (
         "import pathlib, time\n"
-        "from slurm import Graph, InlineExecutor, Stage, run_graph\n"
+        "from carryover.slurm import Graph, InlineExecutor, Stage, run_graph\n"
         "def wait(out):\n"
         "    (out / 'state.txt').write_text('half')\n"
         "    time.sleep(60)\n"

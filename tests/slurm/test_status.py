@@ -256,8 +256,8 @@ def test_executors_are_made_again_from_their_settings() -> None:
 def waiting_run(run_dir: Path, executor: str, door: Path) -> "subprocess.Popen[bytes]":
     program = (
         "from pathlib import Path\n"
-        "from slurm import Graph, Stage, run_graph\n"
-        "from slurm.control import make_executor\n"
+        "from carryover.slurm import Graph, Stage, run_graph\n"
+        "from carryover.slurm.control import make_executor\n"
         "from tests.slurm import work\n"
         f"graph = Graph([Stage('train', work.wait_for, {{'path': {str(door)!r}}}), Stage('next', work.write, "
         "depends_on=('train',))])\n"

@@ -329,8 +329,8 @@ def test_other_executors_wait_for_what_slurm_has_in_flight(tmp_path: Path, fake:
 def submitter(run_dir: Path) -> list[str]:
     program = (
         "import sys; from pathlib import Path\n"
-        "from slurm import run_graph\n"
-        "from slurm.cluster_executor import SlurmExecutor\n"
+        "from carryover.slurm import run_graph\n"
+        "from carryover.slurm.cluster_executor import SlurmExecutor\n"
         "from tests.slurm.test_submitting import CLUSTER, GRAPH\n"
         f"run_graph(GRAPH, SlurmExecutor(CLUSTER), Path({str(run_dir)!r}))\n"
     )

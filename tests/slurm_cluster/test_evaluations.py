@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from carryover.configs import load
+from carryover.core.data.shapes.write import write_shapes
 from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
 from carryover.slurm.cluster import Cluster as Settings
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.progress import read_progress
 from carryover.transfer import stages
 from carryover.transfer.results import ResultRecord, read_records
-from carryover.transfer.shapes import write_shapes
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, causes, wait_until
 from tests.transfer.convert.backbones import write_backbone

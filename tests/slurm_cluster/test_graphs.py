@@ -94,7 +94,7 @@ def test_a_submitter_killed_right_after_submission_changes_nothing(cluster: Clus
     program = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from slurm import run_graph\n"
+        "from carryover.slurm import run_graph\n"
         "from tests.slurm_cluster.test_graphs import CHAIN, EXECUTOR\n"
         f"run_graph(CHAIN, EXECUTOR, Path({str(run)!r}))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -29,7 +29,7 @@ def test_help_listing_and_refusals_import_no_torch(arguments: list[str]) -> None
     program = (
         "import sys\n"
         f"sys.argv = ['carryover', *{arguments!r}]\n"
-        "from transfer.cli import main\n"
+        "from carryover.transfer.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "sys.exit('torch' in sys.modules)\n"
     )

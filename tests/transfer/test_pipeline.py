@@ -10,7 +10,7 @@ from carryover.configs import UserError, load
 from carryover.slurm.stage import Output
 from carryover.transfer.pipeline import plan
 from carryover.transfer.pipeline_config import PipelineConfig
-from tests.transfer.checkpoints.layouts import network
+from tests.core.backbones.layouts import network
 
 
 def pipeline(tmp_path: Path, text: str, *overrides: str) -> PipelineConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.transfer.checkpoints.layouts import network
+from tests.core.backbones.layouts import network
 
 CARRYOVER = str(Path(sys.executable).with_name("carryover"))
 # No training: a file is brought, and proven to be whole.

@@ -11,7 +11,7 @@ import torch
 
 import carryover.transfer.pipeline_config  # noqa: F401 (registers the kind)
 from carryover.configs import header, load, recipe_names
-from carryover.pretrain.canonical import load_canonical
+from carryover.core.formats.canonical import load_canonical
 from carryover.slurm.cluster import Cluster
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger
@@ -22,7 +22,7 @@ from carryover.transfer.pipeline import plan
 from carryover.transfer.pipeline_config import PipelineConfig
 from carryover.transfer.run_commands import _in_short
 from carryover.transfer.stages import import_foreign
-from tests.transfer.checkpoints.layouts import LAYOUTS, network
+from tests.core.backbones.layouts import LAYOUTS, network
 
 CARRYOVER = str(Path(sys.executable).with_name("carryover"))
 PUBLISHED = Path(__file__).parents[2] / "configs" / "published"

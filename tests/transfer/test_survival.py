@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from carryover.configs import UserError, load
+from carryover.core.data.shapes.write import write_shapes
 from carryover.pretrain.method_config import SiMoConfig, UniGradConfig
 from carryover.slurm.control import retry
 from carryover.slurm.executor import run_graph
@@ -25,7 +26,6 @@ from carryover.transfer.commands import register_recipes
 from carryover.transfer.evaluate import evaluate
 from carryover.transfer.pipeline import plan
 from carryover.transfer.results import read_records
-from carryover.transfer.shapes import write_shapes
 from tests.golden.make_v1 import CLASSIFY
 
 _DATA = '"data.root=${roots.classification}"'

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from carryover.pretrain.distributed import sum_over_ranks
+from carryover.core.training.distributed import sum_over_ranks
 from carryover.transfer.classify.config import FinetuneConfig
 from carryover.transfer.results import Metric
 

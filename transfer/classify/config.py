@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Recipe, Section
-from carryover.pretrain.schedules import check_milestones
+from carryover.core.training.schedules import check_milestones
 from carryover.transfer.classify.data_config import ClassifyData, ImageConfig
 
 Seed = Annotated[NonNegativeInt, Incidental]

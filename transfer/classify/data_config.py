@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Section, UserError
-from carryover.pretrain.data_config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
+from carryover.core.data.config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
 
 Statistics = tuple[float, float, float]
 Kind = Literal["imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list", "inaturalist"]

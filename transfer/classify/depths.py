@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.configs import UserError
-from carryover.pretrain.backbones import feature_maps
+from carryover.core.backbones.build import feature_maps
 
 POOLED = "pooled"
 
@@ -14,7 +14,7 @@ POOLED = "pooled"
 def pooled(backbone: nn.Module, x: Tensor, depths: Sequence[str]) -> dict[str, Tensor]:
     """Return features (B, D) of images `x` (B, 3, H, W) at each depth, all from one forward pass.
 
-    "pooled" is the backbone's own output; any other name is one of `pretrain.backbones.feature_maps`'s,
+    "pooled" is the backbone's own output; any other name is one of `core.backbones.build.feature_maps`'s,
     averaged over the image.
 
     Raises UserError naming a depth that the backbone does not have.

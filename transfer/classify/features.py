@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from carryover.configs import UserError, WorkError
 from carryover.configs.formats import FileModel, Format
-from carryover.pretrain.data import Dataset, EvaluationLoader
-from carryover.pretrain.data_config import AugmentConfig
-from carryover.pretrain.data_digest import Contents
-from carryover.pretrain.datasets import MemoryImages
-from carryover.pretrain.distributed import Ranks, barrier, world_size
-from carryover.pretrain.progress import progress
+from carryover.core.data.config import AugmentConfig
+from carryover.core.data.datasets import MemoryImages
+from carryover.core.data.digest import Contents
+from carryover.core.data.prepared import Dataset, EvaluationLoader
+from carryover.core.training.distributed import Ranks, barrier, world_size
+from carryover.core.training.progress import progress
 from carryover.transfer.classify.depths import pooled
 
 log = logging.getLogger(__name__)

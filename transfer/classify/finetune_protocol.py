@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from carryover.configs import WorkError
-from carryover.pretrain.backbones import build_backbone
-from carryover.pretrain.canonical import CanonicalMetadata
-from carryover.pretrain.checkpoint import previous
-from carryover.pretrain.claims import Work
-from carryover.pretrain.distributed import Ranks, barrier, joined
-from carryover.pretrain.interrupt import StopRequest
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.source import open_source
+from carryover.core.formats.canonical import CanonicalMetadata
+from carryover.core.formats.claims import Work
+from carryover.core.formats.state import previous
+from carryover.core.training.distributed import Ranks, barrier, joined
+from carryover.core.training.interrupt import StopRequest
 from carryover.transfer.classify import subsets
 from carryover.transfer.classify.classifier import TOP, Accuracy, Classifier, accuracy_metrics
 from carryover.transfer.classify.config import BestEpoch, FinetuneConfig, GridOfRates
@@ -38,7 +39,6 @@ from carryover.transfer.classify.subsets import Indices
 from carryover.transfer.identity import identify
 from carryover.transfer.outputs import RECIPE_NAME, finished_record, save_weights, spread
 from carryover.transfer.results import ResultRecord, make_record, write_record
-from carryover.transfer.source import open_source
 
 log = logging.getLogger(__name__)
 

@@ -16,18 +16,18 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.allocation import freed_memory_kept
-from carryover.pretrain.checkpoint import load_state, save_state
-from carryover.pretrain.claims import Work
-from carryover.pretrain.convolution import use_products
-from carryover.pretrain.data import Dataset, EvaluationLoader
-from carryover.pretrain.data_config import AugmentConfig
-from carryover.pretrain.distributed import Ranks, barrier, with_sync_bn
-from carryover.pretrain.interrupt import Interrupted, StopRequest
-from carryover.pretrain.metrics import MetricsLog
-from carryover.pretrain.progress import progress
-from carryover.pretrain.schedules import warmup_cosine, warmup_multistep
-from carryover.pretrain.window import Window
+from carryover.core.data.config import AugmentConfig
+from carryover.core.data.prepared import Dataset, EvaluationLoader
+from carryover.core.formats.claims import Work
+from carryover.core.formats.metrics_log import MetricsLog
+from carryover.core.formats.state import load_state, save_state
+from carryover.core.training.allocation import freed_memory_kept
+from carryover.core.training.convolution import use_products
+from carryover.core.training.distributed import Ranks, barrier, with_sync_bn
+from carryover.core.training.interrupt import Interrupted, StopRequest
+from carryover.core.training.progress import progress
+from carryover.core.training.schedules import warmup_cosine, warmup_multistep
+from carryover.core.training.window import Window
 from carryover.transfer.classify.classifier import Accuracy, Classifier, build_optimizer, count, set_rates
 from carryover.transfer.classify.config import CosineSchedule, FinetuneConfig, Schedule
 from carryover.transfer.classify.loading import laid_out, training_loader

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
-from carryover.pretrain.canonical import CanonicalMetadata
-from carryover.pretrain.data import Dataset
-from carryover.pretrain.data_config import AugmentConfig
-from carryover.pretrain.distributed import Ranks
+from carryover.core.backbones.source import Source, open_source
+from carryover.core.data.config import AugmentConfig
+from carryover.core.data.prepared import Dataset
+from carryover.core.formats.canonical import CanonicalMetadata
+from carryover.core.training.distributed import Ranks
 from carryover.transfer.classify.features import FeatureSet, Request, stored_features
 from carryover.transfer.classify.labelled import require_same_pixels
 from carryover.transfer.classify.probe_config import FrozenRecipe
-from carryover.transfer.source import Source, open_source
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from carryover.configs.formats import FileModel, Format
-from carryover.pretrain.claims import Work
+from carryover.core.formats.claims import Work
 from carryover.transfer.classify.classifier import Accuracy
 
 GRID_NAME = "grid.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from carryover.configs import UserError
-from carryover.pretrain.datasets import FileImages, Paths
+from carryover.core.data.datasets import FileImages, Paths
 
 
 class _Image(BaseModel):

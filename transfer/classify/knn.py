@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from carryover.configs import UserError
-from carryover.pretrain.claims import Work
-from carryover.pretrain.distributed import barrier, joined, sum_over_ranks
+from carryover.core.formats.claims import Work
+from carryover.core.training.distributed import barrier, joined, sum_over_ranks
 from carryover.transfer.classify.data_config import check_data
 from carryover.transfer.classify.frozen import open_frozen
 from carryover.transfer.classify.labelled import choose_labelled, open_splits

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from carryover.configs import UserError
-from carryover.pretrain.canonical import CanonicalMetadata
-from carryover.pretrain.data import Dataset, build_dataset, open_dataset, prepare
+from carryover.core.data.prepared import Dataset, build_dataset, open_dataset, prepare
+from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.transfer.classify import subsets
 from carryover.transfer.classify.config import FractionOfLabels, ImagesPerClass, Labels, ListedImages
 from carryover.transfer.classify.data_config import ClassifyData, ImageConfig

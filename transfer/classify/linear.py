@@ -12,10 +12,10 @@ from torch import Tensor
 
 from carryover.configs import WorkError
 from carryover.configs.files import write_atomic
-from carryover.pretrain.checkpoint import previous
-from carryover.pretrain.claims import Work
-from carryover.pretrain.distributed import Ranks, barrier, joined
-from carryover.pretrain.interrupt import StopRequest
+from carryover.core.formats.claims import Work
+from carryover.core.formats.state import previous
+from carryover.core.training.distributed import Ranks, barrier, joined
+from carryover.core.training.interrupt import StopRequest
 from carryover.transfer.classify import subsets
 from carryover.transfer.classify.classifier import Accuracy, accuracy_metrics, count
 from carryover.transfer.classify.data_config import check_data

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from carryover.configs import WorkError
-from carryover.pretrain.checkpoint import load_state, save_state
-from carryover.pretrain.claims import Work
-from carryover.pretrain.data import Dataset, EvaluationLoader
-from carryover.pretrain.distributed import Ranks, barrier, sum_over_ranks
-from carryover.pretrain.interrupt import Interrupted, StopRequest
-from carryover.pretrain.metrics import MetricsLog
-from carryover.pretrain.progress import progress
-from carryover.pretrain.window import Window
+from carryover.core.data.prepared import Dataset, EvaluationLoader
+from carryover.core.formats.claims import Work
+from carryover.core.formats.metrics_log import MetricsLog
+from carryover.core.formats.state import load_state, save_state
+from carryover.core.training.distributed import Ranks, barrier, sum_over_ranks
+from carryover.core.training.interrupt import Interrupted, StopRequest
+from carryover.core.training.progress import progress
+from carryover.core.training.window import Window
 from carryover.transfer.classify.classifier import TOP, Accuracy
 from carryover.transfer.classify.depths import pooled
 from carryover.transfer.classify.finetune_train import METRICS_NAME, STATE_NAME, rate_factor

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from carryover.pretrain.data import Dataset, Loader
-from carryover.pretrain.data_config import AugmentConfig
-from carryover.pretrain.distributed import Ranks
+from carryover.core.data.config import AugmentConfig
+from carryover.core.data.prepared import Dataset, Loader
+from carryover.core.training.distributed import Ranks
 
 
 def training_loader(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from carryover.configs import WorkError
-from carryover.pretrain.distributed import sum_over_ranks
+from carryover.core.training.distributed import sum_over_ranks
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import pandas as pd
 
 from carryover.configs import UserError
 from carryover.configs.files import write_atomic
-from carryover.pretrain.claims import Work
-from carryover.pretrain.data import Dataset
-from carryover.pretrain.datasets import FileImages, Paths
-from carryover.pretrain.distributed import Ranks, barrier, joined
+from carryover.core.data.datasets import FileImages, Paths
+from carryover.core.data.prepared import Dataset
+from carryover.core.formats.claims import Work
+from carryover.core.training.distributed import Ranks, barrier, joined
 from carryover.transfer.classify.frozen import Frozen, open_frozen
 from carryover.transfer.classify.probe_config import SvmConfig, VocImages
 from carryover.transfer.classify.voc_svm import ClassResult, Split, full, low_shot, normalise, presence

@@ -12,8 +12,8 @@ from sklearn.manifold import TSNE
 
 from carryover.configs import UserError
 from carryover.configs.files import atomic_file, write_atomic
-from carryover.pretrain.claims import Work
-from carryover.pretrain.distributed import barrier, joined
+from carryover.core.formats.claims import Work
+from carryover.core.training.distributed import barrier, joined
 from carryover.transfer.classify import subsets
 from carryover.transfer.classify.data_config import check_data
 from carryover.transfer.classify.frozen import open_frozen

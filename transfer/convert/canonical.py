@@ -7,11 +7,11 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from carryover.configs.formats import release
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import feature_maps
-from carryover.pretrain.canonical import CanonicalMetadata, load_canonical, save_canonical
-from carryover.transfer.checkpoints.canonical import load_backbone
-from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.core.backbones.build import feature_maps
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.inspection import load_backbone
+from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.canonical import CanonicalMetadata, load_canonical, save_canonical
 from carryover.transfer.convert.target import Target, unchanged
 
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from carryover.configs import CarryoverError, UserError, WorkError
 from carryover.configs.keys import nearest
-from carryover.pretrain.provenance import git_revision, library_versions
-from carryover.transfer.checkpoints.architecture import expected_tensors
-from carryover.transfer.checkpoints.canonical import live_backbone
-from carryover.transfer.checkpoints.importers import Fate, Imported, take_backbone
-from carryover.transfer.checkpoints.receipt import (
+from carryover.core.backbones.architecture import expected_tensors
+from carryover.core.backbones.importers import Fate, Imported, take_backbone
+from carryover.core.backbones.inspection import live_backbone
+from carryover.core.backbones.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
+from carryover.core.formats.receipt import (
     STRUCTURE_ONLY,
     CarriedTensor,
     ModelProof,
@@ -22,7 +22,7 @@ from carryover.transfer.checkpoints.receipt import (
     receipt_path,
     write_receipt,
 )
-from carryover.transfer.checkpoints.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
+from carryover.core.training.provenance import git_revision, library_versions
 from carryover.transfer.convert import canonical, detectron2, mmseg, timm, torchvision
 from carryover.transfer.convert.target import Target
 

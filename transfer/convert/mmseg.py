@@ -8,11 +8,11 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import STAGES
-from carryover.pretrain.canonical import CanonicalMetadata, metadata_text
-from carryover.transfer.checkpoints.importers import EMBEDDED_KEY
-from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.core.backbones.build import STAGES
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.importers import EMBEDDED_KEY
+from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
 from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
 from carryover.transfer.segment.mmcv_stub import install
 

@@ -11,9 +11,9 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from carryover.configs import UserError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.canonical import CanonicalMetadata
-from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.canonical import CanonicalMetadata
 
 
 @dataclass(frozen=True)

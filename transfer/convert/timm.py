@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from carryover.configs import UserError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import STAGES
-from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
-from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.core.backbones.build import STAGES
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
 
 

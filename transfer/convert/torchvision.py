@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
 
 from carryover.configs import UserError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import STAGES, ResNet, build_backbone
-from carryover.pretrain.canonical import CanonicalMetadata
-from carryover.transfer.checkpoints.verify import LoadedModel
+from carryover.core.backbones.build import STAGES, ResNet, build_backbone
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.transfer.convert.target import Target, require_plain_resnet, unchanged
 
 
@@ -103,7 +103,7 @@ def _detector_body(state: Mapping[str, Tensor], config: BackboneConfig) -> Loade
 def _settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
     if about.backbone.width > 1:
         return {
-            "class": "carryover.pretrain.backbones.ResNet",
+            "class": "carryover.core.backbones.build.ResNet",
             "arch": about.backbone.arch,
             "width": about.backbone.width,
         }

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from carryover.pretrain.claims import Work
-from carryover.pretrain.distributed import Ranks
+from carryover.core.backbones.source import Source
+from carryover.core.formats.claims import Work
+from carryover.core.training.distributed import Ranks
 from carryover.transfer.detect.config import DetectionConfig
 from carryover.transfer.detect.datasets import DetectionImage
 from carryover.transfer.detect.predictions import ImagePrediction
 from carryover.transfer.detect.splits import Splits
-from carryover.transfer.source import Source
 
 Step = tuple[Any, ...]
 """The arguments that a detector takes for this rank's part of one training step."""
@@ -26,7 +26,7 @@ Step = tuple[Any, ...]
 class Training:
     """One detector training: what is trained, on what, and where its state is kept.
 
-    `work` tells this training from any other (`pretrain.claims`); a state in `out` of other work is refused.
+    `work` tells this training from any other (`core.formats.claims`); other work's state in `out` is refused.
     """
 
     config: DetectionConfig

@@ -14,10 +14,10 @@ from pydantic import (
 )
 
 from carryover.configs import Incidental, Recipe, Section
+from carryover.core.training.solver import ScaledSolver
 from carryover.transfer.detect.defects import DefectPolicy
 from carryover.transfer.detect.model_config import C4Config, FPNConfig
 from carryover.transfer.detect.voc_dataset import VOC_CLASSES
-from carryover.transfer.solver import ScaledSolver
 
 VocSplit = Annotated[str, Field(pattern=r"^((19|20)\d\d/)?[\w.-]+$")]
 """``2007/trainval``: VOC2007/ImageSets/Main/trainval.txt; ``trainval`` where the root is one VOC folder."""

@@ -28,11 +28,12 @@ from torch.utils.data import Dataset
 
 from carryover.configs import UserError
 from carryover.configs.files import write_atomic
-from carryover.pretrain.distributed import Ranks, barrier
-from carryover.pretrain.provenance import host
-from carryover.transfer.checkpoints.architecture import is_counter
-from carryover.transfer.checkpoints.receipt import Receipt, read_receipt, receipt_path
-from carryover.transfer.checkpoints.verify import prove_carried
+from carryover.core.backbones.architecture import is_counter
+from carryover.core.backbones.source import Source
+from carryover.core.backbones.verify import prove_carried
+from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
+from carryover.core.training.distributed import Ranks, barrier
+from carryover.core.training.provenance import host
 from carryover.transfer.convert.conversion import convert
 from carryover.transfer.convert.detectron2 import backbone_tensors
 from carryover.transfer.convert.target import quiet
@@ -45,7 +46,6 @@ from carryover.transfer.detect.detectron2_data import TestInputs, TrainInputs, m
 from carryover.transfer.detect.predictions import ImagePrediction, encode_masks
 from carryover.transfer.detect.splits import Splits
 from carryover.transfer.draws import step_loader
-from carryover.transfer.source import Source
 
 log = logging.getLogger(__name__)
 

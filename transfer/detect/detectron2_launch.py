@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from carryover.configs import CarryoverError, WorkError
-from carryover.pretrain.distributed import rank
-from carryover.pretrain.interrupt import SIGNALS, Interrupted, StopRequest
+from carryover.core.training.distributed import rank
+from carryover.core.training.interrupt import SIGNALS, Interrupted, StopRequest
 from carryover.transfer.detect.config import DetectionConfig
 from carryover.transfer.results import RECORD_NAME, ResultRecord, load_record
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from carryover.pretrain.progress import progress
+from carryover.core.training.progress import progress
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from carryover.pretrain.distributed import sum_over_ranks
+from carryover.core.training.distributed import sum_over_ranks
 
 
 @torch.no_grad()

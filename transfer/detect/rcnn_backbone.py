@@ -11,8 +11,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import STAGES, ResNet
+from carryover.core.backbones.build import STAGES, ResNet
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.detect.model_config import C4Config, FPNConfig, NewNorm, Norm
 
 FPN_STRIDES = (4, 8, 16, 32, 64)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from carryover.pretrain.progress import progress
+from carryover.core.training.progress import progress
 from carryover.transfer.detect.backend import Detector, Training
 from carryover.transfer.detect.datasets import DetectionImage
 from carryover.transfer.detect.predictions import ImagePrediction, encode_masks

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import ResNet
+from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.detect.config import InputConfig
 from carryover.transfer.detect.model_config import C4Config, FPNConfig
 from carryover.transfer.detect.rcnn_backbone import (

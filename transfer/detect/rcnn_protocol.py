@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from carryover.pretrain.checkpoint import previous
-from carryover.pretrain.claims import Work
-from carryover.pretrain.distributed import barrier, joined
-from carryover.pretrain.interrupt import StopRequest
+from carryover.core.backbones.source import open_source
+from carryover.core.formats.claims import Work
+from carryover.core.formats.state import previous
+from carryover.core.training.distributed import barrier, joined
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.iterations import STATE_NAME
 from carryover.transfer.detect.backend import Backend, Detector, Training
 from carryover.transfer.detect.batches import annotated_images
 from carryover.transfer.detect.config import DetectionConfig
@@ -23,11 +25,9 @@ from carryover.transfer.detect.samples import draw_samples
 from carryover.transfer.detect.scores import score
 from carryover.transfer.detect.splits import Splits
 from carryover.transfer.identity import identify
-from carryover.transfer.iterations import STATE_NAME
 from carryover.transfer.outputs import RECIPE_NAME, finished_record, save_weights
 from carryover.transfer.pixels import require_same_pixels
 from carryover.transfer.results import ResultRecord, make_record, write_record
-from carryover.transfer.source import open_source
 
 log = logging.getLogger(__name__)
 

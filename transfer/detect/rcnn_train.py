@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from carryover.configs import WorkError
-from carryover.pretrain.interrupt import StopRequest
-from carryover.pretrain.schedules import warmup_multistep
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.iterations import train
+from carryover.core.training.schedules import warmup_multistep
 from carryover.transfer.detect.backend import Detector, Step, Training
 from carryover.transfer.detect.config import SolverConfig
-from carryover.transfer.iterations import train
 
 _CAUSE = "the learning rate is too high for this batch, or the warm-up too short"
 

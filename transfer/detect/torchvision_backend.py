@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from carryover.configs import UserError
-from carryover.pretrain.distributed import Ranks
+from carryover.core.backbones.source import Source
+from carryover.core.training.distributed import Ranks
 from carryover.transfer.detect.backend import Backend, Step, Training
 from carryover.transfer.detect.batches import Steps, TrainingImages
 from carryover.transfer.detect.config import DetectionConfig, InputConfig, SolverConfig
@@ -22,7 +23,6 @@ from carryover.transfer.detect.rcnn_model import build_detector
 from carryover.transfer.detect.splits import Splits
 from carryover.transfer.detect.transforms import resize_for_test
 from carryover.transfer.draws import step_loader
-from carryover.transfer.source import Source
 
 
 class TestImages(Dataset[Tensor]):

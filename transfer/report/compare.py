@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from carryover.configs import UserError
-from carryover.pretrain.canonical import read_metadata, sha256_file
+from carryover.core.formats.canonical import read_metadata, sha256_file
 from carryover.transfer.report.cells import Cell, build_cell
 from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, collect
 from carryover.transfer.report.naming import metric_name

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from carryover.pretrain.metrics import read_metrics
+from carryover.core.formats.metrics_log import read_metrics
 from carryover.transfer.report.artifacts import artifact
 from carryover.transfer.report.collection import Collection, Pretraining
 

@@ -9,19 +9,19 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from carryover.pretrain.claims import Work
-from carryover.pretrain.distributed import Ranks
-from carryover.pretrain.interrupt import StopRequest
+from carryover.core.backbones.source import Source
+from carryover.core.formats.claims import Work
+from carryover.core.training.distributed import Ranks
+from carryover.core.training.interrupt import StopRequest
 from carryover.transfer.segment.config import SegmentationConfig
 from carryover.transfer.segment.datasets import SegmentationDataset, SegmentationImage
-from carryover.transfer.source import Source
 
 
 @dataclass(frozen=True)
 class Training:
     """One segmenter's training: what is trained, on what, and where its state is kept.
 
-    `work` tells this training from any other (`pretrain.claims`); a state in `out` of other work is refused.
+    `work` tells this training from any other (`core.formats.claims`); other work's state in `out` is refused.
     """
 
     config: SegmentationConfig

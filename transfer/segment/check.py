@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from carryover.pretrain.progress import progress
+from carryover.core.training.progress import progress
 from carryover.transfer.detect.defects import Defect
 from carryover.transfer.detect.image_files import read_size
 from carryover.transfer.segment.datasets import MaskCode, SegmentationImage, decode

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Recipe, Section
+from carryover.core.training.solver import ScaledSolver
 from carryover.transfer.segment.data_config import SegmentationData
 from carryover.transfer.segment.model_config import ModelConfig
-from carryover.transfer.solver import ScaledSolver
 
 Size = tuple[PositiveInt, PositiveInt]
 

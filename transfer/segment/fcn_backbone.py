@@ -4,8 +4,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from carryover.configs import UserError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import ResNet
+from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.config import BackboneConfig
 
 # Dilations of layer3 and layer4, by output stride.
 _DILATIONS = {8: (2, 4), 16: (1, 2), 32: (1, 1)}

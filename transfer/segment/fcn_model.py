@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN
 
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import ResNet
+from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.segment.config import InputConfig
 from carryover.transfer.segment.datasets import IGNORED
 from carryover.transfer.segment.fcn_backbone import dilate, require_segmentable

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from carryover.pretrain.interrupt import StopRequest
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.iterations import train
 from carryover.transfer.draws import step_loader
-from carryover.transfer.iterations import train
 from carryover.transfer.segment.backend import Training
 from carryover.transfer.segment.batches import Steps, TrainingImages
 from carryover.transfer.segment.config import SolverConfig

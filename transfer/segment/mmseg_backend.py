@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from carryover.configs import UserError
-from carryover.pretrain.checkpoint import previous
-from carryover.pretrain.distributed import Ranks, barrier
-from carryover.pretrain.interrupt import StopRequest
-from carryover.transfer.checkpoints.receipt import Receipt, read_receipt, receipt_path
+from carryover.core.backbones.source import Source
+from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
+from carryover.core.formats.state import previous
+from carryover.core.training.distributed import Ranks, barrier
+from carryover.core.training.interrupt import StopRequest
 from carryover.transfer.convert import convert
 from carryover.transfer.segment.backend import Backend, Training
 from carryover.transfer.segment.config import SegmentationConfig
 from carryover.transfer.segment.datasets import SegmentationImage
 from carryover.transfer.segment.mmseg_model import build_model, model_settings, prove
 from carryover.transfer.segment.model_config import UPerNetConfig
-from carryover.transfer.source import Source
 
 BACKBONE_NAME = "backbone.pth"
 

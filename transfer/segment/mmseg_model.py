@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from carryover.configs import WorkError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import ResNet
-from carryover.transfer.checkpoints.receipt import Receipt
-from carryover.transfer.checkpoints.verify import prove_carried
+from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.verify import prove_carried
+from carryover.core.formats.receipt import Receipt
 from carryover.transfer.convert.mmseg import resnet_settings
 from carryover.transfer.convert.target import quiet
 from carryover.transfer.segment.config import SegmentationConfig

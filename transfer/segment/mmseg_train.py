@@ -17,11 +17,11 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from carryover.configs.files import atomic_file
-from carryover.pretrain.checkpoint import FORMAT, previous
-from carryover.pretrain.interrupt import StopRequest
-from carryover.pretrain.progress import progress
+from carryover.core.formats.state import FORMAT, previous
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.iterations import Keeper, Window, step_seed
+from carryover.core.training.progress import progress
 from carryover.transfer.draws import step_loader
-from carryover.transfer.iterations import Keeper, Window, step_seed
 from carryover.transfer.segment.backend import Training
 from carryover.transfer.segment.batches import Steps
 from carryover.transfer.segment.fcn_train import CAUSE

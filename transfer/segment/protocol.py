@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from carryover.pretrain.claims import Work
-from carryover.pretrain.distributed import barrier, joined
-from carryover.pretrain.interrupt import StopRequest
+from carryover.core.backbones.source import open_source
+from carryover.core.formats.claims import Work
+from carryover.core.training.distributed import barrier, joined
+from carryover.core.training.interrupt import StopRequest
 from carryover.transfer.identity import identify
 from carryover.transfer.outputs import RECIPE_NAME, finished_record, save_weights
 from carryover.transfer.pixels import require_same_pixels
@@ -20,7 +21,6 @@ from carryover.transfer.segment.fcn_backbone import require_segmentable
 from carryover.transfer.segment.metrics import as_metrics, scores
 from carryover.transfer.segment.scoring import CONFUSION_NAME, SAMPLES_NAME, test
 from carryover.transfer.segment.splits import Splits
-from carryover.transfer.source import open_source
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import torch
 
 from carryover.configs.files import write_atomic
 from carryover.configs.formats import Format
-from carryover.pretrain.distributed import Ranks, sum_over_ranks
-from carryover.pretrain.progress import progress
+from carryover.core.training.distributed import Ranks, sum_over_ranks
+from carryover.core.training.progress import progress
 from carryover.transfer.segment.datasets import SegmentationDataset, SegmentationImage
 from carryover.transfer.segment.metrics import confusion, scores
 from carryover.transfer.segment.samples import choose, draw_sample

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from carryover.pretrain.checkpoint import previous
-from carryover.pretrain.distributed import Ranks, with_sync_bn
-from carryover.pretrain.interrupt import StopRequest
-from carryover.transfer.checkpoints.verify import prove_tensors
-from carryover.transfer.iterations import STATE_NAME
+from carryover.core.backbones.source import Source
+from carryover.core.backbones.verify import prove_tensors
+from carryover.core.formats.state import previous
+from carryover.core.training.distributed import Ranks, with_sync_bn
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.iterations import STATE_NAME
 from carryover.transfer.segment import fcn_infer
 from carryover.transfer.segment.backend import Backend, Training
 from carryover.transfer.segment.config import SegmentationConfig
@@ -20,7 +21,6 @@ from carryover.transfer.segment.datasets import SegmentationImage
 from carryover.transfer.segment.fcn_model import DilatedFCN, build_segmenter
 from carryover.transfer.segment.fcn_train import train_segmenter
 from carryover.transfer.segment.model_config import FCNConfig
-from carryover.transfer.source import Source
 
 
 @dataclass

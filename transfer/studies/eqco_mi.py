@@ -41,8 +41,8 @@ class ComparedBound:
 
 def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: str) -> None:
     """Compute EqCo's Table 5, print it beside the published one, and write it to `out` as csv and md."""
-    from carryover.pretrain.progress import progress
-    from carryover.pretrain.provenance import git_revision
+    from carryover.core.training.progress import progress
+    from carryover.core.training.provenance import git_revision
     from carryover.pretrain.studies.mutual_information import ToyProtocol, eqco_table
 
     make(out)

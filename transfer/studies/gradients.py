@@ -53,7 +53,7 @@ def gradients(asked: Asked, out: Path | None, command: str) -> None:
     if asked.images is not None:
         earlier, batch = _embedded(asked, asked.images)
     else:
-        from carryover.transfer.shapes import write_shapes
+        from carryover.core.data.shapes.write import write_shapes
 
         with tempfile.TemporaryDirectory() as folder:
             count = max(2 * asked.batch_size, 32)
@@ -140,9 +140,9 @@ def _embedded(asked: Asked, root: Path) -> "tuple[TwoViews, TwoViews]":
     """Two views each of two batches of images, embedded by the common network as it would in training."""
     import torch
 
-    from carryover.pretrain.backbone_config import BackboneConfig
-    from carryover.pretrain.backbones import build_backbone
-    from carryover.pretrain.data import Loader, build_dataset
+    from carryover.core.backbones.build import build_backbone
+    from carryover.core.backbones.config import BackboneConfig
+    from carryover.core.data.prepared import Loader, build_dataset
     from carryover.pretrain.heads import Encoder, build_projector
     from carryover.pretrain.studies.gradients import TwoViews
 
@@ -152,7 +152,7 @@ def _embedded(asked: Asked, root: Path) -> "tuple[TwoViews, TwoViews]":
         backbone: torch.nn.Module = build_backbone(BackboneConfig(arch="resnet18"))
         width = 512
     else:
-        from carryover.transfer.checkpoints.canonical import load_backbone
+        from carryover.core.backbones.inspection import load_backbone
 
         backbone, about = load_backbone(asked.checkpoint)
         width = int(getattr(backbone, "feature_dim"))  # noqa: B009 (Module's attributes are untyped)

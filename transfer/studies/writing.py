@@ -44,7 +44,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def provenance_line(seed: int, seconds: float) -> str:
     """Date, seed, wall time, machine, torch and the code's revision."""
-    from carryover.pretrain import provenance
+    from carryover.core.training import provenance
 
     torch = dict(provenance.library_versions())["torch"]
     return (

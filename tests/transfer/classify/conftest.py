@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.core.backbones.config import BackboneConfig
 from tests.transfer.classify.samples import write_checkpoint, write_images
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone
-from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 
 CLASSES = ["ant", "bee", "cow", "dog", "eel", "fox"]
 SIDE = 32

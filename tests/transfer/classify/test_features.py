@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone, feature_maps
-from carryover.pretrain.data import Dataset, EvaluationLoader, build_dataset
-from carryover.pretrain.data_config import DataConfig
-from carryover.pretrain.distributed import Ranks
+from carryover.core.backbones.build import build_backbone, feature_maps
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.data.config import DataConfig
+from carryover.core.data.prepared import Dataset, EvaluationLoader, build_dataset
+from carryover.core.training.distributed import Ranks
 from carryover.transfer.classify.data_config import ImageConfig
 from carryover.transfer.classify.depths import pooled
 from carryover.transfer.classify.features import FeatureSet, Request, digest, stored_features

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import carryover.transfer.config  # noqa: F401 (registers the recipes)
 from carryover.configs import UserError, load
-from carryover.pretrain.canonical import load_canonical
-from carryover.pretrain.interrupt import Interrupted
+from carryover.core.formats.canonical import load_canonical
+from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.classify import finetune_train
 from carryover.transfer.classify.config import FinetuneConfig
 from carryover.transfer.classify.finetune import evaluate

@@ -15,9 +15,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import carryover.transfer.config  # noqa: F401 (registers the recipes)
 from carryover.configs import UserError, load
-from carryover.pretrain.canonical import load_canonical
-from carryover.pretrain.interrupt import Interrupted
-from carryover.pretrain.metrics import read_metrics
+from carryover.core.formats.canonical import load_canonical
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.classify import knn, linear, linear_train, svm, tsne
 from carryover.transfer.results import Metric, ResultRecord
 from tests.transfer.classify.samples import CLASSES

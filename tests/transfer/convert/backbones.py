@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone
-from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 
 
 def write_backbone(

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.canonical import CanonicalMetadata, load_canonical, sha256_file
-from carryover.transfer.checkpoints.canonical import load_backbone
-from carryover.transfer.checkpoints.importers import import_checkpoint
-from carryover.transfer.checkpoints.receipt import read_receipt, receipt_path
-from carryover.transfer.checkpoints.verify import prove_carried
+from carryover.core.backbones.importers import import_checkpoint
+from carryover.core.backbones.inspection import load_backbone
+from carryover.core.backbones.verify import prove_carried
+from carryover.core.formats.canonical import CanonicalMetadata, load_canonical, sha256_file
+from carryover.core.formats.receipt import read_receipt, receipt_path
 from carryover.transfer.convert import SUFFIXES, TARGETS, convert
 from carryover.transfer.convert.target import Target
-from tests.transfer.checkpoints.layouts import moco_v1
+from tests.core.backbones.layouts import moco_v1
 from tests.transfer.convert.backbones import write_backbone
 
 NAMES = ["torchvision", "detectron2", "timm", pytest.param("mmseg", marks=pytest.mark.mmseg)]

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from carryover.configs import WorkError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.canonical import CanonicalMetadata, load_canonical
-from carryover.transfer.checkpoints.architecture import expected_tensors
-from carryover.transfer.checkpoints.canonical import load_backbone
-from carryover.transfer.checkpoints.importers import import_checkpoint
-from carryover.transfer.checkpoints.receipt import read_receipt
-from carryover.transfer.checkpoints.verify import probe, prove_carried
+from carryover.core.backbones.architecture import expected_tensors
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.importers import import_checkpoint
+from carryover.core.backbones.inspection import load_backbone
+from carryover.core.backbones.verify import probe, prove_carried
+from carryover.core.formats.canonical import CanonicalMetadata, load_canonical
+from carryover.core.formats.receipt import read_receipt
 from carryover.transfer.convert import TARGETS, convert
 from carryover.transfer.convert import detectron2 as ours
-from tests.transfer.checkpoints.test_naming import replaced
+from tests.core.backbones.test_naming import replaced
 from tests.transfer.convert.backbones import write_backbone
 
 pytestmark = pytest.mark.detectron2

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from carryover.transfer.shapes import write_shapes
+from carryover.core.data.shapes.write import write_shapes
 from tests.transfer.convert.backbones import write_backbone
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.detect.config import DetectionConfig
 from carryover.transfer.detect.detectron2_config import Surroundings, build_cfg
 from carryover.transfer.detect.model_config import C4Config, FPNConfig

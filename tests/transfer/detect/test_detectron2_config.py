@@ -8,7 +8,7 @@ import pytest
 
 import carryover.transfer.config  # noqa: F401 (registers the kind)
 from carryover.configs import load
-from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.detect.detectron2_config import Surroundings, build_cfg, norm_in_words, settings
 from tests.transfer.detect.test_detection_config import PUBLISHED
 

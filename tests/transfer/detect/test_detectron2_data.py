@@ -10,13 +10,13 @@ from PIL import Image
 
 import carryover.transfer.config  # noqa: F401 (registers the kind)
 from carryover.configs import WorkError, load
-from carryover.pretrain.backbone_config import BackboneConfig
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.data.shapes.write import write_shapes
 from carryover.transfer.detect.batches import annotated_images
 from carryover.transfer.detect.datasets import to_rle
 from carryover.transfer.detect.detectron2_config import Surroundings, build_cfg
 from carryover.transfer.detect.splits import read_splits
 from carryover.transfer.draws import Draw
-from carryover.transfer.shapes import write_shapes
 
 pytestmark = pytest.mark.detectron2
 

@@ -9,16 +9,16 @@ import torch
 
 import carryover.transfer.config  # noqa: F401 (registers the kind)
 from carryover.configs import WorkError, load
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import feature_maps
-from carryover.pretrain.canonical import sha256_file
-from carryover.pretrain.distributed import Ranks
-from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.core.backbones.build import feature_maps
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.inspection import load_backbone
+from carryover.core.backbones.source import Source
+from carryover.core.formats.canonical import sha256_file
+from carryover.core.training.distributed import Ranks
 from carryover.transfer.detect.backend import Training
 from carryover.transfer.detect.batches import annotated_images
 from carryover.transfer.detect.splits import read_splits
-from carryover.transfer.source import Source
-from tests.transfer.checkpoints.manifests import manifest
+from tests.core.backbones.manifests import manifest
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect.test_detection_config import PUBLISHED
 

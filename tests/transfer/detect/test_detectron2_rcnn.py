@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.interrupt import Interrupted
-from carryover.pretrain.metrics import read_metrics
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.convert.detectron2 import TARGET
 from carryover.transfer.detect.detectron2_rcnn import evaluate
 from carryover.transfer.detect.predictions_file import read_predictions
@@ -218,7 +218,7 @@ class TestWithoutDetectron2:
 
     def test_the_recipe_alone_imports_neither_torch_nor_detectron2(self):
         program = (
-            "import sys, transfer.config, transfer.detect.detectron2_rcnn; from configs import load;"
+            "import sys, carryover.transfer.config, carryover.transfer.detect.detectron2_rcnn; from carryover.configs import load;"
             "load('transfer', 'coco_fpn_1x', ['backend=detectron2']);"
             "print('torch' in sys.modules, 'detectron2' in sys.modules)"
         )

@@ -6,8 +6,8 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone, feature_maps
+from carryover.core.backbones.build import build_backbone, feature_maps
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.detect.config import InputConfig
 from carryover.transfer.detect.model_config import C4Config, C4RPNConfig, FPNConfig, FPNRPNConfig, ROIConfig
 from carryover.transfer.detect.rcnn_backbone import assert_carried

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.detect.config import InputConfig
 from carryover.transfer.detect.model_config import C4Config, C4RPNConfig, FPNConfig, FPNRPNConfig, ROIConfig
 from carryover.transfer.detect.rcnn_masks import paste_masks

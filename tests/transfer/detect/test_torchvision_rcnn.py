@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.interrupt import Interrupted
-from carryover.pretrain.metrics import read_metrics
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.detect.predictions_file import read_predictions
 from carryover.transfer.detect.scores import score
 from carryover.transfer.detect.splits import read_splits
@@ -93,8 +93,8 @@ def test_killed_and_resumed_equals_undisturbed(finished, shapes, checkpoint, tmp
     out = tmp_path / "run"
     overrides = runs.overrides(shapes, "checkpoints=3")
     program = (
-        "import sys, pathlib, transfer.config; from configs import load;"
-        "from transfer.detect.torchvision_rcnn import evaluate;"
+        "import sys, pathlib, carryover.transfer.config; from carryover.configs import load;"
+        "from carryover.transfer.detect.torchvision_rcnn import evaluate;"
         "evaluate(load('transfer', 'demo_faster_fpn', sys.argv[3:]), *map(pathlib.Path, sys.argv[1:3]))"
     )
     arguments = [sys.executable, "-c", program, str(checkpoint), str(out), *overrides]
@@ -161,8 +161,8 @@ class TestTwoProcesses:
 class TestBadInput:
     def test_missing_root_is_told_before_torch_is_imported(self, checkpoint, tmp_path):
         program = (
-            "import sys, pathlib, transfer.config; from configs import load, UserError;"
-            "from transfer.detect.torchvision_rcnn import evaluate;"
+            "import sys, pathlib, carryover.transfer.config; from carryover.configs import load, UserError;"
+            "from carryover.transfer.detect.torchvision_rcnn import evaluate;"
             "recipe = load('transfer', 'voc07_c4', ['data.root=/no/such/place'])\n"
             "try: evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
             "except UserError as error: print(error); print('torch' in sys.modules)"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from carryover.configs import UserError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.canonical import CanonicalMetadata, save_canonical
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 from carryover.transfer.report.compare import compare
 from carryover.transfer.report.statistics import welch
 from carryover.transfer.results import write_record

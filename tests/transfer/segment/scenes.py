@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 import carryover.transfer.config  # noqa: F401 (registers the kind)
 from carryover.configs import load
-from carryover.transfer.shapes import write_shapes
+from carryover.core.data.shapes.write import write_shapes
 
 CLASSES = ["background", "disk", "star", "triangle", "cross"]
 # A segmenter of a second: for what the tests are about, its size does not matter.

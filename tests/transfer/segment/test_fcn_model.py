@@ -6,8 +6,8 @@ from torch import nn
 from torchvision.models.segmentation import fcn_resnet50
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.backbone_config import BackboneConfig
-from carryover.pretrain.backbones import build_backbone, feature_maps
+from carryover.core.backbones.build import build_backbone, feature_maps
+from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.segment.config import SolverConfig
 from carryover.transfer.segment.datasets import IGNORED
 from carryover.transfer.segment.fcn_backbone import dilate, require_segmentable

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from carryover.configs import UserError, WorkError, load
-from carryover.pretrain.interrupt import Interrupted
-from carryover.pretrain.metrics import read_metrics
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.segment.mmcv_stub import install
 from carryover.transfer.segment.mmseg_fcn import evaluate
 from tests.transfer.segment.scenes import CLASSES, overrides, recipe
@@ -120,7 +120,7 @@ class TestProof:
 
     @pytest.fixture
     def parts(self, root, checkpoint, tmp_path):
-        from carryover.pretrain.backbone_config import BackboneConfig
+        from carryover.core.backbones.config import BackboneConfig
         from carryover.transfer.convert import convert
         from carryover.transfer.segment.mmcv_stub import install
         from carryover.transfer.segment.mmseg_model import model_settings
@@ -159,7 +159,7 @@ class TestProof:
 
 
 def test_several_processes_without_gpus_are_refused():
-    from carryover.pretrain.distributed import Ranks
+    from carryover.core.training.distributed import Ranks
     from carryover.transfer.segment.mmseg_backend import MMSEG
 
     with pytest.raises(UserError, match="on GPUs only"):
@@ -167,7 +167,7 @@ def test_several_processes_without_gpus_are_refused():
 
 
 def test_upernet_with_one_image_a_step_is_refused():
-    from carryover.pretrain.distributed import Ranks
+    from carryover.core.training.distributed import Ranks
     from carryover.transfer.segment.mmseg_backend import MMSEG
 
     config = load("transfer", "upernet_r50_ade20k", ["solver.ims_per_batch=1"])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from carryover.pretrain.backbones import feature_maps
-from carryover.transfer.checkpoints.canonical import load_backbone
+from carryover.core.backbones.build import feature_maps
+from carryover.core.backbones.inspection import load_backbone
 from carryover.transfer.segment.datasets import IGNORED
 from carryover.transfer.segment.fcn_backbone import dilate
 from carryover.transfer.segment.fcn_infer import slide

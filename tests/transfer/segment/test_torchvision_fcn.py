@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from carryover.configs import UserError, WorkError
-from carryover.pretrain.interrupt import Interrupted
-from carryover.pretrain.metrics import read_metrics
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.segment import fcn_train
 from carryover.transfer.segment.metrics import as_metrics, scores
 from carryover.transfer.segment.torchvision_fcn import evaluate
@@ -141,8 +141,8 @@ def test_two_processes_do_one_processs_step_and_share_testing(root, checkpoint, 
 class TestBadInput:
     def test_missing_root_is_told_before_torch_is_imported(self, checkpoint, tmp_path):
         program = (
-            "import sys, pathlib, transfer.config; from configs import load, UserError;"
-            "from transfer.segment.torchvision_fcn import evaluate;"
+            "import sys, pathlib, carryover.transfer.config; from carryover.configs import load, UserError;"
+            "from carryover.transfer.segment.torchvision_fcn import evaluate;"
             "recipe = load('transfer', 'fcn_r50_voc2012aug', ['data.root=/no/such/place'])\n"
             "try: evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
             "except UserError as error: print(error); print('torch' in sys.modules)"

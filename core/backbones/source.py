@@ -1,0 +1,51 @@
+"""The checkpoint that an evaluation is of: opened once, hashed as it was loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from carryover.configs import UserError
+from carryover.core.backbones.inspection import load_backbone
+from carryover.core.formats.canonical import CanonicalMetadata, backbone_digest, sha256_file
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint as it was loaded.
+
+    Attributes
+    ----------
+    sha256
+        Of the file.
+    digest
+        Of what the backbone computes (`core.formats.canonical.backbone_digest`).
+    backbone
+        The network, in float32 on the CPU, in training mode.
+    """
+
+    path: Path
+    sha256: str
+    digest: str
+    backbone: nn.Module
+    metadata: CanonicalMetadata
+
+
+def open_source(path: Path) -> Source:
+    """Load a checkpoint for an evaluation.
+
+    Raises UserError for a missing or unfit file, and for one that was replaced while it was being read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    before = _stamp(path)
+    backbone, metadata = load_backbone(path)
+    sha256 = sha256_file(path)
+    if _stamp(path) != before:
+        raise UserError(f"{path}: was replaced while it was being read; run again when it is whole")
+    return Source(path, sha256, backbone_digest(backbone.state_dict(), metadata), backbone, metadata)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,139 @@
+"""A digest of a data set as it lies on disk: mended data are other data, wherever they lie."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from carryover.core.data.config import DataConfig
+
+# Waiting is for the file server, and can be done side by side.
+_THREADS = 16
+_READ_WHOLE_BYTES = 256 * 2**20
+"""Images that take no more than this together count with their contents, more of them with their sizes."""
+# Of these a mended picture usually has the size of the old one.
+_UNCOMPRESSED = frozenset({".bmp", ".npy", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"})
+_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"}) | _UNCOMPRESSED
+_CIFAR_FILES = {
+    "cifar10": ("cifar-10-batches-py", "data_batch_*", "test_batch", "batches.meta"),
+    "cifar100": ("cifar-100-python", "train", "test", "meta"),
+}
+
+Named = tuple[str, Path]
+"""A file, and the name by which the data set knows it: no part of where the data set lies."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is read of a data set.
+
+    Attributes
+    ----------
+    texts
+        Annotations, lists and masks, which count with their contents.
+    images
+        Pictures.
+    """
+
+    texts: tuple[Named, ...] = ()
+    images: tuple[Named, ...] = ()
+
+    def __add__(self, other: "Contents") -> "Contents":
+        return Contents(self.texts + other.texts, self.images + other.images)
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of names and contents; of images their sizes where they are many.
+
+        A file that is missing counts as missing: what is wrong with the data set is said by its reader.
+        """
+        sizes = dict(zip(self.images, _in_threads(_size, (path for _, path in self.images)), strict=True))
+        whole = sum(sizes.values()) <= _READ_WHOLE_BYTES
+        read = [*self.texts, *(i for i in self.images if whole or i[1].suffix.lower() in _UNCOMPRESSED)]
+        contents = dict(zip(read, _in_threads(_sha256, (path for _, path in read)), strict=True))
+        rows = sorted(
+            {
+                (name, contents.get((name, path)) or sizes[name, path])
+                for name, path in (*self.texts, *self.images)
+            },
+            key=repr,
+        )
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def data_digest(data: DataConfig) -> str | None:
+    """Return the digest of the images (and labels) that `data` chooses from; None where there are none."""
+    if data.root is None or not data.root.expanduser().is_dir():
+        return None
+    return contents_of(data).digest()
+
+
+def contents_of(data: DataConfig) -> Contents:
+    """List the files of one split of a data set of images."""
+    assert data.root is not None
+    root = data.root.expanduser()
+    if data.kind in _CIFAR_FILES:
+        folder, *patterns = _CIFAR_FILES[data.kind]
+        found = sorted({path for pattern in patterns for path in (root / folder).glob(pattern)})
+        return Contents(texts=tuple((path.name, path) for path in found))
+    if data.kind == "list":
+        assert data.list_file is not None
+        return listed(root, data.list_file)
+    if data.kind == "tiny_imagenet":
+        texts = (
+            () if data.split == "train" else (("val_annotations.txt", root / "val" / "val_annotations.txt"),)
+        )
+        return Contents(texts, tuple(images_below(root / data.split)))
+    folder_of_split = root / data.split
+    return Contents(images=tuple(images_below(folder_of_split if folder_of_split.is_dir() else root)))
+
+
+def listed(root: Path, list_file: Path) -> Contents:
+    """List what a file of ``path[ label]`` lines names, relative to `root`."""
+    file = list_file.expanduser()
+    file = file if file.is_file() else root / file
+    names = []
+    for line in _text(file).splitlines():
+        before, _, last = line.strip().rpartition("\t" if "\t" in line else " ")
+        names.append(before.strip() if before.strip() and last.strip().isdecimal() else line.strip())
+    return Contents((("list", file),), tuple((name, root / name) for name in names if name))
+
+
+def images_below(folder: Path, prefix: str = "") -> Iterator[Named]:
+    """Yield the pictures below a folder by their names relative to it; hidden files are none."""
+    for directory, below, files in os.walk(folder, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        at = os.path.relpath(directory, folder)
+        for name in sorted(files):
+            if Path(name).suffix.lower() in _IMAGES and not name.startswith("."):
+                yield prefix + (name if at == "." else f"{at}/{name}"), Path(directory, name)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "missing"
+
+
+def _in_threads(function: Callable[[Path], Any], paths: Iterable[Path]) -> list[Any]:
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(function, paths, chunksize=64))

@@ -1,0 +1,331 @@
+"""Batches: which images each rank sees at each step, and their views, as a function of the seed alone."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from carryover.configs import UserError
+from carryover.core.data.augment import draw_view
+from carryover.core.data.config import AugmentConfig
+from carryover.core.data.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
+from carryover.core.data.draws import keys, permutation
+from carryover.core.data.views import batch_views, centre_view, image_views
+from carryover.core.training.interrupt import outlive_signals
+
+log = logging.getLogger(__name__)
+
+# What a key is for, so that the order of images and their views draw from different sequences.
+_ORDER, _VIEWS, _WHOLE = range(3)
+# Widest view for which whole batches are faster than single images on a CPU (benchmarks/augment.py).
+_BATCHED_UP_TO = 128
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's images of one step.
+
+    Attributes
+    ----------
+    index
+        Their places in the data set, int64 (b,).
+    views
+        One normalised float32 tensor (b, 3, H, W) a view, in the order of `AugmentConfig.view_list`.
+    label
+        Their classes, int64 (b,); None: the data set has none.
+    """
+
+    index: Tensor
+    views: list[Tensor]
+    label: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The images of one batch; `epoch` seeds their random views, None asks for the test view."""
+
+    indices: NDArray[np.int64]
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A batch before normalisation: views are uint8, or float32 in [0, 1]; `unreadable` was passed over."""
+
+    index: Tensor
+    views: list[Tensor]
+    label: Tensor | None
+    unreadable: list[str]
+
+    def pin_memory(self) -> "_Made":
+        """Called by torch's DataLoader, so that copies to the GPU need not wait."""
+        label = None if self.label is None else self.label.pin_memory()
+        views = [v.pin_memory() for v in self.views]
+        return _Made(self.index.pin_memory(), views, label, self.unreadable)
+
+
+class _ImageMaker:
+    """Makes batches image by image; lives in the loader's processes."""
+
+    def __init__(self, dataset: Dataset, augment: AugmentConfig, seed: int) -> None:
+        self._dataset, self._augment, self._seed = dataset, augment, seed
+        self._labels = None if dataset.labels is None else np.asarray(dataset.labels)
+
+    def __getitem__(self, request: _Request) -> _Made | UserError:
+        try:
+            read = [read_or_next(self._dataset, int(i)) for i in request.indices]
+        except UserError as error:
+            # Raised here it would reach the main process wrapped in a traceback.
+            return error
+        images = [image for image, _, _ in read]
+        shown = np.array([at for _, at, _ in read])
+        label = None if self._labels is None else torch.from_numpy(self._labels[shown])
+        unreadable = [reason for _, _, reasons in read for reason in reasons]
+        return _Made(torch.from_numpy(request.indices), self._views(images, request), label, unreadable)
+
+    def _views(self, images: list[Tensor], request: _Request) -> list[Tensor]:
+        if request.epoch is None:
+            return [torch.stack([centre_view(image, self._augment.test_view) for image in images])]
+        height, width = np.array([image.shape[1:] for image in images]).T
+        views = []
+        for number, config in enumerate(self._augment.view_list):
+            key = keys(self._seed, _VIEWS, request.epoch, request.indices, number)
+            views.append(image_views(images, config, draw_view(config, key, height, width)))
+        return views
+
+
+class _BatchMaker:
+    """Makes whole batches of a decoded data set, on the device that they are needed on."""
+
+    def __init__(
+        self, dataset: MemoryImages, augment: AugmentConfig, seed: int, device: torch.device
+    ) -> None:
+        self._pixels, self._augment, self._seed, self._device = dataset.pixels, augment, seed, device
+        self._labels = None if dataset.labels is None else torch.tensor(dataset.labels)
+
+    def __getitem__(self, request: _Request) -> _Made:
+        index = torch.from_numpy(request.indices)
+        images = self._pixels[index].to(self._device, non_blocking=True)
+        label = None if self._labels is None else self._labels[index]
+        return _Made(index, self._views(images, request), label, [])
+
+    def _views(self, images: Tensor, request: _Request) -> list[Tensor]:
+        if request.epoch is None:
+            return [centre_view(images, self._augment.test_view)]
+        b, _, height, width = images.shape
+        heights, widths = np.full(b, height), np.full(b, width)
+        views = []
+        for number, config in enumerate(self._augment.view_list):
+            key = keys(self._seed, _VIEWS, request.epoch, request.indices, number)
+            views.append(batch_views(images, config, draw_view(config, key, heights, widths)))
+        return views
+
+
+class _Source:
+    """Turns requests into batches: here, or in `workers` processes that outlive an epoch."""
+
+    def __init__(
+        self, dataset: Dataset, augment: AugmentConfig, seed: int, workers: int, device: torch.device | None
+    ) -> None:
+        self._device = device or torch.device("cpu")
+        self._limit = dataset.max_unreadable
+        self._unreadable: set[str] = set()
+        mean, std = torch.tensor(augment.mean), torch.tensor(augment.std)
+        self._scale = (1 / std).view(3, 1, 1).to(self._device)
+        self._shift = (-mean / std).view(3, 1, 1).to(self._device)
+        self._queue: list[_Request] = []
+        self._maker: _ImageMaker | _BatchMaker
+        self._loader: DataLoader[_Made] | None = None
+        if _is_batched(dataset, augment, self._device):
+            assert isinstance(dataset, MemoryImages)
+            self._maker = _BatchMaker(dataset, augment, seed, self._device)
+            return
+        self._maker = _ImageMaker(dataset, augment, seed)
+        if workers:
+            self._loader = DataLoader(
+                self._maker,  # type: ignore[arg-type]
+                sampler=_Queue(self._queue),
+                batch_size=None,
+                collate_fn=_unchanged,  # type: ignore[arg-type]
+                num_workers=workers,
+                persistent_workers=True,
+                prefetch_factor=4,
+                pin_memory=self._device.type == "cuda",
+                # Its own, so that loading takes nothing from torch's global generator.
+                generator=torch.Generator().manual_seed(seed),
+                worker_init_fn=outlive_signals,
+            )
+
+    def batches(self, requests: Sequence[_Request]) -> Iterator[Batch]:
+        """Yield the batch of each request, in order."""
+        self._queue[:] = requests
+        made: Iterable[_Made | UserError]
+        made = self._loader if self._loader is not None else (self._maker[r] for r in requests)
+        for one in made:
+            if isinstance(one, UserError):
+                raise one
+            self._count(one.unreadable)
+            yield self._finished(one)
+
+    def _finished(self, made: _Made) -> Batch:
+        views = []
+        for view in made.views:
+            on_device = view.to(self._device, non_blocking=True)
+            # In place: a large tensor is dearer to allocate than to fill.
+            in_floats = on_device if on_device.is_floating_point() else on_device.float().mul_(1 / 255)
+            views.append(in_floats.mul_(self._scale).add_(self._shift))
+        label = None if made.label is None else made.label.to(self._device, non_blocking=True)
+        return Batch(made.index.to(self._device, non_blocking=True), views, label)
+
+    def _count(self, unreadable: list[str]) -> None:
+        for reason in unreadable:
+            if reason in self._unreadable:
+                continue
+            self._unreadable.add(reason)
+            if len(self._unreadable) > self._limit:
+                raise UserError(too_many_unreadable(sorted(self._unreadable), self._limit))
+            log.warning(
+                "unreadable image %d (%d tolerated), the next one is shown in its place: %s",
+                len(self._unreadable),
+                self._limit,
+                reason,
+            )
+
+
+class Loader:
+    """The random views of a training, epoch by epoch.
+
+    A sample's views depend on (seed, epoch, index, view) alone, and the global batches on (seed, epoch)
+    alone: rank r of `world` gets the r-th part of each. Any number of workers and a resumed epoch give the
+    same batches.
+
+    Parameters
+    ----------
+    batch_size
+        Images of one batch on this rank.
+    workers
+        Loading processes; a data set that is kept decoded needs none and starts none.
+    drop_last
+        Leave out the images that do not fill a last global batch.
+    device
+        Where batches are wanted; None: the CPU.
+
+    Raises
+    ------
+    UserError
+        When a global batch has more images than the data set, or the backend asked for cannot be had.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: AugmentConfig,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        drop_last: bool = True,
+        device: torch.device | None = None,
+    ) -> None:
+        self._images, self._batch, self._seed = len(dataset), batch_size * world, seed
+        self._rank, self._world, self._drop_last = rank, world, drop_last
+        if self._images < self._batch and drop_last:
+            raise UserError(
+                f"batch_size {self._batch} is more than the {self._images} images of the data set"
+            )
+        self._source = _Source(dataset, augment, seed, workers, device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, the same on every rank."""
+        return self._images // self._batch if self._drop_last else -(-self._images // self._batch)
+
+    @property
+    def steps_of_whole(self) -> int:
+        """Batches of `whole`."""
+        return -(-self._images // self._batch)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from step `start_step` on."""
+        order = permutation(self._images, self._seed, _ORDER, epoch)
+        steps = range(start_step, self.steps_per_epoch)
+        return self._batches(order, [step * self._batch for step in steps], epoch)
+
+    def whole(self) -> Iterator[Batch]:
+        """Yield every image once in the test view, in random order, for a pass under batch statistics.
+
+        Every batch is full, as batch statistics and collectives need it: the last one begins early enough,
+        and repeats images of the one before. Folders lie class by class, so the order is random.
+        """
+        order = permutation(self._images, self._seed, _WHOLE)
+        starts = [min(s, self._images - self._batch) for s in range(0, self._images, self._batch)]
+        return self._batches(order, starts, None)
+
+    def _batches(self, order: NDArray[np.int64], starts: Sequence[int], epoch: int | None) -> Iterator[Batch]:
+        requests = []
+        for start in starts:
+            of_all = order[start : start + self._batch]
+            requests.append(_Request(np.array_split(of_all, self._world)[self._rank], epoch))
+        return self._source.batches(requests)
+
+
+class EvaluationLoader:
+    """The test view of every image, in order, the last batch as small as it comes out.
+
+    Rank r of `world` gets the r-th contiguous part of the data set. Parameters as `Loader`'s.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: AugmentConfig,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        own = np.array_split(np.arange(len(dataset)), world)[rank]
+        self._requests = [_Request(own[i : i + batch_size], None) for i in range(0, len(own), batch_size)]
+        self._source = _Source(dataset, augment, 0, workers, device)
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._source.batches(self._requests)
+
+
+class _Queue:
+    """The requests of the epoch at hand, for torch's DataLoader."""
+
+    def __init__(self, requests: list[_Request]) -> None:
+        self._requests = requests
+
+    def __iter__(self) -> Iterator[_Request]:
+        return iter(list(self._requests))
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+
+def _unchanged(made: _Made) -> _Made:
+    return made
+
+
+def _is_batched(dataset: Dataset, augment: AugmentConfig, device: torch.device) -> bool:
+    in_memory = isinstance(dataset, MemoryImages)
+    if augment.backend == "batched" and not in_memory:
+        raise UserError(
+            "augment.backend: batched needs a data set that is kept decoded: images of one size"
+            " (data.resize=SIDE makes them so), no larger together than data.cache_gib"
+        )
+    widest = max(view.size for view in augment.view_list)
+    small = widest <= _BATCHED_UP_TO or device.type == "cuda"
+    return augment.backend == "batched" or (augment.backend == "auto" and in_memory and small)

@@ -1,0 +1,127 @@
+"""The data of a pretraining: `build_dataset` opens, checks and caches it, `Loader` makes its batches."""
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from carryover.configs import UserError
+from carryover.core.data.config import DataConfig
+from carryover.core.data.datasets import (
+    Dataset,
+    FileImages,
+    MemoryImages,
+    named,
+    read_or_next,
+    subset,
+    too_many_unreadable,
+)
+from carryover.core.data.images import check_header, check_pixels
+from carryover.core.data.layouts import open_layout
+from carryover.core.data.loader import Batch, EvaluationLoader, Loader
+from carryover.core.training.distributed import rank, world_size
+
+__all__ = ["Batch", "Dataset", "EvaluationLoader", "Loader", "build_dataset", "open_dataset", "prepare"]
+
+log = logging.getLogger(__name__)
+
+_THREADS = min(16, (os.cpu_count() or 1) * 2)
+_PROBED = 64
+_BLOCK = 64
+
+
+def build_dataset(config: DataConfig) -> Dataset:
+    """Open a data set, draw its subset, report unreadable images by path, and keep it decoded if it is small.
+
+    N is the number of images found, readable or not: an unreadable image's place shows the next readable one.
+    Several ranks share the check; each keeps its own decoded copy.
+
+    Raises UserError naming the path and the layout expected there, or the images that cannot be read.
+    """
+    return prepare(open_dataset(config), config)
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Open a data set and draw its subset; no image is looked at yet.
+
+    Raises UserError naming the path and the layout expected there.
+    """
+    dataset = open_layout(config)
+    return dataset if config.subset is None else subset(dataset, config.subset)
+
+
+def prepare(dataset: Dataset, config: DataConfig) -> Dataset:
+    """Report unreadable images by path, and keep the data set decoded if it is small.
+
+    Raises UserError naming the images that cannot be read.
+    """
+    if isinstance(dataset, FileImages):
+        if config.check != "none":
+            _report_unreadable(dataset, config)
+        dataset = _decoded(dataset, config) or dataset
+    return dataset
+
+
+def _report_unreadable(dataset: FileImages, config: DataConfig) -> None:
+    check: Callable[[Path], str | None] = check_header if config.check == "header" else check_pixels
+    paths = dataset.paths[rank() :: world_size()]
+
+    def check_block(start: int) -> list[str]:
+        return [reason for path in paths[start : start + _BLOCK] if (reason := check(path)) is not None]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        reasons = [r for block in pool.map(check_block, range(0, len(paths), _BLOCK)) for r in block]
+    if len(reasons) > config.max_unreadable or (reasons and len(reasons) == len(paths)):
+        raise UserError(too_many_unreadable(reasons, config.max_unreadable, of=len(paths)))
+    if reasons:
+        log.warning("%d of %d images cannot be read:\n  %s", len(reasons), len(paths), named(reasons))
+
+
+def _decoded(dataset: FileImages, config: DataConfig) -> MemoryImages | None:
+    """Decode the data set into memory; None when it is too large, or its images differ in size."""
+    n = len(dataset)
+    probes = {_size(dataset, i) for i in range(0, n, max(1, n // _PROBED))} - {None}
+    if len(probes) != 1:
+        return None
+    (size,) = probes
+    assert size is not None
+    if n * 3 * size[0] * size[1] > config.cache_gib * 2**30:
+        return None
+    pixels = torch.empty((n, 3, *size), dtype=torch.uint8)
+    shown = list(range(n))
+    failures: set[str] = set()
+
+    def decode(index: int) -> bool:
+        image, shown[index], passed_over = read_or_next(dataset, index)
+        failures.update(passed_over)
+        if image.shape[1:] != size:
+            return False
+        pixels[index] = image
+        return True
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        if not all(pool.map(decode, range(n))):
+            pool.shutdown(cancel_futures=True)
+            return None
+    if len(failures) > config.max_unreadable:
+        raise UserError(too_many_unreadable(sorted(failures), config.max_unreadable, of=n))
+    if failures:
+        log.warning("%d of %d images cannot be read:\n  %s", len(failures), n, named(sorted(failures)))
+    # An unreadable image's place shows the next readable one: its pixels, its label and its path.
+    kept = dataset.take(shown) if failures else dataset
+    return MemoryImages(pixels, kept.labels, kept.classes, kept.paths)
+
+
+def _size(dataset: FileImages, index: int) -> tuple[int, int] | None:
+    """Return (height, width) of image `index` by its header, after resizing; None when unreadable."""
+    if dataset.resize is not None:
+        return dataset.resize, dataset.resize
+    try:
+        with Image.open(dataset.paths[index]) as image:
+            return image.height, image.width
+    except Exception:  # Pillow's plugins raise nearly anything on malformed bytes; reported elsewhere.
+        return None

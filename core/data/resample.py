@@ -1,0 +1,71 @@
+"""Cropping, resizing, flipping and blurring as matrix products, each image with its own matrices.
+
+All of them are linear along rows and along columns: two products a channel, ``down @ image @ across.T``.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carryover.core.data.augment import Flags, Floats, Ints
+
+
+def resampled(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Return down @ x @ across.T of each channel and image: (3, b, H, W) to (3, b, h, w)."""
+    made = x.new_empty(3, x.shape[1], down.shape[1], across.shape[1])
+    wide = x.new_empty(x.shape[1], x.shape[2], across.shape[1])
+    for plane, into in zip(x, made):
+        torch.bmm(down, torch.bmm(plane, across.transpose(1, 2), out=wide), out=into)
+    return made
+
+
+def resampling(start: Ints, length: Ints, size: int, out: int, flip: Flags, device: torch.device) -> Tensor:
+    """Return the matrices (b, out, size) that cut [start, start + length) out, resize and flip it.
+
+    The weights are triangles around each output pixel's centre, as wide as one pixel of the larger of the two
+    grids, cut off at the crop's ends: bilinear interpolation with antialiasing.
+    """
+    place = np.arange(out) + 0.5
+    places = np.where(flip[:, None], place[::-1], place)
+    scale = length[:, None] / out
+    centre = torch.from_numpy(start[:, None] + scale * places).to(device)[:, :, None]
+    first = torch.from_numpy(start).to(device)[:, None, None]
+    last = torch.from_numpy(start + length - 1).to(device)[:, None, None]
+    if (length <= out).all():
+        # Enlarging: two neighbours each, found directly.
+        centre = torch.minimum(torch.maximum(centre - 0.5, first), last)
+        left = centre.floor()
+        right_weight = (centre - left).float()
+        at = left.long()
+        matrix = torch.zeros(len(start), out, size, device=device)
+        # Where both neighbours are the last pixel, the weight that counts is written second.
+        matrix.scatter_(2, (at + 1).clamp_(max=size - 1), right_weight)
+        return matrix.scatter_(2, at, 1 - right_weight)
+    pixel = torch.arange(size, device=device)
+    width = torch.from_numpy(np.maximum(scale, 1.0)).to(device)[:, :, None]
+    weight = (1 - (pixel + 0.5 - centre).abs_() / width).clamp_(min=0).float()
+    weight *= (pixel >= first) & (pixel <= last)
+    return weight / weight.sum(2, keepdim=True)
+
+
+def blurred(x: Tensor, sigma: Floats, radius: int) -> Tensor:
+    """Blur each image by its own sigma, borders reflected."""
+    offset = torch.arange(-radius, radius + 1)
+    exponent = -((offset / torch.from_numpy(sigma)[:, None]) ** 2) / 2
+    kernel = exponent.softmax(1).to(x.device, torch.float32)
+    size = x.shape[-1]
+    matrix = (kernel @ _reflected_shifts(size, radius, x.device)).view(-1, size, size)
+    return resampled(x, matrix, matrix)
+
+
+@cache
+def _reflected_shifts(size: int, radius: int, device: torch.device) -> Tensor:
+    """Return for each offset in -radius..radius the matrix that shifts by it, (2 radius + 1, size * size)."""
+    position = torch.arange(size)
+    shifts = torch.zeros(2 * radius + 1, size, size)
+    for t in range(-radius, radius + 1):
+        at = (position + t).abs()
+        shifts[t + radius, position, torch.minimum(at, 2 * (size - 1) - at)] = 1
+    return shifts.view(2 * radius + 1, -1).to(device)

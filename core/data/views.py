@@ -1,0 +1,85 @@
+"""Images into views: random ones, of a decoded batch or image by image, and the centre."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from carryover.core.data.augment import HUE, Ints, ViewParameters
+from carryover.core.data.config import TestViewConfig, ViewConfig
+from carryover.core.data.recolour import SCRATCH, recolour
+from carryover.core.data.resample import resampled, resampling
+
+# Pixels of a plane of several images that stay in a CPU's cache while they are worked on.
+_BLOCK = 2**17
+
+
+def batch_views(images: Tensor, config: ViewConfig, drawn: ViewParameters) -> Tensor:
+    """Make one view of each image, uint8 (b, 3, H, W), together float32 in [0, 1] (b, 3, size, size).
+
+    On the images' device. Agrees with torchvision's functionals on float images: antialiased bilinear
+    resizing, reflected borders of the blur.
+    """
+    _, _, height, width = images.shape
+
+    def crop(rows: Ints, own: ViewParameters) -> Tensor:
+        some = images[torch.from_numpy(rows).to(images.device)]
+        x = some.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+        down = resampling(own.top, own.height, height, config.size, np.zeros(len(own), bool), x.device)
+        across = resampling(own.left, own.width, width, config.size, own.flip, x.device)
+        return resampled(x, down, across)
+
+    return _made(crop, config, drawn, images.device)
+
+
+def image_views(images: Sequence[Tensor], config: ViewConfig, drawn: ViewParameters) -> Tensor:
+    """Make one view of each image, uint8 (3, H_i, W_i) on the CPU, together uint8 (b, 3, size, size).
+
+    As `batch_views`, but the crop, resized by torchvision, is rounded to eight bits, and so is the view.
+    """
+    size = [config.size, config.size]
+
+    def crop(rows: Ints, own: ViewParameters) -> Tensor:
+        made = []
+        for i, row in enumerate(rows.tolist()):
+            box = [int(side[i]) for side in (own.top, own.left, own.height, own.width)]
+            view = F.resized_crop(images[row], *box, size=size, antialias=True)
+            made.append(F.horizontal_flip(view) if own.flip[i] else view)
+        return torch.stack(made, dim=1).float().mul_(1 / 255)
+
+    return _made(crop, config, drawn, torch.device("cpu")).mul_(255).round_().to(torch.uint8)
+
+
+def centre_view(images: Tensor, config: TestViewConfig) -> Tensor:
+    """Resize the shorter side of images (..., 3, H, W) and take the centre, (..., 3, size, size)."""
+    return F.center_crop(F.resize(images, [config.resize], antialias=True), [config.size, config.size])
+
+
+def _made(
+    crop: Callable[[Ints, ViewParameters], Tensor],
+    config: ViewConfig,
+    drawn: ViewParameters,
+    device: torch.device,
+) -> Tensor:
+    """Make all views in blocks; `crop` returns the crops (3, n, size, size) of some rows of the batch."""
+    b, size = len(drawn), config.size
+    # Images whose hue is turned at the same place among the other colour operations are made together; those
+    # that are blurred lie side by side.
+    hue_place = np.where(drawn.jitter, (drawn.order == HUE).argmax(1), -1)
+    order = np.lexsort((drawn.grayscale, drawn.sigma > 0, hue_place))
+    drawn, hue_place = drawn.rows(order), hue_place[order]
+    radius = 0 if config.blur is None else config.blur.radius
+    block = min(b, max(1, _BLOCK // size**2)) if device.type == "cpu" else b
+    scratch = torch.empty(SCRATCH, block, size, size, device=device)
+    views = torch.empty(b, 3, size, size, device=device)
+    start = 0
+    while start < b:
+        stop = min(start + block, int(np.searchsorted(hue_place, hue_place[start], side="right")))
+        rows, own = order[start:stop], drawn.rows(slice(start, stop))
+        x = crop(rows, own)
+        recolour(x, own, int(hue_place[start]), radius, scratch[:, : stop - start])
+        views[torch.from_numpy(rows).to(device)] = x.transpose(0, 1)
+        start = stop
+    return views

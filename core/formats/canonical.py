@@ -1,0 +1,159 @@
+"""The canonical checkpoint: one backbone under torchvision's names in a safetensors file.
+
+Written here, where checkpoints come from; read and proven by `transfer.checkpoints`. No pickle is involved.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from carryover.configs import Section, UserError
+from carryover.configs.errors import DamagedFileError
+from carryover.configs.files import atomic_file
+from carryover.configs.formats import VERSION_KEY, Format
+from carryover.core.backbones.config import BackboneConfig
+
+
+def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plain.items() if key != "format"}
+
+
+FORMAT: Final = Format("canonical checkpoint", 2, {1: _from_v1})
+METADATA_KEY: Final = "carryover"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class CanonicalMetadata(Section):
+    """What a canonical checkpoint says of itself.
+
+    `pixel_mean` and `pixel_std` are in units of [0, 1] images, in `channel_order`; `input_size` is the side
+    of the training crop in pixels; `maker` names the code that trained it ("carryover", "moco", ...);
+    `peak_gpu_memory_gib` is the most that tensors took on the first GPU, since it last began or resumed.
+    """
+
+    backbone: BackboneConfig
+    norm: Literal["bn"] = "bn"
+    channel_order: Literal["RGB"] = "RGB"
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+    input_size: int
+    method: str
+    epochs: float | None
+    dataset: str
+    seed: int | None
+    recipe: str
+    recipe_hash: str | None
+    git_revision: str
+    library_versions: dict[str, str]
+    maker: str = "carryover"
+    encoder: str = "online"
+    gpu_hours: float | None = None
+    wall_seconds: float | None = None
+    peak_gpu_memory_gib: float | None = None
+
+
+def save_canonical(path: Path, state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> None:
+    """Write a backbone's state dict, atomically; `num_batches_tracked` counters are kept as they are.
+
+    The file's bytes are a function of its content.
+    """
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    with atomic_file(path) as temporary:
+        save_file(tensors, str(temporary), metadata={METADATA_KEY: metadata_text(metadata), "format": "pt"})
+        _sort_header(temporary)
+
+
+def metadata_text(metadata: CanonicalMetadata) -> str:
+    """Return metadata as JSON, as canonical checkpoints and the files converted from them hold it."""
+    return json.dumps(FORMAT.stamped(metadata.model_dump(mode="json")), separators=(",", ":"))
+
+
+def parse_metadata(text: str, where: str) -> CanonicalMetadata:
+    """Read what `metadata_text` wrote, in this release or another.
+
+    Raises DamagedFileError naming `where` for what is no metadata, NewerFormatError for a newer major's.
+    """
+    try:
+        plain = json.loads(text)
+    except ValueError as error:
+        raise DamagedFileError(f"{where}: its metadata is not JSON ({error})") from None
+    content = FORMAT.current(plain, where)
+    return FORMAT.parse(CanonicalMetadata, {k: v for k, v in content.items() if k != VERSION_KEY}, where)
+
+
+def backbone_digest(state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> str:
+    """Return the SHA-256 (hex) of what a backbone computes: tensors, network, encoder, pixel statistics.
+
+    Two files that differ only in what they say of their making (seconds, revision, label) have one digest.
+    """
+    about = metadata.model_dump(
+        mode="json",
+        include={"backbone", "norm", "channel_order", "pixel_mean", "pixel_std", "input_size", "encoder"},
+    )
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_canonical(path: Path) -> tuple[dict[str, Tensor], CanonicalMetadata]:
+    """Read a canonical checkpoint; raises UserError naming the file when it is not one, or is damaged."""
+    metadata = read_metadata(path)
+    with _opened(path) as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"{path}: tensor '{name}' has values that are not finite")
+    return state, metadata
+
+
+def read_metadata(path: Path) -> CanonicalMetadata:
+    """Read only what the checkpoint says of itself (its header, whatever its size)."""
+    with _opened(path) as file:
+        recorded = (file.metadata() or {}).get(METADATA_KEY)
+    if recorded is None:
+        raise UserError(
+            f"{path}: a safetensors file without carryover's metadata; import it with `carryover convert`"
+        )
+    return parse_metadata(recorded, str(path))
+
+
+def sha256_file(path: Path) -> str:
+    """Return a file's SHA-256 (hex)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sort_header(path: Path) -> None:
+    """Give a safetensors header one order of keys: the library writes its metadata in a random one."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise ValueError(f"{path}: its header grew from {length} to {len(text)} bytes when it was sorted")
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
+def _opened(path: Path) -> safe_open:
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
+    if not path.is_file():
+        raise UserError(f"{path}: expected a .safetensors file, found a directory")
+    try:
+        return safe_open(str(path), framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error})") from None

@@ -1,0 +1,45 @@
+"""Depth, width and stem are read from shapes alone, for every network the contract knows."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from carryover.core.backbones.architecture import expected_tensors, recognise
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.config import Architecture, BackboneConfig
+
+RESNETS = [arch for arch in get_args(Architecture) if arch.startswith("resnet")]
+OTHERS = [arch for arch in get_args(Architecture) if not arch.startswith("resnet")]
+
+
+@pytest.mark.parametrize("arch", RESNETS)
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_resnets_of_every_depth_width_and_stem(arch: str, width: int, stem: str) -> None:
+    config = BackboneConfig.model_validate({"arch": arch, "width": width, "stem": stem})
+    with torch.device("meta"):
+        state = build_backbone(config).state_dict()
+    assert recognise(state, Path("c.pth"), "") == config
+    assert {name: spec.shape for name, spec in expected_tensors(config).items()} == {
+        name: tuple(value.shape) for name, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("arch", OTHERS)
+def test_mobile_networks(arch: str) -> None:
+    config = BackboneConfig.model_validate({"arch": arch})
+    with torch.device("meta"):
+        state = build_backbone(config).state_dict()
+    assert recognise(state, Path("c.pth"), "") == config
+
+
+def test_one_lost_tensor_does_not_hide_what_the_network_is() -> None:
+    config = BackboneConfig(arch="resnet50", width=2)
+    with torch.device("meta"):
+        whole = build_backbone(config).state_dict()
+    for lost in whole:
+        if lost != "conv1.weight":
+            rest = {name: value for name, value in whole.items() if name != lost}
+            assert recognise(rest, Path("c.pth"), "") == config, lost
