@@ -7,19 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from carryover.configs.catalogue import Place, place_in_file, place_of, recipes_in, row_at
 from carryover.configs.errors import UserError
-from carryover.configs.keys import (
-    field_types,
-    named_by_tag,
-    nearest,
-    sibling_keys,
-    valid_keys,
-    with_default_tags,
-)
+from carryover.configs.keys import nearest, sibling_keys, valid_keys, with_default_tags
+from carryover.configs.merging import apply_overrides, interpolate, merge
+from carryover.configs.story import filled, story
+from carryover.configs.tables import STORY_KEYS, TABLE_KEYS
 
 _TYPES: dict[str, Any] = {}
 
@@ -37,66 +32,64 @@ def load(kind: str, name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
     kind
         "pretrain", "transfer", "pipelines" or "clusters"; the floor that owns the kind registers its type.
     name_or_path
-        A shipped recipe's name (``unigrad_r50_100ep``) or the path of a YAML file of the user's own.
+        A shipped recipe's name (``unigrad_r50_100ep``), the path of a YAML file of the user's own, or path
+        and row where that file is a table (``mine.yaml:ROW``, see `configs.tables`).
     overrides
         ``dotted.key=value`` strings; the value is read as YAML.
 
     Returns
     -------
-    The model that was registered for `kind`, with `name` set to the file's name.
+    The model that was registered for `kind`, with `name` set to the name of the file or row.
 
     Raises
     ------
     UserError
-        A missing or unreadable file, a missing or circular base, a duplicate or unknown key (answered with
-        the nearest valid one), or a value that does not fit; each names the file and the key.
+        A missing or unreadable file, a missing or circular base, a table without its row, a duplicate or
+        unknown key (answered with the nearest valid one), or a value that does not fit; each names the file,
+        the row and the key.
     """
-    path = find(kind, name_or_path)
+    place = find(kind, name_or_path)
     model = _TYPES[kind]
-    merged = _resolved(_apply_overrides(_with_bases(kind, path, ()), overrides, model), path)
-    merged["name"] = path.stem
+    where = str(place)
+    merged = interpolate(apply_overrides(_content(kind, place), overrides, model), where)
+    merged["name"] = place.name
     merged = with_default_tags(model, merged)
-    return validate(model, merged, str(path), overrides)
+    return _validate(model, merged, where, overrides, () if place.row is None else (*TABLE_KEYS, *STORY_KEYS))
 
 
 def recipe_names(kind: str) -> list[str]:
-    """List the shipped recipes of `kind` by name; files that start with an underscore are bases only."""
-    return sorted(p.stem for p in _shipped(kind).glob("*.yaml") if not p.name.startswith("_"))
+    """List the shipped recipes of `kind` by name, tables' rows among them; not the bases."""
+    return recipes_in(_shipped(kind))
 
 
 def header(kind: str, name_or_path: str | Path) -> str:
-    """Return a recipe's header comment: what it reproduces, the expected number, the reported cost."""
-    lines = []
-    for line in find(kind, name_or_path).read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").removeprefix(" "))
-    return "\n".join(lines)
+    """Return a recipe's story: what it reproduces, the expected number, the reported cost.
+
+    It is the comment that the file begins with. A row of a table has its own title above it. The keys
+    `expected` and `cost` add what configs/published has (`configs.expected`), `note` what else is known.
+    """
+    place = find(kind, name_or_path)
+    return story(place, row_at(place), _content(kind, place))
 
 
-def find(kind: str, name_or_path: str | Path) -> Path:
-    """Return the file of a recipe given by name or by path; raises UserError with the nearest name."""
-    given = Path(name_or_path)
-    if given.suffix in (".yaml", ".yml"):
-        if given.is_file():
-            return given
-        raise UserError(f"{given}: no such recipe file")
-    shipped = _shipped(kind) / f"{name_or_path}.yaml"
-    if shipped.is_file():
-        return shipped
-    names = recipe_names(kind)
-    guess = nearest(str(name_or_path), names)
-    hint = f"; did you mean '{guess}'?" if guess else f"; there are: {', '.join(names) or 'none'}"
-    raise UserError(f"no {kind} recipe is called '{name_or_path}'{hint}")
+def find(kind: str, name_or_path: str | Path) -> Place:
+    """Return where a recipe given by name or by path stands; raises UserError with the nearest name."""
+    return place_of(kind, _shipped(kind), name_or_path)
 
 
 def validate(model: Any, data: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Any:
     """Turn plain data into `model`; every problem is reported at once, by key, in one UserError."""
+    return _validate(model, data, where, overrides, ())
+
+
+def _validate(
+    model: Any, data: Mapping[str, Any], where: str, overrides: Sequence[str], more: Sequence[str]
+) -> Any:
     try:
         return _adapter(model).validate_python(data)
     except ValidationError as error:
         given = [o.split("=", 1)[0] for o in overrides]
-        problems = [_explain(model, e, given) for e in error.errors()]
+        problems = [_explain(model, e, given, more) for e in error.errors()]
         raise UserError(f"{where}:\n  " + "\n  ".join(problems)) from None
 
 
@@ -115,7 +108,7 @@ def kind_of(path: Path) -> str:
     refused: list[str] = []
     for kind, model in _TYPES.items():
         try:
-            keys = _with_bases(kind, find(kind, path), ())
+            keys = _content(kind, find(kind, path))
         except UserError as error:
             refused.append(str(error))
         else:
@@ -141,94 +134,41 @@ def _adapter(model: Any) -> TypeAdapter[Any]:
     return _cached_adapter(id(model)) if any(m is model for m in _TYPES.values()) else TypeAdapter(model)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        loaded = OmegaConf.load(path)
-    except yaml.constructor.ConstructorError as error:
-        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise UserError(f"{path}: {error.problem}{line}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
-    plain = OmegaConf.to_container(loaded)
-    if not isinstance(plain, dict):
-        raise UserError(f"{path}: expected a mapping of keys, found {type(plain).__name__}")
-    return {str(k): v for k, v in plain.items()}
-
-
-def _with_bases(kind: str, path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
-        chain = " -> ".join(p.stem for p in (*seen, path))
-        raise UserError(f"{seen[0]}: circular base: {chain}")
-    own = _read(path)
-    base = own.pop("base", None)
-    if base is None:
-        return own
-    beside = path.parent / f"{base}.yaml"
-    try:
-        base_path = beside if beside.is_file() else find(kind, base)
-    except UserError as error:
-        raise UserError(f"{path}: base: {error}") from None
-    return merge(_with_bases(kind, base_path, (*seen, path)), own, [_TYPES[kind]])
-
-
-def merge(base: Mapping[str, Any], own: Mapping[str, Any], types: Sequence[Any]) -> dict[str, Any]:
-    """Lay `own` over `base`: sections key by key, lists and values whole; `types` are what they may become.
-
-    A section whose `name` says which one of several types it is (which method, which optimiser) is another
-    thing altogether when that name changes, and is replaced, so that no parameter of the former is left
-    behind in it. Where a name is only what people call it (a data set's) it is a key like any other.
-    """
-    merged = dict(base)
-    for key, value in own.items():
-        old = merged.get(key)
-        merged[key] = value
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            inside = field_types(types, key)
-            same = not named_by_tag(inside) or value.get("name", old.get("name")) == old.get("name")
-            merged[key] = merge(old, value, inside) if same else value
+def _content(kind: str, place: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
+    """Return a recipe's keys, its bases' included; for a row, those of its table's entries laid over them."""
+    if place in seen:
+        chain = " -> ".join(p.name for p in (*seen, place))
+        raise UserError(f"{seen[0].path}: circular base: {chain}")
+    row = row_at(place)
+    merged: dict[str, Any] = {}
+    for layer in row.layers:
+        if layer.get("base") is not None:
+            base = _content(kind, _base(kind, place, str(layer["base"])), (*seen, place))
+            merged = merge(merged, base, [_TYPES[kind]])
+    for layer in row.layers:
+        own = {k: v for k, v in layer.items() if k != "base" and k not in STORY_KEYS}
+        merged = merge(merged, own, [_TYPES[kind]])
+    if place.row is not None and isinstance(merged.get("source"), str):
+        merged["source"] = filled(row, merged, f"{place}: source", merged["source"])
     return merged
 
 
-def _apply_overrides(data: dict[str, Any], overrides: Sequence[str], model: Any) -> dict[str, Any]:
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            guess = nearest(key, valid_keys(model))
-            hint = f" (the nearest key is '{guess}')" if guess else ""
-            raise UserError(f"'{override}': an override is written dotted.key=value{hint}")
-        value = _read_value(text)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        data = merge(data, value, [model])
-    return data
-
-
-def _read_value(text: str) -> Any:
-    """Read an override's value as YAML; what is not YAML is text, and its type is checked later."""
+def _base(kind: str, place: Place, base: str) -> Place:
+    """Return the place of a base: a file beside the recipe's own (``FILE`` or ``FILE:ROW``), or a name."""
+    stem, _, of_table = base.partition(":")
+    beside = place.path.parent / f"{stem}.yaml"
     try:
-        plain = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException):
-        return text
-    assert isinstance(plain, dict)
-    return plain["value"]
+        return place_in_file(beside, of_table or None) if beside.is_file() else find(kind, base)
+    except UserError as error:
+        raise UserError(f"{place.path}: base: {error}") from None
 
 
-def _resolved(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Fill in OmegaConf's interpolations (``${roots.imagenet}``)."""
-    try:
-        plain = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {error.full_key or 'interpolation'}: {error.msg}") from None
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
-
-
-def _explain(model: Any, error: Any, overridden: Sequence[str]) -> str:
+def _explain(model: Any, error: Any, overridden: Sequence[str], more: Sequence[str]) -> str:
     location = list(error["loc"])
     if error["type"] == "extra_forbidden":
         wrong = str(location[-1])
         siblings = sibling_keys(model, location)
-        guess = nearest(wrong, siblings)
+        guess = nearest(wrong, [*siblings, *more] if len(location) == 1 else siblings)
         if guess is None:
             # Not the key itself: it may be valid in another kind of recipe.
             nearby = (nearest(o, valid_keys(model)) for o in overridden if wrong in o.split("."))

@@ -1,30 +1,28 @@
 """The pretraining loop: a recipe and an output directory in, a canonical checkpoint out."""
 
 import logging
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from carryover.configs import Identity, UserError, WorkError, recipe_hash
-from carryover.configs.files import write_atomic
+from carryover.configs import Identity, UserError, recipe_hash
 from carryover.core.data.digest import data_digest
 from carryover.core.data.prepared import Batch, Dataset, Loader, build_dataset
 from carryover.core.formats.canonical import CanonicalMetadata, read_metadata, save_canonical
 from carryover.core.formats.claims import IDENTITY_NAME, RECIPE_NAME, Work
-from carryover.core.formats.state import load_state, save_state
 from carryover.core.training import provenance
-from carryover.core.training.allocation import freed_memory_kept
 from carryover.core.training.convolution import use_products
 from carryover.core.training.distributed import Ranks, barrier, data_parallel, is_first, joined, with_sync_bn
-from carryover.core.training.interrupt import Interrupted, StopRequest
-from carryover.core.training.journal import Journal
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.loop import Plan, require_finite
+from carryover.core.training.loop import epochs as epochs_from
+from carryover.core.training.loop import train as train_steps
 from carryover.core.training.progress import progress
-from carryover.core.training.window import Window, averaged
+from carryover.core.training.window import averaged
 from carryover.pretrain.accumulate import backward
 from carryover.pretrain.compiled import compile_encoders
 from carryover.pretrain.config import PretrainConfig
@@ -69,7 +67,7 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
         log.info("%s: already trained, nothing to do", out)
         return exported
 
-    with joined() as ranks, StopRequest() as stop, freed_memory_kept(ranks.device):
+    with joined() as ranks, StopRequest() as stop:
         share = ranks.share_of(config.batch_size)
         if share < 2:
             raise UserError(
@@ -108,8 +106,9 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
                 config.workers,
                 device=ranks.device,
             )
-            probe = KNNProbe(config, dataset, ranks.device) if config.knn and ranks.first else None
-            seconds = _optimise(config, work, out, method, loader, probe, ranks, stop, epochs, start)
+            training = _Pretraining(config, method, loader, dataset, ranks)
+            _claim(work, ranks)
+            seconds = train_steps(work, training.plan(epochs, start), training, ranks, stop)
         else:
             _claim(work, ranks)
         if ranks.first:
@@ -131,143 +130,84 @@ def identify(config: PretrainConfig) -> Identity:
     return Identity.of(config, kind="pretrain", version=config.method.version, seed=config.seed, data=data)
 
 
-def _optimise(
-    config: PretrainConfig,
-    work: Work,
-    out: Path,
-    method: Method,
-    loader: Loader,
-    probe: KNNProbe | None,
-    ranks: Ranks,
-    stop: StopRequest,
-    epochs: int,
-    start: Path | None,
-) -> float:
-    """Take every step of the first `epochs` not yet taken; return the seconds spent on all of them."""
-    epoch_steps = loader.steps_per_epoch
-    total, end = config.schedule.epochs * epoch_steps, epochs * epoch_steps
-    optimizer = build_optimizer(config.optimizer, method, config.peak_lr)
-    history = _History(work, out, method, optimizer, ranks)
-
-    _claim(work, ranks)
-    step = history.restore(start)
-    method.train()
-    if step == 0:
-        method.begin(_laid_out(_first_pass(loader, config, ranks), config))
-    model = data_parallel(method, ranks)
-
-    with ExitStack() as stack:
-        journal = None
-        if ranks.first:
-            journal = stack.enter_context(Journal(out, step, config.tensorboard, end))
-        title = f"pretrain {config.name or config.method.name}"
-        bar = stack.enter_context(progress(title, end, step, ranks.first))
-        window = Window(config.batch_size)
-        while step < end:
-            epoch, begun = divmod(step, epoch_steps)
-            for batch in _laid_out(loader.epoch(epoch, begun), config):
-                window.batch_arrived()
-                factor = config.schedule.factor(step, epoch_steps)
-                set_lr(optimizer, factor)
-                moment = Moment(step, total, _randomness(config.seed, step, ranks))
-                method.advance(moment)
-
-                optimizer.zero_grad(set_to_none=True)
-                outcome = backward(model, method, batch, moment, config.accumulate)
-                optimizer.step()
-                window.step_taken(outcome.loss, outcome.numbers)
-                step += 1
-
-                save = step == end or step % (epoch_steps * config.checkpoint_every) == 0
-                report = save or step % config.log_every == 0 or step % epoch_steps == 0
-                # Several ranks agree on stopping by a collective call: they ask only where they meet anyway.
-                leave = (report or ranks.world == 1) and stop.requested() and step < end
-                numbers = {}
-                if report or leave:
-                    numbers = window.close(step) | _diagnosed(outcome)
-                    if step > epoch_steps:
-                        refuse_collapse(numbers, step)
-                    numbers |= {"epoch": step / epoch_steps, "lr": factor * config.peak_lr}
-                    if probe is not None and config.knn and step % (epoch_steps * config.knn.every) == 0:
-                        numbers["knn_accuracy"] = probe.accuracy(method.online.backbone)
-                    if journal is not None:
-                        journal.write(step, numbers)
-                if save or leave:
-                    history.save(step)
-                if leave:
-                    raise Interrupted(stop.signum)
-                if report:
-                    window = Window(config.batch_size)
-                bar.advance(1, **_shown(numbers))
-    return history.seconds()
-
-
-class _History:
-    """What outlives this process: the state to resume from, and the time spent so far."""
+class _Pretraining:
+    """A method in training, as the loop sees it."""
 
     def __init__(
-        self,
-        work: Work,
-        out: Path,
-        method: Method,
-        optimizer: torch.optim.Optimizer,
-        ranks: Ranks,
+        self, config: PretrainConfig, method: Method, loader: Loader, dataset: Dataset, ranks: Ranks
     ) -> None:
-        self._work, self._out, self._ranks = work, out, ranks
-        self._method, self._optimizer = method, optimizer
-        self._path = out / "checkpoint.pt"
-        self._seconds_before = 0.0
-        self._started = time.monotonic()
+        self._config, self._method, self._loader, self._ranks = config, method, loader, ranks
+        self._optimizer = build_optimizer(config.optimizer, method, config.peak_lr)
+        self._probe = KNNProbe(config, dataset, ranks.device) if config.knn and ranks.first else None
+        self._total = config.schedule.epochs * loader.steps_per_epoch
+        self._model: torch.nn.Module = method
+        self._outcome: Outcome | None = None
+        self._factor = 0.0
 
-    def seconds(self) -> float:
-        """Return the wall seconds of this run, those before interruptions included."""
-        return self._seconds_before + time.monotonic() - self._started
+    def plan(self, epochs: int, start: Path | None) -> Plan:
+        """Plan the first `epochs`, from the state `start` where another part left one."""
+        config, each = self._config, self._loader.steps_per_epoch
+        return Plan(
+            title=f"pretrain {config.name or config.method.name}",
+            end=epochs * each,
+            reports=lambda step: step % config.log_every == 0 or step % each == 0,
+            saves=lambda step: step % (each * config.checkpoint_every) == 0,
+            images_per_step=config.batch_size,
+            start=start,
+            tensorboard=config.tensorboard,
+        )
 
-    def restore(self, start: Path | None = None) -> int:
-        """Load the newest whole state, at first `start`; return the number of steps behind it, or 0."""
-        state, path = load_state(self._path), self._path
-        if state is None and start is not None:
-            state, path = load_state(start), start
-            if state is None:
-                raise WorkError(f"{start}: no whole state to go on from")
-            if self._ranks.first and (log_there := start.with_name("metrics.jsonl")).exists():
-                write_atomic(self._out / log_there.name, log_there.read_text(encoding="utf-8"))
-        if state is None:
-            return 0
-        there = state.get("identity", state.get("recipe_hash"))
-        replace(self._work, out=path.parent).require(path, there)
-        seed = self._work.identity.parts["seed"]
-        if state.get("seed", seed) != seed:  # of version 1
-            raise UserError(f"{path}: holds the training state of another seed: {state['seed']}, not {seed}")
+    def begin(self, step: int) -> None:
+        """Let the method look at every image first, where it wants to and nothing has been trained."""
+        self._method.train()
+        if step == 0:
+            first_pass = _first_pass(self._loader, self._config, self._ranks)
+            self._method.begin(_laid_out(first_pass, self._config))
+        self._model = data_parallel(self._method, self._ranks)
+
+    def batches(self, step: int) -> Generator[Batch, None, None]:
+        """Yield batches of views, laid out as the networks want them."""
+        yield from _laid_out(epochs_from(self._loader, step), self._config)
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take one step of the method and the optimiser."""
+        config, method = self._config, self._method
+        self._factor = config.schedule.factor(step, self._loader.steps_per_epoch)
+        set_lr(self._optimizer, self._factor)
+        moment = Moment(step, self._total, _randomness(config.seed, step, self._ranks))
+        method.advance(moment)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._outcome = backward(self._model, method, batch, moment, config.accumulate)
+        self._optimizer.step()
+        return {"loss": self._outcome.loss, **self._outcome.numbers}
+
+    def describe(self, step: int, means: dict[str, float]) -> dict[str, float]:
+        """Diagnose the last step; look at the features every few epochs, where the recipe asks for it."""
+        config, each = self._config, self._loader.steps_per_epoch
+        assert self._outcome is not None
+        numbers = _diagnosed(self._outcome)
+        if step > each:
+            refuse_collapse(means | numbers, step)
+        numbers |= {"epoch": step / each, "lr": self._factor * config.peak_lr}
+        if self._probe is not None and config.knn and step % (each * config.knn.every) == 0:
+            numbers["knn_accuracy"] = self._probe.accuracy(self._method.online.backbone)
+        return numbers
+
+    def require_finite(self, step: int) -> None:
+        """Refuse weights that are not finite."""
+        require_finite(dict(self._method.named_parameters()), step)
+
+    def state(self) -> dict[str, Any]:
+        """Return the method (networks, banks, queues) and the optimiser."""
+        return {"method": self._method.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Load them."""
+        seed = state.get("seed", self._config.seed)  # stated by version 1 only
+        if seed != self._config.seed:
+            raise UserError(f"the training state is of seed {seed}, not {self._config.seed}")
         self._method.load_state_dict(state["method"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._seconds_before = state["seconds"]
-        log.info("%s: resuming after step %d", self._out, state["step"])
-        return int(state["step"])
-
-    def save(self, step: int) -> None:
-        """Save the state after `step` steps; every rank leaves when the file is there.
-
-        Raises WorkError, and keeps the last good state, when a weight is not finite.
-        """
-        # A sharded bank is gathered for its state: every rank takes part, though only the first one writes.
-        method = self._method.state_dict()
-        for name, value in self._method.named_parameters():
-            if not torch.isfinite(value).all():
-                raise WorkError(
-                    f"'{name}' has values that are not finite after step {step};"
-                    f" stopped, and the last good state is kept in {self._path}"
-                )
-        if self._ranks.first:
-            state = {
-                "step": step,
-                "identity": self._work.identity.to_json(),
-                "seconds": self.seconds(),
-                "method": method,
-                "optimizer": self._optimizer.state_dict(),
-            }
-            save_state(self._path, state)
-        barrier()
 
 
 def _laid_out(batches: Iterable[Batch], config: PretrainConfig) -> Iterator[Batch]:
@@ -283,18 +223,6 @@ def _first_pass(loader: Loader, config: PretrainConfig, ranks: Ranks) -> Iterato
         for batch in loader.whole():
             yield batch
             bar.advance()
-
-
-def _shown(numbers: dict[str, float]) -> dict[str, float | str]:
-    """Pick what the progress line says of a reported step."""
-    if not numbers:
-        return {}
-    waited = f"{numbers['loader_wait']:.0%} of the time"
-    return {
-        "loss": numbers["loss"],
-        "images/s": numbers["images_per_second"],
-        "waited for images": waited,
-    }
 
 
 def _diagnosed(outcome: Outcome) -> dict[str, float]:

@@ -84,7 +84,7 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
         raise UserError(
             f"{config.name}: nothing to evaluate: give a checkpoint (checkpoint=FILE) or pretrainings"
         )
-    evaluations = [_Evaluation(e, _recipes(e)) for e in _chosen(config.evaluate, columns)]
+    evaluations = [_Evaluation(e, _recipes(config, e)) for e in _chosen(config.evaluate, columns)]
     laid = _Plan(config, evaluations)
     if config.shapes is not None:
         _add(laid, "data", _SHAPES_STAGE, "make_shapes", config.shapes.model_dump())
@@ -102,9 +102,20 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
     return Graph(laid.stages)
 
 
+def resolved(config: PipelineConfig, kind: str, entry: PretrainEntry | EvaluationEntry, seed: int) -> Any:
+    """Load an entry's recipe, with the root that the pipeline has for its data set before its overrides.
+
+    `kind` is "pretrain" or "transfer". Raises UserError for a recipe that does not resolve.
+    """
+    overrides = [*entry.overrides, f"seed={seed}"]
+    recipe = load(kind, entry.recipe, overrides)
+    root = config.root_of(getattr(recipe, "data", None))
+    return recipe if root is None else load(kind, entry.recipe, [f"data.root={root}", *overrides])
+
+
 def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
     """Add one pretraining, if so wanted in parts that are each evaluated; return the last part's name."""
-    recipe = load("pretrain", entry.recipe, [*entry.overrides, f"seed={seed}"])
+    recipe = resolved(laid.config, "pretrain", entry, seed)
     where = f"pretrain: {entry.key}"
     judged = [e for e in laid.evaluations if _is_for(e.entry, entry.key)]
     refuse_unfit(where, recipe.backbone, laid.config.convert, (r for e in judged for r in e.recipes.values()))
@@ -185,8 +196,8 @@ def _is_for(entry: EvaluationEntry, key: str) -> bool:
     return not (entry.of and key) or key in entry.of
 
 
-def _recipes(entry: EvaluationEntry) -> dict[int, Any]:
-    return {seed: load("transfer", entry.recipe, [*entry.overrides, f"seed={seed}"]) for seed in entry.seeds}
+def _recipes(config: PipelineConfig, entry: EvaluationEntry) -> dict[int, Any]:
+    return {seed: resolved(config, "transfer", entry, seed) for seed in entry.seeds}
 
 
 def _plain(config: PipelineConfig, recipe: Any) -> Any:
@@ -215,11 +226,14 @@ def _with_outputs(value: Any, has_shapes: bool) -> Any:
 
 def _roots(recipe: Any, where: str) -> tuple[Path, ...]:
     """Return the paths that must be there before anything is submitted."""
-    data = getattr(recipe, "data", None)
+    data: Any = getattr(recipe, "data", None)
     root = getattr(data, "root", None)
     if root is None:
         if hasattr(data, "root"):
-            raise UserError(f"{where}: data.root is not given: set it with `overrides: [data.root=...]`")
+            raise UserError(
+                f"{where}: data.root is not given: set it with `overrides: [data.root=...]`, or name the data"
+                f" set, '{data.title}', under one of the pipeline's roots in `holds`"
+            )
         return ()
     if str(root).startswith(_SHAPES):
         return ()

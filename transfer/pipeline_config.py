@@ -101,8 +101,12 @@ class PipelineConfig(Recipe):
     Attributes
     ----------
     roots
-        Data set roots by name; recipes' overrides refer to them as ``${roots.NAME}``. A root that starts
-        with ``shapes:`` lies in the data set that the pipeline makes itself.
+        Data set roots by name. A root that starts with ``shapes:`` lies in the data set that the pipeline
+        makes itself. An entry's overrides may refer to one as ``${roots.NAME}``.
+    holds
+        The data sets under each root, by the title that recipes give them; ``TITLE (KIND)`` means only the
+        recipes that read that kind of layout. Their `data.root` is then the root, unless the entry overrides
+        it.
     checkpoint, encoder
         A checkpoint that is there already, in short: `checkpoints` with one entry named after its file.
     evaluate_every
@@ -120,6 +124,7 @@ class PipelineConfig(Recipe):
 
     shapes: ShapesSection | None = None
     roots: Annotated[dict[str, str], Incidental] = Field(default_factory=dict)
+    holds: Annotated[dict[str, tuple[str, ...]], Incidental] = Field(default_factory=dict)
     pretrain: tuple[PretrainEntry, ...] = ()
     checkpoint: Annotated[Path | None, Incidental] = None
     encoder: Encoder | None = None
@@ -139,6 +144,26 @@ class PipelineConfig(Recipe):
         label = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.checkpoint.stem).lstrip("_.-") or "checkpoint"
         one = CheckpointEntry(path=self.checkpoint, label=label, encoder=self.encoder)
         return (one, *self.checkpoints)
+
+    def root_of(self, data: Any) -> str | None:
+        """Return the root that holds the data set of a recipe's `data` section; None where none does."""
+        title, kind = getattr(data, "title", ""), getattr(data, "kind", "")
+        for name in (f"{title} ({kind})", title):
+            for root, titles in self.holds.items():
+                if name in titles:
+                    return self.roots[root]
+        return None
+
+    @model_validator(mode="after")
+    def _data_sets_have_one_root(self) -> "PipelineConfig":
+        titles = [title for held in self.holds.values() for title in held]
+        for root in self.holds:
+            if root not in self.roots:
+                raise ValueError(f"holds: {_unknown(root, list(self.roots))}")
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"holds: '{title}' is under two roots")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "PipelineConfig":

@@ -40,9 +40,9 @@ def entries(pipeline: Any) -> dict[str, list[str | None]]:
 
     return {
         f"{kind}/{entry.key}": [recipe_hash(recipe)[:16], None if root is None else str(root)]
-        for kind in ("pretrain", "evaluate")
+        for kind, of in (("pretrain", "pretrain"), ("evaluate", "transfer"))
         for entry in getattr(pipeline, kind)
-        for recipe in [resolved(pipeline, kind, entry, entry.seeds[0])]
+        for recipe in [resolved(pipeline, of, entry, entry.seeds[0])]
         for root in [recipe.data.root]
     }
 

@@ -22,6 +22,7 @@ from carryover.core.training.interrupt import Interrupted
 from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.methods import Method, Moment, Outcome
 from carryover.pretrain.trainer import train
+from tests.interrupting import call_after, stop_after
 from tests.pretrain.tiny import IMAGES, build_tiny, recipe, tiny_backbone, write_images
 
 __all__ = ["tiny_backbone"]
@@ -148,17 +149,12 @@ def _patched_backward(
     monkeypatch.setattr(carryover.pretrain.trainer, "backward", backward)
 
 
-def _signalled(outcome: Outcome) -> Outcome:
-    os.kill(os.getpid(), signal.SIGUSR2)
-    return outcome
-
-
 def _interrupt(
     config: PretrainConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch, start: Path | None = None
 ) -> None:
     """Train until SIGUSR2 comes, in the middle of a step: the state is saved after it."""
     with monkeypatch.context() as patched:
-        _patched_backward(patched, step, _signalled)
+        stop_after(step, signal.SIGUSR2, patched)
         with pytest.raises(Interrupted) as caught:
             train(config, out, start=start)
     assert caught.value.code == 128 + signal.SIGUSR2
@@ -194,18 +190,18 @@ def test_a_signal_to_every_process_of_the_job_still_saves_and_resumes_exactly(
     number: signal.Signals, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = recipe("unigrad", images, ["workers=2", "augment.backend=loader"])
+    others = set(multiprocessing.active_children())
 
-    def signalled(outcome: Outcome) -> Outcome:
-        loaders = multiprocessing.active_children()
+    def signalled() -> None:
+        loaders = set(multiprocessing.active_children()) - others
         assert len(loaders) == 2
         for pid in (*(p.pid for p in loaders), os.getpid()):
             assert pid is not None
             os.kill(pid, number)
-        return outcome
 
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patched:
-        _patched_backward(patched, 3, signalled)
+        call_after(3, signalled, patched)
         with pytest.raises(Interrupted):
             train(config, tmp_path / "parts")
     train(config, tmp_path / "parts")
@@ -213,13 +209,9 @@ def test_a_signal_to_every_process_of_the_job_still_saves_and_resumes_exactly(
 
 
 def _train_and_die(images: Path, out: Path, step: int) -> None:
-    def die(outcome: Outcome) -> Outcome:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return outcome
-
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(carryover.pretrain.methods, "build_backbone", build_tiny)
-        _patched_backward(patched, step, die)
+        stop_after(step, signal.SIGKILL, patched)
         train(recipe("sqrtkl", images), out)
 
 

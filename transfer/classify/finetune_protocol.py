@@ -16,12 +16,11 @@ from carryover.core.formats.claims import Work
 from carryover.core.formats.state import previous
 from carryover.core.training.distributed import Ranks, barrier, joined
 from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.loop import METRICS_NAME, STATE_NAME
 from carryover.transfer.classify import subsets
 from carryover.transfer.classify.classifier import TOP, Accuracy, Classifier, accuracy_metrics
 from carryover.transfer.classify.config import BestEpoch, FinetuneConfig, GridOfRates
 from carryover.transfer.classify.finetune_train import (
-    METRICS_NAME,
-    STATE_NAME,
     Trained,
     Training,
     accuracy,

@@ -1,9 +1,7 @@
 """Training one classifier from a carried backbone: exact to resume, optionally judged on held-out images."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,27 +13,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from carryover.configs import UserError, WorkError
+from carryover.configs import UserError
 from carryover.core.data.config import AugmentConfig
-from carryover.core.data.prepared import Dataset, EvaluationLoader
+from carryover.core.data.prepared import Batch, Dataset, EvaluationLoader
 from carryover.core.formats.claims import Work
-from carryover.core.formats.metrics_log import MetricsLog
-from carryover.core.formats.state import load_state, save_state
-from carryover.core.training.allocation import freed_memory_kept
 from carryover.core.training.convolution import use_products
-from carryover.core.training.distributed import Ranks, barrier, with_sync_bn
-from carryover.core.training.interrupt import Interrupted, StopRequest
-from carryover.core.training.progress import progress
+from carryover.core.training.distributed import Ranks, with_sync_bn
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.loop import Plan, epochs, require_finite, train
 from carryover.core.training.schedules import warmup_cosine, warmup_multistep
-from carryover.core.training.window import Window
 from carryover.transfer.classify.classifier import Accuracy, Classifier, build_optimizer, count, set_rates
 from carryover.transfer.classify.config import CosineSchedule, FinetuneConfig, Schedule
 from carryover.transfer.classify.loading import laid_out, training_loader
 
 log = logging.getLogger(__name__)
-
-STATE_NAME = "checkpoint.pt"
-METRICS_NAME = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -92,73 +83,10 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
     WorkError
         A loss that is not finite.
     """
-    config, ranks = training.config, training.ranks
     _require_two_in_a_batch(training)
-    model, optimizer = _build(training)
-    loader = training_loader(
-        training.images, training.augment, config.batch_size, config.seed, ranks, config.workers
-    )
-    epoch_steps = loader.steps_per_epoch
-    total = config.schedule.epochs * epoch_steps
-    metrics = MetricsLog(training.out / METRICS_NAME, total)
-    history = _History(training, model, optimizer)
-    step = history.restore()
-    if ranks.first:
-        metrics.rewind(step)
-    wrapped: nn.Module = model
-    if ranks.world > 1:
-        wrapped = DistributedDataParallel(
-            model,
-            device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
-            broadcast_buffers=False,
-        )
-
-    with ExitStack() as stack:
-        stack.enter_context(freed_memory_kept(ranks.device))
-        bar = stack.enter_context(progress(f"fine-tune {config.name}", total, step, ranks.first))
-        window = Window(config.batch_size)
-        model.train()
-        while step < total:
-            epoch, start = divmod(step, epoch_steps)
-            for batch in loader.epoch(epoch, start):
-                window.batch_arrived()
-                factor = rate_factor(config.schedule, step, epoch_steps)
-                set_rates(optimizer, factor)
-                _seed_step(config.seed, step, ranks)
-                assert batch.label is not None
-                with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    logits = wrapped(laid_out(batch.views[0], config.channels_last))
-                loss = cross_entropy(logits.float(), batch.label)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                window.step_taken(loss, {})
-                step += 1
-
-                epoch_ends = step % epoch_steps == 0
-                if epoch_ends and training.judge is not None:
-                    history.judge(step // epoch_steps, accuracy(model, training.judge, training))
-                    model.train()
-                save = epoch_ends and (step // epoch_steps) % config.checkpoint_every == 0
-                report = save or epoch_ends or step % config.log_every == 0
-                # Several ranks agree on stopping by a collective call: they ask only where they meet anyway.
-                leave = (report or ranks.world == 1) and stop.requested() and step < total
-                if report or leave:
-                    numbers = window.close(step)
-                    if ranks.first:
-                        rates = {
-                            "lr_backbone": factor * training.lr_backbone,
-                            "lr_head": factor * training.lr_head,
-                        }
-                        metrics.write(step, epoch=step / epoch_steps, **rates, **numbers)
-                    window = Window(config.batch_size)
-                    bar.advance(0, loss=numbers["loss"])
-                if save or leave:
-                    history.save(step)
-                if leave:
-                    raise Interrupted(stop.signum)
-                bar.advance(1)
-    return history.finished(config.schedule.epochs)
+    finetuning = _Finetuning(training)
+    seconds = train(training.work, finetuning.plan(), finetuning, training.ranks, stop)
+    return finetuning.finished(seconds)
 
 
 def rate_factor(schedule: Schedule, step: int, epoch_steps: int) -> float:
@@ -228,56 +156,101 @@ def _build(training: Training) -> tuple[Classifier, torch.optim.SGD]:
     return model, build_optimizer(model, config, training.lr_backbone, training.lr_head)
 
 
-def _seed_step(seed: int, step: int, ranks: Ranks) -> None:
-    """Seed torch for this step (stochastic depth draws from it): no generator's state needs saving."""
-    own = np.random.SeedSequence([seed, step, ranks.rank]).generate_state(1, np.uint64)
-    torch.manual_seed(int(own[0]))
+class _Finetuning:
+    """A classifier in training, as the loop sees it; remembers the best epoch where images are held out."""
 
-
-class _History:
-    """What outlives this process: the state to resume from, the best epoch so far, the time spent."""
-
-    def __init__(self, training: Training, model: Classifier, optimizer: torch.optim.Optimizer) -> None:
-        self._training, self._model, self._optimizer = training, model, optimizer
-        self._path = training.out / STATE_NAME
-        self._seconds_before = 0.0
-        self._started = time.monotonic()
+    def __init__(self, training: Training) -> None:
+        config, ranks = training.config, training.ranks
+        self._training = training
+        self._model, self._optimizer = _build(training)
+        self._wrapped: nn.Module = self._model
+        self._loader = training_loader(
+            training.images, training.augment, config.batch_size, config.seed, ranks, config.workers
+        )
         self._best: dict[str, Any] | None = None
+        self._factor = 0.0
 
-    def restore(self) -> int:
-        """Load the newest whole state; return the number of steps it has behind it, 0 when there is none."""
-        state = load_state(self._path)
-        if state is None:
-            return 0
-        self._training.work.require(self._path, state["identity"])
+    def plan(self) -> Plan:
+        """Plan the whole schedule."""
+        config, each = self._training.config, self._loader.steps_per_epoch
+        return Plan(
+            title=f"fine-tune {config.name}",
+            end=config.schedule.epochs * each,
+            reports=lambda step: step % each == 0 or step % config.log_every == 0,
+            saves=lambda step: step % (each * config.checkpoint_every) == 0,
+            images_per_step=config.batch_size,
+            out=self._training.out,
+        )
+
+    def begin(self, step: int) -> None:
+        """Share the model among the ranks."""
+        ranks = self._training.ranks
+        if ranks.world > 1:
+            self._wrapped = DistributedDataParallel(
+                self._model,
+                device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+                broadcast_buffers=False,
+            )
+        self._model.train()
+
+    def batches(self, step: int) -> Generator[Batch, None, None]:
+        """Yield labelled batches."""
+        yield from epochs(self._loader, step)
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take one step on the cross-entropy; judge the model at the end of an epoch."""
+        training, config = self._training, self._training.config
+        each = self._loader.steps_per_epoch
+        self._factor = rate_factor(config.schedule, step, each)
+        set_rates(self._optimizer, self._factor)
+        # Stochastic depth draws from torch's generator: seeded afresh, its state needs no saving.
+        own = np.random.SeedSequence([config.seed, step, training.ranks.rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(own[0]))
+        assert batch.label is not None
+        with torch.autocast(training.ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = self._wrapped(laid_out(batch.views[0], config.channels_last))
+        loss = cross_entropy(logits.float(), batch.label)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        if training.judge is not None and (step + 1) % each == 0:
+            self._judge((step + 1) // each, accuracy(self._model, training.judge, training))
+            self._model.train()
+        return {"loss": loss}
+
+    def describe(self, step: int, means: dict[str, float]) -> dict[str, float]:
+        """Say which epoch it is, and both rates."""
+        training = self._training
+        return {
+            "epoch": step / self._loader.steps_per_epoch,
+            "lr_backbone": self._factor * training.lr_backbone,
+            "lr_head": self._factor * training.lr_head,
+        }
+
+    def require_finite(self, step: int) -> None:
+        """Refuse weights that are not finite."""
+        require_finite(self._model.state_dict(), step)
+
+    def state(self) -> dict[str, Any]:
+        """Return the model, the optimiser and the best model so far."""
+        model, optimizer = self._model.state_dict(), self._optimizer.state_dict()
+        return {"model": model, "optimizer": optimizer, "best": self._best}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Load them."""
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = state["best"]
-        self._seconds_before = state["seconds"]
-        log.info("%s: resuming after step %d", self._training.out, state["step"])
-        return int(state["step"])
 
-    def save(self, step: int) -> None:
-        """Save the state after `step` steps; every rank leaves when the file is there.
+    def finished(self, seconds: float) -> Trained:
+        """Return the model of the best epoch, or the last one's where nothing judged."""
+        if self._best is None:
+            return Trained(self._model, self._training.config.schedule.epochs, seconds, None)
+        self._model.load_state_dict(self._best["model"])
+        judged = Accuracy(self._best["images"], self._best["top1"], self._best["top5"])
+        return Trained(self._model, self._best["epoch"], seconds, judged)
 
-        Raises WorkError, and keeps the last good state, when a weight is not finite.
-        """
-        for name, value in self._model.state_dict().items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise WorkError(f"'{name}' has values that are not finite after step {step}")
-        if self._training.ranks.first:
-            state = {
-                "identity": self._training.work.identity.to_json(),
-                "step": step,
-                "seconds": self._seconds(),
-                "model": self._model.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "best": self._best,
-            }
-            save_state(self._path, state)
-        barrier()
-
-    def judge(self, epoch: int, found: Accuracy) -> None:
+    def _judge(self, epoch: int, found: Accuracy) -> None:
         """Remember the model if it is the best so far; of equals the earliest is kept."""
         log.info("epoch %d: %.2f %% of the held-out images", epoch, found.top1_percent)
         if self._best is None or found.top1 > self._best["top1"]:
@@ -288,18 +261,6 @@ class _History:
                 "top5": found.top5,
                 "model": _copied(self._model.state_dict()),
             }
-
-    def finished(self, epochs: int) -> Trained:
-        """Return the model of the best epoch, or the last one's where nothing judged."""
-        seconds = self._seconds()
-        if self._best is None:
-            return Trained(self._model, epochs, seconds, None)
-        self._model.load_state_dict(self._best["model"])
-        judged = Accuracy(self._best["images"], self._best["top1"], self._best["top5"])
-        return Trained(self._model, self._best["epoch"], seconds, judged)
-
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,11 +16,11 @@ from carryover.core.formats.claims import Work
 from carryover.core.formats.state import previous
 from carryover.core.training.distributed import Ranks, barrier, joined
 from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.loop import METRICS_NAME, STATE_NAME
 from carryover.transfer.classify import subsets
 from carryover.transfer.classify.classifier import Accuracy, accuracy_metrics, count
 from carryover.transfer.classify.data_config import check_data
 from carryover.transfer.classify.features import FeatureSet
-from carryover.transfer.classify.finetune_train import METRICS_NAME, STATE_NAME
 from carryover.transfer.classify.frozen import Frozen, open_frozen
 from carryover.transfer.classify.labelled import LabelledSubset, Splits, choose_labelled, open_splits
 from carryover.transfer.classify.linear_train import Probe, heads_accuracy, require_finite, train_heads

@@ -1,28 +1,24 @@
 """Training many linear classifiers on one frozen network's random crops; exact to resume."""
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from carryover.configs import WorkError
-from carryover.core.data.prepared import Dataset, EvaluationLoader
+from carryover.core.data.prepared import Batch, Dataset, EvaluationLoader
 from carryover.core.formats.claims import Work
-from carryover.core.formats.metrics_log import MetricsLog
-from carryover.core.formats.state import load_state, save_state
-from carryover.core.training.distributed import Ranks, barrier, sum_over_ranks
-from carryover.core.training.interrupt import Interrupted, StopRequest
-from carryover.core.training.progress import progress
-from carryover.core.training.window import Window
+from carryover.core.training.distributed import Ranks, sum_over_ranks
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.loop import Plan, epochs, train
 from carryover.transfer.classify.classifier import TOP, Accuracy
 from carryover.transfer.classify.depths import pooled
-from carryover.transfer.classify.finetune_train import METRICS_NAME, STATE_NAME, rate_factor
+from carryover.transfer.classify.finetune_train import rate_factor
 from carryover.transfer.classify.frozen import Frozen
 from carryover.transfer.classify.loading import laid_out, training_loader
 from carryover.transfer.classify.probe_config import LARSHeads, LinearConfig, ProtocolMode
@@ -63,60 +59,73 @@ def train_heads(probe: Probe, stop: StopRequest) -> tuple[StackedHeads, float]:
     WorkError
         A loss that is not finite.
     """
-    config, mode, ranks = probe.config, probe.mode, probe.ranks
-    heads, optimizer = _build(probe)
-    loader = training_loader(
-        probe.images, probe.frozen.augment, mode.batch_size, config.seed, ranks, config.workers
-    )
-    epoch_steps = loader.steps_per_epoch
-    total = mode.schedule.epochs * epoch_steps
-    metrics = MetricsLog(probe.out / METRICS_NAME, total)
-    step, seconds_before = _restore(probe, heads, optimizer)
-    started = time.monotonic()
-    if ranks.first:
-        metrics.rewind(step)
-    wrapped: nn.Module = heads
-    if ranks.world > 1:
-        wrapped = DistributedDataParallel(
-            heads, device_ids=[ranks.device] if ranks.device.type == "cuda" else None
+    probing = _Probing(probe)
+    seconds = train(probe.work, probing.plan(), probing, probe.ranks, stop)
+    return probing.heads, seconds
+
+
+class _Probing:
+    """Heads in training on a frozen network's features, as the loop sees them."""
+
+    def __init__(self, probe: Probe) -> None:
+        config, mode = probe.config, probe.mode
+        self._probe = probe
+        self.heads, self._optimizer = _build(probe)
+        self._wrapped: nn.Module = self.heads
+        self._loader = training_loader(
+            probe.images, probe.frozen.augment, mode.batch_size, config.seed, probe.ranks, config.workers
+        )
+        self._factor = 0.0
+
+    def plan(self) -> Plan:
+        """Plan the whole schedule."""
+        config, mode, each = self._probe.config, self._probe.mode, self._loader.steps_per_epoch
+        return Plan(
+            title=f"linear {config.name}",
+            end=mode.schedule.epochs * each,
+            reports=lambda step: step % each == 0 or step % config.log_every == 0,
+            saves=lambda step: step % (each * config.checkpoint_every) == 0,
+            images_per_step=mode.batch_size,
         )
 
-    with ExitStack() as stack:
-        bar = stack.enter_context(progress(f"linear {config.name}", total, step, ranks.first))
-        window = Window(mode.batch_size)
-        while step < total:
-            epoch, start = divmod(step, epoch_steps)
-            for batch in loader.epoch(epoch, start):
-                window.batch_arrived()
-                factor = rate_factor(mode.schedule, step, epoch_steps)
-                optimizer.set_factor(factor)
-                assert batch.label is not None
-                logits = wrapped(_features(probe, batch.views[0]))
-                losses = head_losses(logits, batch.label)
-                optimizer.zero_grad(set_to_none=True)
-                losses.sum().backward()
-                optimizer.step()
-                # One head of a grid may diverge; only the best one has to be finite.
-                window.step_taken(losses.nan_to_num(nan=torch.inf).min(), {})
-                step += 1
+    def begin(self, step: int) -> None:
+        """Share the heads among the ranks."""
+        ranks = self._probe.ranks
+        if ranks.world > 1:
+            devices = [ranks.device] if ranks.device.type == "cuda" else None
+            self._wrapped = DistributedDataParallel(self.heads, device_ids=devices)
 
-                epoch_ends = step % epoch_steps == 0
-                save = epoch_ends and (step // epoch_steps) % config.checkpoint_every == 0
-                report = save or epoch_ends or step % config.log_every == 0
-                # Several ranks agree on stopping by a collective call: they ask only where they meet anyway.
-                leave = (report or ranks.world == 1) and stop.requested() and step < total
-                if report or leave:
-                    numbers = window.close(step)
-                    if ranks.first:
-                        metrics.write(step, epoch=step / epoch_steps, lr_factor=factor, **numbers)
-                    window = Window(mode.batch_size)
-                    bar.advance(0, loss=numbers["loss"])
-                if save or leave:
-                    _save(probe, heads, optimizer, step, seconds_before + time.monotonic() - started)
-                if leave:
-                    raise Interrupted(stop.signum)
-                bar.advance(1)
-    return heads, seconds_before + time.monotonic() - started
+    def batches(self, step: int) -> Generator[Batch, None, None]:
+        """Yield labelled batches."""
+        yield from epochs(self._loader, step)
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take one step of every head at once."""
+        self._factor = rate_factor(self._probe.mode.schedule, step, self._loader.steps_per_epoch)
+        self._optimizer.set_factor(self._factor)
+        assert batch.label is not None
+        losses = head_losses(self._wrapped(_features(self._probe, batch.views[0])), batch.label)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self._optimizer.step()
+        # One head of a grid may diverge; only the best one has to be finite.
+        return {"loss": losses.nan_to_num(nan=torch.inf).min()}
+
+    def describe(self, step: int, means: dict[str, float]) -> dict[str, float]:
+        """Say which epoch it is, and the factor on every rate."""
+        return {"epoch": step / self._loader.steps_per_epoch, "lr_factor": self._factor}
+
+    def require_finite(self, step: int) -> None:
+        """Let heads diverge: the one that is chosen is looked at in the end."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the heads and the optimiser."""
+        return {"heads": self.heads.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Load them."""
+        self.heads.load_state_dict(state["heads"])
+        self._optimizer.load_state_dict(state["optimizer"])
 
 
 def heads_accuracy(probe: Probe, heads: StackedHeads, images: Dataset) -> list[Accuracy]:
@@ -161,30 +170,6 @@ def _build(probe: Probe) -> tuple[StackedHeads, StackedSGD]:
     if isinstance(o, LARSHeads):
         return heads, StackedSGD(heads, o.momentum, trust_coefficient=o.trust_coefficient)
     return heads, StackedSGD(heads, o.momentum, o.nesterov)
-
-
-def _restore(probe: Probe, heads: StackedHeads, optimizer: StackedSGD) -> tuple[int, float]:
-    state = load_state(probe.out / STATE_NAME)
-    if state is None:
-        return 0, 0.0
-    probe.work.require(probe.out / STATE_NAME, state["identity"])
-    heads.load_state_dict(state["heads"])
-    optimizer.load_state_dict(state["optimizer"])
-    log.info("%s: resuming after step %d", probe.out, state["step"])
-    return int(state["step"]), float(state["seconds"])
-
-
-def _save(probe: Probe, heads: StackedHeads, optimizer: StackedSGD, step: int, seconds: float) -> None:
-    if probe.ranks.first:
-        state = {
-            "identity": probe.work.identity.to_json(),
-            "step": step,
-            "seconds": seconds,
-            "heads": heads.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        save_state(probe.out / STATE_NAME, state)
-    barrier()
 
 
 def require_finite(heads: StackedHeads, index: int) -> None:

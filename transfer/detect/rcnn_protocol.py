@@ -13,7 +13,7 @@ from carryover.core.formats.claims import Work
 from carryover.core.formats.state import previous
 from carryover.core.training.distributed import barrier, joined
 from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.iterations import STATE_NAME
+from carryover.core.training.loop import STATE_NAME
 from carryover.transfer.detect.backend import Backend, Detector, Training
 from carryover.transfer.detect.batches import annotated_images
 from carryover.transfer.detect.config import DetectionConfig

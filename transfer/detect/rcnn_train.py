@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from carryover.configs import WorkError
 from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.iterations import train
+from carryover.core.training.iterations import train_iterations
 from carryover.core.training.schedules import warmup_multistep
 from carryover.transfer.detect.backend import Detector, Step, Training
 from carryover.transfer.detect.config import SolverConfig
@@ -39,13 +39,14 @@ def train_detector(run: Training, detector: Detector, stop: StopRequest) -> floa
             losses = _losses(model, step, iteration)
             return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
-    return train(
+    return train_iterations(
         run,
         detector.model,
         detector.build_optimizer(),
         stop,
         f"train {config.model.label}",
         solver.iterations,
+        solver.ims_per_batch,
         lambda start: detector.steps(start, solver.iterations),
         losses_of,
         lambda iteration: solver.peak_lr * lr_factor(solver, iteration),

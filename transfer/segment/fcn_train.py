@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.iterations import train
+from carryover.core.training.iterations import train_iterations
 from carryover.transfer.draws import step_loader
 from carryover.transfer.segment.backend import Training
 from carryover.transfer.segment.batches import Steps, TrainingImages
@@ -42,7 +42,19 @@ def train_segmenter(run: Training, model: nn.Module, stop: StopRequest) -> float
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     title, rate_at = f"train {model_config.label}", partial(lr_at, solver)
-    return train(run, model, optimizer, stop, title, solver.iterations, steps_from, losses_of, rate_at, CAUSE)
+    return train_iterations(
+        run,
+        model,
+        optimizer,
+        stop,
+        title,
+        solver.iterations,
+        solver.ims_per_batch,
+        steps_from,
+        losses_of,
+        rate_at,
+        CAUSE,
+    )
 
 
 def lr_at(solver: SolverConfig, iteration: int) -> float:

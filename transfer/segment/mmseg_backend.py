@@ -15,6 +15,7 @@ from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
 from carryover.core.formats.state import previous
 from carryover.core.training.distributed import Ranks, barrier
 from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.loop import STATE_NAME
 from carryover.transfer.convert import convert
 from carryover.transfer.segment.backend import Backend, Training
 from carryover.transfer.segment.config import SegmentationConfig
@@ -47,8 +48,6 @@ class MmsegSegmenter:
 
     @property
     def states(self) -> tuple[Path, ...]:
-        from carryover.transfer.segment.mmseg_train import STATE_NAME
-
         path = self.run.out / STATE_NAME
         return path, previous(path)
 

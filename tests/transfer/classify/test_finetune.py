@@ -1,12 +1,10 @@
 """Fine-tuning on few labels: what it trains on, what it reports, and that it resumes exactly."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from carryover.transfer.classify import finetune_train
 from carryover.transfer.classify.config import FinetuneConfig
 from carryover.transfer.classify.finetune import evaluate
 from carryover.transfer.results import RECORD_NAME, ResultRecord
+from tests.interrupting import stop_after, stop_after_all
 from tests.transfer.classify.samples import write_checkpoint, write_images
 
 SMALL = (
@@ -98,7 +97,7 @@ def test_interrupted_within_an_epoch_and_resumed_equals_uninterrupted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    interrupt_at_step(6, monkeypatch)
+    stop_after(6, signal.SIGUSR2, monkeypatch)
     with pytest.raises(Interrupted) as left:
         evaluate(recipe(images), checkpoint, tmp_path)
     assert left.value.code == 128 + signal.SIGUSR2
@@ -109,19 +108,6 @@ def test_interrupted_within_an_epoch_and_resumed_equals_uninterrupted(
     assert_same_weights(tmp_path, plain[0])
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
-
-
-def interrupt_at_step(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process SIGUSR2 during the given step (1-based)."""
-    set_rates, calls = finetune_train.set_rates, [0]
-
-    def counted(*arguments: Any) -> None:
-        calls[0] += 1
-        if calls[0] == step:
-            os.kill(os.getpid(), signal.SIGUSR2)
-        set_rates(*arguments)
-
-    monkeypatch.setattr(finetune_train, "set_rates", counted)
 
 
 def test_a_finished_run_is_not_repeated(
@@ -139,14 +125,14 @@ def test_a_directory_with_another_result_is_refused(
     with pytest.raises(UserError, match=r"holds another result: optimizer\.base_lr_head: 0\.02 -> 0\.3;"):
         evaluate(recipe(images, "optimizer.base_lr_head=0.3"), checkpoint, plain[0])
     other = write_checkpoint(tmp_path / "other.safetensors", seed=1)
-    with pytest.raises(UserError, match="another checkpoint"):
+    with pytest.raises(UserError, match=r"holds another result: backbone: [0-9a-f]{8} -> [0-9a-f]{8};"):
         evaluate(recipe(images), other, plain[0])
 
 
 def test_a_directory_with_another_runs_state_is_refused(
     images: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupt_at_step(2, monkeypatch)
+    stop_after(2, signal.SIGUSR2, monkeypatch)
     with pytest.raises(Interrupted):
         evaluate(recipe(images), checkpoint, tmp_path)
     with pytest.raises(UserError, match="holds another work: seed: 0 -> 1;"):
@@ -179,7 +165,7 @@ def test_the_best_epoch_is_chosen_on_held_out_labelled_images_and_says_so(
     assert uninterrupted.selected_on == "held-out 20 % of the labelled training images"
     assert uninterrupted.train_images == 24
     assert uninterrupted.facts["held-out images"] == 6
-    interrupt_at_step(5, monkeypatch)
+    stop_after(5, signal.SIGUSR2, monkeypatch)
     with pytest.raises(Interrupted):
         evaluate(recipe(images, *best), checkpoint, tmp_path / "parts")
     monkeypatch.undo()
@@ -197,7 +183,7 @@ def test_a_grid_is_decided_on_held_out_labels_and_resumes(
         "selection.head_multiples=[1, 10]",
         "schedule.epochs=2",
     )
-    interrupt_at_step(8, monkeypatch)
+    stop_after_all(8, signal.SIGUSR2, monkeypatch)
     with pytest.raises(Interrupted):
         evaluate(recipe(images, *grid), checkpoint, tmp_path)
     monkeypatch.undo()

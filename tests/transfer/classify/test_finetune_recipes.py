@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import carryover.transfer.config  # noqa: F401 (registers the recipes)
-from carryover.configs import UserError, header, load, recipe_names
+from carryover.configs import UserError, load, recipe_names
 from carryover.transfer.classify.config import (
     CosineSchedule,
     FinetuneConfig,
@@ -78,15 +78,13 @@ def test_the_grid_has_nine_points_decided_on_labelled_images() -> None:
     assert (0.01, 1.0) in selection.points
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_names_its_source_its_number_its_cost_and_the_official_list(name: str) -> None:
-    text, config = header("transfer", name), recipe(name)
-    assert config.source
-    for word in ("Expected:", "Hardware and cost:"):
-        assert word in text
-    assert isinstance(config.labels, ListedImages)
-    assert config.labels.list == f"simclr_{name.rsplit('_', 1)[1]}"
-    assert (config.image.size, config.image.resize, config.image.scale) == (224, 256, (0.08, 1.0))
+def test_every_recipe_names_its_source_and_the_official_list() -> None:
+    for name in RECIPES:
+        config = recipe(name)
+        assert config.source
+        assert isinstance(config.labels, ListedImages)
+        assert config.labels.list == f"simclr_{name.rsplit('_', 1)[1]}"
+        assert (config.image.size, config.image.resize, config.image.scale) == (224, 256, (0.08, 1.0))
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *CIFAR])

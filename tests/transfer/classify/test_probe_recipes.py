@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import carryover.transfer.config  # noqa: F401 (registers the recipes)
-from carryover.configs import UserError, header, load, recipe_names
+from carryover.configs import UserError, load, recipe_names
 from carryover.transfer.classify import linear
 from carryover.transfer.classify.inaturalist import open_inaturalist
 from carryover.transfer.classify.probe_config import LinearConfig, ProtocolMode
@@ -23,12 +23,8 @@ def mode_of(name: str) -> ProtocolMode:
     return config.mode
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_names_its_source_its_number_and_its_cost(name: str) -> None:
-    text, config = header("transfer", name), load("transfer", name)
-    assert config.source
-    for word in ("Expected:", "Hardware and cost:"):
-        assert word in text
+def test_every_recipe_names_its_source() -> None:
+    assert all(load("transfer", name).source for name in RECIPES)
 
 
 # Optimiser, epochs, batch, scaled rate and weight decay as the papers state them.

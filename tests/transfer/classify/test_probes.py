@@ -1,6 +1,5 @@
 """Frozen-feature evaluations end to end: k-NN, linear by protocol and on cached features, SVM, t-SNE."""
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from carryover.configs import UserError, load
 from carryover.core.formats.canonical import load_canonical
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
-from carryover.transfer.classify import knn, linear, linear_train, svm, tsne
+from carryover.transfer.classify import knn, linear, svm, tsne
 from carryover.transfer.results import Metric, ResultRecord
+from tests.interrupting import stop_after
 from tests.transfer.classify.samples import CLASSES
 
 SMALL = ("image.size=32", "image.resize=32", "precision=fp32", "workers=0", "extract_batch=16")
@@ -125,22 +125,14 @@ def test_an_interrupted_linear_evaluation_resumes_exactly(
 ) -> None:
     config = recipe("linear_cifar10", images, *PROTOCOL, "mode.schedule.epochs=2", "log_every=1")
     whole = linear.evaluate(config, resnet, tmp_path / "whole")
-    factor, calls = linear_train.rate_factor, [0]
-
-    def interrupting(*arguments: Any) -> float:
-        calls[0] += 1
-        if calls[0] == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return factor(*arguments)
-
-    monkeypatch.setattr(linear_train, "rate_factor", interrupting)
+    stop_after(6, signal.SIGTERM, monkeypatch)
     with pytest.raises(Interrupted):
         linear.evaluate(config, resnet, tmp_path / "parts")
     monkeypatch.undo()
     parts = linear.evaluate(config, resnet, tmp_path / "parts")
     assert parts.metrics == whole.metrics
     losses = [
-        [(row["step"], row["loss"]) for row in read_metrics(tmp_path / run / "metrics.jsonl")][-1]
+        [(row["step"], row["loss"]) for row in read_metrics(tmp_path / run / "metrics.jsonl")]
         for run in ("whole", "parts")
     ]
     assert losses[0] == losses[1]

@@ -1,15 +1,12 @@
 """Detection runs of a second: what shrinks them, stops them in the middle, and compares them."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import carryover.transfer.config  # noqa: F401 (registers the kind)
 from carryover.configs import load
-from carryover.transfer.detect import rcnn_train
 from carryover.transfer.detect.config import DetectionConfig
 
 TINY = [
@@ -44,19 +41,6 @@ def recipe(name: str | Path, shapes: Path, *more: str, tiny: Sequence[str] = TIN
 def overrides(shapes: Path, *more: str, tiny: Sequence[str] = TINY) -> list[str]:
     """What `recipe` overrides."""
     return [f"data.root={shapes}", "solver.precision=fp32", *tiny, *more]
-
-
-def stop_in_iteration(number: int, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a signal while it computes that iteration."""
-    original, count = rcnn_train.lr_factor, [0]
-
-    def counted(*arguments):
-        count[0] += 1
-        if count[0] == number:
-            os.kill(os.getpid(), signum)
-        return original(*arguments)
-
-    monkeypatch.setattr(rcnn_train, "lr_factor", counted)
 
 
 def assert_same_files(one: Path, two: Path) -> None:

@@ -21,6 +21,7 @@ from carryover.transfer.detect.detectron2_rcnn import evaluate
 from carryover.transfer.detect.predictions_file import read_predictions
 from carryover.transfer.detect.scores import score
 from carryover.transfer.detect.splits import read_splits
+from tests.interrupting import stop_after
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect import runs
 from tests.transfer.processes import evaluate_in_two_processes
@@ -104,12 +105,12 @@ class TestOneRun:
     def test_stopped_and_resumed_equals_undisturbed(
         self, finished, shapes, checkpoint, tmp_path, monkeypatch
     ):
-        runs.stop_in_iteration(3, signal.SIGUSR2, monkeypatch)
+        stop_after(3, signal.SIGUSR2, monkeypatch)
         recipe = _recipe("demo_faster_fpn", shapes)
         with pytest.raises(Interrupted) as stopped:
             evaluate(recipe, checkpoint, tmp_path / "run")
         assert stopped.value.code == 128 + signal.SIGUSR2
-        assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["iteration"] == 3
+        assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
         monkeypatch.undo()
         converted = (tmp_path / "run" / "backbone.pkl").stat().st_mtime_ns
         seen = []
@@ -187,7 +188,7 @@ class TestTwoProcesses:
         with pytest.raises(Interrupted):
             evaluate_in_processes(2, recipe, checkpoint, launched)
         stopper.join()
-        stopped_at = torch.load(launched / "checkpoint.pt", weights_only=True)["iteration"]
+        stopped_at = torch.load(launched / "checkpoint.pt", weights_only=True)["step"]
         assert 1 <= stopped_at <= 4
         record = evaluate_in_processes(2, recipe, checkpoint, launched)
         assert record.facts["devices"] == 2
@@ -218,7 +219,8 @@ class TestWithoutDetectron2:
 
     def test_the_recipe_alone_imports_neither_torch_nor_detectron2(self):
         program = (
-            "import sys, carryover.transfer.config, carryover.transfer.detect.detectron2_rcnn; from carryover.configs import load;"
+            "import sys, carryover.transfer.config, carryover.transfer.detect.detectron2_rcnn;"
+            "from carryover.configs import load;"
             "load('transfer', 'coco_fpn_1x', ['backend=detectron2']);"
             "print('torch' in sys.modules, 'detectron2' in sys.modules)"
         )

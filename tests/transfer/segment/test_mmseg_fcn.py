@@ -2,7 +2,6 @@
 
 import importlib
 import multiprocessing
-import os
 import signal
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.segment.mmcv_stub import install
 from carryover.transfer.segment.mmseg_fcn import evaluate
+from tests.interrupting import stop_after
 from tests.transfer.segment.scenes import CLASSES, overrides, recipe
 
 pytestmark = pytest.mark.mmseg
@@ -55,35 +55,31 @@ def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, 
     from carryover.transfer.segment import mmseg_train
 
     config = recipe(root, "backend=mmseg")
-    _stop_in_iteration(3, signal.SIGUSR2, monkeypatch)
+    stop_after(3, signal.SIGUSR2, monkeypatch)
     with pytest.raises(Interrupted) as stopped:
         evaluate(config, checkpoint, tmp_path)
     assert stopped.value.code == 128 + signal.SIGUSR2
     monkeypatch.undo()
     # Nothing but tensors and plain containers: no file is ever executed.
-    state = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
-    assert state["meta"]["iter"] == 3
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3
     with pytest.raises(UserError, match=r"holds another work: solver\.base_lr: 0\.05 -> 0\.01;"):
         evaluate(recipe(root, "backend=mmseg", "solver.base_lr=0.01"), checkpoint, tmp_path)
 
     # The first thing that the resumed run does is to compute with the weights that were saved.
     seen = []
-    original = mmseg_train._KeeperHook.before_train_iter
+    original = mmseg_train.lr_at
 
-    def watched(keeper, runner, *arguments, **more):
-        if not seen:
-            weights = {k: v.clone() for k, v in runner.model.state_dict().items()}
-            seen.append((runner.iter, weights, runner.optim_wrapper.get_lr()["lr"][0]))
-        original(keeper, runner, *arguments, **more)
+    def watched(solver, iteration):
+        rate = original(solver, iteration)
+        seen.append((iteration, rate))
+        return rate
 
-    monkeypatch.setattr(mmseg_train._KeeperHook, "before_train_iter", watched)
+    monkeypatch.setattr(mmseg_train, "lr_at", watched)
     evaluate(config, checkpoint, tmp_path)
-    ((iteration, weights, rate),) = seen
-    assert iteration == 3
-    assert all(torch.equal(weights[k], state["state_dict"][k]) for k in state["state_dict"])
-    assert rate == pytest.approx(1e-4 + (0.05 - 1e-4) * 0.4**0.9)
+    assert seen[0] == (3, pytest.approx(1e-4 + (0.05 - 1e-4) * 0.4**0.9))
     name = "backbone.layer1.0.conv1.weight"
-    assert not torch.equal(load_file(tmp_path / "segmenter.safetensors")[name], weights[name])
+    assert not torch.equal(load_file(tmp_path / "segmenter.safetensors")[name], state["model"][name])
     # Draws, dropout and momentum are the undisturbed run's too, so the end is.
     for name in ("confusion.json", "metrics.jsonl", "segmenter.safetensors"):
         assert (finished[1] / name).read_bytes() == (tmp_path / name).read_bytes(), name
@@ -92,16 +88,16 @@ def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, 
 def test_a_torn_state_gives_way_to_the_one_before(root, checkpoint, tmp_path, monkeypatch, caplog):
     config = recipe(root, "backend=mmseg", "checkpoints=6", "workers=1")
     others = set(multiprocessing.active_children())
-    _stop_in_iteration(3, signal.SIGTERM, monkeypatch)
+    stop_after(3, signal.SIGTERM, monkeypatch)
     with pytest.raises(Interrupted) as stopped:
         evaluate(config, checkpoint, tmp_path)
     # Loaders ignore SIGTERM: left behind, they would keep the process from ending.
     assert stopped.tb is not None and set(multiprocessing.active_children()) <= others
     monkeypatch.undo()
-    newest = tmp_path / "checkpoint.pth"
+    newest = tmp_path / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert evaluate(config, checkpoint, tmp_path).facts["iterations"] == 6
-    assert "checkpoint.pth is damaged" in caplog.text
+    assert "checkpoint.pt is damaged" in caplog.text
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [2, 4, 6]
 
 
@@ -122,7 +118,6 @@ class TestProof:
     def parts(self, root, checkpoint, tmp_path):
         from carryover.core.backbones.config import BackboneConfig
         from carryover.transfer.convert import convert
-        from carryover.transfer.segment.mmcv_stub import install
         from carryover.transfer.segment.mmseg_model import model_settings
 
         install()
@@ -181,18 +176,3 @@ def _data_of(root: Path) -> str:
         " train: {image_dir: train/images, mask_dir: train/masks},"
         " test: {image_dir: val/images, mask_dir: val/masks}}\n"
     )
-
-
-def _stop_in_iteration(number: int, signum: int, monkeypatch) -> None:
-    """Send this process a signal while it computes that iteration."""
-    install()
-    from carryover.transfer.segment import mmseg_train
-
-    original = mmseg_train._KeeperHook.before_train_iter
-
-    def counted(keeper, runner, *arguments, **more):
-        if runner.iter + 1 == number:
-            os.kill(os.getpid(), signum)
-        original(keeper, runner, *arguments, **more)
-
-    monkeypatch.setattr(mmseg_train._KeeperHook, "before_train_iter", counted)

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -16,9 +15,9 @@ from safetensors.torch import load_file
 from carryover.configs import UserError, WorkError
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
-from carryover.transfer.segment import fcn_train
 from carryover.transfer.segment.metrics import as_metrics, scores
 from carryover.transfer.segment.torchvision_fcn import evaluate
+from tests.interrupting import stop_after
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.processes import evaluate_in_two_processes
 from tests.transfer.segment.scenes import CLASSES, overrides, recipe
@@ -78,11 +77,11 @@ def test_a_finished_run_is_not_done_again(finished, root, checkpoint):
 
 
 def test_stopped_and_resumed_equals_undisturbed(finished, root, checkpoint, tmp_path, monkeypatch):
-    _stop_in_iteration(3, signal.SIGUSR2, monkeypatch)
+    stop_after(3, signal.SIGUSR2, monkeypatch)
     with pytest.raises(Interrupted) as stopped:
         evaluate(recipe(root), checkpoint, tmp_path / "run")
     assert stopped.value.code == 128 + signal.SIGUSR2
-    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["iteration"] == 3
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"holds another work: solver\.base_lr: 0\.05 -> 0\.01;"):
         evaluate(recipe(root, "solver.base_lr=0.01"), checkpoint, tmp_path / "run")
@@ -95,7 +94,7 @@ def test_loading_in_processes_changes_nothing_and_a_signal_to_all_of_them_is_sur
     finished, root, checkpoint, tmp_path, monkeypatch
 ):
     others = set(multiprocessing.active_children())
-    _stop_in_iteration(2, signal.SIGTERM, monkeypatch, everybody=True)
+    stop_after(2, signal.SIGTERM, monkeypatch, everybody=True)
     with pytest.raises(Interrupted) as stopped:
         evaluate(recipe(root, "workers=1"), checkpoint, tmp_path / "run")
     assert stopped.tb is not None and set(multiprocessing.active_children()) <= others
@@ -166,22 +165,6 @@ class TestBadInput:
             evaluate(recipe(root), small, tmp_path)
 
     def test_a_loss_that_explodes_is_an_error(self, root, checkpoint, tmp_path):
-        with pytest.raises(WorkError, match="is not finite"):
+        with pytest.raises(WorkError, match=r"the loss is (nan|inf) at step"):
             evaluate(recipe(root, "solver.base_lr=1e30", "checkpoints=1"), checkpoint, tmp_path)
         assert not (tmp_path / "checkpoint.pt").exists()
-
-
-def _stop_in_iteration(number: int, signum: int, monkeypatch, everybody: bool = False) -> None:
-    """Send this process a signal while it computes that iteration; `everybody`: its loaders too."""
-    original, count = fcn_train.lr_at, [0]
-
-    def counted(*arguments):
-        count[0] += 1
-        if count[0] == number:
-            if everybody:
-                for child in torch.multiprocessing.active_children():
-                    os.kill(child.pid, signum)
-            os.kill(os.getpid(), signum)
-        return original(*arguments)
-
-    monkeypatch.setattr(fcn_train, "lr_at", counted)

@@ -1,0 +1,119 @@
+"""Where recipes stand: one in a file of its own, or as a row of a table."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+from carryover.configs.errors import UserError
+from carryover.configs.keys import nearest
+from carryover.configs.reading import read_yaml, version_of
+from carryover.configs.tables import Row, Table, is_table, read_table
+
+_OWN = re.compile(r"(?P<path>.*\.ya?ml)(:(?P<row>.+))?", re.DOTALL)
+_MATRIX = re.compile(r"^matrix:", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one recipe stands: its file, and its row where the file is a table."""
+
+    path: Path
+    row: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The recipe's name: its row's, or its file's without the suffix."""
+        return self.path.stem if self.row is None else self.row
+
+    def __str__(self) -> str:
+        return str(self.path) if self.row is None else f"{self.path}: {self.row}"
+
+
+def place_in_file(path: Path, row: str | None = None) -> Place:
+    """Return the place of a recipe in a file of the user's own.
+
+    Raises UserError where a table is given without a row (its rows are named), a row that it has not, or a
+    row of a file that is no table.
+    """
+    content = read_yaml(path)
+    if not is_table(content):
+        if row is not None:
+            raise UserError(f"{path} is one recipe, no table: it has no row '{row}'")
+        return Place(path)
+    return Place(path, table_of(path).row(row).name)
+
+
+def place_of(kind: str, folder: Path, name_or_path: str | Path) -> Place:
+    """Return the place of a recipe given by name, by path, or by path and row (``mine.yaml:ROW``).
+
+    Raises
+    ------
+    UserError
+        No such file, row or name; answered with the nearest one.
+    """
+    own = _OWN.fullmatch(str(name_or_path))
+    if own:
+        path = Path(own["path"])
+        if not path.is_file():
+            raise UserError(f"{path}: no such recipe file")
+        return place_in_file(path, own["row"])
+    shipped = folder / f"{name_or_path}.yaml"
+    if shipped.is_file() and not _holds_matrix(shipped):
+        return Place(shipped)
+    rows = _rows(folder)
+    if str(name_or_path) in rows:
+        return rows[str(name_or_path)]
+    if shipped.is_file():
+        within = ", ".join(table_of(shipped).rows)
+        raise UserError(f"{kind} '{name_or_path}' is a table of several recipes; name one of them: {within}")
+    names = recipes_in(folder)
+    guess = nearest(str(name_or_path), names)
+    hint = f"; did you mean '{guess}'?" if guess else f"; there are: {', '.join(names) or 'none'}"
+    raise UserError(f"no {kind} recipe is called '{name_or_path}'{hint}")
+
+
+def recipes_in(folder: Path) -> list[str]:
+    """List the recipes of a folder by name; files that start with an underscore are bases only."""
+    rows = _rows(folder)
+    return sorted([*rows, *(p.stem for p in _files(folder) if not _holds_matrix(p))])
+
+
+def row_at(place: Place) -> Row:
+    """Return what a recipe is made of; a file that is no table is its own only layer."""
+    if place.row is None:
+        return Row(place.path.stem, {}, (read_yaml(place.path),))
+    return table_of(place.path).row(place.row)
+
+
+def table_of(path: Path) -> Table:
+    """Return a file's table, expanded once for each version of the file."""
+    return _table(path, version_of(path))
+
+
+@lru_cache(maxsize=256)
+def _table(path: Path, version: tuple[int, int]) -> Table:
+    return read_table(path, read_yaml(path))
+
+
+@cache
+def _rows(folder: Path) -> Mapping[str, Place]:
+    """Return the rows of all tables of a folder by name; raises UserError for a name that is given twice."""
+    found = {p.stem: Place(p) for p in _files(folder) if not _holds_matrix(p)}
+    for path in _files(folder):
+        for name in table_of(path).rows if _holds_matrix(path) else ():
+            if name in found:
+                raise UserError(f"two recipes are called '{name}': in {found[name].path} and in {path}")
+            found[name] = Place(path, name)
+    return {name: place for name, place in found.items() if place.row is not None}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.yaml") if not p.name.startswith("_"))
+
+
+@cache
+def _holds_matrix(path: Path) -> bool:
+    # In a shipped file top-level keys begin a line. Parsing every file to see would be slow for one load.
+    return _MATRIX.search(path.read_text(encoding="utf-8")) is not None
