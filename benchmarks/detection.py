@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
 from carryover.configs import load
 from carryover.core.backbones.inspection import load_backbone
-from carryover.core.backbones.source import Source
-from carryover.core.formats.canonical import sha256_file
+from carryover.core.backbones.source import open_source
+from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import joined
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.provenance import hardware
@@ -36,6 +36,7 @@ from carryover.transfer.detect.backend import Backend, Training
 from carryover.transfer.detect.batches import annotated_images
 from carryover.transfer.detect.rcnn_train import train_detector
 from carryover.transfer.detect.splits import read_splits
+from carryover.transfer.identity import identify
 
 BACKENDS = ("torchvision", "detectron2")
 RECIPES = {"c4": "voc07_c4", "fpn": "voc0712_fpn_24k"}
@@ -59,10 +60,10 @@ def seconds_an_iteration(backend: str, model: str, options: argparse.Namespace) 
     config = load("transfer", RECIPES[model], overrides(backend, model, options))
     assert isinstance(config, DetectionConfig)
     splits = read_splits(config.data, needs_masks=config.model.masks)
-    backbone, metadata = load_backbone(options.checkpoint)
-    source = Source(options.checkpoint, sha256_file(options.checkpoint), backbone, metadata)
+    source = open_source(options.checkpoint)
     with tempfile.TemporaryDirectory() as out, joined() as ranks:
-        run = Training(config, annotated_images(splits.train), Path(out), ranks, "benchmark")
+        work = Work(Path(out), config, identify(config, source))
+        run = Training(config, annotated_images(splits.train), Path(out), ranks, work)
         with library(backend).detector(run, splits, source) as detector:
             clock = Clock()
             train_detector(run, detector, clock)

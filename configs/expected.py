@@ -7,7 +7,7 @@ has several of these. A number whose task is ``pretraining`` (hours, memory) say
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -49,12 +49,12 @@ def find_numbers(expected: Any, where: str) -> tuple[list[Number], list[Number]]
         if not isinstance(asked, Mapping):
             continue
         cells = {k: _allowed(v) for k, v in asked.items() if k not in ("paper", "table")}
-        found = [n for table in as_list(asked.get("table")) for n in _table(asked.get("paper"), table, where)]
-        for column in cells:
-            if found and column not in found[0]:
-                guess = nearest(column, list(found[0]))
-                hint = f"; did you mean '{guess}'?" if guess else f"; there are: {', '.join(found[0])}"
-                raise UserError(f"{where}: expected: no column is called '{column}'{hint}")
+        found: list[Number] = []
+        for table in as_list(asked.get("table")):
+            by_method = _table(asked.get("paper"), table, where)
+            _check_columns(cells, list(next(iter(by_method.values()))[0]), where)
+            for method, rows in by_method.items():
+                found += rows if method in cells.get("method", by_method) else ()
         fit = [n for n in found if n["task"] != _COST and _fits(n, cells)]
         if not fit:
             raise UserError(f"{where}: expected: nothing published is {dict(asked)}")
@@ -64,10 +64,9 @@ def find_numbers(expected: Any, where: str) -> tuple[list[Number], list[Number]]
     return results, costs
 
 
-def result_lines(expected: Any, where: str) -> list[str]:
-    """Return the sentences of a header's "Expected:", one for each table."""
+def result_lines(expected: Any, results: Sequence[Number]) -> list[str]:
+    """Return the sentences of a header's "Expected:": one for each table, then those that were words."""
     said = [str(e).rstrip(".") for e in as_list(expected) if not isinstance(e, Mapping)]
-    results = find_numbers(expected, where)[0]
     by_source: dict[str, list[Number]] = {}
     for number in results:
         by_source.setdefault(_source(number), []).append(number)
@@ -76,9 +75,8 @@ def result_lines(expected: Any, where: str) -> list[str]:
     return [*lines, *said]
 
 
-def cost_line(cost: str, expected: Any, where: str) -> str:
+def cost_line(cost: str, costs: Sequence[Number]) -> str:
     """Return what a header says of "Hardware and cost": the recipe's words, then the published hours."""
-    costs = find_numbers(expected, where)[1]
     numbers = list(dict.fromkeys(f"{n['value']} {n['unit']}" for n in costs if n["value"] != "0"))
     return ": ".join(part for part in (cost.rstrip("."), ", ".join(numbers)) if part)
 
@@ -123,20 +121,32 @@ def _fits(number: Number, cells: Mapping[str, frozenset[str]]) -> bool:
     return all(number[column] in allowed for column, allowed in cells.items())
 
 
-@cache
-def _published(name: str) -> tuple[Number, ...] | None:
-    file = Path(str(resources.files("carryover.configs"))) / "published" / f"{name}.csv"
-    if not file.is_file():
-        return None
-    with file.open(encoding="utf-8", newline="") as lines:
-        return tuple(csv.DictReader(lines))
+def _check_columns(asked: Iterable[str], columns: Sequence[str], where: str) -> None:
+    for column in asked:
+        if column not in columns:
+            guess = nearest(column, columns)
+            hint = f"; did you mean '{guess}'?" if guess else f"; there are: {', '.join(columns)}"
+            raise UserError(f"{where}: expected: no column is called '{column}'{hint}")
 
 
-def _table(paper: Any, table: Any, where: str) -> tuple[Number, ...]:
+def _table(paper: Any, table: Any, where: str) -> Mapping[str, list[Number]]:
     found = _published(f"{paper}_table{table}")
     if found is None:
         raise UserError(
             f"{where}: expected: there is no Table {table} of '{paper}': configs/published has no"
             f" {paper}_table{table}.csv"
         )
+    return found
+
+
+@cache
+def _published(name: str) -> Mapping[str, list[Number]] | None:
+    """Return the numbers of one file by method, None for a file that is not there."""
+    file = Path(str(resources.files("carryover.configs"))) / "published" / f"{name}.csv"
+    if not file.is_file():
+        return None
+    found: dict[str, list[Number]] = {}
+    with file.open(encoding="utf-8", newline="") as lines:
+        for number in csv.DictReader(lines):
+            found.setdefault(number["method"], []).append(number)
     return found

@@ -13,7 +13,7 @@ from carryover.configs.catalogue import Place, place_in_file, place_of, recipes_
 from carryover.configs.errors import UserError
 from carryover.configs.keys import nearest, sibling_keys, valid_keys, with_default_tags
 from carryover.configs.merging import apply_overrides, interpolate, merge
-from carryover.configs.story import filled, story
+from carryover.configs.story import filled, story, title_lines
 from carryover.configs.tables import STORY_KEYS, TABLE_KEYS
 
 _TYPES: dict[str, Any] = {}
@@ -69,7 +69,13 @@ def header(kind: str, name_or_path: str | Path) -> str:
     `expected` and `cost` add what configs/published has (`configs.expected`), `note` what else is known.
     """
     place = find(kind, name_or_path)
-    return story(place, row_at(place), _content(kind, place))
+    return story(place, lambda: _content(kind, place))
+
+
+def title(kind: str, name_or_path: str | Path) -> str:
+    """Return the first sentence of a recipe's story, on one line; no published number is looked up for it."""
+    place = find(kind, name_or_path)
+    return " ".join(line.strip() for line in title_lines(place, lambda: _content(kind, place)))
 
 
 def find(kind: str, name_or_path: str | Path) -> Place:
@@ -121,7 +127,12 @@ def kind_of(path: Path) -> str:
 def _shipped(kind: str) -> Path:
     if kind not in _TYPES:
         raise KeyError(f"recipes of kind {kind!r} have no type yet: import the module that registers it")
-    return Path(str(resources.files("carryover.configs"))) / kind
+    return _folder() / kind
+
+
+@cache
+def _folder() -> Path:
+    return Path(str(resources.files("carryover.configs")))
 
 
 @cache
@@ -149,7 +160,7 @@ def _content(kind: str, place: Place, seen: tuple[Place, ...] = ()) -> dict[str,
         own = {k: v for k, v in layer.items() if k != "base" and k not in STORY_KEYS}
         merged = merge(merged, own, [_TYPES[kind]])
     if place.row is not None and isinstance(merged.get("source"), str):
-        merged["source"] = filled(row, merged, f"{place}: source", merged["source"])
+        merged["source"] = filled(row, lambda: merged, f"{place}: source", merged["source"])
     return merged
 
 

@@ -1,11 +1,10 @@
-"""What wins: a recipe over its bases, a table's row over what the table says, an override over all of it."""
+"""What wins: a recipe over its bases, a table's row over what the table says, an override over all of it.
+
+OmegaConf is imported where it is needed: most recipes have neither interpolations nor overrides.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from carryover.configs.errors import UserError
 from carryover.configs.keys import field_types, named_by_tag, nearest, valid_keys
@@ -48,6 +47,9 @@ def interpolate(data: dict[str, Any], where: str) -> dict[str, Any]:
     """Fill in OmegaConf's interpolations (``${roots.imagenet}``)."""
     if not _has_interpolations(data):
         return data
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         plain = OmegaConf.to_container(OmegaConf.create(data), resolve=True)
     except OmegaConfBaseException as error:
@@ -66,6 +68,10 @@ def _has_interpolations(value: Any) -> bool:
 
 def _read_value(text: str) -> Any:
     """Read an override's value as YAML; what is not YAML is text, and its type is checked later."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         plain = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException):

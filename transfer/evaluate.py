@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 
+from carryover.core.backbones.source import Source
 from carryover.core.formats.canonical import METADATA_KEY, load_canonical, save_canonical
 from carryover.transfer.config import PROTOCOLS, TransferConfig
 from carryover.transfer.results import RECORD_NAME, ResultRecord
@@ -12,8 +13,8 @@ from carryover.transfer.results import RECORD_NAME, ResultRecord
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: TransferConfig, checkpoint: Path, out: Path) -> ResultRecord:
-    """Evaluate a canonical checkpoint and write `out`/result.json.
+def evaluate(config: TransferConfig, checkpoint: Path | Source, out: Path) -> ResultRecord:
+    """Evaluate a canonical checkpoint, or by a frozen-feature task an open source; write `out`/result.json.
 
     Resumes a half-finished `out`. Returns the record that is there when the evaluation is finished already.
 

@@ -78,6 +78,7 @@ class ResultRecord(FileModel):
     ----------
     checkpoint
         The file that was evaluated; in the record's file relative to it where both lie in one run directory.
+        Of a network in memory its label, ``<label>``.
     checkpoint_sha256
         Of the file that was loaded. `backbone_digest` is of what it computes (`core.formats.canonical`).
     protocol, task_version, data_digest
@@ -209,7 +210,7 @@ def make_record(
         pretrain_seed=metadata.seed,
         pretrain_recipe=metadata.recipe,
         backbone=metadata.backbone.label,
-        checkpoint=str(source.path.absolute()),
+        checkpoint=str(source.path if source.in_memory else source.path.absolute()),
         checkpoint_sha256=source.sha256,
         backbone_digest=source.digest,
         recipe=recipe.name,
@@ -256,7 +257,8 @@ def write_record(record: ResultRecord, directory: Path) -> Path:
         raise UserError(f"{path}: there is a result already, and records are written once; remove it first")
     later = {name for name in _COUNTED_LATER if getattr(record, name) is None}
     plain = RESULT_FORMAT.stamped(json.loads(record.model_dump_json(exclude=later)))
-    plain["checkpoint"] = _beside(Path(record.checkpoint), directory)
+    if not record.checkpoint.startswith("<"):
+        plain["checkpoint"] = _beside(Path(record.checkpoint), directory)
     plain[_DIGEST_KEY] = _digest(plain)
     write_json(path, plain)
     return path
@@ -288,6 +290,8 @@ def load_record(path: Path) -> ResultRecord:
     content = RESULT_FORMAT.current(plain, path)
     content = {k: v for k, v in content.items() if k not in (VERSION_KEY, WRITER_KEY)}
     record = RESULT_FORMAT.parse(ResultRecord, content, path)
+    if record.checkpoint.startswith("<"):
+        return record
     there = path.parent / record.checkpoint
     return record.model_copy(update={"checkpoint": str(there.resolve())})
 

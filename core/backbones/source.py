@@ -30,6 +30,11 @@ class Source:
     backbone: nn.Module
     metadata: CanonicalMetadata
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is a network in memory, whose path is only what it is called."""
+        return self.path.name.startswith("<")
+
 
 def open_source(path: Path) -> Source:
     """Load a checkpoint for an evaluation.

@@ -100,7 +100,12 @@ def backbone_digest(state: Mapping[str, Tensor], metadata: CanonicalMetadata) ->
         mode="json",
         include={"backbone", "norm", "channel_order", "pixel_mean", "pixel_std", "input_size", "encoder"},
     )
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    return tensors_digest(state, json.dumps(about, sort_keys=True))
+
+
+def tensors_digest(state: Mapping[str, Tensor], about: str) -> str:
+    """Return the SHA-256 (hex) of named tensors and of what is said `about` the network they belong to."""
+    digest = hashlib.sha256(about.encode())
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

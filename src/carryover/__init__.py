@@ -1,12 +1,46 @@
 """What does my pretraining carry over? Downstream-transfer evaluation for self-supervised learning.
 
-The command line is ``carryover``; the rooms are `carryover.configs`, `carryover.slurm`, `carryover.pretrain`
-and `carryover.transfer`. Importing this module imports none of them.
+The command line is ``carryover``; the functions here are its Python API, imported when they are first used:
+importing this package imports neither torch nor anything else of weight.
 """
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from carryover import pretrain as pretrain
+    from carryover.configs.errors import CarryoverError, UserError, WorkError
+    from carryover.core.backbones.given import Given
+    from carryover.core.backbones.interface import Backbone
+    from carryover.transfer.api import convert, evaluate, inspect, load_backbone, read_results
+    from carryover.transfer.results import ResultRecord as Result
+
+    __version__: str
+
+__all__ = [
+    "Backbone",
+    "CarryoverError",
+    "Given",
+    "Result",
+    "UserError",
+    "WorkError",
+    "__version__",
+    "convert",
+    "evaluate",
+    "inspect",
+    "load_backbone",
+    "pretrain",
+    "read_results",
+]
+
+_API = ("convert", "evaluate", "inspect", "load_backbone", "read_results")
+_HOMES = {
+    **{name: ("carryover.transfer.api", name) for name in _API},
+    **{name: ("carryover.configs.errors", name) for name in ("CarryoverError", "UserError", "WorkError")},
+    "Backbone": ("carryover.core.backbones.interface", "Backbone"),
+    "Given": ("carryover.core.backbones.given", "Given"),
+    "Result": ("carryover.transfer.results", "ResultRecord"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +48,13 @@ def __getattr__(name: str) -> Any:
         from carryover.configs.formats import release
 
         return release()
-    raise AttributeError(f"module 'carryover' has no attribute {name!r}")
+    if name == "pretrain":
+        return importlib.import_module("carryover.pretrain")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'carryover' has no attribute {name!r}")
+    home, attribute = _HOMES[name]
+    return getattr(importlib.import_module(home), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

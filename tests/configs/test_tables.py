@@ -18,6 +18,7 @@ from carryover.configs import (
     load,
     recipe_names,
     register,
+    title,
 )
 from carryover.configs import loading as loading_module
 
@@ -217,3 +218,11 @@ def test_a_name_that_two_shipped_files_give_is_refused_with_both(shipped: Path, 
 
 def test_shipped_tables_are_fewer_than_forty_files() -> None:
     assert len(list((Path(__file__).parents[2] / "configs" / "pretrain").glob("*.yaml"))) <= 40
+
+
+def test_a_title_is_a_headers_first_sentence_on_one_line(table: Path) -> None:
+    assert title("trials", f"{table}:slow_trial") == "Slow method, ten epochs, width 3."
+    (table.parent / "plain.yaml").write_text(
+        "# A sentence that goes on\n#   in a second line.\n# Not this.\n"
+    )
+    assert title("trials", table.parent / "plain.yaml") == "A sentence that goes on in a second line."

@@ -56,13 +56,13 @@ class Frozen:
         return (beside if os.access(beside, os.W_OK) else out) / "features"
 
 
-def open_frozen(config: FrozenRecipe, checkpoint: Path) -> Frozen:
-    """Open a checkpoint, its parameters fixed.
+def open_frozen(config: FrozenRecipe, checkpoint: Path | Source) -> Frozen:
+    """Open a checkpoint, or take a source that is open already, its parameters fixed.
 
     Raises UserError for a missing or unfit file, and where size or normalisation are not the recipe's.
     """
-    source = open_source(checkpoint)
-    require_same_pixels(config.image, source.metadata, checkpoint)
+    source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
+    require_same_pixels(config.image, source.metadata, source.path)
     source.backbone.requires_grad_(False).eval()
     augment = config.image.augment(source.metadata.pixel_mean, source.metadata.pixel_std)
     return Frozen(config, source, augment)

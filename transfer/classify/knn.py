@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from carryover.configs import UserError
+from carryover.core.backbones.source import Source
 from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import barrier, joined, sum_over_ranks
 from carryover.transfer.classify.data_config import check_data
@@ -21,7 +22,7 @@ from carryover.transfer.results import Metric, ResultRecord, make_record, write_
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: KnnConfig, checkpoint: Path, out: Path) -> ResultRecord:
+def evaluate(config: KnnConfig, checkpoint: Path | Source, out: Path) -> ResultRecord:
     """Classify every test image by its nearest labelled training images, for every k and temperature at once.
 
     Features come from the store. Over several ranks (torchrun) each classifies a part of the test images.

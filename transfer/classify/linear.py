@@ -12,6 +12,7 @@ from torch import Tensor
 
 from carryover.configs import WorkError
 from carryover.configs.files import write_atomic
+from carryover.core.backbones.source import Source
 from carryover.core.formats.claims import Work
 from carryover.core.formats.state import previous
 from carryover.core.training.distributed import Ranks, barrier, joined
@@ -41,7 +42,7 @@ _CHUNK = 65_536
 Facts = dict[str, str | int | float | bool | None]
 
 
-def evaluate(config: LinearConfig, checkpoint: Path, out: Path) -> ResultRecord:
+def evaluate(config: LinearConfig, checkpoint: Path | Source, out: Path) -> ResultRecord:
     """Train linear classifiers on a frozen network's features of labelled images, and test the chosen one.
 
     Resumes from a half-finished `out`. Under torchrun every rank calls this with the same arguments and

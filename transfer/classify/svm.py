@@ -10,6 +10,7 @@ import pandas as pd
 
 from carryover.configs import UserError
 from carryover.configs.files import write_atomic
+from carryover.core.backbones.source import Source
 from carryover.core.data.datasets import FileImages, Paths
 from carryover.core.data.prepared import Dataset
 from carryover.core.formats.claims import Work
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 CLASSES_NAME, LOW_SHOT_NAME = "classes.csv", "low_shot.csv"
 
 
-def evaluate(config: SvmConfig, checkpoint: Path, out: Path) -> ResultRecord:
+def evaluate(config: SvmConfig, checkpoint: Path | Source, out: Path) -> ResultRecord:
     """Train one SVM a class on the training split's features and report mean AP on the test split.
 
     Features come from the store; over several ranks they are computed together, and the first rank trains.

@@ -12,6 +12,7 @@ from sklearn.manifold import TSNE
 
 from carryover.configs import UserError
 from carryover.configs.files import atomic_file, write_atomic
+from carryover.core.backbones.source import Source
 from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import barrier, joined
 from carryover.transfer.classify import subsets
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 PICTURE_NAME, POINTS_NAME = "tsne.png", "tsne.csv"
 
 
-def evaluate(config: TsneConfig, checkpoint: Path, out: Path) -> ResultRecord:
+def evaluate(config: TsneConfig, checkpoint: Path | Source, out: Path) -> ResultRecord:
     """Lay test features out in two dimensions and draw them by class (sqrtkl Figure 6).
 
     `out` then holds tsne.png, and tsne.csv with every point's place, class and image. The metric recorded is

@@ -12,12 +12,13 @@ from carryover.configs import WorkError, load
 from carryover.core.backbones.build import feature_maps
 from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.inspection import load_backbone
-from carryover.core.backbones.source import Source
-from carryover.core.formats.canonical import sha256_file
+from carryover.core.backbones.source import Source, open_source
+from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import Ranks
 from carryover.transfer.detect.backend import Training
 from carryover.transfer.detect.batches import annotated_images
 from carryover.transfer.detect.splits import read_splits
+from carryover.transfer.identity import identify
 from tests.core.backbones.manifests import manifest
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.detect.test_detection_config import PUBLISHED
@@ -220,13 +221,14 @@ def _recipe(name: str, shapes: Path, *more: str) -> Any:
 
 
 def _source(checkpoint: Path) -> Source:
-    backbone, metadata = load_backbone(checkpoint)
-    return Source(checkpoint, sha256_file(checkpoint), backbone, metadata)
+    return open_source(checkpoint)
 
 
 def _detector(recipe: Any, checkpoint: Path, out: Path) -> Any:
     from carryover.transfer.detect.detectron2_backend import DETECTRON2
 
     splits = read_splits(recipe.data, needs_masks=recipe.model.masks)
-    run = Training(recipe, annotated_images(splits.train), out, ONE_PROCESS, f"{recipe.name:0<32}")
-    return DETECTRON2.detector(run, splits, _source(checkpoint))
+    source = _source(checkpoint)
+    work = Work(out, recipe, identify(recipe, source))
+    run = Training(recipe, annotated_images(splits.train), out, ONE_PROCESS, work)
+    return DETECTRON2.detector(run, splits, source)

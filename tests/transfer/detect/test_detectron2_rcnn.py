@@ -99,7 +99,7 @@ class TestOneRun:
         before = (out / "predictions.json.gz").stat().st_mtime_ns
         assert evaluate(_recipe("demo_faster_fpn", shapes), checkpoint, out) == record
         assert (out / "predictions.json.gz").stat().st_mtime_ns == before
-        with pytest.raises(UserError, match=r"holds another result: seed: 0 -> 1;"):
+        with pytest.raises(UserError, match=r"holds another result: backend: detectron2 -> torchvision;"):
             evaluate(_recipe("demo_faster_fpn", shapes, "backend=torchvision"), checkpoint, out)
 
     def test_stopped_and_resumed_equals_undisturbed(

@@ -1,0 +1,159 @@
+"""The public Python API: what `import carryover` offers, each function typed and without global state."""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from carryover.core.backbones.given import Given
+    from carryover.core.backbones.inspection import Inspection
+    from carryover.core.backbones.interface import Backbone
+    from carryover.core.formats.receipt import Receipt
+    from carryover.transfer.results import ResultRecord
+
+log = logging.getLogger(__name__)
+
+PathLike = str | Path
+_FROZEN = ("knn", "linear", "svm", "tsne")
+
+
+def load_backbone(path: PathLike, *, encoder: str | None = None) -> "Backbone":
+    """Load the backbone of a checkpoint of any known maker, weights included.
+
+    Parameters
+    ----------
+    encoder
+        Which encoder of the file to take: "online", "momentum", "student", "teacher", or a prefix.
+
+    Returns
+    -------
+    Backbone
+        An nn.Module in evaluation mode, float32, on the CPU. `stages`, `strides` and `widths` describe it;
+        ``features(x)`` gives every stage's maps of images x (B, 3, H, W), ``pooled(x)`` vectors (B, D), and
+        `metadata` what the file says (pixel mean and deviation, method, epochs).
+
+    Raises
+    ------
+    UserError
+        The file is missing, damaged, or of a maker or network that is not known.
+    """
+    from carryover.core.backbones.interface import Backbone
+
+    return Backbone.of(Path(path), encoder)
+
+
+def evaluate(
+    checkpoint: "PathLike | nn.Module",
+    recipe: PathLike,
+    *,
+    data: PathLike | None = None,
+    out: PathLike | None = None,
+    said: "Given | None" = None,
+    encoder: str | None = None,
+    **overrides: Any,
+) -> "ResultRecord":
+    """Evaluate a checkpoint, or a network in memory, by a recipe.
+
+    Parameters
+    ----------
+    checkpoint
+        A file of any known maker. For frozen-feature tasks (k-NN, linear, SVM, t-SNE) also an nn.Module that
+        turns images (B, 3, H, W) into vectors (B, D) or maps (B, C, H, W). A module is left as it was: its
+        modes, gradients, `requires_grad` and device, and the random states of torch, numpy and Python.
+    recipe
+        A recipe's name, or a YAML file.
+    data
+        Root of the data set; overrides the recipe's ``data.root``.
+    out
+        Directory for the record and what belongs to it; a half-finished one is gone on with. None: nothing is
+        kept but what is returned.
+    said
+        What is known of a module (`carryover.Given`): its label, normalisation, input size.
+    overrides
+        Keys of the recipe: ``k=[5]``, ``labels={"name": "all"}``, ``**{"solver.max_iter": 500}``.
+
+    Raises
+    ------
+    UserError
+        A recipe, data set or checkpoint that cannot work together, or `out` holds other work.
+    WorkError
+        The work failed: a loss or features that are not finite, a proof that does not hold.
+    """
+    if not isinstance(checkpoint, str | Path):
+        from carryover.core.backbones.given import random_states_kept
+
+        # What is imported on the way may draw as well.
+        with random_states_kept(checkpoint):
+            return _evaluate(checkpoint, recipe, data, out, said, encoder, overrides)
+    return _evaluate(checkpoint, recipe, data, out, said, encoder, overrides)
+
+
+def _evaluate(
+    checkpoint: "PathLike | nn.Module",
+    recipe: PathLike,
+    data: PathLike | None,
+    out: PathLike | None,
+    said: "Given | None",
+    encoder: str | None,
+    overrides: Mapping[str, Any],
+) -> "ResultRecord":
+    from carryover.configs import UserError, load
+    from carryover.pretrain import override_strings
+    from carryover.transfer.commands import register_recipes
+    from carryover.transfer.evaluate import canonical_of
+    from carryover.transfer.evaluate import evaluate as run
+
+    register_recipes()
+    given = [*override_strings(overrides), *([] if data is None else [f"data.root={data}"])]
+    config = load("transfer", recipe, given)
+    with ExitStack() as stack:
+        kept = stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out
+        if isinstance(checkpoint, str | Path):
+            return run(config, canonical_of(Path(checkpoint), Path(kept), encoder), Path(kept))
+
+        from carryover.core.backbones.given import Given, source_of
+
+        if config.task not in _FROZEN:
+            raise UserError(
+                f"{config.name}: a {config.task} recipe trains the network; a module in memory can be"
+                f" evaluated by {', '.join(_FROZEN)} (save it, and give the file to the others)"
+            )
+        store = config.store or Path(kept, "features")
+        source = stack.enter_context(source_of(checkpoint, said or Given(), config.image.size))
+        return run(config.model_copy(update={"store": store}), source, Path(kept))
+
+
+def convert(path: PathLike, *, to: str, out: PathLike, encoder: str | None = None) -> "Receipt":
+    """Convert a checkpoint for another library, with proof; see `carryover.transfer.convert.convert`."""
+    from carryover.transfer.convert import convert as run
+
+    return run(Path(path), to, Path(out), encoder)
+
+
+def inspect(path: PathLike, *, encoder: str | None = None) -> "Inspection":
+    """Say whose checkpoint a file is, what was taken of it, and every tensor's fate.
+
+    Raises UserError naming the tensor for a file whose backbone could not be carried whole.
+    """
+    from carryover.core.backbones.inspection import inspect_checkpoint
+
+    return inspect_checkpoint(Path(path), encoder)
+
+
+def read_results(*runs: PathLike) -> "pd.DataFrame":
+    """Read the result records below run directories (or files) as one tidy frame, a row per metric.
+
+    Records that cannot be read are named in warnings, and left out.
+    """
+    from carryover.transfer.results import read_records, to_frame
+
+    records, problems = read_records([Path(run) for run in runs])
+    for problem in problems:
+        log.warning("%s: left out: %s", problem.path, problem.reason)
+    return to_frame(records)
