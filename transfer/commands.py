@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from carryover.configs import UserError, dump, header, kind_of, load, recipe_names
+from carryover.configs import UserError, dump, header, kind_of, load, recipe_names, title
 from carryover.configs.keys import nearest
 
 if TYPE_CHECKING:
@@ -46,22 +46,14 @@ def print_recipes() -> None:
         table.add_column("name", no_wrap=True)
         table.add_column("what")
         for name in recipe_names(kind):
-            table.add_row(name, Text(_title(header(kind, name))))
+            table.add_row(name, Text(title(kind, name)))
         out_console.print(table)
-
-
-def _title(story: str) -> str:
-    """Return the first line of a recipe's story, with the indented lines that continue its sentence."""
-    first, *others = story.splitlines() or [""]
-    while others and others[0].startswith(" "):
-        first = f"{first} {others.pop(0).strip()}"
-    return first
 
 
 def print_recipe(name: str, overrides: Sequence[str]) -> None:
     """Print one recipe, a shipped one or a file: its story, then all its values, as YAML to load again."""
     register_recipes()
-    own = Path(name).suffix in (".yaml", ".yml")
+    own = Path(name.partition(":")[0]).suffix in (".yaml", ".yml")
     kinds = [kind_of(Path(name))] if own else [k for k in _KINDS if name in recipe_names(k)]
     if not kinds:
         guess = nearest(name, [n for kind in _KINDS for n in recipe_names(kind)])
