@@ -77,15 +77,17 @@ def create_json(path: Path, value: Any) -> bool:
 def read_json(path: Path) -> Any | None:
     """Return the value in `path`, or None when there is no such file, or an empty one.
 
-    Raises DamagedFileError naming the file when it is not JSON.
+    Raises DamagedFileError naming the file when it is not JSON, or no file.
     """
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise DamagedFileError(f"{path}: damaged: not a file that can be read ({error.strerror})") from None
     try:
         return json.loads(text) if text else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path}: damaged: not whole JSON ({error})") from None
 
 

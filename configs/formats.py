@@ -114,7 +114,7 @@ class Format:
 
     def _version(self, content: Plain, where: Path | str) -> int:
         found = content.get(VERSION_KEY, _FIRST)
-        if isinstance(found, str):
+        if isinstance(found, str) and found.startswith("carryover-"):
             return _FIRST
         if not isinstance(found, int) or isinstance(found, bool) or found < _FIRST:
             raise DamagedFileError(f"{where}: damaged: {VERSION_KEY} is {found!r}, expected a whole number")

@@ -7,6 +7,7 @@ incidental.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
@@ -19,6 +20,7 @@ FORMAT = 2
 """Version of how identities are hashed; 1 hashed every key of a recipe, its defaults included."""
 
 _ABSENT: Any = object()
+_DIGEST = re.compile(r"[0-9a-f]{64}(/|$)")
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,9 @@ def differences(
         unknown = "." not in key and (was in (None, _ABSENT) or is_ in (None, _ABSENT))
         if was == is_ or unknown or (was is _ABSENT and key in defaults):
             continue
+        if was in (None, _ABSENT) and is_ in (None, _ABSENT):
+            # A section that was none, or is none now: its keys say so.
+            continue
         found.append(
             Difference(
                 key.removeprefix("protocol."),
@@ -174,6 +179,6 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if value is None:
         return "not stated"
-    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
-        return value[:8]
+    if isinstance(value, str) and _DIGEST.match(value):
+        return value[:8] + value[64:]
     return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value

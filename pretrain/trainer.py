@@ -81,6 +81,9 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
             )
         # Weights that stay as they are drawn need no images.
         dataset = build_dataset(config.data) if config.method.trains else None
+        if config.data.download and work.identity.parts["data"] is None:
+            # Now that it has been fetched.
+            work = Work(out, config, identify(config))
         method = build_method(config, _facts(dataset))
         if config.sync_bn and ranks.world > 1:
             with_sync_bn(method, ranks.device)

@@ -60,7 +60,7 @@ def retry(
     ledger = Ledger.open(run_dir)
     graph = ledger.read_pipeline()
     _require_registered(graph)
-    past = [s for s in submissions(ledger) if s.executor != "cancel"]
+    past = [s for s in submissions(ledger, of_original=True) if s.executor != "cancel"]
     if executor is None:
         last = past[-1] if past else None
         executor = make_executor(last.executor, last.settings) if last else InlineExecutor()

@@ -8,7 +8,7 @@ from carryover.slurm.errors import RunError
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Attempt, Ledger, StageRecord, now
 from carryover.slurm.processes import lives
-from carryover.slurm.submission import Submission, alive, submissions
+from carryover.slurm.submission import Submission, alive, is_copy, submissions
 
 _SILENT_AFTER = timedelta(minutes=15)
 
@@ -23,6 +23,7 @@ class Flights:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._submissions = submissions(ledger)
+        self._copied = is_copy(ledger)
         self._queue: dict[str, scheduler.Queued] = {}
         self._silence: RunError | None = None
         if any(s.jobs or self._left_open(s) for s in self._submissions):
@@ -39,6 +40,8 @@ class Flights:
         RunError
             The stage was submitted to SLURM and has not ended, and SLURM cannot be asked from here.
         """
+        if self._copied:
+            return ""
         job_ids = self.jobs(record)
         if job_ids:
             queued = self._queued(record, job_ids)

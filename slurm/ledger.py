@@ -24,13 +24,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from carryover.configs.errors import DamagedFileError, UserError
+from carryover.configs.errors import DamagedFileError, NewerFormatError, UserError
 from carryover.configs.files import write_json
 from carryover.configs.formats import FileModel, Format
 from carryover.slurm.calls import Call, load_function
 from carryover.slurm.errors import RequestError
 from carryover.slurm.graph import Graph
-from carryover.slurm.outputs import OutputFile
+from carryover.slurm.outputs import OutputFile, is_inside
 from carryover.slurm.stage import Output, Stage
 from carryover.slurm.statement import InputDigests, Statement, hash_of_v1
 
@@ -42,7 +42,9 @@ def _graph_from_v1(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "stages": [_stage_from_v1(row) for row in rows]} if isinstance(rows, list) else plain
 
 
-def _stage_from_v1(row: dict[str, Any]) -> dict[str, Any]:
+def _stage_from_v1(row: Any) -> Any:
+    if not isinstance(row, dict) or not isinstance(row.get("call"), str):
+        return row
     upgrade = Call.of(row["call"]).upgrade
     return {**row, "params": load_function(upgrade)(row.get("params", {}))} if upgrade else row
 
@@ -55,6 +57,26 @@ State = Literal[
     "waiting", "submitted", "running", "finished", "failed", "blocked", "interrupted", "cancelled", "damaged"
 ]
 """`blocked`: a stage it needs did not finish. `interrupted`: stopped half-way, state saved, resumable."""
+
+
+class _StageRow(FileModel):
+    """One stage in pipeline.json."""
+
+    name: str
+    call: str
+    hash: str
+    version: int = 1
+    params: dict[str, Any] = Field(default_factory=dict)
+    known: dict[str, str | None] = Field(default_factory=dict)
+    resources: dict[str, Any] = Field(default_factory=dict)
+    depends_on: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+
+
+class _GraphFile(FileModel):
+    stages: tuple[_StageRow, ...]
 
 
 class Change(FileModel):
@@ -218,7 +240,11 @@ class Ledger:
         RequestError
             There is none, or it cannot be read.
         """
-        return Graph.from_json([self._absolute(plain) for plain in self._pipeline()["stages"]])
+        stages = self._pipeline()["stages"]
+        try:
+            return Graph.from_json([self._absolute(plain) for plain in stages])
+        except RequestError as error:
+            raise DamagedFileError(f"{self.pipeline_file}: damaged: {error}") from None
 
     def read(self, stage: str) -> StageRecord | None:
         """Return a stage's record, or None before its first run or submission.
@@ -232,10 +258,13 @@ class Ledger:
         return self.directory(stage) / "stage.json"
 
     def readable(self, stage: str) -> tuple[StageRecord | None, str]:
-        """Return a stage's record and "", or None and what is wrong with its file."""
+        """Return a stage's record and "", or None and why its file cannot be read by this release.
+
+        For looking only: a plan must tell a damaged record from one of a newer release.
+        """
         try:
             return self.read(stage), ""
-        except DamagedFileError as error:
+        except (DamagedFileError, NewerFormatError) as error:
             return None, str(error)
 
     def write(self, record: StageRecord) -> None:
@@ -248,7 +277,7 @@ class Ledger:
         for path in sorted(self.directory(stage).glob("stage.*.json")):
             try:
                 record = self._read(path)
-            except DamagedFileError as error:
+            except (DamagedFileError, NewerFormatError) as error:
                 log.warning("%s", error)
                 continue
             if record is not None:
@@ -284,8 +313,7 @@ class Ledger:
         plain = PIPELINE_FORMAT.read(self.pipeline_file)
         if plain is None:
             raise RequestError(f"{self.run_dir}: not a run directory (it holds no pipeline.json)")
-        if not isinstance(plain.get("stages"), list):
-            raise DamagedFileError(f"{self.pipeline_file}: damaged: it has no list of stages")
+        PIPELINE_FORMAT.parse(_GraphFile, plain, self.pipeline_file)
         return plain
 
     def _read(self, path: Path) -> StageRecord | None:
@@ -329,7 +357,7 @@ class Ledger:
         """Move outputs that are not as they were left out of the way of the work that makes them anew."""
         for name in names:
             path = self.out(stage) / name
-            if path.exists() and path.is_relative_to(self.out(stage)):
+            if path.exists() and is_inside(name):
                 path.replace(path.with_name(f"{path.name}.unfit"))
 
     @staticmethod

@@ -32,7 +32,7 @@ def log_files(ledger: Ledger, stage: str, attempt: int | None = None) -> list[Pa
     job_ids: Sequence[str] = ()
     if attempts:
         chosen = attempts[(attempt or len(attempts)) - 1]
-        log = ledger.directory(stage) / chosen.log
+        log = ledger.logs(stage) / Path(chosen.log).name
         own = [log, log.with_suffix(".out")]
         job_ids = (chosen.job_id,) if chosen.job_id else ()
     else:

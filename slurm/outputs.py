@@ -26,17 +26,20 @@ class OutputFile(FileModel):
     mtime_ns: int = 0
 
 
+def is_inside(name: str) -> bool:
+    """Whether an output's name is a path below the output directory, and not out of it."""
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def describe_outputs(out: Path, declared: Collection[str]) -> dict[str, OutputFile]:
     """Describe the declared outputs, or everything in `out` where none is declared.
 
     A declared output that is not there, or lies outside `out`, is left out.
     """
     names = declared or sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-    return {
-        name: _describe(out / name)
-        for name in names
-        if (out / name).exists() and ".." not in Path(name).parts
-    }
+    inside = [name for name in names if is_inside(name)]
+    return {name: _describe(out / name) for name in inside if (out / name).exists()}
 
 
 def unfit_outputs(out: Path, declared: Collection[str], left: Mapping[str, OutputFile]) -> dict[str, str]:
@@ -46,7 +49,7 @@ def unfit_outputs(out: Path, declared: Collection[str], left: Mapping[str, Outpu
     and not empty.
     """
     unfit = {}
-    for name in dict.fromkeys((*declared, *left)):
+    for name in dict.fromkeys((*declared, *filter(is_inside, left))):
         reason = _unfit(out / name, left.get(name))
         if reason:
             unfit[name] = reason

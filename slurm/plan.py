@@ -6,13 +6,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from carryover.configs.errors import DamagedFileError
 from carryover.configs.identity import Difference
 from carryover.slurm.errors import RequestError
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger, StageRecord
 from carryover.slurm.outputs import unfit_outputs
 from carryover.slurm.stage import Stage
-from carryover.slurm.statement import InputDigests, Statement
+from carryover.slurm.statement import InputDigests, Statement, hash_of_v1
 
 
 class Action(Enum):
@@ -89,7 +90,7 @@ def make_plan(
     RequestError
         An input is missing, or a callable's module does not exist.
     """
-    planner = _Planner(ledger, in_flight)
+    planner = _Planner(graph, ledger, in_flight)
     plan = [planner.decide(stage) for stage in graph]
     if only is not None:
         wanted = graph.with_upstream(only)
@@ -151,8 +152,10 @@ def carry_out(decision: Decision, ledger: Ledger) -> StageRecord:
 class _Planner:
     """Decides stage by stage; a stage that is its record's work goes on under the hash of that record."""
 
-    def __init__(self, ledger: Ledger, in_flight: InFlight) -> None:
+    def __init__(self, graph: Graph, ledger: Ledger, in_flight: InFlight) -> None:
         self.inputs = InputDigests()
+        self._graph = graph
+        self._v1_hashes: dict[str, str] = {}
         self._ledger, self._in_flight = ledger, in_flight
         self._hashes: dict[str, str] = {}
         self._of_v1: dict[str, dict[str, Any]] | None = None
@@ -166,7 +169,10 @@ class _Planner:
 
     def _decide(self, stage: Stage, statement: Statement) -> Decision:
         ledger = self._ledger
-        record, damage = ledger.readable(stage.name)
+        try:
+            record, damage = ledger.read(stage.name), ""
+        except DamagedFileError as error:
+            record, damage = None, str(error)
         if damage:
             reason = f"{damage}; done again, and what is there is kept aside"
             return Decision(stage, statement.hash, Action.RUN, reason, damaged=True)
@@ -207,10 +213,11 @@ class _Planner:
         self, stage: Stage, statement: Statement, record: StageRecord, changes: list[Difference]
     ) -> Decision:
         ledger, short = self._ledger, statement.hash[:8]
-        for suffix, kept in ledger.kept(stage.name):
+        # What a stage writes beside its own output (a report) is not brought back with it.
+        whole = not any(".." in Path(name).parts for name in stage.leaves)
+        for suffix, kept in ledger.kept(stage.name) if whole else ():
             out = ledger.directory(stage.name) / f"out.{suffix}"
-            same = kept.hash == statement.hash or (kept.stated and not statement.changed_from(kept.stated))
-            if same and kept.state == "finished" and out.is_dir():
+            if self._is_work_of(stage, statement, kept) and kept.state == "finished" and out.is_dir():
                 if unfit_outputs(out, stage.leaves, kept.outputs):
                     continue
                 reason = (
@@ -223,6 +230,28 @@ class _Planner:
             )
         reason = f"changed: {_listed(changes)}; the old output is kept in out.{record.hash[:8]}"
         return Decision(stage, statement.hash, Action.REPLACE, reason, differences=tuple(changes))
+
+    def _is_work_of(self, stage: Stage, statement: Statement, kept: StageRecord) -> bool:
+        if kept.hash == statement.hash:
+            return True
+        if kept.stated is not None:
+            return not statement.changed_from(kept.stated)
+        return kept.hash == self._hash_of_v1(stage)
+
+    def _hash_of_v1(self, stage: Stage) -> str:
+        """Return the hash that version 1 would give a stage of this graph."""
+        found = self._v1_hashes
+        for name in (*stage.upstream, *stage.after, stage.name):
+            if name not in found:
+                one = self._graph[name]
+                for before in (*one.upstream, *one.after):
+                    self._hash_of_v1(self._graph[before])
+                known_as = {
+                    "call": next(iter(one.calls.known_as[-1:]), one.calls.name),
+                    "version": one.version,
+                }
+                found[name] = hash_of_v1(one, known_as, found, self.inputs)
+        return found[stage.name]
 
     def _changes(self, record: StageRecord, statement: Statement) -> list[Difference]:
         """List what makes the stage other work than its record's; nothing where it is the same."""

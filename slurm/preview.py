@@ -60,7 +60,7 @@ def preview(graph: Graph, run_dir: Path, cluster: Cluster) -> Preview:
     plan = make_plan(graph, ledger, flights)
     jobs: dict[str, tuple[str, ...]] = {}
     for decision in plan:
-        record = ledger.read(decision.stage.name)
+        record, _ = ledger.readable(decision.stage.name)
         if decision.action is Action.IN_FLIGHT and record is not None:
             jobs[decision.stage.name] = flights.jobs(record) or ("elsewhere",)
     planned: list[PlannedJob] = []

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from carryover.configs.files import temporary_name, write_atomic
 from carryover.slurm.errors import RequestError
 from carryover.slurm.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
@@ -29,7 +32,11 @@ def take_snapshot(ledger: Ledger, packages: Sequence[str]) -> Path:
     digest = _digest(sources)
     target = ledger.run_dir / "code" / digest
     if target.exists():
-        return target
+        if _digest({name: target / name for name in sources}) == digest:
+            return target
+        # Jobs import it: it must be what it is called.
+        log.warning("%s is not as it was copied; copying it again", target)
+        shutil.rmtree(target)
     temporary = temporary_name(target)
     shutil.rmtree(temporary, ignore_errors=True)
     for name, source in sources.items():
@@ -58,7 +65,10 @@ def package_directory(package: str) -> Path:
 
 def _places(directory: Path) -> list[Path]:
     """Return where a package's files lie: the directory itself, and those that it links to."""
-    return [directory, *(p.resolve() for p in sorted(directory.iterdir()) if p.is_symlink() and p.is_dir())]
+    return [
+        directory.resolve(),
+        *(p.resolve() for p in sorted(directory.iterdir()) if p.is_symlink() and p.is_dir()),
+    ]
 
 
 def _files(directory: Path) -> Iterator[Path]:

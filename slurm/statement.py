@@ -57,14 +57,14 @@ class Statement:
     @classmethod
     def of(cls, stage: Stage, upstream: Mapping[str, str], inputs: InputDigests) -> "Statement":
         """State a stage, given the hashes of the stages before it."""
-        needs = [f"{upstream[o.stage]}/{o.path}" for o in outputs_in(stage.params) if o.stage]
+        needed = [o for o in outputs_in(stage.params) if o.stage]
+        needs = {str(i): f"{upstream[o.stage]}/{o.path}" for i, o in enumerate(needed)}
         identify = stage.calls.identifier
         parts: dict[str, Any] = {
             "needs": needs,
-            "after": sorted(upstream[name] for name in stage.after),
-            "inputs": None
-            if any(inputs(p) is None for p in stage.inputs)
-            else [inputs(p) for p in stage.inputs],
+            # By name: a report of the same results under another name is another report.
+            "after": {name: upstream[name] for name in stage.after},
+            "inputs": inputs.of(stage),
         }
         if identify is not None:
             own = identify(stage.params)
@@ -72,7 +72,7 @@ class Statement:
         else:
             params = replace_outputs(stage.params, _without_stage)
             own = Identity(stage.calls.name, stage.version, params, params)
-            parts["upstream"] = sorted(upstream[name] for name in stage.upstream)
+            parts["upstream"] = {str(i): h for i, h in enumerate(sorted(upstream[n] for n in stage.upstream))}
         parts |= stage.known
         identity = Identity(own.kind, own.version, own.stated, own.hashed, parts)
         names = (*stage.upstream, *stage.after)
@@ -91,7 +91,7 @@ def hash_of_v1(
     stage: Stage, plain: Mapping[str, Any], upstream: Mapping[str, str], inputs: InputDigests
 ) -> str:
     """Return the content hash that version 1 gave a stage, whose callable it names in `plain`."""
-    params = replace_outputs(stage.params, lambda o: {"output of": upstream[o.stage], "path": o.path})
+    params = replace_outputs(stage.params, lambda o: _output_of_v1(o, upstream))
     content = {
         "call": plain["call"],
         "version": plain.get("version", 1),
@@ -102,6 +102,11 @@ def hash_of_v1(
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _output_of_v1(output: Output, upstream: Mapping[str, str]) -> Any:
+    # Version 1 had no outputs of the run itself.
+    return {"output of": upstream[output.stage], "path": output.path} if output.stage else ""
 
 
 def _without_stage(output: Output) -> str:

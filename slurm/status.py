@@ -13,7 +13,7 @@ from carryover.slurm.outputs import unfit_outputs
 from carryover.slurm.processes import lives
 from carryover.slurm.progress import Progress, read_progress
 from carryover.slurm.stage import Stage
-from carryover.slurm.submission import Submission, holder
+from carryover.slurm.submission import Submission, holder, is_copy
 
 _ENDED_BADLY = ("failed", "blocked", "cancelled", "damaged")
 
@@ -73,7 +73,7 @@ def status(run_dir: Path) -> RunStatus:
     ledger = Ledger.open(run_dir)
     graph = ledger.read_pipeline()
     held = holder(ledger)
-    flights = Flights(ledger)
+    flights, copied = Flights(ledger), is_copy(ledger)
     note = ""
     stages: dict[str, StageStatus] = {}
     for stage in graph:
@@ -86,7 +86,7 @@ def status(run_dir: Path) -> RunStatus:
         except RunError as error:
             note, where = str(error), "unknown"
         lost = not where and flights.submitted(stage.name)
-        stages[stage.name] = _stage_status(stage, record, where, lost, stages, ledger, held)
+        stages[stage.name] = _stage_status(stage, record, where, lost, stages, ledger, held, copied)
     counts: Counter[str] = Counter(s.state for s in stages.values())
     return RunStatus(ledger.run_dir, tuple(stages.values()), held, note, counts)
 
@@ -99,6 +99,7 @@ def _stage_status(
     earlier: dict[str, StageStatus],
     ledger: Ledger,
     held: Submission | None,
+    copied: bool,
 ) -> StageStatus:
     bad_states = (*_ENDED_BADLY, "interrupted") if lost else _ENDED_BADLY
     unfit = _unfit(ledger, stage, record)
@@ -108,7 +109,7 @@ def _stage_status(
     bad = next((name for name in stage.upstream if earlier[name].state in bad_states), "")
     if record is None:
         return StageStatus(stage.name, "blocked" if bad else "waiting", _because(bad, earlier))
-    state, reason = _true_state(record, where, lost, held)
+    state, reason = _true_state(record, where, lost, held, copied)
     if bad and state in ("waiting", "cancelled", "blocked") and not where:
         state, reason = "blocked", _because(bad, earlier)
     causes = Counter(attempt.cause for attempt in record.attempts)
@@ -137,7 +138,9 @@ def _unfit(ledger: Ledger, stage: Stage, record: StageRecord | None) -> dict[str
     return unfit_outputs(out, stage.leaves, record.outputs)
 
 
-def _true_state(record: StageRecord, where: str, lost: bool, held: Submission | None) -> tuple[State, str]:
+def _true_state(
+    record: StageRecord, where: str, lost: bool, held: Submission | None, copied: bool
+) -> tuple[State, str]:
     """Correct the state that a stage wrote last by what is known of its job or process."""
     if record.state == "finished":
         return record.state, _why_again(record)
@@ -149,6 +152,8 @@ def _true_state(record: StageRecord, where: str, lost: bool, held: Submission | 
         return ("running" if record.state == "running" else "submitted"), where
     if record.state == "waiting" and lost:
         return "cancelled", "its job left the queue before it began"
+    if record.state in ("running", "submitted") and copied:
+        return "interrupted", "at work in the run that this directory is a copy of"
     if record.state == "running" and not _inline_lives(record.attempts[-1], held):
         return "interrupted", "its process was killed"
     return record.state, record.reason

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from carryover.configs.errors import DamagedFileError
+from carryover.configs.errors import DamagedFileError, NewerFormatError
 from carryover.configs.files import create_json
 from carryover.configs.formats import FileModel, Format
 from carryover.slurm.errors import RunError
@@ -113,10 +113,12 @@ def submission(ledger: Ledger, executor: str) -> Iterator[OpenSubmission]:
     held.update(state="done", ended=now())
 
 
-def submissions(ledger: Ledger) -> list[Submission]:
+def submissions(ledger: Ledger, *, strict: bool = False, of_original: bool = False) -> list[Submission]:
     """Return a run's submissions, oldest first; a damaged file is passed over, and said so.
 
-    Those of the run that this directory is a copy of are not among them.
+    Those of the run that this directory is a copy of are not among them, unless `of_original`: their jobs and
+    processes are not this one's. `strict` raises NewerFormatError for one of a newer release, which is passed
+    over as well otherwise.
     """
     found = []
     for path in sorted(_directory(ledger).glob("[0-9]*.json")):
@@ -124,9 +126,17 @@ def submissions(ledger: Ledger) -> list[Submission]:
             plain = FORMAT.read(path)
             if plain is not None:
                 found.append(FORMAT.parse(Submission, plain, path))
-        except DamagedFileError as error:
+        except (DamagedFileError, NewerFormatError) as error:
+            if strict and isinstance(error, NewerFormatError):
+                raise
             log.warning("%s; what was submitted then is not known", error)
-    return [submission for submission in found if not _of_the_original(submission, ledger)]
+    return [s for s in found if of_original or not _of_the_original(s, ledger)]
+
+
+def is_copy(ledger: Ledger) -> bool:
+    """Whether a run directory was copied from one that is still there, whose attempts are noted in it."""
+    every = submissions(ledger, of_original=True)
+    return bool(every) and _of_the_original(every[-1], ledger)
 
 
 def _of_the_original(submission: Submission, ledger: Ledger) -> bool:
@@ -144,7 +154,7 @@ def holder(ledger: Ledger) -> Submission | None:
 
 
 def _take(ledger: Ledger, executor: str) -> OpenSubmission:
-    past = submissions(ledger)
+    past = submissions(ledger, strict=True)
     if past and alive(ledger, past[-1]):
         raise RunError(_held(ledger, past[-1]))
     host, pid, start = here()

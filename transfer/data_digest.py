@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.core.data.config import DataConfig
-from carryover.core.data.digest import Contents, Named, contents_of, images_below
+from carryover.core.data.digest import Contents, Digests, Named, contents_of, images_below
 from carryover.transfer.classify.data_config import ClassifyData
 from carryover.transfer.classify.probe_config import VocImages
 from carryover.transfer.detect.config import CocoData, CocoSplit, VocData
@@ -16,8 +16,8 @@ from carryover.transfer.segment.data_config import Ade20kMasks, CityscapesMasks,
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
-def evaluation_digest(config: Any) -> str | None:
-    """Return a digest of what an evaluation recipe reads: annotations, lists and masks whole, images by size.
+def evaluation_digest(config: Any, known: Digests | None = None) -> str | None:
+    """Return a digest of what an evaluation recipe reads; see `core.data.digest.Contents.digest`.
 
     None where the data set is not there (the evaluation itself will say so).
     """
@@ -29,7 +29,8 @@ def evaluation_digest(config: Any) -> str | None:
     listed = (
         Contents(texts=(("labels.list", Path(chosen)),)) if chosen and Path(chosen).is_file() else Contents()
     )
-    return (_contents(data, root) + listed).digest()
+    contents = _contents(data, root)
+    return (contents + listed).digest(known) if contents else None
 
 
 def _contents(data: Any, root: Path) -> Contents:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from carryover.configs import UserError, load
-from carryover.core.data.digest import data_digest
+from carryover.core.data.digest import Digests, data_digest
 from carryover.pretrain.config import PretrainConfig
 from carryover.slurm.graph import Graph
 from carryover.slurm.resources import Resources
@@ -45,6 +45,7 @@ class _Digests:
 
     def __init__(self) -> None:
         self._found: dict[str, str | None] = {}
+        self._files: Digests = {}
 
     def of(self, recipe: Any) -> dict[str, str | None]:
         """Return the digest of a recipe's data as a stage's `known`; of data yet to be made, nothing."""
@@ -55,7 +56,10 @@ class _Digests:
         key = repr((type(recipe.data), recipe.data, labels))
         if key not in self._found:
             trains = isinstance(recipe, PretrainConfig)
-            self._found[key] = data_digest(recipe.data) if trains else evaluation_digest(recipe)
+            digest = (
+                data_digest(recipe.data, self._files) if trains else evaluation_digest(recipe, self._files)
+            )
+            self._found[key] = digest
         return {"data": self._found[key]}
 
 

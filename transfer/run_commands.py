@@ -105,7 +105,7 @@ def print_status(run_dir: Path, *, follow: bool = False) -> int:
         out_console.print(_status_table(now))
     counted = ", ".join(f"{n} {state}" for state, n in now.counts.items())
     out_console.print(Text(f"{now.run_dir.name}: {counted}" + (f"; {now.note}" if now.note else "")))
-    return 1 if any(now.counts[s] for s in ("failed", "blocked", "cancelled")) else 0
+    return 1 if any(now.counts[s] for s in ("failed", "blocked", "cancelled", "damaged")) else 0
 
 
 def _status_table(now: "RunStatus") -> Table:

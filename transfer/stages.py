@@ -92,8 +92,11 @@ def evaluate(out: Path, recipe: Mapping[str, Any], name: str, checkpoint: str) -
 
 def report(out: Path, run_dir: str, title: str) -> None:
     """Draw up the report of a run directory into its own `report/`."""
+    from carryover.configs import UserError
     from carryover.transfer.costs import write_costs
     from carryover.transfer.report import write_report
 
+    if Path(run_dir).resolve() not in out.resolve().parents:
+        raise UserError(f"{out}: asks for the report of another run, {run_dir}; nothing is written there")
     write_costs(Path(run_dir))
     write_report([Path(run_dir)], Path(run_dir) / "report", title=title)

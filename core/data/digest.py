@@ -23,6 +23,8 @@ _CIFAR_FILES = {
     "cifar100": ("cifar-100-python", "train", "test", "meta"),
 }
 
+Digests = dict[Path, str]
+"""SHA-256 (hex) of files, for a planning that looks at one data set many times."""
 Named = tuple[str, Path]
 """A file, and the name by which the data set knows it: no part of where the data set lies."""
 
@@ -42,33 +44,37 @@ class Contents:
     texts: tuple[Named, ...] = ()
     images: tuple[Named, ...] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.texts or self.images)
+
     def __add__(self, other: "Contents") -> "Contents":
         return Contents(self.texts + other.texts, self.images + other.images)
 
-    def digest(self) -> str:
+    def digest(self, known: Digests | None = None) -> str:
         """Return the SHA-256 (hex) of names and contents; of images their sizes where they are many.
 
-        A file that is missing counts as missing: what is wrong with the data set is said by its reader.
+        `known` holds what was read of files a moment ago, and is added to. A file that is missing counts as
+        missing: what is wrong with the data set is said by its reader.
         """
         sizes = dict(zip(self.images, _in_threads(_size, (path for _, path in self.images)), strict=True))
         whole = sum(sizes.values()) <= _READ_WHOLE_BYTES
         read = [*self.texts, *(i for i in self.images if whole or i[1].suffix.lower() in _UNCOMPRESSED)]
-        contents = dict(zip(read, _in_threads(_sha256, (path for _, path in read)), strict=True))
-        rows = sorted(
-            {
-                (name, contents.get((name, path)) or sizes[name, path])
-                for name, path in (*self.texts, *self.images)
-            },
-            key=repr,
-        )
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        known = {} if known is None else known
+        new = list(dict.fromkeys(path for _, path in read if path not in known))
+        known.update(zip(new, _in_threads(_sha256, new), strict=True))
+        contents = {(name, path): known[path] for name, path in read}
+        files = (*self.texts, *self.images)
+        files = (*self.texts, *self.images)
+        rows = [(name, contents.get((name, path)) or sizes[name, path]) for name, path in files]
+        return hashlib.sha256(json.dumps(sorted(set(rows), key=repr)).encode()).hexdigest()
 
 
-def data_digest(data: DataConfig) -> str | None:
+def data_digest(data: DataConfig, known: Digests | None = None) -> str | None:
     """Return the digest of the images (and labels) that `data` chooses from; None where there are none."""
     if data.root is None or not data.root.expanduser().is_dir():
         return None
-    return contents_of(data).digest()
+    contents = contents_of(data)
+    return contents.digest(known) if contents else None
 
 
 def contents_of(data: DataConfig) -> Contents:

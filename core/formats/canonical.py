@@ -75,7 +75,9 @@ def save_canonical(path: Path, state: Mapping[str, Tensor], metadata: CanonicalM
 
 def metadata_text(metadata: CanonicalMetadata) -> str:
     """Return metadata as JSON, as canonical checkpoints and the files converted from them hold it."""
-    return json.dumps(FORMAT.stamped(metadata.model_dump(mode="json")), separators=(",", ":"))
+    # Without the release that writes it: one import has one digest, whichever release made it.
+    plain = {VERSION_KEY: FORMAT.version, **metadata.model_dump(mode="json")}
+    return json.dumps(plain, separators=(",", ":"))
 
 
 def parse_metadata(text: str, where: str) -> CanonicalMetadata:

@@ -13,14 +13,37 @@ from pydantic import BaseModel
 from carryover.configs import Recipe, UserError, dump
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import write_atomic
-from carryover.configs.formats import VERSION_KEY, WRITER_KEY, Format
+from carryover.configs.formats import FileModel, Format
 from carryover.configs.identity import Difference, Identity, incidental_fields, protocol
+from carryover.core.formats.state import read_state_identity, states_in
 
 IDENTITY_NAME: Final = "identity.json"
 RECIPE_NAME: Final = "recipe.yaml"
 FORMAT: Final = Format("work identity", 2)
-_HASH_V1 = "recipe_hash_v1"
 _MOST_SHOWN = 8
+
+
+class _IdentityFile(FileModel):
+    """identity.json."""
+
+    kind: str
+    version: int
+    protocol: dict[str, Any]
+    seed: int | None = None
+    backbone: str | None = None
+    data: str | None = None
+    recipe_hash_v1: str | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """Return it as `Identity.to_json` does."""
+        return self.model_dump(exclude={"recipe_hash_v1"})
+
+
+def read_identity(out: Path) -> _IdentityFile | None:
+    """Read identity.json in `out`; None where there is none. Raises DamagedFileError for what is none."""
+    path = out / IDENTITY_NAME
+    plain = FORMAT.read(path)
+    return None if plain is None else FORMAT.parse(_IdentityFile, plain, path)
 
 
 @dataclass(frozen=True)
@@ -41,20 +64,28 @@ class Work:
     def claim(self) -> None:
         """Write down that `out` holds this work: identity.json and the resolved recipe.yaml.
 
-        Raises UserError, and changes nothing, when it holds other work; see `require_same_work`.
+        Raises UserError, and changes nothing, when it holds other work, or another work's training state; see
+        `require_same_work`.
         """
         hash_v1 = None
-        there = FORMAT.read(self.out / IDENTITY_NAME)
+        known: dict[str, Any] = {}
+        there = read_identity(self.out)
         if there is not None:
-            hash_v1 = there.get(_HASH_V1)
-            require_same_work(self.out, self.identity, _own(there))
+            hash_v1, known = there.recipe_hash_v1, there.stated()
+            require_same_work(self.out, self.identity, known)
         elif (self.out / RECIPE_NAME).exists():
             # Left by 0.1, which wrote the recipe alone.
             plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
             require_same_work(self.out, self.identity, self._stated_by(recipe))
             hash_v1 = hash_of_v1(plain, recipe)
-        kept = {"hash": self.identity.hash, **self.identity.to_json()}
-        FORMAT.write(self.out / IDENTITY_NAME, kept | ({_HASH_V1: hash_v1} if hash_v1 else {}))
+        for path in states_in(self.out):
+            identity = read_state_identity(path)
+            if identity is not None:
+                self.require(path, identity)
+        asked = self.identity.to_json()
+        # What is not known now (data that are gone) was known when the work was begun.
+        kept = {key: known.get(key) if value is None else value for key, value in asked.items()}
+        FORMAT.write(self.out / IDENTITY_NAME, kept | ({"recipe_hash_v1": hash_v1} if hash_v1 else {}))
         write_atomic(self.out / RECIPE_NAME, dump(self.recipe))
 
     def require(self, path: Path, there: Any, what: str = "training state") -> None:
@@ -72,10 +103,10 @@ class Work:
 
     def _hash_v1(self) -> str | None:
         """Return what a file of version 1 says if it is of this work; None where 0.1 did not begin it."""
-        there = FORMAT.read(self.out / IDENTITY_NAME)
+        there = read_identity(self.out)
         hash_v1 = None
         if there is not None:
-            hash_v1 = there.get(_HASH_V1)
+            hash_v1 = there.recipe_hash_v1
         elif (self.out / RECIPE_NAME).exists():
             plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
             require_same_work(self.out, self.identity, self._stated_by(recipe))
@@ -140,7 +171,3 @@ def _stated(plain: Any, value: Any) -> Any:
         return {str(k): _stated(p, value[k]) for k, p in plain.items() if k in value}
     # As pydantic dumps it: a float that YAML read as a whole number is a float.
     return float(plain) if isinstance(value, float) and isinstance(plain, int) else plain
-
-
-def _own(there: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in there.items() if k not in (VERSION_KEY, WRITER_KEY, "hash", _HASH_V1)}

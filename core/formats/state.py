@@ -12,6 +12,9 @@ from carryover.configs.files import atomic_file
 from carryover.configs.formats import Format
 
 FORMAT: Final = Format("training state", 2)
+STATE_NAME: Final = "checkpoint.pt"
+STATE_NAME_MMSEG_V1: Final = "checkpoint.pth"
+"""mmengine's own checkpoint, which version 1 resumed segmentation from."""
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,26 @@ def load_state(path: Path) -> dict[str, Any] | None:
             continue
         return FORMAT.current(state, candidate)
     return None
+
+
+def states_in(out: Path) -> list[Path]:
+    """Return the training states in a directory, the newest first; version 1's of mmseg among them."""
+    found = [
+        path for name in (STATE_NAME, STATE_NAME_MMSEG_V1) for path in (out / name, previous(out / name))
+    ]
+    return [path for path in found if path.is_file()]
+
+
+def read_state_identity(path: Path) -> Any:
+    """Return what a state says of its work, without reading its tensors; None if it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError):
+        return None
+    state = FORMAT.current(state, path)
+    if path.name.startswith(STATE_NAME_MMSEG_V1):
+        return state["meta"].get("carryover", {}).get("identity")
+    return state.get("identity", state.get("recipe_hash"))
 
 
 def previous(path: Path) -> Path:

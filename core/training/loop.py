@@ -15,7 +15,7 @@ from torch import Tensor
 from carryover.configs import WorkError
 from carryover.configs.files import write_atomic
 from carryover.core.formats.claims import Work
-from carryover.core.formats.state import load_state, save_state
+from carryover.core.formats.state import STATE_NAME, load_state, save_state
 from carryover.core.training.allocation import freed_memory_kept
 from carryover.core.training.distributed import Ranks, barrier
 from carryover.core.training.interrupt import Interrupted, StopRequest
@@ -25,7 +25,6 @@ from carryover.core.training.window import Window
 
 log = logging.getLogger(__name__)
 
-STATE_NAME: Final = "checkpoint.pt"
 METRICS_NAME: Final = "metrics.jsonl"
 
 Numbers = Mapping[str, Tensor]

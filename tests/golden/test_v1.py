@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from carryover.configs import UserError, load
 from carryover.configs.identity import recipe_hash
-from carryover.core.formats.canonical import backbone_digest, load_canonical
+from carryover.core.formats.canonical import backbone_digest, load_canonical, save_canonical
 from carryover.core.formats.receipt import read_receipt
 from carryover.core.formats.state import load_state
 from carryover.slurm.control import retry
@@ -214,3 +214,35 @@ def _recipe(out: Path, files: Path) -> Any:
     root = next(line for line in text.splitlines() if line.strip().startswith("root:")).split(": ", 1)[1]
     here = files / "folders" if root.endswith("folders") else files / Path(*Path(root).parts[-3:])
     return load("transfer", out / "recipe.yaml", [f"data.root={here}"])
+
+
+def test_what_version_1_kept_aside_is_brought_back(finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    plain = json.loads((run / "pipeline.json").read_text(encoding="utf-8"))
+    stage = "evaluate/simo_demo-seed0/demo_faster_fpn-seed0"
+    directory = Ledger(run).directory(stage)
+    hash8 = json.loads((directory / "stage.json").read_text(encoding="utf-8"))["hash"][:8]
+    for name in ("out", "logs"):
+        (directory / name).rename(directory / f"{name}.{hash8}")
+    kept = directory / f"stage.{hash8}.json"
+    (directory / "stage.json").rename(kept)
+    # As if another recipe had been run in between, by version 1.
+    other = json.loads(kept.read_text(encoding="utf-8")) | {"hash": "0" * 64, "state": "failed"}
+    (directory / "stage.json").write_text(json.dumps(other), encoding="utf-8")
+    assert {s["name"] for s in plain["stages"]} > {stage}
+    decision = decisions(run)[stage]
+    assert decision.action is Action.RESTORE and "brought back" in decision.reason
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_training_of_then_refuses_another_checkpoint_and_stays_its_owners(
+    files: Path, tmp_path: Path, name: str
+) -> None:
+    out = copied(files / "states" / name, tmp_path / "out")
+    state, metadata = load_canonical(files / "canonical/backbone.safetensors")
+    changed = {key: value + 1 if key == "conv1.weight" else value for key, value in state.items()}
+    save_canonical(tmp_path / "other.safetensors", changed, metadata)
+    before = {p.name: p.read_bytes() for p in out.iterdir() if p.suffix != ".pt"}
+    with pytest.raises(UserError, match="holds the training state of another recipe, seed, checkpoint"):
+        evaluate(_recipe(out, files), tmp_path / "other.safetensors", out)
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.suffix != ".pt"} == before

@@ -8,10 +8,21 @@ from pathlib import Path
 import pytest
 
 from carryover.configs.errors import DamagedFileError, NewerFormatError
-from carryover.slurm import Graph, InlineExecutor, Ledger, Output, RunError, Stage, run_graph
+from carryover.slurm import (
+    Graph,
+    InlineExecutor,
+    Ledger,
+    Output,
+    RequestError,
+    RunError,
+    Stage,
+    run_graph,
+)
 from carryover.slurm.control import cancel, retry
+from carryover.slurm.local import LocalExecutor
 from carryover.slurm.logs import log_files
 from carryover.slurm.plan import Action, make_plan
+from carryover.slurm.snapshot import take_snapshot
 from carryover.slurm.status import status
 from carryover.slurm.submission import holder, submission, submissions
 from tests.slurm import work
@@ -62,7 +73,7 @@ def test_a_damaged_graph_is_named_and_written_anew_by_the_next_run(run: Path, da
     file = run / "pipeline.json"
     file.write_text(damage)
     for look in (status, retry, cancel):
-        with pytest.raises(DamagedFileError, match=r"pipeline\.json: damaged"):
+        with pytest.raises(DamagedFileError, match=r"pipeline\.json: (damaged|not a run graph)"):
             look(run)
     result = run_graph(GRAPH, InlineExecutor(), run)
     assert result.succeeded and {o.state for o in result.stages.values()} == {"skipped"}
@@ -74,11 +85,19 @@ def test_a_run_of_a_newer_release_is_refused_and_left_alone(run: Path, name: str
     plain = json.loads((run / name).read_text())
     (run / name).write_text(json.dumps(plain | {"schema_version": 3, "written_by": "carryover 0.9.0"}))
     before = {str(p): p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    for look in (status, retry, lambda run: run_graph(GRAPH, InlineExecutor(), run)):
-        if name == "pipeline.json" and look not in (status, retry):
+    for act in (retry, lambda run: run_graph(GRAPH, InlineExecutor(), run)):
+        if name == "pipeline.json" and act is not retry:
             continue
         with pytest.raises(NewerFormatError, match=r"written by carryover 0\.9\.0; this is carryover"):
-            look(run)
+            act(run)
+    # It can be looked at, but for what the newer file alone says.
+    if name == "pipeline.json":
+        with pytest.raises(NewerFormatError, match=r"a run graph of format 3"):
+            status(run)
+    else:
+        states = {s.name: s for s in status(run).stages}
+        assert states["other"].state == "finished"
+        assert ("written by carryover 0.9.0" in states["write"].reason) == name.startswith("stages")
     after = {str(p): p.read_bytes() for p in run.rglob("*") if p.is_file() and str(p) in before}
     assert after == before
 
@@ -135,4 +154,105 @@ def test_a_stage_that_is_done_again_says_why_afterwards(run: Path) -> None:
     run_graph(Graph([changed, COPY, OTHER]), InlineExecutor(), run)
     told = {s.name: s.reason for s in status(run).stages}
     assert told["write"].startswith("changed: text: words -> other words;") and told["other"] == ""
-    assert told["copy"].startswith("changed: needs: ")
+    assert told["copy"].startswith("changed: needs.0: ")
+
+
+@pytest.mark.parametrize(
+    "stage", [1, None, {"name": 3}, {"name": "a", "call": "b", "hash": "c", "requires": 5}]
+)
+def test_a_graph_of_another_shape_is_damaged(run: Path, stage: object) -> None:
+    (run / "pipeline.json").write_text(json.dumps({"schema_version": 2, "stages": [stage]}))
+    with pytest.raises(DamagedFileError, match=r"pipeline\.json: not a run graph: stages\.0"):
+        status(run)
+
+
+@pytest.mark.parametrize("name", ["stages/write/stage.json", "submissions/0001.json", "pipeline.json"])
+@pytest.mark.parametrize("kind", ["a directory", "a loop", "deep"])
+def test_what_stands_in_the_place_of_a_file_is_named(run: Path, name: str, kind: str) -> None:
+    path = run / name
+    path.unlink()
+    if kind == "a directory":
+        path.mkdir()
+    elif kind == "a loop":
+        path.symlink_to(path)
+    else:
+        path.write_text("[" * 100_000)
+    if name == "pipeline.json":
+        with pytest.raises((DamagedFileError, RequestError), match="pipeline"):
+            status(run)
+        return
+    shown = {s.name: s for s in status(run).stages}
+    assert shown["other"].state == "finished"
+    assert (str(path) in shown["write"].reason) == name.startswith("stages")
+    cancel(run)
+
+
+def test_no_name_in_a_record_reaches_out_of_the_stage(run: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    file = Ledger(run).record_file("write")
+    plain = json.loads(file.read_text())
+    outside = os.path.relpath(victim, Ledger(run).out("write"))
+    plain["outputs"][outside] = {"size": 1, "sha256": "", "mtime_ns": 0}
+    plain["attempts"][0]["log"] = os.path.relpath(victim, Ledger(run).directory("write"))
+    file.write_text(json.dumps(plain))
+    assert status(run).succeeded and retry(run).succeeded
+    assert victim.read_text() == "mine" and list(tmp_path.glob("victim*")) == [victim]
+    assert victim not in [path.resolve() for path in log_files(Ledger(run), "write")]
+
+
+def test_an_output_outside_is_not_brought_back_but_made_again(tmp_path: Path) -> None:
+    from carryover.slurm import Call
+
+    def draw(out: Path, text: str) -> None:
+        (out / "../../../page.txt").write_text(text)
+
+    call = Call("draw", draw, outputs=("../../../page.txt",))
+    for text in ("one", "two", "one"):
+        run_graph(Graph([Stage("draw", call, {"text": text})]), InlineExecutor(), tmp_path)
+        assert (tmp_path / "page.txt").read_text() == text
+
+
+def test_a_report_follows_the_names_of_what_it_is_about(tmp_path: Path) -> None:
+    def graph(name: str) -> Graph:
+        return Graph(
+            [Stage(name, work.write), Stage("report", work.collect, {"directories": []}, after=(name,))]
+        )
+
+    run_graph(graph("a"), InlineExecutor(), tmp_path)
+    decisions = {d.stage.name: d for d in make_plan(graph("b"), Ledger(tmp_path), lambda record: "")}
+    assert decisions["report"].action is Action.REPLACE
+    assert [d.key for d in decisions["report"].differences] == ["after.b", "after.a"]
+
+
+def test_a_copy_of_a_run_at_work_is_not_at_work(run: Path, tmp_path: Path) -> None:
+    ledger = Ledger(run)
+    record = ledger.read("write")
+    assert record is not None
+    attempt = record.attempts[-1].model_copy(update={"executor": "local", "ended": None, "state": "running"})
+    ledger.write(record.changed("running", attempts=(attempt,)))
+    copy = shutil.copytree(run, tmp_path / "copy")
+    there = {s.name: s for s in status(copy).stages}["write"]
+    assert (there.state, there.reason) == (
+        "interrupted",
+        "at work in the run that this directory is a copy of",
+    )
+    assert retry(copy).succeeded
+    assert {s.name: s.state for s in status(run).stages}["write"] == "running"
+
+
+def test_a_copy_is_retried_by_the_executor_of_the_original(tmp_path: Path) -> None:
+    run_graph(Graph([WRITE]), LocalExecutor(at_once=3), tmp_path / "run")
+    copy = shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    retry(copy)
+    (own,) = submissions(Ledger(copy))
+    assert (own.executor, own.settings["at_once"]) == ("local", 3)
+
+
+def test_jobs_never_import_a_snapshot_that_was_changed(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path)
+    code = take_snapshot(ledger, ["carryover.slurm"])
+    module = next(code.rglob("files.py"), None) or next(code.rglob("*.py"))
+    before = module.read_text()
+    module.write_text(before + "raise SystemExit('changed')\n")
+    assert take_snapshot(ledger, ["carryover.slurm"]) == code and module.read_text() == before

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from carryover.configs import UserError, load
 from carryover.core.data.shapes.write import write_shapes
+from carryover.core.training.interrupt import Interrupted
 from carryover.pretrain.method_config import SiMoConfig, UniGradConfig
 from carryover.slurm.control import retry
 from carryover.slurm.executor import run_graph
@@ -27,6 +29,7 @@ from carryover.transfer.evaluate import evaluate
 from carryover.transfer.pipeline import plan
 from carryover.transfer.results import read_records
 from tests.golden.make_v1 import CLASSIFY
+from tests.interrupting import stop_after
 
 _DATA = '"data.root=${roots.classification}"'
 _SMALL = (
@@ -229,3 +232,109 @@ def test_records_are_written_once_and_costs_beside_them(mine: tuple[Path, Path])
 
 def _contents(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+
+
+def test_a_result_that_was_relabelled_stands_in_the_report(mine: tuple[Path, Path]) -> None:
+    data, run = mine
+    overrides = f'overrides: [{_DATA}, {_QUOTED}, "k=[5]"]'
+    labelled = f"evaluate=[{{recipe: demo_knn, label: neighbours, {overrides}}}]"
+    again = to_do(decided(run, data, "", "", labelled))
+    assert again.keys() == {"evaluate", "report"}
+    assert run_graph(small_pipeline(run, data, "", "", labelled), InlineExecutor(), run).succeeded
+    assert "neighbours" in (run / "report/index.html").read_text(encoding="utf-8")
+
+
+def test_a_report_is_drawn_again_when_older_results_are_brought_back(mine: tuple[Path, Path]) -> None:
+    data, run = mine
+    other = ', "optimizer.momentum=0.8"'
+    assert run_graph(small_pipeline(run, data, other), InlineExecutor(), run).succeeded
+    decisions = decided(run, data)
+    assert {d.action for n, d in decisions.items() if n != "report"} == {Action.RESTORE}
+    assert decisions["report"].action is Action.REPLACE
+    assert run_graph(small_pipeline(run, data), InlineExecutor(), run).succeeded
+    (stored,) = read_records([run])[0]
+    assert stored.record.checkpoint_sha256 in (run / "report/results.csv").read_text(encoding="utf-8")
+
+
+def test_a_report_is_never_written_into_another_run(mine: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run = mine
+    graph = run / "pipeline.json"
+    plain = json.loads(graph.read_text(encoding="utf-8"))
+    (report,) = (s for s in plain["stages"] if s["name"] == "report")
+    report["params"]["run_dir"] = str(tmp_path / "other")
+    graph.write_text(json.dumps(plain), encoding="utf-8")
+    (run / "report/index.html").unlink()
+    result = retry(run)
+    assert "asks for the report of another run" in result.stages["report"].reason
+    assert not (tmp_path / "other").exists()
+
+
+def pretraining(out: Path, root: Path, *more: str) -> Path:
+    import carryover.pretrain.config  # noqa: F401 (registers the kind)
+    from carryover.pretrain.trainer import train
+
+    small = [
+        "augment.view.size=32",
+        "batch_size=16",
+        "schedule.epochs=1",
+        "schedule.warmup_epochs=0",
+        "workers=0",
+    ]
+    return train(load("pretrain", "unigrad_demo", [f"data.root={root}", *small, *more]), out)
+
+
+def test_data_that_are_gone_do_not_make_the_next_data_welcome(
+    mine: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, _ = mine
+    other = write_shapes(tmp_path / "other", seed=1, n_train=16, n_val=10, n_detection=4).classification
+    out = tmp_path / "out"
+    pretraining(out, data)
+    pretraining(out, tmp_path / "nowhere")
+    known = (out / "identity.json").read_bytes()
+    with pytest.raises(UserError, match=r"holds another work: data: [0-9a-f]{8} -> [0-9a-f]{8};"):
+        pretraining(out, other)
+    assert (out / "identity.json").read_bytes() == known
+
+
+@pytest.mark.parametrize("lost", [("identity.json",), ("identity.json", "recipe.yaml")])
+def test_a_state_refuses_other_work_even_without_what_lies_beside_it(
+    mine: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...]
+) -> None:
+    data, _ = mine
+    other = write_shapes(tmp_path / "other", seed=1, n_train=16, n_val=10, n_detection=4).classification
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        stop_after(1, signal.SIGTERM, patched)
+        with pytest.raises(Interrupted):
+            pretraining(out, data, "schedule.epochs=3")
+    for name in lost:
+        (out / name).unlink()
+    before = sorted((p.name, p.read_bytes()) for p in out.iterdir() if p.is_file())
+    for root, seed in ((other, 0), (data, 5)):
+        with pytest.raises(UserError, match=r"holds another (training state|work): (seed|data): "):
+            pretraining(out, root, "schedule.epochs=3", f"seed={seed}")
+        assert before == sorted((p.name, p.read_bytes()) for p in out.iterdir() if p.is_file())
+    assert pretraining(out, data, "schedule.epochs=3").is_file(), "its own work goes on"
+
+
+def test_data_that_are_fetched_at_the_first_training_are_known_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10
+
+    def fetched(self: CIFAR10, root: str, train: bool = True, download: bool = False) -> None:
+        folder = Path(root) / CIFAR10.base_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "data_batch_1").write_bytes(b"fetched")
+        self.data = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+        self.targets = [0] * 20
+        self.classes = ["a"]
+
+    monkeypatch.setattr(CIFAR10, "__init__", fetched)
+    root = tmp_path / "cifar"
+    root.mkdir()
+    more = ("data.kind=cifar10", "data.download=true", "batch_size=4", "method.name=unigrad")
+    pretraining(tmp_path / "out", root, *more)
+    assert json.loads((tmp_path / "out/identity.json").read_text(encoding="utf-8"))["data"]
+    assert pretraining(tmp_path / "out", root, *more).is_file()

@@ -13,10 +13,10 @@ from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.source import open_source
 from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.core.formats.claims import Work
-from carryover.core.formats.state import previous
+from carryover.core.formats.state import STATE_NAME, previous
 from carryover.core.training.distributed import Ranks, barrier, joined
 from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.loop import METRICS_NAME, STATE_NAME
+from carryover.core.training.loop import METRICS_NAME
 from carryover.transfer.classify import subsets
 from carryover.transfer.classify.classifier import TOP, Accuracy, Classifier, accuracy_metrics
 from carryover.transfer.classify.config import BestEpoch, FinetuneConfig, GridOfRates

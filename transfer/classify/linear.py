@@ -14,10 +14,10 @@ from carryover.configs import WorkError
 from carryover.configs.files import write_atomic
 from carryover.core.backbones.source import Source
 from carryover.core.formats.claims import Work
-from carryover.core.formats.state import previous
+from carryover.core.formats.state import STATE_NAME, previous
 from carryover.core.training.distributed import Ranks, barrier, joined
 from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.loop import METRICS_NAME, STATE_NAME
+from carryover.core.training.loop import METRICS_NAME
 from carryover.transfer.classify import subsets
 from carryover.transfer.classify.classifier import Accuracy, accuracy_metrics, count
 from carryover.transfer.classify.data_config import check_data

@@ -10,10 +10,9 @@ import torch.distributed as dist
 
 from carryover.core.backbones.source import open_source
 from carryover.core.formats.claims import Work
-from carryover.core.formats.state import previous
+from carryover.core.formats.state import STATE_NAME, previous
 from carryover.core.training.distributed import barrier, joined
 from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.loop import STATE_NAME
 from carryover.transfer.detect.backend import Backend, Detector, Training
 from carryover.transfer.detect.batches import annotated_images
 from carryover.transfer.detect.config import DetectionConfig

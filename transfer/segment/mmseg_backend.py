@@ -12,10 +12,9 @@ import torch
 from carryover.configs import UserError
 from carryover.core.backbones.source import Source
 from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
-from carryover.core.formats.state import previous
+from carryover.core.formats.state import STATE_NAME, previous
 from carryover.core.training.distributed import Ranks, barrier
 from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.loop import STATE_NAME
 from carryover.transfer.convert import convert
 from carryover.transfer.segment.backend import Backend, Training
 from carryover.transfer.segment.config import SegmentationConfig

@@ -3,26 +3,23 @@
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from carryover.core.formats.state import load_state, previous, save_state
+from carryover.core.formats.state import STATE_NAME, STATE_NAME_MMSEG_V1, load_state, previous, save_state
 from carryover.core.training.distributed import barrier
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.iterations import train_iterations
-from carryover.core.training.loop import STATE_NAME
 from carryover.transfer.draws import step_loader
 from carryover.transfer.segment.backend import Training
 from carryover.transfer.segment.batches import Steps
 from carryover.transfer.segment.fcn_train import CAUSE, lr_at
 from carryover.transfer.segment.mmseg_data import MmsegTrainingImages
 
-# mmengine's own checkpoint, which version 1 resumed from.
-STATE_NAME_V1: Final = "checkpoint.pth"
 _OURS_V1 = "carryover"
 _LOSSES = {"decode.loss_ce": "loss_seg", "aux.loss_ce": "loss_aux"}
 
@@ -72,7 +69,7 @@ def train_model(
 
 def _take_over_v1(out: Path) -> None:
     """Turn mmengine's checkpoint of version 1 into a state that the loop goes on from."""
-    state = None if (out / STATE_NAME).exists() else load_state(out / STATE_NAME_V1)
+    state = None if (out / STATE_NAME).exists() else load_state(out / STATE_NAME_MMSEG_V1)
     if state is None:
         return
     ours = state["meta"][_OURS_V1]
@@ -84,7 +81,7 @@ def _take_over_v1(out: Path) -> None:
     save_state(
         out / STATE_NAME, taken | {k: ours[k] for k in ("identity", "seconds", "window", "window_count")}
     )
-    for path in (out / STATE_NAME_V1, previous(out / STATE_NAME_V1)):
+    for path in (out / STATE_NAME_MMSEG_V1, previous(out / STATE_NAME_MMSEG_V1)):
         path.unlink(missing_ok=True)
 
 

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from carryover.core.backbones.source import Source
 from carryover.core.backbones.verify import prove_tensors
-from carryover.core.formats.state import previous
+from carryover.core.formats.state import STATE_NAME, previous
 from carryover.core.training.distributed import Ranks, with_sync_bn
 from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.loop import STATE_NAME
 from carryover.transfer.segment import fcn_infer
 from carryover.transfer.segment.backend import Backend, Training
 from carryover.transfer.segment.config import SegmentationConfig
