@@ -2,6 +2,7 @@
 
 import signal
 from types import FrameType, TracebackType
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -29,6 +30,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum = 0
+        self._agreement: tuple[dist.ProcessGroup, dist.Work, torch.Tensor] | None = None
         self._before: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -46,13 +48,26 @@ class StopRequest:
             signal.signal(number, handler)
 
     def requested(self) -> bool:
-        """Tell whether any rank was asked to stop; a collective call when torch.distributed runs."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-            flag = torch.tensor([self.signum], device=device)
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-            self.signum = int(flag.item())
-        return self.signum != 0
+        """Tell whether any rank was asked to stop; every rank calls this at every step and hears the same.
+
+        Over several ranks the answer is that of one step before: the ranks exchange it on the host while they
+        compute, so that no device waits for it.
+        """
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return self.signum != 0
+        agreed = 0
+        if self._agreement is None:
+            group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+        else:
+            group, exchange, flag = self._agreement
+            exchange.wait()
+            agreed = int(flag.item())
+        flag = torch.tensor([self.signum])
+        exchange = dist.all_reduce(flag, dist.ReduceOp.MAX, group, async_op=True)
+        self._agreement = group, exchange, flag
+        if agreed:
+            self.signum = agreed
+        return agreed != 0
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum

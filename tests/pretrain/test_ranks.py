@@ -92,11 +92,11 @@ def _run(case: str, images: Path, out: Path) -> None:
 
 
 def _run_interrupted(rank: int, images: Path, out: Path) -> None:
-    """Tell one rank alone to stop, in the middle of its second step; then resume."""
+    """Tell one rank alone to stop in the middle of its first step; all leave after the second, and resume."""
     real = carryover.pretrain.trainer.backward
 
     def told(model: nn.Module, method: Method, batch: Batch, moment: Moment, parts: int) -> Outcome:
-        if rank == 1 and moment.step == 1:
+        if rank == 1 and moment.step == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(model, method, batch, moment, parts)
 
