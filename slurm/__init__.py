@@ -1,7 +1,7 @@
 """Runs graphs of picklable callables anywhere: in this process, in local processes, on SLURM."""
 
 from carryover.slurm.calls import Call, register
-from carryover.slurm.errors import RequestError, RunError, SlurmError
+from carryover.slurm.errors import RequestError, RunError
 from carryover.slurm.executor import Event, Executor, GraphResult, Outcome, run_graph
 from carryover.slurm.graph import Graph
 from carryover.slurm.inline import InlineExecutor
@@ -22,7 +22,6 @@ __all__ = [
     "RequestError",
     "Resources",
     "RunError",
-    "SlurmError",
     "Stage",
     "register",
     "run_graph",

@@ -162,11 +162,12 @@ def evaluate(
     ],
     overrides: Overrides = None,
     out: Out = None,
+    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
 ) -> None:
     """Run one evaluation recipe on a checkpoint; run again to resume."""
     from carryover.transfer.commands import evaluate_checkpoint
 
-    evaluate_checkpoint(recipe, checkpoint, overrides or [], out)
+    evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder)
 
 
 @app.command()
@@ -333,10 +334,8 @@ def main() -> None:
 
 def _status(error: Exception) -> int | None:
     """Return the exit status of an error that is meant for the user, None for any other."""
-    # Imported only now: pydantic and OmegaConf would take longer than all of --help.
-    from carryover.configs import UserError, WorkError
-    from carryover.slurm import RequestError, RunError
+    from carryover.configs.errors import UserError, WorkError
 
-    if isinstance(error, UserError | RequestError):
+    if isinstance(error, UserError):
         return 2
-    return 1 if isinstance(error, WorkError | RunError) else None
+    return 1 if isinstance(error, WorkError) else None

@@ -99,8 +99,10 @@ def convert_checkpoint(checkpoint: Path, to: str, out: Path, encoder: str | None
     return convert(checkpoint, to, out, encoder).summary
 
 
-def evaluate_checkpoint(recipe: str, checkpoint: Path, overrides: Sequence[str], out: Path | None) -> None:
-    """Run one evaluation recipe on a checkpoint of any maker."""
+def evaluate_checkpoint(
+    recipe: str, checkpoint: Path, overrides: Sequence[str], out: Path | None, encoder: str | None = None
+) -> None:
+    """Run one evaluation recipe on a checkpoint of any maker, or on one of the encoders that it holds."""
     import carryover.transfer.config
 
     config = load("transfer", recipe, overrides)
@@ -110,7 +112,7 @@ def evaluate_checkpoint(recipe: str, checkpoint: Path, overrides: Sequence[str],
     from carryover.transfer.evaluate import canonical_of, evaluate
 
     directory = out or Path("runs") / f"{checkpoint.stem}-{config.name}-seed{config.seed}"
-    evaluate(config, canonical_of(checkpoint, directory), directory)
+    evaluate(config, canonical_of(checkpoint, directory, encoder), directory)
 
 
 def print_report(

@@ -5,8 +5,9 @@ import logging
 import os
 from pathlib import Path
 
+from carryover.configs import UserError
 from carryover.core.backbones.source import Source
-from carryover.core.formats.canonical import METADATA_KEY, load_canonical, save_canonical
+from carryover.core.formats.canonical import METADATA_KEY, load_canonical, read_metadata, save_canonical
 from carryover.transfer.config import PROTOCOLS, TransferConfig
 from carryover.transfer.results import RECORD_NAME, ResultRecord
 
@@ -34,8 +35,16 @@ def evaluate(config: TransferConfig, checkpoint: Path | Source, out: Path) -> Re
 
 
 def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Path:
-    """Return `checkpoint` when it is canonical, else its import, written to `out`/imported.safetensors."""
+    """Return `checkpoint` when it is canonical, else its import, written to `out`/imported.safetensors.
+
+    Raises UserError for an `encoder` that the file does not hold.
+    """
     if is_canonical(checkpoint):
+        held = read_metadata(checkpoint).encoder
+        if encoder not in (None, held):
+            raise UserError(
+                f"{checkpoint}: a canonical checkpoint of the {held} encoder; it holds no '{encoder}'"
+            )
         return checkpoint
     from carryover.core.backbones.importers import import_checkpoint
 
@@ -52,8 +61,6 @@ def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Pat
 def is_canonical(checkpoint: Path) -> bool:
     """Tell a canonical checkpoint from another maker's by its own header; raises UserError if unreadable."""
     from safetensors import SafetensorError, safe_open
-
-    from carryover.configs import UserError
 
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")

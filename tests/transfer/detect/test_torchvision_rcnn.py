@@ -139,8 +139,14 @@ def test_c4(shapes, checkpoint, tmp_path):
 
 
 def test_bfloat16(shapes, checkpoint, tmp_path):
-    recipe = runs.recipe("demo_faster_fpn", shapes, "solver.precision=bf16", "solver.max_iter=5")
-    assert evaluate(recipe, checkpoint, tmp_path).metrics[0].value >= 0
+    keys = ("solver.max_iter=5", "log_every=1")
+    logs = {}
+    for precision in ("bf16", "fp32"):
+        recipe = runs.recipe("demo_faster_fpn", shapes, f"solver.precision={precision}", *keys)
+        evaluate(recipe, checkpoint, tmp_path / precision)
+        logs[precision] = [row["loss"] for row in read_metrics(tmp_path / precision / "metrics.jsonl")]
+    assert logs["bf16"] != logs["fp32"], "the network is autocast"
+    assert logs["bf16"] == pytest.approx(logs["fp32"], rel=0.1)
 
 
 class TestTwoProcesses:
