@@ -8,6 +8,7 @@ from pathlib import Path
 from carryover.configs import UserError
 from carryover.core.backbones.source import Source
 from carryover.core.formats.canonical import METADATA_KEY, load_canonical, read_metadata, save_canonical
+from carryover.core.formats.claims import claimed_by_work_alone
 from carryover.transfer.config import PROTOCOLS, TransferConfig
 from carryover.transfer.results import RECORD_NAME, ResultRecord
 
@@ -23,10 +24,12 @@ def evaluate(config: TransferConfig, checkpoint: Path | Source, out: Path) -> Re
     backbone or other data (`configs.identity`); each difference is named.
     """
     module = importlib.import_module(PROTOCOLS[type(config)](config))
-    record: ResultRecord = module.evaluate(config, checkpoint, out)
     # Every rank of a job comes here, each with its own idea of host and seconds: the first one's is written.
     if os.environ.get("RANK", "0") != "0":
-        return record
+        other: ResultRecord = module.evaluate(config, checkpoint, out)
+        return other
+    with claimed_by_work_alone(out):
+        record: ResultRecord = module.evaluate(config, checkpoint, out)
     for metric in record.metrics:
         shown = "undefined" if metric.value is None else f"{metric.value:.2f} {metric.unit}"
         log.info("%s: %s %s", record.recipe, metric.name, shown)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from carryover.core.formats.state import read_state_identity, states_in
 IDENTITY_NAME: Final = "identity.json"
 RECIPE_NAME: Final = "recipe.yaml"
 FORMAT: Final = Format("work identity", 2)
+_CLAIM: Final = frozenset({IDENTITY_NAME, RECIPE_NAME})
 _MOST_SHOWN = 8
 
 
@@ -118,6 +120,27 @@ class Work:
     def _stated_by(self, recipe: Recipe) -> dict[str, Any]:
         seed = getattr(recipe, "seed", None)
         return {"kind": self.identity.kind, "version": 1, "protocol": protocol(recipe), "seed": seed}
+
+
+@contextmanager
+def claimed_by_work_alone(out: Path) -> Iterator[None]:
+    """Take back the claim on `out` that was made inside, when an error leaves nothing beside it.
+
+    What is refused for one wrong key is asked again into the same directory with that key mended.
+    """
+    there = _names(out)
+    try:
+        yield
+    except Exception:
+        left = _names(out)
+        if left and not there & _CLAIM and left - there <= _CLAIM:
+            for name in left & _CLAIM:
+                (out / name).unlink(missing_ok=True)
+        raise
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()} if directory.is_dir() else set()
 
 
 def require_same_work(where: Path, identity: Identity, there: Mapping[str, Any], what: str = "work") -> None:

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from carryover.configs import UserError
+from carryover.configs import UserError, load
 from carryover.core.backbones.importers import import_checkpoint
+from carryover.core.data.shapes.write import write_shapes
 from carryover.core.formats.canonical import load_canonical, save_canonical
-from carryover.transfer.evaluate import canonical_of
+from carryover.transfer.commands import register_recipes
+from carryover.transfer.evaluate import canonical_of, evaluate
+from carryover.transfer.results import ResultRecord
 from tests.core.backbones.layouts import dino
 
 
@@ -42,3 +45,21 @@ def test_an_encoder_the_file_lacks_is_refused_and_nothing_is_written(theirs: Pat
         with pytest.raises(UserError, match=f"{path.name}.*{encoder}"):
             canonical_of(path, out, encoder)
     assert not out.exists()
+
+
+def test_a_key_that_was_wrong_is_mended_in_the_same_directory(theirs: Path, tmp_path: Path) -> None:
+    register_recipes()
+    write_shapes(tmp_path / "data", n_train=20, n_val=10, n_detection=4, seed=0)
+    checkpoint, out = canonical_of(theirs, tmp_path, "teacher"), tmp_path / "out"
+
+    def knn(k: int) -> ResultRecord:
+        said = [f"data.root={tmp_path / 'data/classification'}", f"k=[{k}]", "temperatures=[0.1]"]
+        images = ["image.size=32", "image.resize=32", "image.input_size=any", "workers=0", "precision=fp32"]
+        return evaluate(load("transfer", "demo_knn", [*said, *images]), checkpoint, out)
+
+    with pytest.raises(UserError, match="k: 200 neighbours of 20 labelled images"):
+        knn(200)
+    assert not list(out.iterdir())
+    assert [m.name for m in knn(3).metrics] == ["top1 k=3 T=0.1"]
+    with pytest.raises(UserError, match="holds another result"):
+        knn(4)
