@@ -1,5 +1,6 @@
-"""The one way a file is written: whole, under its name, or not at all."""
+"""The one way a file is written (whole, under its name, or not at all), and known again by its contents."""
 
+import hashlib
 import json
 import os
 import threading
@@ -114,3 +115,9 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """Return a file's SHA-256 (hex)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

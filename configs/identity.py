@@ -77,7 +77,7 @@ class Identity:
 
     def changed_from(self, there: Mapping[str, Any]) -> list[Difference]:
         """List in what this work differs from one whose `to_json` is `there`; [] for the same work."""
-        defaults = _leaves(self.stated).keys() - _leaves(self.hashed).keys()
+        defaults = leaves(self.stated).keys() - leaves(self.hashed).keys()
         return differences(there, self.to_json(), {f"protocol.{key}" for key in defaults})
 
 
@@ -113,7 +113,7 @@ def differences(
     `defaults` are the keys of `new` that equal their default: `old` need not state them, as it may have been
     written before they existed. A leaf that is None at its top level ("data", "backbone") is unknown.
     """
-    before, now = _leaves(old), _leaves(new)
+    before, now = leaves(old), leaves(new)
     found = []
     for key in dict.fromkeys((*now, *before)):
         was, is_ = before.get(key, _ABSENT), now.get(key, _ABSENT)
@@ -166,11 +166,12 @@ def _is_tag(annotation: Any) -> bool:
     return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
 
 
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested plain data by dotted key."""
     found: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
-            found |= _leaves(item, f"{prefix}{key}.")
+            found |= leaves(item, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = item
     return found

@@ -1,9 +1,9 @@
 """What a finished stage left behind, and whether it is still there as it was left."""
 
-import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from carryover.configs.files import sha256_file
 from carryover.configs.formats import FileModel
 
 
@@ -69,7 +69,7 @@ def _unfit(path: Path, left: OutputFile | None) -> str:
         return "" if stat.st_size else "is empty"
     if stat.st_size != left.size:
         return f"had {left.size} bytes, now {stat.st_size}" if stat.st_size else "is empty"
-    if stat.st_mtime_ns != left.mtime_ns and _sha256(path) != left.sha256:
+    if stat.st_mtime_ns != left.mtime_ns and sha256_file(path) != left.sha256:
         return "has other contents"
     return ""
 
@@ -79,9 +79,4 @@ def _describe(path: Path) -> OutputFile:
         sizes = [p.stat().st_size for p in path.rglob("*") if p.is_file()]
         return OutputFile(size=sum(sizes), files=len(sizes))
     stat = path.stat()
-    return OutputFile(size=stat.st_size, sha256=_sha256(path), mtime_ns=stat.st_mtime_ns)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return OutputFile(size=stat.st_size, sha256=sha256_file(path), mtime_ns=stat.st_mtime_ns)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from carryover.configs.files import sha256_file
 from carryover.configs.identity import Difference, Identity
 from carryover.slurm.errors import RequestError
 from carryover.slurm.stage import Output, Stage, outputs_in, replace_outputs
@@ -22,8 +23,7 @@ class InputDigests:
         """Return a file's digest."""
         if path not in self._found:
             try:
-                with path.open("rb") as file:
-                    self._found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._found[path] = sha256_file(path)
             except OSError:
                 self._found[path] = None
         return self._found[path]

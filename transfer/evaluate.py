@@ -2,13 +2,14 @@
 
 import importlib
 import logging
-import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from carryover.configs import UserError
 from carryover.core.backbones.source import Source
 from carryover.core.formats.canonical import METADATA_KEY, load_canonical, read_metadata, save_canonical
 from carryover.core.formats.claims import claimed_by_work_alone
+from carryover.core.training.distributed import is_first
 from carryover.transfer.config import PROTOCOLS, TransferConfig
 from carryover.transfer.results import RECORD_NAME, ResultRecord
 
@@ -25,11 +26,11 @@ def evaluate(config: TransferConfig, checkpoint: Path | Source, out: Path) -> Re
     """
     module = importlib.import_module(PROTOCOLS[type(config)](config))
     # Every rank of a job comes here, each with its own idea of host and seconds: the first one's is written.
-    if os.environ.get("RANK", "0") != "0":
-        other: ResultRecord = module.evaluate(config, checkpoint, out)
-        return other
-    with claimed_by_work_alone(out):
+    first = is_first()
+    with claimed_by_work_alone(out) if first else nullcontext():
         record: ResultRecord = module.evaluate(config, checkpoint, out)
+    if not first:
+        return record
     for metric in record.metrics:
         shown = "undefined" if metric.value is None else f"{metric.value:.2f} {metric.unit}"
         log.info("%s: %s %s", record.recipe, metric.name, shown)
@@ -42,15 +43,11 @@ def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Pat
 
     Raises UserError for an `encoder` that the file does not hold.
     """
-    if is_canonical(checkpoint):
-        held = read_metadata(checkpoint).encoder
-        if encoder not in (None, held):
-            raise UserError(
-                f"{checkpoint}: a canonical checkpoint of the {held} encoder; it holds no '{encoder}'"
-            )
-        return checkpoint
-    from carryover.core.backbones.importers import import_checkpoint
+    from carryover.core.backbones.importers import import_checkpoint, require_encoder
 
+    if is_canonical(checkpoint):
+        require_encoder(checkpoint, read_metadata(checkpoint), encoder)
+        return checkpoint
     state, metadata = import_checkpoint(checkpoint, encoder=encoder)
     path = out / "imported.safetensors"
     save_canonical(path, state, metadata)

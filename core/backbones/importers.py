@@ -115,13 +115,18 @@ def _extra_counters(chosen: Encoder, config: BackboneConfig) -> frozenset[str]:
     return frozenset(name for name in chosen.tensors if is_counter(name) and name not in expected)
 
 
-def _canonical(path: Path, encoder: str | None) -> Imported:
-    state, metadata = load_canonical(path)
-    if encoder is not None and encoder != metadata.encoder:
+def require_encoder(path: Path, metadata: CanonicalMetadata, encoder: str | None) -> None:
+    """Raise UserError unless a canonical file holds the `encoder` asked for (None: whichever it holds)."""
+    if encoder not in (None, metadata.encoder):
         raise UserError(
             f"{path}: no '{encoder}' encoder in this file; a canonical checkpoint holds one: "
             f"{metadata.encoder}"
         )
+
+
+def _canonical(path: Path, encoder: str | None) -> Imported:
+    state, metadata = load_canonical(path)
+    require_encoder(path, metadata, encoder)
     check_whole(state, metadata.backbone, str(path))
     fates = tuple(Fate(name, "carried", name) for name in state)
     return Imported(state, metadata, "canonical", metadata.encoder, (), fates, (), ())

@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from carryover.configs import UserError
+from carryover.configs.files import sha256_file
 from carryover.core.backbones.inspection import load_backbone
-from carryover.core.formats.canonical import CanonicalMetadata, backbone_digest, sha256_file
+from carryover.core.formats.canonical import CanonicalMetadata, backbone_digest
 
 
 @dataclass(frozen=True)

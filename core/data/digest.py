@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from carryover.configs.files import sha256_file
 from carryover.core.data.config import DataConfig
 
 # Waiting is for the file server, and can be done side by side.
@@ -63,7 +64,6 @@ class Contents:
         new = list(dict.fromkeys(path for _, path in read if path not in known))
         known.update(zip(new, _in_threads(_sha256, new), strict=True))
         contents = {(name, path): known[path] for name, path in read}
-        files = (*self.texts, *self.images)
         files = (*self.texts, *self.images)
         rows = [(name, contents.get((name, path)) or sizes[name, path]) for name, path in files]
         return hashlib.sha256(json.dumps(sorted(set(rows), key=repr)).encode()).hexdigest()
@@ -134,8 +134,7 @@ def _size(path: Path) -> int:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(path)
     except OSError:
         return "missing"
 

@@ -137,12 +137,6 @@ def read_metadata(path: Path) -> CanonicalMetadata:
     return parse_metadata(recorded, str(path))
 
 
-def sha256_file(path: Path) -> str:
-    """Return a file's SHA-256 (hex)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sort_header(path: Path) -> None:
     """Give a safetensors header one order of keys: the library writes its metadata in a random one."""
     with path.open("r+b") as file:

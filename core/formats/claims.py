@@ -76,10 +76,7 @@ class Work:
             hash_v1, known = there.recipe_hash_v1, there.stated()
             require_same_work(self.out, self.identity, known)
         elif (self.out / RECIPE_NAME).exists():
-            # Left by 0.1, which wrote the recipe alone.
-            plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
-            require_same_work(self.out, self.identity, self._stated_by(recipe))
-            hash_v1 = hash_of_v1(plain, recipe)
+            hash_v1 = self._begun_by_v1()
         for path in states_in(self.out):
             identity = read_state_identity(path)
             if identity is not None:
@@ -110,16 +107,18 @@ class Work:
         if there is not None:
             hash_v1 = there.recipe_hash_v1
         elif (self.out / RECIPE_NAME).exists():
-            plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
-            require_same_work(self.out, self.identity, self._stated_by(recipe))
-            hash_v1 = hash_of_v1(plain, recipe)
+            hash_v1 = self._begun_by_v1()
         if hash_v1 is None or not self.v1:
             return hash_v1
         return hashlib.sha256(" ".join(str(part) for part in (hash_v1, *self.v1)).encode()).hexdigest()
 
-    def _stated_by(self, recipe: Recipe) -> dict[str, Any]:
+    def _begun_by_v1(self) -> str:
+        """Return the hash of the recipe that 0.1 left alone in `out`; raises UserError for other work."""
+        plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
         seed = getattr(recipe, "seed", None)
-        return {"kind": self.identity.kind, "version": 1, "protocol": protocol(recipe), "seed": seed}
+        stated = {"kind": self.identity.kind, "version": 1, "protocol": protocol(recipe), "seed": seed}
+        require_same_work(self.out, self.identity, stated)
+        return hash_of_v1(plain, recipe)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from carryover.configs import UserError
+from carryover.configs.files import sha256_file
 from carryover.configs.formats import FileModel, Format
 from carryover.core.backbones.importers import Fate
-from carryover.core.formats.canonical import CanonicalMetadata, sha256_file
+from carryover.core.formats.canonical import CanonicalMetadata
 
 STRUCTURE_ONLY = "structure only"
 

@@ -10,21 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs import load, protocol, recipe_hash, recipe_names
+from carryover.configs.identity import leaves
 from carryover.transfer.commands import register_recipes
 
 GOLDEN = Path(__file__).with_name("golden_recipes.json")
 KINDS = ("pretrain", "transfer", "pipelines", "clusters")
-
-
-def leaves(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a nested dictionary by dotted key."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict) and item:
-            found |= leaves(item, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = item
-    return found
 
 
 def digest(stated: dict[str, Any], keys: list[str]) -> str:

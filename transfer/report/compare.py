@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 
 from carryover.configs import UserError
-from carryover.core.formats.canonical import read_metadata, sha256_file
+from carryover.configs.files import sha256_file
+from carryover.configs.identity import leaves
+from carryover.core.formats.canonical import read_metadata
 from carryover.transfer.report.cells import Cell, build_cell
 from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, collect
 from carryover.transfer.report.naming import metric_name
@@ -160,14 +162,8 @@ def _recipe(collection: Collection, pretraining: Pretraining) -> dict[str, str]:
     return {k: v for k, v in _flat(said).items() if k not in _OF_THE_RUN}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = str(value)
-    return found
+def _flat(tree: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in leaves(tree).items()}
 
 
 def _differences(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[Difference, ...]:

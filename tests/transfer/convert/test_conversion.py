@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from carryover.configs import UserError, WorkError
+from carryover.configs.files import sha256_file
 from carryover.core.backbones.importers import import_checkpoint
 from carryover.core.backbones.inspection import load_backbone
 from carryover.core.backbones.verify import prove_carried
-from carryover.core.formats.canonical import CanonicalMetadata, load_canonical, sha256_file
+from carryover.core.formats.canonical import CanonicalMetadata, load_canonical
 from carryover.core.formats.receipt import read_receipt, receipt_path
 from carryover.transfer.convert import SUFFIXES, TARGETS, convert
 from carryover.transfer.convert.target import Target
