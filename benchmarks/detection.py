@@ -27,16 +27,16 @@ from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
 from carryover.configs import load
 from carryover.core.backbones.inspection import load_backbone
 from carryover.core.backbones.source import open_source
+from carryover.core.data.objects.splits import read_splits
 from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import joined
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.provenance import hardware
-from carryover.transfer.config import DetectionConfig
-from carryover.transfer.detect.backend import Backend, Training
-from carryover.transfer.detect.batches import annotated_images
-from carryover.transfer.detect.rcnn_train import train_detector
-from carryover.transfer.detect.splits import read_splits
-from carryover.transfer.identity import identify
+from carryover.transfer.tasks.config import DetectionConfig
+from carryover.transfer.tasks.detection.data import annotated_images
+from carryover.transfer.tasks.detection.model import Backend, Training
+from carryover.transfer.tasks.detection.training import train_detector
+from carryover.transfer.tasks.identity import identify
 
 BACKENDS = ("torchvision", "detectron2")
 RECIPES = {"c4": "voc07_c4", "fpn": "voc0712_fpn_24k"}
@@ -74,11 +74,11 @@ def seconds_an_iteration(backend: str, model: str, options: argparse.Namespace) 
 def library(name: str) -> Backend:
     """The backend of this name; only its library is imported."""
     if name == "torchvision":
-        from carryover.transfer.detect.torchvision_backend import TORCHVISION
+        from carryover.transfer.tasks.detection.torchvision.backend import TORCHVISION
 
         return TORCHVISION
-    from carryover.transfer.detect.detectron2_backend import DETECTRON2
-    from carryover.transfer.detect.detectron2_rcnn import import_detectron2
+    from carryover.transfer.tasks.detection.detectron2.backend import DETECTRON2
+    from carryover.transfer.tasks.detection.detectron2.entry import import_detectron2
 
     import_detectron2()
     return DETECTRON2

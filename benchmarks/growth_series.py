@@ -22,16 +22,16 @@ from benchmarks.report import write_records
 from carryover.configs import load
 from carryover.core.data.config import DataConfig
 from carryover.core.data.datasets import MemoryImages
+from carryover.core.data.labelled.config import ImageConfig
 from carryover.core.data.prepared import Batch, build_dataset, open_dataset
 from carryover.core.training.distributed import Ranks
 from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.methods import DataFacts, Method, Moment, method_around
 from carryover.pretrain.methods.instance import SqrtKL
-from carryover.transfer.classify.data_config import ImageConfig
-from carryover.transfer.classify.features import Request, stored_features
-from carryover.transfer.classify.logistic import fit_path
-from carryover.transfer.classify.neighbours import Neighbourhood, count_correct
+from carryover.transfer.tasks.frozen.features import Request, stored_features
+from carryover.transfer.tasks.knn.model import Neighbourhood, count_correct
+from carryover.transfer.tasks.linear.logistic import fit_path
 
 Turn = Callable[[], object]
 Prepare = Callable[[int, Path], Callable[[], Turn]]
@@ -156,7 +156,7 @@ def folder_config(root: Path) -> DataConfig:
 
 
 def check(root: Path) -> None:
-    from carryover.transfer.detect.check_imagefolder import check_imagefolder
+    from carryover.core.data.check_imagefolder import check_imagefolder
 
     assert not check_imagefolder(root)
 
@@ -210,7 +210,7 @@ def linear(size: int, work: Path) -> Callable[[], Turn]:
 
 def pipeline_config(size: int, work: Path) -> object:
     """A pipeline of `size` stages: the shapes, the report, and 12 for each of as many pretrainings as fit."""
-    import carryover.transfer.pipeline_config  # noqa: F401 (registers the kind)
+    import carryover.transfer.pipeline.config  # noqa: F401 (registers the kind)
 
     seeds = list(range((size - 2) // 12))
     file = work / f"stages{size}.yaml"
@@ -235,8 +235,8 @@ def stages(kind: str) -> Prepare:
         from carryover.slurm.cluster_executor import SlurmExecutor
         from carryover.slurm.executor import run_graph
         from carryover.slurm.status import status
-        from carryover.transfer.pipeline import plan
-        from carryover.transfer.pipeline_config import PipelineConfig
+        from carryover.transfer.pipeline.config import PipelineConfig
+        from carryover.transfer.pipeline.plan import plan
         from tests.slurm import fake_slurm
 
         config = pipeline_config(size, work)
@@ -266,7 +266,7 @@ def report(kind: str) -> Prepare:
         from carryover.transfer.report import write_report
         from carryover.transfer.report.collection import collect
         from carryover.transfer.report.tables import build_tables
-        from carryover.transfer.results import read_records, to_frame
+        from carryover.transfer.results.record import read_records, to_frame
 
         run = work / f"records{size}"
         if not run.exists():

@@ -31,14 +31,14 @@ from benchmarks.measuring import write_table
 from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.datasets import MemoryImages
+from carryover.core.data.labelled.config import ImageConfig
 from carryover.core.data.prepared import Loader
 from carryover.core.training.distributed import Ranks
 from carryover.core.training.provenance import hardware
-from carryover.transfer.classify.data_config import ImageConfig
-from carryover.transfer.classify.features import Request, stored_features
-from carryover.transfer.classify.logistic import fit_path
-from carryover.transfer.classify.neighbours import Neighbourhood, count_correct
-from carryover.transfer.classify.stacked_heads import StackedHeads, StackedSGD, head_losses
+from carryover.transfer.tasks.frozen.features import Request, stored_features
+from carryover.transfer.tasks.knn.model import Neighbourhood, count_correct
+from carryover.transfer.tasks.linear.logistic import fit_path
+from carryover.transfer.tasks.linear.model import StackedHeads, StackedSGD, head_losses
 
 BATCH = 256
 EPOCHS = 90

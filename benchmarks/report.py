@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from carryover.transfer.report import write_report
-from carryover.transfer.results import Metric, ResultRecord, write_record
+from carryover.transfer.results.record import Metric, ResultRecord, write_record
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

@@ -28,7 +28,7 @@ from carryover.slurm.graph import Graph
 from carryover.slurm.local import LocalExecutor
 from carryover.slurm.stage import Stage
 
-MODULES = ("torch", "torchvision", "carryover.transfer.classify.finetune_protocol")
+MODULES = ("torch", "torchvision", "carryover.transfer.tasks.finetune.task")
 HELP_WANTED, STAGE_WANTED = 0.25, 1.0
 
 

@@ -23,11 +23,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import write_table
+from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
+from carryover.core.data.objects.voc import VOC_CLASSES
 from carryover.core.training.provenance import hardware
-from carryover.transfer.detect.datasets import Annotation, DetectionDataset, DetectionImage
-from carryover.transfer.detect.predictions import ImagePrediction
-from carryover.transfer.detect.voc_dataset import VOC_CLASSES
-from carryover.transfer.detect.voc_metrics import COCO_IOUS, RECALL_LEVELS, Metric, voc_ap
+from carryover.transfer.tasks.detection.predictions import ImagePrediction
+from carryover.transfer.tasks.detection.voc_metrics import COCO_IOUS, RECALL_LEVELS, Metric, voc_ap
 
 WIDTH, HEIGHT = 500, 375
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from carryover.configs import Identity, UserError, recipe_hash
-from carryover.core.data.digest import data_digest
+from carryover.core.data.digest import recipe_digest
 from carryover.core.data.prepared import Batch, Dataset, Loader, build_dataset
 from carryover.core.formats.canonical import CanonicalMetadata, read_metadata, save_canonical
 from carryover.core.formats.claims import IDENTITY_NAME, RECIPE_NAME, Work
@@ -129,7 +129,7 @@ def _claim(work: Work, ranks: Ranks) -> None:
 
 def identify(config: PretrainConfig) -> Identity:
     """Return what decides a pretraining's weights."""
-    data = data_digest(config.data) if config.method.trains and is_first() else None
+    data = recipe_digest(config) if config.method.trains and is_first() else None
     return Identity.of(config, kind="pretrain", version=config.method.version, seed=config.seed, data=data)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from carryover.transfer import doctor
+from carryover.transfer.cli import doctor
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from carryover.core.backbones.inspection import Inspection
     from carryover.core.backbones.interface import Backbone
     from carryover.core.formats.receipt import Receipt
-    from carryover.transfer.results import ResultRecord
+    from carryover.transfer.results.record import ResultRecord
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +105,9 @@ def _evaluate(
 ) -> "ResultRecord":
     from carryover.configs import UserError, load
     from carryover.pretrain import override_strings
-    from carryover.transfer.commands import register_recipes
-    from carryover.transfer.evaluate import canonical_of
-    from carryover.transfer.evaluate import evaluate as run
+    from carryover.transfer.cli.commands import register_recipes
+    from carryover.transfer.tasks.evaluate import canonical_of
+    from carryover.transfer.tasks.evaluate import evaluate as run
 
     register_recipes()
     given = [*override_strings(overrides), *([] if data is None else [f"data.root={data}"])]
@@ -151,7 +151,7 @@ def read_results(*runs: PathLike) -> "pd.DataFrame":
 
     Records that cannot be read are named in warnings, and left out.
     """
-    from carryover.transfer.results import read_records, to_frame
+    from carryover.transfer.results.record import read_records, to_frame
 
     records, problems = read_records([Path(run) for run in runs])
     for problem in problems:

@@ -6,12 +6,18 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Section
+from carryover.core.data.digest import Contents, images_below, listed
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_CIFAR_FILES = {
+    "cifar10": ("cifar-10-batches-py", "data_batch_*", "test_batch", "batches.meta"),
+    "cifar100": ("cifar-100-python", "train", "test", "meta"),
+}
 
 
 class SubsetConfig(Section):
@@ -81,6 +87,24 @@ class DataConfig(Section):
     def title(self) -> str:
         """What records call this data set."""
         return self.name or self.kind
+
+    def contents(self) -> Contents:
+        """List the files of the split; see `core.data.digest`."""
+        assert self.root is not None
+        root = self.root.expanduser()
+        if self.kind in _CIFAR_FILES:
+            folder, *patterns = _CIFAR_FILES[self.kind]
+            found = sorted({path for pattern in patterns for path in (root / folder).glob(pattern)})
+            return Contents(texts=tuple((path.name, path) for path in found))
+        if self.kind == "list":
+            assert self.list_file is not None
+            return listed(root, self.list_file)
+        if self.kind == "tiny_imagenet":
+            annotations = ("val_annotations.txt", root / "val" / "val_annotations.txt")
+            texts = () if self.split == "train" else (annotations,)
+            return Contents(texts, tuple(images_below(root / self.split)))
+        below = root / self.split
+        return Contents(images=tuple(images_below(below if below.is_dir() else root)))
 
     @model_validator(mode="after")
     def _keys_fit_the_kind(self) -> "DataConfig":

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from carryover.configs.files import sha256_file
-from carryover.core.data.config import DataConfig
 
 # Waiting is for the file server, and can be done side by side.
 _THREADS = 16
@@ -19,10 +18,6 @@ _READ_WHOLE_BYTES = 256 * 2**20
 # Of these a mended picture usually has the size of the old one.
 _UNCOMPRESSED = frozenset({".bmp", ".npy", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"})
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"}) | _UNCOMPRESSED
-_CIFAR_FILES = {
-    "cifar10": ("cifar-10-batches-py", "data_batch_*", "test_batch", "batches.meta"),
-    "cifar100": ("cifar-100-python", "train", "test", "meta"),
-}
 
 Digests = dict[Path, str]
 """SHA-256 (hex) of files, for a planning that looks at one data set many times."""
@@ -69,32 +64,26 @@ class Contents:
         return hashlib.sha256(json.dumps(sorted(set(rows), key=repr)).encode()).hexdigest()
 
 
-def data_digest(data: DataConfig, known: Digests | None = None) -> str | None:
-    """Return the digest of the images (and labels) that `data` chooses from; None where there are none."""
+class ReadData(Protocol):
+    """A recipe's section on data: where the data set lies, and which of its files are read."""
+
+    @property
+    def root(self) -> Path | None: ...
+
+    def contents(self) -> Contents: ...
+
+
+def recipe_digest(recipe: Any, known: Digests | None = None) -> str | None:
+    """Return the digest of what a recipe reads: its data, and the list of labels if it has one.
+
+    None where the data set is not there (its reader will say so).
+    """
+    data: ReadData = recipe.data
     if data.root is None or not data.root.expanduser().is_dir():
         return None
-    contents = contents_of(data)
+    listed = getattr(getattr(recipe, "labels", None), "contents", Contents)
+    contents = data.contents() + listed()
     return contents.digest(known) if contents else None
-
-
-def contents_of(data: DataConfig) -> Contents:
-    """List the files of one split of a data set of images."""
-    assert data.root is not None
-    root = data.root.expanduser()
-    if data.kind in _CIFAR_FILES:
-        folder, *patterns = _CIFAR_FILES[data.kind]
-        found = sorted({path for pattern in patterns for path in (root / folder).glob(pattern)})
-        return Contents(texts=tuple((path.name, path) for path in found))
-    if data.kind == "list":
-        assert data.list_file is not None
-        return listed(root, data.list_file)
-    if data.kind == "tiny_imagenet":
-        texts = (
-            () if data.split == "train" else (("val_annotations.txt", root / "val" / "val_annotations.txt"),)
-        )
-        return Contents(texts, tuple(images_below(root / data.split)))
-    folder_of_split = root / data.split
-    return Contents(images=tuple(images_below(folder_of_split if folder_of_split.is_dir() else root)))
 
 
 def listed(root: Path, list_file: Path) -> Contents:
@@ -116,6 +105,32 @@ def images_below(folder: Path, prefix: str = "") -> Iterator[Named]:
         for name in sorted(files):
             if Path(name).suffix.lower() in _IMAGES and not name.startswith("."):
                 yield prefix + (name if at == "." else f"{at}/{name}"), Path(directory, name)
+
+
+def by_stem(folder: Path, names: Iterable[str]) -> Iterator[Named]:
+    """Yield for each name the file in `folder` whose name without its suffix that is."""
+    try:
+        found = {path.stem: path for path in sorted(folder.iterdir())}
+    except OSError:
+        found = {}
+    for name in names:
+        yield name, found.get(Path(name).stem, folder / name)
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a text file; none where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def prefixed(contents: Contents, prefix: str) -> Contents:
+    """Return the same files with `prefix` before each name."""
+    return Contents(
+        tuple((f"{prefix}/{name}", path) for name, path in contents.texts),
+        tuple((f"{prefix}/{name}", path) for name, path in contents.images),
+    )
 
 
 def _text(file: Path) -> str:

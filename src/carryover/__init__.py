@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from carryover.core.backbones.given import Given
     from carryover.core.backbones.interface import Backbone
     from carryover.transfer.api import convert, evaluate, inspect, load_backbone, read_results
-    from carryover.transfer.results import ResultRecord as Result
+    from carryover.transfer.results.record import ResultRecord as Result
 
     __version__: str
 
@@ -39,7 +39,7 @@ _HOMES = {
     **{name: ("carryover.configs.errors", name) for name in ("CarryoverError", "UserError", "WorkError")},
     "Backbone": ("carryover.core.backbones.interface", "Backbone"),
     "Given": ("carryover.core.backbones.given", "Given"),
-    "Result": ("carryover.transfer.results", "ResultRecord"),
+    "Result": ("carryover.transfer.results.record", "ResultRecord"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from carryover.configs import load, protocol, recipe_hash, recipe_names
 from carryover.configs.identity import leaves
-from carryover.transfer.commands import register_recipes
+from carryover.transfer.cli.commands import register_recipes
 
 GOLDEN = Path(__file__).with_name("golden_recipes.json")
 KINDS = ("pretrain", "transfer", "pipelines", "clusters")
@@ -26,7 +26,7 @@ def digest(stated: dict[str, Any], keys: list[str]) -> str:
 
 def entries(pipeline: Any) -> dict[str, list[str | None]]:
     """Return the recipe hash and the data root of every entry of a pipeline, as its plan has them."""
-    from carryover.transfer.pipeline import resolved
+    from carryover.transfer.pipeline.plan import resolved
 
     return {
         f"{kind}/{entry.key}": [recipe_hash(recipe)[:16], None if root is None else str(root)]

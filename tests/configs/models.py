@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from carryover.pretrain.config import PretrainConfig
-from carryover.transfer.config import TransferConfig
+from carryover.transfer.tasks.config import TransferConfig
 
 
 def recipe_models() -> dict[str, type[BaseModel]]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from carryover.configs import header, load, protocol, recipe_hash, recipe_names
-from carryover.transfer.commands import register_recipes
+from carryover.transfer.cli.commands import register_recipes
 from tests.configs.golden_recipes import GOLDEN, KINDS, digest, entries
 
 register_recipes()

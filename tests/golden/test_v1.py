@@ -22,13 +22,13 @@ from carryover.slurm.ledger import Ledger
 from carryover.slurm.plan import Action, make_plan
 from carryover.slurm.status import status
 from carryover.slurm.submission import submissions
-from carryover.transfer.classify.features import FORMAT as FEATURES
-from carryover.transfer.commands import register_recipes
-from carryover.transfer.detect.predictions_file import read_predictions
-from carryover.transfer.evaluate import evaluate
-from carryover.transfer.pipeline import plan
+from carryover.transfer.cli.commands import register_recipes
+from carryover.transfer.pipeline.plan import plan
 from carryover.transfer.report import write_report
-from carryover.transfer.results import read_records
+from carryover.transfer.results.record import read_records
+from carryover.transfer.tasks.detection.predictions_file import read_predictions
+from carryover.transfer.tasks.evaluate import evaluate
+from carryover.transfer.tasks.frozen.features import FORMAT as FEATURES
 from tests.golden import make_v1
 from tests.golden.unpacked import unpack
 

@@ -8,10 +8,10 @@ from carryover.configs import load
 from carryover.slurm.control import make_executor
 from carryover.slurm.executor import run_graph
 from carryover.slurm.inline import InlineExecutor
-from carryover.transfer.commands import register_recipes
-from carryover.transfer.costs import write_costs
-from carryover.transfer.pipeline import plan
-from carryover.transfer.results import read_records
+from carryover.transfer.cli.commands import register_recipes
+from carryover.transfer.pipeline.costs import write_costs
+from carryover.transfer.pipeline.plan import plan
+from carryover.transfer.results.record import read_records
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, wait_until
 from tests.transfer import tiny_demo

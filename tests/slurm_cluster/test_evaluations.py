@@ -12,13 +12,13 @@ from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
 from carryover.slurm.cluster import Cluster as Settings
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.progress import read_progress
-from carryover.transfer import stages
-from carryover.transfer.results import ResultRecord, read_records
+from carryover.transfer.pipeline.plan import stages
+from carryover.transfer.results.record import ResultRecord, read_records
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, causes, wait_until
 from tests.transfer.convert.backbones import write_backbone
-from tests.transfer.detect.runs import TINY as TINY_DETECTION
-from tests.transfer.segment import scenes
+from tests.transfer.tasks.detection.runs import TINY as TINY_DETECTION
+from tests.transfer.tasks.segmentation import scenes
 
 EXECUTOR = SlurmExecutor(
     Settings(defaults=Resources(time_min=20)), packages=("configs", "slurm", "pretrain", "transfer")

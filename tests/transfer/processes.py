@@ -11,7 +11,7 @@ import torch
 
 PROGRAM = """
 import importlib, pathlib, sys
-import carryover.transfer.config
+import carryover.transfer.tasks.config
 from carryover.configs import UserError, load
 
 module, recipe, checkpoint, out, *overrides = sys.argv[1:]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from carryover.transfer.results import Metric, ResultRecord
+from carryover.transfer.results.record import Metric, ResultRecord
 
 
 def record(value: float | None = 50.0, metric: str = "top1", **changes: Any) -> ResultRecord:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import carryover
 from carryover.core.data.shapes.write import write_shapes
-from carryover.transfer.results import load_record
+from carryover.transfer.results.record import load_record
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "python-api.md"
 SMALL = {"image": {"size": 32, "resize": 32}, "precision": "fp32", "workers": 0}

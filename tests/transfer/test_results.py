@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from carryover.transfer.results import Metric, read_records, to_frame, write_record
+from carryover.transfer.results.record import Metric, read_records, to_frame, write_record
 from tests.transfer.records import record
 
 

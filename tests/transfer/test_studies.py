@@ -10,7 +10,7 @@ from carryover.configs import UserError
 from carryover.pretrain.studies.mutual_information import Bound
 from carryover.transfer.studies.eqco_mi import ComparedBound, published_bounds, summary
 from carryover.transfer.studies.gradients import rounded, short
-from tests.transfer.test_cli import carryover
+from tests.transfer.cli.test_cli import carryover
 
 
 def test_the_published_table_is_whole() -> None:

@@ -23,11 +23,11 @@ from carryover.slurm.inline import InlineExecutor
 from carryover.slurm.ledger import Ledger
 from carryover.slurm.plan import Action, Decision, make_plan
 from carryover.slurm.status import status
-from carryover.transfer.classify.config import FinetuneConfig
-from carryover.transfer.commands import register_recipes
-from carryover.transfer.evaluate import evaluate
-from carryover.transfer.pipeline import plan
-from carryover.transfer.results import read_records
+from carryover.transfer.cli.commands import register_recipes
+from carryover.transfer.pipeline.plan import plan
+from carryover.transfer.results.record import read_records
+from carryover.transfer.tasks.evaluate import evaluate
+from carryover.transfer.tasks.finetune.config import FinetuneConfig
 from tests.golden.make_v1 import CLASSIFY
 from tests.interrupting import stop_after
 
@@ -113,7 +113,7 @@ def test_a_mended_metric_is_measured_again_and_a_mended_method_trains_again(
     monkeypatch.setattr(FinetuneConfig, "version", 2)
     monkeypatch.setattr(SiMoConfig, "version", 2)
     assert to_do(decided(run, data)) == {}, "other tasks and methods"
-    from carryover.transfer.classify.probe_config import KnnConfig
+    from carryover.transfer.tasks.knn.config import KnnConfig
 
     monkeypatch.setattr(KnnConfig, "version", 2)
     again = to_do(decided(run, data))

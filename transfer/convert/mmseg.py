@@ -13,8 +13,8 @@ from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.importers import EMBEDDED_KEY
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
+from carryover.transfer.convert.mmcv_stub import install
 from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
-from carryover.transfer.segment.mmcv_stub import install
 
 
 def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:

@@ -15,7 +15,7 @@ from carryover.transfer.report.naming import (
     task_name,
     task_order,
 )
-from carryover.transfer.results import Metric, ResultRecord, StoredRecord
+from carryover.transfer.results.record import Metric, ResultRecord, StoredRecord
 
 Identity = TypeVar("Identity", bound=Hashable)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from carryover.configs import Identity, load, recipe_hash
 from carryover.configs.identity import Difference
 from carryover.transfer.report.published import PublishedNumber, published_numbers
-from carryover.transfer.results import ResultRecord
+from carryover.transfer.results.record import ResultRecord
 
 # The keys that set the images per step, and what the linear scaling rule (Goyal et al. 2017) scales with it.
 # The base rates and the batch they are stated for are keys of their own, which may not differ.
@@ -72,7 +72,7 @@ def _numbers_on(dataset: str) -> tuple[PublishedNumber, ...]:
 
 @cache
 def _shipped(recipe: str) -> tuple[Identity, str]:
-    import carryover.transfer.config  # noqa: F401 (registers the kind)
+    import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 
     loaded = load("transfer", recipe)
     return Identity.of(loaded, kind="", version=0), recipe_hash(loaded)

@@ -15,7 +15,7 @@ from carryover.transfer.report.cells import Cell, build_cell
 from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, collect
 from carryover.transfer.report.naming import metric_name
 from carryover.transfer.report.statistics import Interval, welch
-from carryover.transfer.results import Problem, read_records
+from carryover.transfer.results.record import Problem, read_records
 
 RECIPE_NAME = "recipe.yaml"
 # Differ between any two runs and say nothing about what was done.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from carryover.transfer.report.collection import Collection, Numbered, Pretraining
 from carryover.transfer.report.naming import task_name
 from carryover.transfer.report.statistics import mean
-from carryover.transfer.results import ResultRecord
+from carryover.transfer.results.record import ResultRecord
 
 _Number = Callable[[ResultRecord], float | None]
 _COUNTED = {"sacct": "SLURM's accounting", "clock": "the pipeline's clock", None: "the evaluation itself"}

@@ -7,7 +7,7 @@ from carryover.transfer.report.beside import PublishedRow, PublishedRows, publis
 from carryover.transfer.report.cells import Cell, build_cell
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
 from carryover.transfer.report.naming import PICTURES, metric_name, task_name, task_order
-from carryover.transfer.results import Metric
+from carryover.transfer.results.record import Metric
 
 _MOST_COLUMNS = 12
 _MASK = "mask "

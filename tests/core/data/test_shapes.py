@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from carryover.configs import UserError
+from carryover.core.data.objects.coco import read_coco
+from carryover.core.data.objects.voc import read_voc
 from carryover.core.data.shapes.write import (
     CATEGORY_IDS,
     CLASSES,
@@ -17,8 +19,6 @@ from carryover.core.data.shapes.write import (
     ShapesPaths,
     write_shapes,
 )
-from carryover.transfer.detect.coco_dataset import read_coco
-from carryover.transfer.detect.voc_dataset import read_voc
 
 SIZES = {"n_train": 30, "n_val": 20, "n_detection": 24}
 

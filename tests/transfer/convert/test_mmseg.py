@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from carryover.transfer.convert import convert
-from carryover.transfer.segment.mmcv_stub import install
+from carryover.transfer.convert.mmcv_stub import install
 from tests.transfer.convert.backbones import write_backbone
 
 pytestmark = pytest.mark.mmseg

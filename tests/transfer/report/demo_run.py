@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from carryover.transfer.results import Metric, write_record
+from carryover.transfer.results.record import Metric, write_record
 from tests.transfer.records import record
 
 # Made-up levels: what each pretraining adds to random initialisation, in points.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from carryover.transfer.report.collection import Collection, collect
 from carryover.transfer.report.tables import Table, build_tables
-from carryover.transfer.results import ResultRecord, StoredRecord
+from carryover.transfer.results.record import ResultRecord, StoredRecord
 
 
 def gathered(*records: ResultRecord) -> Collection:

@@ -8,7 +8,7 @@ import pytest
 from carryover.transfer.report.against import against_cost, against_images, against_labels
 from carryover.transfer.report.drawing import Picture
 from carryover.transfer.report.tables import build_tables
-from carryover.transfer.results import Metric, ResultRecord
+from carryover.transfer.results.record import Metric, ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered
 

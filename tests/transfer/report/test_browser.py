@@ -12,7 +12,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from carryover.transfer.report import write_report
-from carryover.transfer.results import write_record
+from carryover.transfer.results.record import write_record
 from tests.transfer.records import record
 from tests.transfer.report.browser import chromium, require_chromium
 from tests.transfer.report.demo_run import write_demo_run

@@ -7,7 +7,7 @@ import pytest
 from carryover.configs import load, recipe_hash
 from carryover.transfer.report.comparable import ComparableNumber, comparable_numbers
 from carryover.transfer.report.published import PublishedNumber
-from carryover.transfer.results import ResultRecord
+from carryover.transfer.results.record import ResultRecord
 from tests.transfer.report.followed import run_of
 
 LIBRARY = "published with Detectron2; ours: torchvision"

@@ -11,7 +11,7 @@ from carryover.core.backbones.config import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 from carryover.transfer.report.compare import compare
 from carryover.transfer.report.statistics import welch
-from carryover.transfer.results import write_record
+from carryover.transfer.results.record import write_record
 from tests.transfer.records import record
 
 

@@ -1,7 +1,7 @@
 """Duplicates, disagreement, mixtures and gaps are shown, never averaged away."""
 
 from carryover.transfer.report.concerns import concerns
-from carryover.transfer.results import Metric, ResultRecord
+from carryover.transfer.results.record import Metric, ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered, tables_of
 

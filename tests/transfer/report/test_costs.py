@@ -8,7 +8,7 @@ import pytest
 
 from carryover.transfer.report import write_report
 from carryover.transfer.report.costs import CostColumn, CostTable, build_cost_tables
-from carryover.transfer.results import ResultRecord, write_record
+from carryover.transfer.results.record import ResultRecord, write_record
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered
 

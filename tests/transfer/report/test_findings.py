@@ -5,7 +5,7 @@ import pytest
 
 from carryover.transfer.report.findings import Summary, differences, summarise
 from carryover.transfer.report.statistics import welch
-from carryover.transfer.results import ResultRecord
+from carryover.transfer.results.record import ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import tables_of
 

@@ -9,7 +9,7 @@ import pytest
 
 from carryover.slurm import Graph, InlineExecutor, Stage, run_graph
 from carryover.transfer.report import progress, write_report
-from carryover.transfer.results import write_record
+from carryover.transfer.results.record import write_record
 from tests.transfer.records import record
 from tests.transfer.report.demo_run import write_demo_run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from carryover.transfer.report import write_report
-from carryover.transfer.results import write_record
+from carryover.transfer.results.record import write_record
 from tests.transfer.records import record
 from tests.transfer.report.demo_run import write_demo_run
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carryover.transfer.report.tables import build_full_tables
-from carryover.transfer.results import Metric, ResultRecord
+from carryover.transfer.results.record import Metric, ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered, tables_of
 

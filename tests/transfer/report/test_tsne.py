@@ -7,14 +7,14 @@ import pytest
 
 from carryover.transfer.report import write_report
 from carryover.transfer.report.tsne import read_points
-from carryover.transfer.results import Metric, write_record
+from carryover.transfer.results.record import Metric, write_record
 from tests.transfer.records import record
 
 HEAD = "x,y,class,image\n"
 
 
 def write_run(run: Path, points: str, classes: int = 3, artifact: str = "tsne.csv") -> Path:
-    """Write one t-SNE record as `transfer.classify.tsne` does, and an evaluation beside it."""
+    """Write one t-SNE record as `transfer.tasks.tsne.task` does, and an evaluation beside it."""
     divergence = Metric(name="KL divergence", value=1.25, unit="nats", higher_is_better=False, n=classes)
     made = {"recipe": "tsne", "recipe_hash": "d" * 64, "artifacts": {"points": artifact}}
     write_record(record(task="tsne", metrics=(divergence,), **made), run / "tsne")

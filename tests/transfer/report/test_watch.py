@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from carryover.slurm import Graph, InlineExecutor, Ledger, Stage, run_graph
-from carryover.transfer.commands import print_report
+from carryover.transfer.cli.commands import print_report
+from carryover.transfer.pipeline.stages import report as report_stage
 from carryover.transfer.report import Report, watch, write_report
-from carryover.transfer.results import write_record
-from carryover.transfer.stages import report as report_stage
+from carryover.transfer.results.record import write_record
 from tests.transfer.records import record
 
 TITLE = "What the pretraining carries over"

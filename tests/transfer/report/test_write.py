@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from carryover.configs import UserError
-from carryover.transfer.cli import app
+from carryover.transfer.cli.main import app
 from carryover.transfer.report import write_report
-from carryover.transfer.results import write_record
+from carryover.transfer.results.record import write_record
 from tests.transfer.records import record
 from tests.transfer.report.demo_run import write_demo_run
 

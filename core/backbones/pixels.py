@@ -1,0 +1,76 @@
+"""Pixel statistics: the ones a checkpoint was trained with and the ones a recipe feeds it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from carryover.configs import UserError
+from carryover.core.formats.canonical import CanonicalMetadata
+
+
+class StatedPixels(Protocol):
+    """What a dense-prediction recipe says of its input; statistics count in 0..255, as Detectron2's do."""
+
+    @property
+    def pixel_mean(self) -> Sequence[float]: ...
+
+    @property
+    def pixel_std(self) -> Sequence[float]: ...
+
+    @property
+    def channel_order(self) -> str: ...
+
+
+class StatedCrops(Protocol):
+    """What a recipe of labelled images says of them; statistics count in 0..1, None: the checkpoint's own."""
+
+    @property
+    def pixel_mean(self) -> Sequence[float] | None: ...
+
+    @property
+    def pixel_std(self) -> Sequence[float] | None: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def input_size(self) -> str: ...
+
+
+def require_same_pixels(stated: StatedPixels, metadata: CanonicalMetadata, checkpoint: Path) -> None:
+    """Raise UserError, naming the key, for a checkpoint that was trained on images normalised differently."""
+    for name, ours, theirs in (
+        ("pixel_mean", stated.pixel_mean, metadata.pixel_mean),
+        ("pixel_std", stated.pixel_std, metadata.pixel_std),
+    ):
+        # Checkpoints count in 0..1.
+        scaled = [255 * v for v in theirs]
+        if any(abs(a - b) > 0.01 for a, b in zip(ours, scaled, strict=True)):
+            shown = ", ".join(f"{v:.3f}" for v in scaled)
+            raise UserError(
+                f"{checkpoint}: was trained with {name} [{shown}], but the recipe says"
+                f" input.{name}: {list(ours)}"
+            )
+    if metadata.channel_order != stated.channel_order:
+        raise UserError(
+            f"{checkpoint}: channel order {metadata.channel_order}, but the recipe says"
+            f" input.channel_order: {stated.channel_order}"
+        )
+
+
+def require_same_crops(stated: StatedCrops, metadata: CanonicalMetadata, checkpoint: Path) -> None:
+    """Raise UserError for a checkpoint trained on images of another size or normalisation than the recipe's.
+
+    The message names the key, both values and the file.
+    """
+    for key, ours, theirs in (
+        ("pixel_mean", stated.pixel_mean, metadata.pixel_mean),
+        ("pixel_std", stated.pixel_std, metadata.pixel_std),
+    ):
+        if ours is not None and max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 1e-4:
+            raise UserError(f"image.{key} is {list(ours)}, but {checkpoint} was trained with {list(theirs)}")
+    if stated.input_size == "checkpoint" and stated.size != metadata.input_size:
+        raise UserError(
+            f"image.size is {stated.size}, but {checkpoint} was trained on crops of {metadata.input_size};"
+            " set image.size and image.resize to fit, or image.input_size=any"
+        )

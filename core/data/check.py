@@ -1,0 +1,113 @@
+"""Validate a data set before anybody trains on it: behind `carryover data check KIND ROOT`."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from carryover.configs.errors import UserError
+from carryover.core.data.check_imagefolder import check_imagefolder
+from carryover.core.data.defects import Defect, DefectPolicy
+from carryover.core.data.image_files import decoding_errors
+from carryover.core.data.objects.coco import load_coco_json, scan_coco
+from carryover.core.data.objects.dataset import DetectionDataset
+from carryover.core.data.objects.voc import scan_voc_folder, voc_folders
+
+log = logging.getLogger(__name__)
+
+KINDS = ("imagefolder", "voc", "coco")
+
+
+def check(kind: str, root: Path, classes: Sequence[str] | None = None) -> list[Defect]:
+    """Return every defect of a data set, with what the default policy would do about each.
+
+    Every image is decoded to its last pixel. What was found is logged: images, objects, classes.
+
+    Parameters
+    ----------
+    kind
+        ``voc``: `root` as for `read_voc`; every list of every VOC folder is checked. ``coco``: `root` holds
+        ``annotations/*.json``, or is one such file; the images are looked for where COCO, Roboflow and CVAT
+        put them. ``imagefolder``: ``root/train`` and ``root/val``, or class folders in `root` itself.
+    classes
+        The class names that are allowed (``voc`` and ``coco``); by default those that occur.
+
+    Raises UserError where `root` holds no data set of this kind.
+    """
+    root = root.expanduser()
+    if kind not in KINDS:
+        raise UserError(f"data check {kind}: unknown kind; there are: {', '.join(KINDS)}, masks")
+    if not root.exists():
+        raise UserError(f"{root}: no such folder")
+    if kind == "imagefolder":
+        return check_imagefolder(root)
+    return _check_voc(root, classes) if kind == "voc" else _check_coco(root, classes)
+
+
+def _check_voc(root: Path, classes: Sequence[str] | None) -> list[Defect]:
+    defects: list[Defect] = []
+    for folder in voc_folders(root):
+        dataset, found = scan_voc_folder(folder, classes, DefectPolicy())
+        defects += found + _undecodable(dataset)
+        _log_contents(dataset)
+    return defects
+
+
+def _check_coco(root: Path, classes: Sequence[str] | None) -> list[Defect]:
+    files = [root] if root.is_file() else _annotation_files(root)
+    defects: list[Defect] = []
+    for file in files:
+        try:
+            content = load_coco_json(file)
+        except UserError as error:
+            defects.append(Defect(file, "unreadable_index", str(error).removeprefix(f"{file}: "), "fatal"))
+            continue
+        if not content["categories"] and len(files) > 1:
+            log.info("%s: no categories, so not a file of instances; passed over", file)
+            continue
+        names = [i["file_name"] for i in content["images"] if isinstance(i, dict) and "file_name" in i]
+        dataset, found = scan_coco(file, _image_root(file, names), DefectPolicy(), classes)
+        defects += found + _undecodable(dataset)
+        _log_contents(dataset)
+    return defects
+
+
+def _annotation_files(root: Path) -> list[Path]:
+    files = sorted((root / "annotations").glob("*.json")) or sorted(
+        [*root.glob("*.json"), *root.glob("*/_annotations.coco.json")]
+    )
+    if not files:
+        raise UserError(f"{root}: expected COCO's annotations/*.json in it")
+    return files
+
+
+def _image_root(file: Path, names: Sequence[str]) -> Path:
+    """Return the folder, of those in use, that holds the most of the first images."""
+    top = file.parent.parent if file.parent.name == "annotations" else file.parent
+    split = file.stem.rpartition("_")[2]
+    candidates = [top / split, top / "images" / split, top / "images", top / "JPEGImages", top, file.parent]
+    return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in names[:50]))
+
+
+def _undecodable(dataset: DetectionDataset) -> list[Defect]:
+    errors = decoding_errors([image.path for image in dataset.images], dataset.name)
+    action = DefectPolicy().unreadable_image
+    return [
+        Defect(path, "unreadable_image", f"cannot be decoded ({e})", action) for path, e in errors.items()
+    ]
+
+
+def _log_contents(dataset: DetectionDataset) -> None:
+    counts = Counter(dataset.classes[label] for i in dataset.images for label in i.annotation.labels)
+    flagged = sum(int((i.annotation.difficult | i.annotation.iscrowd).sum()) for i in dataset.images)
+    empty = sum(len(i.annotation) == 0 for i in dataset.images)
+    log.info(
+        "%s: %d usable images (%d without objects), %d objects (%d difficult or crowd) of %d classes: %s",
+        dataset.name,
+        len(dataset.images),
+        empty,
+        counts.total(),
+        flagged,
+        len(dataset.classes),
+        ", ".join(f"{name} {counts[name]}" for name in dataset.classes),
+    )

@@ -1,0 +1,190 @@
+"""What can be wrong with a data set, and what a recipe wants done about it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from carryover.configs import Section
+from carryover.configs.errors import UserError
+
+Action = Literal["fatal", "drop", "clip", "keep"]
+LISTED = 20
+"""So many defects are written out in an error or a summary; the rest are counted."""
+
+ALWAYS_FATAL = frozenset({"empty_split", "unreadable_index", "empty_class", "class_mismatch"})
+"""Kinds that leave nothing sensible to go on with."""
+
+
+class DefectPolicy(Section):
+    """What to do with each kind of defect: stop, drop what is wrong, mend it, or keep it as it is.
+
+    Attributes
+    ----------
+    zero_area
+        A box that is a line or a point (VOC: xmax = xmin or ymax = ymin, which VOC's inclusive
+        coordinates could also read as one pixel; COCO: w = 0 or h = 0). ``keep`` is for scoring exactly
+        as the reference evaluators do; R-CNN training needs ``drop``.
+    outside_image
+        A box more than half a pixel over the edge. ``clip`` cuts it; one wholly outside is dropped.
+    size_mismatch
+        The annotation states another size than the image file has. ``drop`` leaves the image out,
+        ``keep`` trusts the file.
+    missing_image, unreadable_image
+        No such image file, or one whose header PIL cannot read. ``drop`` leaves the image out.
+    missing_annotation
+        VOC: no XML for an image of the split. ``keep`` takes it as an image without objects.
+    unparsable_annotation
+        VOC: XML that is not well-formed, or that declares entities. ``drop`` leaves the image out.
+    malformed_object
+        An object or entry without a class, with a coordinate missing, not a number, or a negative size.
+    unknown_class
+        A class that is not in the list. ``drop`` leaves the object out.
+    duplicate_id
+        An image, annotation or category that occurs twice. ``drop`` leaves the later ones out.
+    orphan_annotation
+        COCO: an annotation of an image that is not in the file.
+    degenerate_mask
+        A polygon with fewer than three points or no area, an RLE that is empty or of another size.
+        ``drop`` leaves the polygon out, and the object where nothing of its mask remains.
+    missing_mask
+        COCO: an object without a mask in a file whose others have one. ``keep`` gives it an empty mask.
+    """
+
+    zero_area: Literal["fatal", "drop", "keep"] = "drop"
+    outside_image: Literal["fatal", "clip", "drop", "keep"] = "clip"
+    size_mismatch: Literal["fatal", "drop", "keep"] = "fatal"
+    missing_image: Literal["fatal", "drop"] = "fatal"
+    unreadable_image: Literal["fatal", "drop"] = "fatal"
+    missing_annotation: Literal["fatal", "drop", "keep"] = "fatal"
+    unparsable_annotation: Literal["fatal", "drop"] = "fatal"
+    malformed_object: Literal["fatal", "drop"] = "fatal"
+    unknown_class: Literal["fatal", "drop"] = "fatal"
+    duplicate_id: Literal["fatal", "drop"] = "fatal"
+    orphan_annotation: Literal["fatal", "drop"] = "fatal"
+    degenerate_mask: Literal["fatal", "drop", "keep"] = "drop"
+    missing_mask: Literal["fatal", "drop", "keep"] = "keep"
+
+    def action(self, kind: str) -> Action:
+        """Return what is to be done with a defect of this kind."""
+        return "fatal" if kind in ALWAYS_FATAL else getattr(self, kind)
+
+
+class MaskDefectPolicy(Section):
+    """What to do with each kind of defect: stop before training, drop the image, or keep it.
+
+    Attributes
+    ----------
+    missing_image, missing_mask
+        One of a pair's two files is not there.
+    unreadable_image, unreadable_mask
+        An image file whose header PIL cannot read; a mask that cannot be decoded, or has colours where
+        indices are expected.
+    size_mismatch
+        Image and mask are not of the same size.
+    out_of_range
+        A mask value (or colour) that is neither a class nor the ignored one. ``keep`` keeps the image and
+        ignores those pixels.
+    """
+
+    missing_image: Literal["fatal", "drop"] = "fatal"
+    missing_mask: Literal["fatal", "drop"] = "fatal"
+    unreadable_image: Literal["fatal", "drop"] = "fatal"
+    unreadable_mask: Literal["fatal", "drop"] = "fatal"
+    size_mismatch: Literal["fatal", "drop"] = "fatal"
+    out_of_range: Literal["fatal", "drop", "keep"] = "fatal"
+
+    def action(self, kind: str) -> Action:
+        """Return what is to be done with a defect of this kind."""
+        return "fatal" if kind in ALWAYS_FATAL else getattr(self, kind)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One thing wrong with one file, and what is done about it."""
+
+    file: Path
+    kind: str
+    message: str
+    action: Action
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message} [{self.kind}: {self.action}]"
+
+
+@dataclass(frozen=True)
+class SettledBox:
+    """A box after the policy was applied: `box` is None when it goes."""
+
+    box: tuple[float, float, float, float] | None
+    defects: tuple[Defect, ...] = ()
+
+
+def settle_box(
+    box: tuple[float, float, float, float],
+    is_flat: bool,
+    size: tuple[int, int],
+    policy: DefectPolicy,
+    file: Path,
+    what: str,
+) -> SettledBox:
+    """Return an ``[x1, y1, x2, y2)`` box as the policy wants it, with what was wrong with it.
+
+    `is_flat` says that the file states a line or a point (which the box of a layout with inclusive
+    coordinates no longer shows); `size` is the image's (width, height); `what` names the object and
+    gives its coordinates as the file does.
+    """
+    width, height = size
+    x1, y1, x2, y2 = box
+    clipped = (
+        min(max(x1, 0.0), width),
+        min(max(y1, 0.0), height),
+        min(max(x2, 0.0), width),
+        min(max(y2, 0.0), height),
+    )
+    if is_flat:
+        message = f"{what}: its box is a line or a point, not an area"
+        action = policy.action("zero_area")
+        defect = Defect(file, "zero_area", message, action)
+        return SettledBox(box if action == "keep" else None, (defect,))
+    wholly_outside = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
+    # Annotations rounded to two decimals overhang by a hundredth of a pixel: no defect.
+    if not wholly_outside and max(abs(a - b) for a, b in zip(box, clipped, strict=True)) <= 0.5:
+        return SettledBox(box)
+    action = policy.action("outside_image")
+    where = "is wholly outside" if wholly_outside else "reaches over the edge of"
+    message = f"{what}: its box {where} the image of {width} x {height}"
+    if wholly_outside:
+        action = "drop" if action == "clip" else action
+    kept = {"clip": clipped, "keep": box}.get(action)
+    return SettledBox(kept, (Defect(file, "outside_image", message, action),))
+
+
+def refuse_fatal(defects: Sequence[Defect], what: str) -> None:
+    """Raise one UserError that lists the fatal defects (20 of them, and how many there are)."""
+    fatal = [defect for defect in defects if defect.action == "fatal"]
+    if fatal:
+        raise UserError(_listing(fatal, f"{what}: {len(fatal)} defects that the recipe does not forgive"))
+
+
+def summarize(defects: Sequence[Defect], what: str) -> str:
+    """Return the defects for a person to read: the count of each kind, then 20 of them by file."""
+    if not defects:
+        return f"{what}: no defects found"
+    return _listing(defects, f"{what}: {len(defects)} defects")
+
+
+def _listing(defects: Sequence[Defect], heading: str) -> str:
+    counts: Counter[str] = Counter()
+    ranks: list[int] = []
+    for defect in defects:
+        counts[defect.kind] += 1
+        ranks.append(counts[defect.kind])
+    # A thousand defects of one kind must not crowd out the only one of another.
+    shown = sorted(sorted(range(len(defects)), key=lambda i: ranks[i])[:LISTED])
+    tally = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
+    lines = [f"{heading} ({tally})", *(f"  {defects[i]}" for i in shown)]
+    if len(defects) > len(shown):
+        lines.append(f"  ... and {len(defects) - len(shown)} more")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""Which images a classification evaluation trains and tests on, and how they are shown (torch-free)."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from carryover.configs import Incidental, Section, UserError
+from carryover.core.data.config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
+from carryover.core.data.digest import Contents, prefixed
+from carryover.core.data.objects.config import named_in
+
+Statistics = tuple[float, float, float]
+Kind = Literal["imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list", "inaturalist"]
+
+
+class ClassifyData(DataConfig):
+    """A labelled data set with a split to train on and a split to test on.
+
+    Attributes
+    ----------
+    kind
+        Those of pretraining, and ``inaturalist``: the archive's own layout, <split>.json beside the images.
+    split, test_split
+        Names of the two splits in the layout (`list_file` and `test_list_file` for kind ``list``).
+    max_unreadable
+        No unreadable image is tolerated unless the recipe says so: each one changes what is measured.
+    """
+
+    kind: Kind = "imagefolder"  # type: ignore[assignment] # wider than pretraining's
+    test_split: str = "val"
+    test_list_file: Annotated[Path | None, Incidental] = None
+    max_unreadable: Annotated[NonNegativeInt, Incidental] = 0
+
+    @property
+    def train(self) -> DataConfig:
+        """The training split as a data set of its own (not for kind ``inaturalist``)."""
+        return self._as_data_set()
+
+    @property
+    def test(self) -> DataConfig:
+        """The test split as a data set of its own, always whole (not for kind ``inaturalist``)."""
+        return self._as_data_set(split=self.test_split, list_file=self.test_list_file, subset=None)
+
+    @property
+    def test_label(self) -> str:
+        """The split the numbers are measured on."""
+        return self.test_split
+
+    def contents(self) -> Contents:
+        """List the files of both splits; see `core.data.digest`."""
+        if self.kind != "inaturalist":
+            return prefixed(self.train.contents(), "train") + prefixed(self.test.contents(), "test")
+        assert self.root is not None
+        root = self.root.expanduser()
+        files = [root / f"{split}.json" for split in (self.split, self.test_split)]
+        return sum((Contents(((f.name, f),), tuple(named_in(f, root))) for f in files), Contents())
+
+    @model_validator(mode="after")
+    def _two_splits(self) -> "ClassifyData":
+        if (self.test_list_file is not None) != (self.kind == "list"):
+            raise ValueError("test_list_file belongs to kind: list, and only to it")
+        same = self.list_file == self.test_list_file if self.kind == "list" else self.split == self.test_split
+        if same:
+            raise ValueError("the split to test on is the split to train on")
+        if self.kind != "inaturalist":
+            # Builds (and so checks) the test split's own section: cifar10 has no "val", for example.
+            _ = self.test
+        elif self.subset is not None:
+            raise ValueError("subset: is not for kind: inaturalist; choose labels instead")
+        return self
+
+    def _as_data_set(self, **changed: object) -> DataConfig:
+        own = {name: getattr(self, name) for name in DataConfig.model_fields}
+        return DataConfig.model_validate(own | changed)
+
+
+class ImageConfig(Section):
+    """How images are shown: random resized crop and flip in training, resize and centre crop in testing.
+
+    Attributes
+    ----------
+    size, resize
+        Side of the crop, and the shorter side that test images are resized to first, in pixels.
+    scale, ratio, flip
+        Area and aspect ratio of the training crop, probability of the horizontal flip.
+    pixel_mean, pixel_std
+        Normalisation of RGB in [0, 1]; None: the checkpoint's own. Stated ones must be the checkpoint's.
+    input_size
+        "checkpoint": `size` must be the side of the crops the checkpoint was trained on; "any": it need not.
+    """
+
+    size: PositiveInt = 224
+    resize: PositiveInt = 256
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    pixel_mean: Statistics | None = None
+    pixel_std: Statistics | None = None
+    input_size: Literal["checkpoint", "any"] = "checkpoint"
+
+    @model_validator(mode="after")
+    def _sections_are_valid(self) -> "ImageConfig":
+        if (self.pixel_mean is None) != (self.pixel_std is None):
+            raise ValueError("pixel_mean and pixel_std are stated together, or neither")
+        _ = self.augment((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return self
+
+    def augment(self, mean: Statistics, std: Statistics) -> AugmentConfig:
+        """Return the one random view of training and the view of testing, normalised by `mean`, `std`."""
+        view = ViewConfig(
+            size=self.size,
+            scale=self.scale,
+            ratio=self.ratio,
+            flip=self.flip,
+            jitter=None,
+            grayscale=0.0,
+            blur=None,
+        )
+        test = TestViewConfig(resize=self.resize, size=self.size)
+        return AugmentConfig(views="single", view=view, test=test, mean=mean, std=std)
+
+
+def check_data(data: ClassifyData) -> None:
+    """Refuse a data section whose folder or lists are not there, without importing torch.
+
+    Raises UserError naming the path, or the key that is not set.
+    """
+    if data.root is None:
+        raise UserError("data.root is not set: say where the data set lies (data.root=/path/to/it)")
+    root = data.root.expanduser()
+    if not root.is_dir() and not data.download:
+        raise UserError(f"data.root: {root}: no such folder")
+    for key, file in (("list_file", data.list_file), ("test_list_file", data.test_list_file)):
+        if file is not None and not file.expanduser().is_file() and not (root / file).is_file():
+            raise UserError(f"data.{key}: {file}: no such file, neither as written nor under {root}")
+    if data.kind == "inaturalist":
+        for split in (data.split, data.test_split):
+            if not (root / f"{split}.json").is_file():
+                raise UserError(
+                    f"{root / f'{split}.json'}: no such file; expected iNaturalist's own annotations"
+                )
+    if data.kind == "imagefolder":
+        for key, split in (("split", data.split), ("test_split", data.test_split)):
+            if not (root / split).is_dir():
+                found = sorted(p.name for p in root.iterdir() if p.is_dir())
+                listed = f"; {root} holds {', '.join(found[:8])}" if found else ""
+                raise UserError(f"data.{key}: {root / split}: no such folder{listed}")

@@ -1,0 +1,139 @@
+"""The images of a classification evaluation: both splits opened, their classes compared, labels chosen."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from carryover.configs import UserError
+from carryover.core.data.labelled import subsets
+from carryover.core.data.labelled.config import ClassifyData
+from carryover.core.data.labelled.inaturalist import open_inaturalist
+from carryover.core.data.labelled.labels import FractionOfLabels, ImagesPerClass, Labels, ListedImages
+from carryover.core.data.labelled.subsets import Indices
+from carryover.core.data.prepared import Dataset, build_dataset, open_dataset, prepare
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and test images of the same classes, both with labels.
+
+    The training images are not looked at before it is known which of them are used.
+    """
+
+    data: ClassifyData
+    train: Dataset
+    test: Dataset
+    train_labels: list[int]
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class LabelledSubset:
+    """The training images whose labels are used.
+
+    Attributes
+    ----------
+    images
+        These images, checked, and decoded if they are few.
+    indices
+        Their positions in the training split.
+    counts
+        How many of every class.
+    what
+        The choice in words, for records.
+    """
+
+    images: Dataset
+    indices: Indices
+    counts: dict[str, int]
+    what: str
+
+    @property
+    def labels(self) -> list[int]:
+        """Their classes."""
+        assert self.images.labels is not None
+        return self.images.labels
+
+    @property
+    def positions(self) -> Indices:
+        """Their positions in `images`: all of them."""
+        return np.arange(len(self.images), dtype=np.int64)
+
+    @property
+    def digest(self) -> str:
+        """A hash of which images these are."""
+        return hashlib.sha256(self.indices.tobytes()).hexdigest()
+
+
+def open_splits(data: ClassifyData) -> Splits:
+    """Open both splits.
+
+    Raises UserError for a split without labels, and for splits whose classes differ.
+    """
+    if data.kind == "inaturalist":
+        assert data.root is not None
+        train: Dataset = open_inaturalist(data.root.expanduser(), data.split)
+        test: Dataset = open_inaturalist(data.root.expanduser(), data.test_split)
+    else:
+        train, test = open_dataset(data.train), build_dataset(data.test)
+    for dataset, split in ((train, data.split), (test, data.test_split)):
+        if dataset.labels is None:
+            raise UserError(f"{data.root}: {data.title}, split {split}: the images have no labels")
+    unseen = sorted(set(test.classes) - set(train.classes))
+    if unseen:
+        raise UserError(f"the test split has {len(unseen)} classes that training lacks: {_some(unseen)}")
+    untested = sorted(set(train.classes) - set(test.classes))
+    if untested:
+        raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
+    return Splits(data, train, test, list(train.labels or []), list(train.classes))
+
+
+def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset:
+    """Choose the training images whose labels are used, and log how many there are of every class.
+
+    Raises UserError when the data does not give what was asked for (see `core.data.labelled.subsets`).
+    """
+    targets, classes = splits.train_labels, splits.classes
+    if isinstance(labels, FractionOfLabels):
+        drawn_by = seed if labels.seed is None else labels.seed
+        indices = subsets.take_fraction(targets, classes, labels.fraction, drawn_by)
+        what = f"{100 * labels.fraction:g} % of every class, drawn by seed {drawn_by}"
+    elif isinstance(labels, ImagesPerClass):
+        drawn_by = seed if labels.seed is None else labels.seed
+        indices = subsets.take_per_class(targets, classes, labels.images, drawn_by)
+        what = f"{labels.images} of every class, drawn by seed {drawn_by}"
+    elif isinstance(labels, ListedImages):
+        names, source = subsets.read_list(labels.list)
+        if splits.train.paths is None:
+            raise UserError(f"labels: a list of file names needs images in files; these are not ({source})")
+        indices = subsets.take_listed(splits.train.paths, targets, classes, names, source)
+        what = f"list {source}"
+    else:
+        indices = subsets.take_all(targets, classes)
+        what = "all"
+    counts = subsets.per_class(targets, classes, indices)
+    if isinstance(labels, ListedImages) and labels.images_per_class is not None:
+        _require_counts(counts, *labels.images_per_class, labels.list)
+    log.info("training on %s (%s)", subsets.describe(counts), what)
+    images = splits.train if len(indices) == len(splits.train) else splits.train.take(indices)
+    if splits.data.kind != "inaturalist":
+        images = prepare(images, splits.data.train)
+    return LabelledSubset(images, indices, counts, what)
+
+
+def _require_counts(counts: dict[str, int], fewest: int, most: int, source: str) -> None:
+    wrong = [f"'{name}' has {n}" for name, n in counts.items() if not fewest <= n <= most]
+    if wrong:
+        raise UserError(
+            f"{source}: {fewest} to {most} images of every class were expected, but {_some(wrong)};"
+            " is this the data set that the list is of?"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more

@@ -1,0 +1,98 @@
+"""The training and test pairs of a recipe, read and checked before anything heavy is imported."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from carryover.configs import UserError
+from carryover.core.data.defects import Defect, refuse_fatal, summarize
+from carryover.core.data.image_files import decoding_errors
+from carryover.core.data.masks.check import check_pairs
+from carryover.core.data.masks.config import SegmentationData
+from carryover.core.data.masks.dataset import IGNORED, SegmentationDataset, load_labels
+from carryover.core.data.masks.layouts import code_of, pairs_of, split_name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a segmenter is trained and tested on, with the defects that the recipe forgave."""
+
+    train: SegmentationDataset
+    test: SegmentationDataset
+    defects: tuple[Defect, ...]
+
+
+def read_splits(data: SegmentationData) -> Splits:
+    """Read both splits.
+
+    Raises
+    ------
+    UserError
+        A missing root, folder or list, or defects that the recipe does not forgive (listed by file).
+    """
+    _require_root(data)
+    train, train_defects = _read(data, "train")
+    test, test_defects = _read(data, "test")
+    for dataset, defects in ((train, train_defects), (test, test_defects)):
+        log.info("%s: %d images; %s", dataset.name, len(dataset.images), summarize(defects, dataset.name))
+    refuse_fatal([*train_defects, *test_defects], data.title)
+    return Splits(train, test, (*train_defects, *test_defects))
+
+
+def check_masks(data: SegmentationData) -> list[Defect]:
+    """Return every defect of both splits, with every pixel decoded, and log how common each class is.
+
+    Behind ``carryover data check masks ROOT --recipe NAME``; raises UserError as `read_splits` does.
+    """
+    _require_root(data)
+    defects: list[Defect] = []
+    parts: tuple[Literal["train", "test"], ...] = ("train", "test")
+    for part in parts:
+        dataset, found = _read(data, part)
+        errors = decoding_errors([image.path for image in dataset.images], dataset.name)
+        action = data.defects.unreadable_image
+        defects += found
+        defects += [
+            Defect(path, "unreadable_image", f"cannot be decoded ({e})", action) for path, e in errors.items()
+        ]
+        _log_contents(dataset)
+    return defects
+
+
+def _log_contents(dataset: SegmentationDataset) -> None:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        counted = threads.map(
+            lambda i: np.bincount(load_labels(i.mask, dataset.code).ravel(), minlength=256), dataset.images
+        )
+        pixels = sum(counted, np.zeros(256, dtype=np.int64))
+    shares = pixels / max(1, pixels.sum())
+    log.info(
+        "%s: %d usable pairs; of all pixels: %s; ignored %.1f %%",
+        dataset.name,
+        len(dataset.images),
+        ", ".join(
+            f"{name} {100 * share:.1f} %" for name, share in zip(dataset.classes, shares, strict=False)
+        ),
+        100 * shares[IGNORED],
+    )
+    absent = [name for name, count in zip(dataset.classes, pixels, strict=False) if not count]
+    if absent:
+        log.warning("%s: no pixel of %s", dataset.name, ", ".join(absent))
+
+
+def _require_root(data: SegmentationData) -> None:
+    root = data.root.expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.root: {root}: no such directory; say where {data.title} is with data.root=DIR")
+
+
+def _read(data: SegmentationData, part: Literal["train", "test"]) -> tuple[SegmentationDataset, list[Defect]]:
+    name, code = split_name(data, part), code_of(data)
+    images, defects = check_pairs(pairs_of(data, part), code, data.defects, name)
+    return SegmentationDataset(name, data.classes, images, code), defects

@@ -1,0 +1,267 @@
+"""Read COCO's instance annotations: polygons, both kinds of RLE, crowds, sparse category ids."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carryover.configs.errors import UserError
+from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
+from carryover.core.data.image_files import in_parallel, read_size
+from carryover.core.data.objects.coco_masks import settle_segmentation
+from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage, Segmentation
+
+
+@dataclass(frozen=True)
+class _Object:
+    box: tuple[float, float, float, float]
+    label: int
+    iscrowd: bool
+    area: float
+    mask: Segmentation
+
+
+@dataclass(frozen=True)
+class _File:
+    """What every annotation of a file is read against; `labels` has the categories that are wanted."""
+
+    path: Path
+    policy: DefectPolicy
+    names: dict[int, str]
+    labels: dict[int, int]
+    has_masks: bool
+
+    def defect(self, kind: str, message: str) -> Defect:
+        return Defect(self.path, kind, message, self.policy.action(kind))
+
+
+@dataclass(frozen=True)
+class _ImageEntry:
+    id: int | str
+    path: Path
+    width: int
+    height: int
+
+
+def read_coco(
+    annotation_file: Path,
+    image_root: Path,
+    policy: DefectPolicy | None = None,
+    classes: Sequence[str] | None = None,
+) -> tuple[DetectionDataset, list[Defect]]:
+    """Read a COCO instances file and the defects that were forgiven.
+
+    Labels are the categories in the order of their ids (which may be sparse), or `classes` by name where
+    given: objects of other categories are then defects of the kind ``unknown_class``. Images without
+    annotations belong to the data set. Masks are kept in the file's own form (see `decode_masks`);
+    they are None where no annotation of the file has one. An annotation without an area gets its box's.
+
+    Raises UserError for a file that is not COCO's, and one that lists all fatal defects.
+    """
+    dataset, defects = scan_coco(annotation_file, image_root, policy or DefectPolicy(), classes)
+    refuse_fatal(defects, f"COCO data in {annotation_file}")
+    return dataset, defects
+
+
+def scan_coco(
+    annotation_file: Path,
+    image_root: Path,
+    policy: DefectPolicy,
+    classes: Sequence[str] | None = None,
+) -> tuple[DetectionDataset, list[Defect]]:
+    """Read as `read_coco` does, but return fatal defects with the others instead of raising them."""
+    content = load_coco_json(annotation_file)
+    if not image_root.is_dir():
+        raise UserError(f"{image_root}: no such folder; expected the images of {annotation_file.name}")
+    defects: list[Defect] = []
+    names = _categories(content["categories"], annotation_file, policy, defects)
+    if classes is None:
+        category_ids = tuple(sorted(names))
+    else:
+        by_name = {name: category_id for category_id, name in names.items()}
+        absent = [name for name in classes if name not in by_name]
+        if absent:
+            raise UserError(f"{annotation_file}: no category is called {', '.join(absent)}")
+        category_ids = tuple(by_name[name] for name in classes)
+    entries = _images(content["images"], annotation_file, image_root, policy, defects)
+    known = {i["id"] for i in content["images"] if isinstance(i, dict) and isinstance(i.get("id"), int | str)}
+    has_masks = any(isinstance(a, dict) and a.get("segmentation") for a in content["annotations"])
+    labels = {category_id: label for label, category_id in enumerate(category_ids)}
+    context = _File(annotation_file, policy, names, labels, has_masks)
+    objects = _annotations(content["annotations"], entries, known, context, defects)
+    dataset = DetectionDataset(
+        name=annotation_file.stem,
+        classes=tuple(names[category_id] for category_id in category_ids),
+        images=tuple(
+            DetectionImage(e.id, e.path, e.width, e.height, _annotation(objects[e.id], has_masks))
+            for e in entries.values()
+        ),
+        kind="coco",
+        category_ids=category_ids,
+    )
+    return dataset, defects
+
+
+def load_coco_json(annotation_file: Path) -> dict[str, list[Any]]:
+    """Return a COCO file's content; UserError where it lacks images, annotations or categories."""
+    try:
+        content = json.loads(annotation_file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{annotation_file}: no such file; expected COCO's instances as JSON") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{annotation_file}: not JSON that can be read ({error})") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f"{annotation_file}: expected a list under '{key}', as in COCO's instances files")
+    return content
+
+
+def _categories(
+    entries: list[Any], file: Path, policy: DefectPolicy, defects: list[Defect]
+) -> dict[int, str]:
+    """Return the class names by category id."""
+    names: dict[int, str] = {}
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int) or not entry.get("name"):
+            raise UserError(f"{file}: categories[{number}] needs an integer 'id' and a 'name', not {entry!r}")
+        if entry["id"] in names or entry["name"] in names.values():
+            message = f"category {entry['id']} '{entry['name']}' occurs twice (by id or by name)"
+            defects.append(Defect(file, "duplicate_id", message, policy.duplicate_id))
+            continue
+        names[entry["id"]] = str(entry["name"])
+    return names
+
+
+def _images(
+    listed: list[Any], file: Path, root: Path, policy: DefectPolicy, defects: list[Defect]
+) -> dict[int | str, _ImageEntry]:
+    """Return the usable images by id, in the file's order."""
+    if not listed:
+        defects.append(Defect(file, "empty_split", "the file lists no image", "fatal"))
+    unique: dict[int | str, dict[str, Any]] = {}
+    for number, entry in enumerate(listed):
+        image_id = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(image_id, int | str) or not isinstance(entry.get("file_name"), str):
+            message = f"images[{number}] needs an 'id' and a 'file_name'"
+            defects.append(Defect(file, "malformed_object", message, policy.malformed_object))
+        elif image_id in unique:
+            message = f"image id {image_id} occurs again, as {entry['file_name']}"
+            defects.append(Defect(file, "duplicate_id", message, policy.duplicate_id))
+        else:
+            unique[image_id] = entry
+    paths = [root / entry["file_name"] for entry in unique.values()]
+    entries: dict[int | str, _ImageEntry] = {}
+    for (image_id, entry), path, size in zip(
+        unique.items(), paths, in_parallel(_size_or_error, paths), strict=True
+    ):
+        if isinstance(size, OSError):
+            kind = "missing_image" if isinstance(size, FileNotFoundError) else "unreadable_image"
+            message = "no such image file" if kind == "missing_image" else f"not a readable image ({size})"
+            defects.append(Defect(path, kind, message, policy.action(kind)))
+            continue
+        stated = (entry.get("width"), entry.get("height"))
+        if stated not in {size, (None, None)}:
+            message = f"{file.name} states {stated[0]} x {stated[1]}, but the image is {size[0]} x {size[1]}"
+            defects.append(Defect(path, "size_mismatch", message, policy.size_mismatch))
+            if policy.size_mismatch != "keep":
+                continue
+        entries[image_id] = _ImageEntry(image_id, path, *size)
+    return entries
+
+
+def _size_or_error(path: Path) -> tuple[int, int] | OSError:
+    try:
+        return read_size(path)
+    except OSError as error:
+        return error
+
+
+def _annotations(
+    listed: list[Any],
+    entries: dict[int | str, _ImageEntry],
+    known: set[int | str],
+    file: _File,
+    defects: list[Defect],
+) -> dict[int | str, list[_Object]]:
+    """Return the objects of every usable image; those of `known` images that were dropped go unmentioned."""
+    collected: dict[int | str, list[_Object]] = {image_id: [] for image_id in entries}
+    seen: set[int | str] = set()
+    for number, entry in enumerate(listed):
+        if not isinstance(entry, dict):
+            defects.append(file.defect("malformed_object", f"annotations[{number}] is {entry!r}"))
+            continue
+        annotation_id, image_id = entry.get("id"), entry.get("image_id")
+        what = f"annotation {f'[{number}]' if annotation_id is None else annotation_id}"
+        if not isinstance(annotation_id, int | str | None) or not isinstance(image_id, int | str):
+            message = f"{what}: its image_id is {image_id!r}; ids are numbers or text"
+            defects.append(file.defect("malformed_object", message))
+            continue
+        if annotation_id in seen:
+            defects.append(file.defect("duplicate_id", f"{what}: its id occurs twice"))
+        elif image_id not in known:
+            message = f"{what}: there is no image {image_id!r} in the file"
+            defects.append(file.defect("orphan_annotation", message))
+        elif image_id in entries:
+            found, faults = _settle(entry, what, entries[image_id], file)
+            defects += faults
+            collected[image_id] += [found] if found else []
+        if annotation_id is not None:
+            seen.add(annotation_id)
+    return collected
+
+
+def _settle(
+    entry: dict[str, Any], what: str, image: _ImageEntry, file: _File
+) -> tuple[_Object | None, list[Defect]]:
+    """Return an annotation as the policy wants it, with what was wrong with it; None drops it."""
+    category_id, box = entry.get("category_id"), entry.get("bbox")
+    if not isinstance(category_id, int) or category_id not in file.labels:
+        name = file.names.get(category_id) if isinstance(category_id, int) else None
+        of = f"'{name}', which is not among the classes" if name else "unknown"
+        return None, [file.defect("unknown_class", f"{what}: its category {category_id!r} is {of}")]
+    problem = _box_problem(box)
+    if box is None or problem:
+        return None, [file.defect("malformed_object", f"{what}: {problem}")]
+    x, y, w, h = map(float, box)
+    what = f"{what} ('{file.names[category_id]}' at {box} in {image.path.name})"
+    size = (image.width, image.height)
+    settled = settle_box((x, y, x + w, y + h), w == 0 or h == 0, size, file.policy, file.path, what)
+    if settled.box is None:
+        return None, list(settled.defects)
+    mask: Segmentation | None = []
+    faults: list[Defect] = []
+    if file.has_masks:
+        mask, faults = settle_segmentation(entry.get("segmentation"), *size, file.policy, file.path, what)
+    defects = [*settled.defects, *faults]
+    if mask is None:
+        return None, defects
+    area = float(entry["area"]) if _is_number(entry.get("area")) else w * h
+    label = file.labels[category_id]
+    return _Object(settled.box, label, bool(entry.get("iscrowd", 0)), area, mask), defects
+
+
+def _box_problem(box: Any) -> str | None:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return f"its bbox needs four finite numbers x, y, width, height, not {box!r}"
+    if box[2] < 0 or box[3] < 0:
+        return f"its bbox {box} has a negative size"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _annotation(objects: list[_Object], has_masks: bool) -> Annotation:
+    return Annotation(
+        boxes=np.array([o.box for o in objects], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([o.label for o in objects], dtype=np.int64),
+        difficult=np.zeros(len(objects), dtype=bool),
+        iscrowd=np.array([o.iscrowd for o in objects], dtype=bool),
+        area=np.array([o.area for o in objects], dtype=np.float32),
+        masks=tuple(o.mask for o in objects) if has_masks else None,
+    )

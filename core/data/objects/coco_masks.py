@@ -1,0 +1,93 @@
+"""Check COCO segmentations before anything trains on them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carryover.core.data.defects import Defect, DefectPolicy
+from carryover.core.data.objects.dataset import Polygon, Rle, Segmentation
+
+
+def settle_segmentation(
+    segmentation: Any, width: int, height: int, policy: DefectPolicy, file: Path, what: str
+) -> tuple[Segmentation | None, list[Defect]]:
+    """Return a segmentation as the policy wants it, with what was wrong with it; None drops the object."""
+    if not segmentation:
+        defect = Defect(file, "missing_mask", f"{what}: it has no segmentation", policy.missing_mask)
+        return ([] if policy.missing_mask == "keep" else None), [defect]
+    action = policy.degenerate_mask
+    if isinstance(segmentation, dict):
+        problem = _rle_problem(segmentation, width, height)
+        if problem is None:
+            return segmentation, []
+        defect = Defect(file, "degenerate_mask", f"{what}: its RLE {problem}", action)
+        return ([] if action == "keep" else None), [defect]
+    is_flat = not isinstance(segmentation, list) or not any(isinstance(part, list) for part in segmentation)
+    polygons = [None] if is_flat else segmentation
+    sound: list[Polygon] = []
+    defects: list[Defect] = []
+    for number, polygon in enumerate(polygons):
+        problem = _polygon_problem(polygon)
+        if problem is None:
+            sound.append(polygon)
+        else:
+            message = f"{what}: polygon {number} of {len(polygons)} {problem}"
+            defects.append(Defect(file, "degenerate_mask", message, action))
+    return (sound if sound or action == "keep" else None), defects
+
+
+def _polygon_problem(polygon: Any) -> str | None:
+    if not isinstance(polygon, list) or not all(
+        isinstance(value, int | float) and math.isfinite(value) for value in polygon
+    ):
+        return "is not a list of finite numbers inside the list of polygons"
+    if len(polygon) < 6 or len(polygon) % 2:
+        return f"has {len(polygon)} numbers, which are not three points or more"
+    x, y = np.array(polygon, dtype=np.float64).reshape(-1, 2).T
+    if abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2 <= 1e-9:
+        return "encloses no area"
+    return None
+
+
+def _rle_problem(rle: Rle, width: int, height: int) -> str | None:
+    if list(rle.get("size", ())) != [height, width]:
+        return f"has size {rle.get('size')}, but the image is [{height}, {width}]"
+    counts = rle.get("counts")
+    try:
+        runs = np.array(counts, dtype=np.int64) if isinstance(counts, list) else _decompress(counts)
+    except (ValueError, TypeError, OverflowError) as error:
+        return f"has counts that cannot be read ({error})"
+    if (runs < 0).any() or runs.sum() != width * height:
+        return f"has runs that do not add up to the image's {width * height} pixels"
+    return None if runs[1::2].any() else "is empty"
+
+
+def _decompress(counts: Any) -> np.ndarray:
+    """Return the run lengths in a compressed RLE's string, whatever they are.
+
+    The format is that of COCO's ``maskApi.c`` (rleFrString): characters from 48 on carry 5 bits each, low
+    ones first, 32 marks that more follow, the highest bit of the last is the sign; from the fourth run on,
+    numbers are differences to the run before the last. Decoding with pycocotools would not tell a string
+    that was cut off.
+
+    Raises TypeError for what is no string and ValueError for one that is not of this format.
+    """
+    if not isinstance(counts, str | bytes):
+        raise TypeError(f"expected a string or a list, not {type(counts).__name__}")
+    text = counts.encode() if isinstance(counts, str) else counts
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError("not COCO's compressed form")
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        raise ValueError("a run of more than 35 bits")
+    shifts = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, starts)
+    runs -= ((codes[ends] & 16) > 0).astype(np.int64) << 5 * lengths
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs

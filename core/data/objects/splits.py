@@ -1,0 +1,67 @@
+"""The training and test images of a recipe, read and checked before anything heavy is imported."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from carryover.configs import UserError
+from carryover.core.data.defects import Defect, summarize
+from carryover.core.data.objects.coco import read_coco
+from carryover.core.data.objects.config import DetectionData, VocData
+from carryover.core.data.objects.dataset import DetectionDataset
+from carryover.core.data.objects.voc import read_voc
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a detector is trained and tested on, with the defects that the recipe forgave."""
+
+    train: DetectionDataset
+    test: DetectionDataset
+    defects: tuple[Defect, ...]
+
+
+def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
+    """Read both splits.
+
+    Raises
+    ------
+    UserError
+        A missing root or file, defects that the recipe does not forgive (listed by file), splits with
+        different classes, a training split without objects, or without masks where `needs_masks`.
+    """
+    root = data.root.expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.root: {root}: no such directory; say where {data.title} is with data.root=DIR")
+    train, train_defects = _read(data, "train")
+    test, test_defects = _read(data, "test")
+    for dataset, defects in ((train, train_defects), (test, test_defects)):
+        log.info("%s", summarize(defects, dataset.name))
+    if train.classes != test.classes:
+        raise UserError(
+            f"{train.name} and {test.name} have different classes: {_difference(train.classes, test.classes)}"
+        )
+    objects = [len(i.annotation) - int(i.annotation.iscrowd.sum()) for i in train.images]
+    if not any(objects):
+        raise UserError(f"{train.name}: no object of {', '.join(train.classes)} in any image")
+    if needs_masks:
+        for dataset in (train, test):
+            if any(i.annotation.masks is None for i in dataset.images):
+                raise UserError(f"{dataset.name}: model.masks is true, but the annotations hold no masks")
+    return Splits(train, test, (*train_defects, *test_defects))
+
+
+def _read(data: DetectionData, part: Literal["train", "test"]) -> tuple[DetectionDataset, list[Defect]]:
+    root = data.root.expanduser()
+    if isinstance(data, VocData):
+        lists = data.train if part == "train" else (data.test,)
+        return read_voc(root, [data.year_and_list(s) for s in lists], data.classes, data.defects)
+    split = data.train if part == "train" else data.test
+    return read_coco(root / split.annotations, root / split.images, data.defects)
+
+
+def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    only = sorted(set(ours) ^ set(theirs))
+    return ", ".join(only[:10]) if only else "the same names in another order"

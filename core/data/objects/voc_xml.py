@@ -1,0 +1,103 @@
+"""One image of a Pascal VOC folder, as its files state it: image header and XML, nothing judged yet."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import ElementTree
+
+from carryover.core.data.image_files import read_size
+
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class VocObject:
+    """One ``<object>``; its number counts from 1, its edges are 1-based with both ends inside the box."""
+
+    number: int
+    name: str
+    edges: tuple[float, float, float, float]
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class VocRecord:
+    """One image as found on disk, before any policy is applied.
+
+    Attributes
+    ----------
+    size, stated_size
+        (width, height) of the image file, and as the XML has it; None where either says nothing.
+    image_problems, object_problems
+        (kind of defect, file, message): what keeps the image from being used, and what only an object.
+    """
+
+    id: str
+    image: Path
+    xml: Path
+    size: tuple[int, int] | None = None
+    stated_size: tuple[int, int] | None = None
+    objects: tuple[VocObject, ...] = ()
+    image_problems: tuple[tuple[str, Path, str], ...] = ()
+    object_problems: tuple[tuple[str, Path, str], ...] = ()
+
+
+def read_record(folder: Path, images: dict[str, Path], image_id: str) -> VocRecord:
+    """Read what a VOC folder says about an image; `images` are the image files by name without suffix."""
+    image = images.get(image_id, folder / "JPEGImages" / f"{image_id}.jpg")
+    xml = folder / "Annotations" / f"{image_id}.xml"
+    problems: list[tuple[str, Path, str]] = []
+    size = stated_size = None
+    try:
+        size = read_size(image)
+    except FileNotFoundError:
+        problems.append(("missing_image", image, "no such image file"))
+    except OSError as error:
+        problems.append(("unreadable_image", image, f"not a readable image ({error})"))
+    objects: list[VocObject] = []
+    object_problems: list[tuple[str, Path, str]] = []
+    try:
+        tree = ElementTree.fromstring(xml.read_bytes())
+    except FileNotFoundError:
+        problems.append(("missing_annotation", xml, f"no XML for image {image_id}"))
+    # ValueError: what defusedxml raises for entities and the like; LookupError: an unknown encoding.
+    except (ParseError, ValueError, LookupError, OSError) as error:
+        problems.append(("unparsable_annotation", xml, f"not XML that can be read safely ({error})"))
+    else:
+        stated_size = _stated_size(tree)
+        for number, element in enumerate(tree.findall("object"), start=1):
+            found = _read_object(element, number)
+            if isinstance(found, str):
+                object_problems.append(("malformed_object", xml, f"object {number}: {found}"))
+            else:
+                objects.append(found)
+    return VocRecord(
+        image_id, image, xml, size, stated_size, tuple(objects), tuple(problems), tuple(object_problems)
+    )
+
+
+def _stated_size(tree: Element) -> tuple[int, int] | None:
+    try:
+        return round(float(tree.findtext("size/width", ""))), round(float(tree.findtext("size/height", "")))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _read_object(element: Element, number: int) -> VocObject | str:
+    """Return the object, or what is wrong with it."""
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        return "it has no <name>"
+    texts = [element.findtext(f"bndbox/{edge}") for edge in EDGES]
+    try:
+        xmin, ymin, xmax, ymax = (float(text or "") for text in texts)
+    except ValueError:
+        return f"'{name}': its <bndbox> needs four numbers {', '.join(EDGES)}, not {texts}"
+    if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
+        return f"'{name}': its box ({', '.join(map(str, texts))}) is not finite"
+    if xmax < xmin or ymax < ymin:
+        return f"'{name}': its box ends before it begins ({', '.join(map(str, texts))})"
+    difficult = (element.findtext("difficult") or "").strip() == "1"
+    return VocObject(number, name, (xmin, ymin, xmax, ymax), difficult)

@@ -1,0 +1,116 @@
+"""The command line answers fast, says what is wrong, and leaves with the status that DESIGN promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CARRYOVER = str(Path(sys.executable).with_name("carryover"))
+
+
+def carryover(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([CARRYOVER, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["recipes"],
+        ["recipes", "unigrad_demo"],
+        ["pretrain", "unigrad_demo", "optimzer.base_lr=1"],
+        ["evaluate", "demo_finetune_1percent", "--checkpoint", "X", "data.root=/nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_help_listing_and_refusals_import_no_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        f"sys.argv = ['carryover', *{arguments!r}]\n"
+        "from carryover.transfer.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_misspelt_key_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    done = carryover("pretrain", "unigrad_demo", "optimzer.base_lr=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'optimzer'" in done.stderr and "did you mean 'optimizer'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretrain", "unigrad_dmo"], "did you mean 'unigrad_demo'"),
+        (["evaluate", "demo_finetune_1percent", "-c", "x", "data.root=/nowhere"], "/nowhere"),
+        (["inspect", "absent.safetensors"], "absent.safetensors"),
+        (["convert", "absent.pth", "--to", "onnx", "--out", "x"], "onnx"),
+        (["run", "dmo"], "did you mean 'demo'"),
+        (["run", "demo", "--executor", "cloud"], "cloud"),
+        (["run", "demo", "--executor", "slurm", "--cluster", "defalt"], "did you mean 'default'"),
+        (["status", "absent"], "absent"),
+        (["logs", "absent", "report"], "absent"),
+        (["cancel", "absent"], "absent"),
+        (["retry", "absent"], "absent"),
+        (["report", "absent"], "absent"),
+        (["data", "check", "imagefolder", "absent"], "absent"),
+        (["recipes", "sqrtkl_dem"], "did you mean 'sqrtkl_demo'"),
+        (["recipes", "absent.yaml"], "absent.yaml"),
+        (["nonsense"], "nonsense"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_what_is_asked_wrongly_leaves_with_two_and_nothing_written(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = carryover(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = carryover("--debug", "pretrain", "unigrad_dmo", cwd=tmp_path)
+    assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+def test_a_resolved_recipe_can_be_run_again_as_a_file(tmp_path: Path) -> None:
+    shown = carryover("recipes", "unigrad_demo", "seed=7", cwd=tmp_path)
+    (tmp_path / "mine.yaml").write_text(shown.stdout, encoding="utf-8")
+    done = carryover("pretrain", "mine.yaml", "method.lam=many", cwd=tmp_path)
+    assert done.returncode == 2 and "method.lam" in done.stderr and "unknown" not in done.stderr
+
+
+def test_a_recipes_title_is_listed_whole(tmp_path: Path) -> None:
+    listed = " ".join(carryover("recipes", cwd=tmp_path).stdout.split())
+    title = "SiMo, ResNet-50, momentum 0: the key encoder is the query encoder of the step, 100 epochs"
+    assert f"simo_r50_100ep_momentum0 {title} (Zhu et al. 2020, Table 6)." in listed
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"), [("unigrad_demo", "pretrain"), ("simclr_1percent", "transfer"), ("demo", "pipelines")]
+)
+def test_a_recipe_of_ones_own_is_shown_like_a_shipped_one(tmp_path: Path, base: str, kind: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"# Mine.\nbase: {base}\n", encoding="utf-8")
+    own, shipped = (carryover("recipes", name, cwd=tmp_path).stdout for name in ("mine.yaml", base))
+    assert own.startswith(f"# mine.yaml, of kind {kind}\n# Mine.\n")
+    assert without_story(own) == without_story(shipped) != ""
+
+
+def without_story(shown: str) -> str:
+    return "".join(line for line in shown.splitlines(keepends=True) if not line.startswith("#"))
+
+
+def test_doctor_finds_what_is_indispensable(tmp_path: Path) -> None:
+    done = carryover("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    for what in ("torch", "torchvision", "COCO metrics", "Detectron2", "mmsegmentation", "SLURM"):
+        assert what in done.stdout

@@ -1,0 +1,290 @@
+"""Fine-tuning on few labels: what it trains on, what it reports, and that it resumes exactly."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import carryover.transfer.tasks.config  # noqa: F401 (registers the recipes)
+from carryover.configs import UserError, load
+from carryover.core.formats.canonical import load_canonical
+from carryover.core.training.interrupt import Interrupted
+from carryover.transfer.results.record import RECORD_NAME, ResultRecord
+from carryover.transfer.tasks.finetune import training as finetune_train
+from carryover.transfer.tasks.finetune.config import FinetuneConfig
+from carryover.transfer.tasks.finetune.entry import evaluate
+from tests.interrupting import stop_after, stop_after_all
+from tests.transfer.tasks.classification.samples import write_checkpoint, write_images
+
+SMALL = (
+    "image.size=32",
+    "image.resize=32",
+    "precision=fp32",
+    "channels_last=false",
+    "schedule.epochs=3",
+    "batch_size=8",
+    "optimizer.lr_per=8",
+    "checkpoint_every=1",
+    "keep_weights=true",
+)
+
+
+def recipe(images: Path, *overrides: str) -> FinetuneConfig:
+    config = load(
+        "transfer",
+        "demo_finetune_10percent",
+        [*SMALL, f"data.root={images}", "labels.fraction=0.5", *overrides],
+    )
+    assert isinstance(config, FinetuneConfig)
+    return config
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "classifier.safetensors")
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def plain(
+    images: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ResultRecord]:
+    """One uninterrupted run."""
+    out = tmp_path_factory.mktemp("plain")
+    return out, evaluate(recipe(images), checkpoint, out)
+
+
+def test_the_record_says_what_was_trained_on_and_how_the_result_was_chosen(
+    plain: tuple[Path, ResultRecord],
+) -> None:
+    out, record = plain
+    assert (record.task, record.split, record.selection, record.selected_on) == (
+        "finetune",
+        "val",
+        "last",
+        None,
+    )
+    assert record.train_images == 30
+    assert record.label_fraction == 0.5
+    assert record.facts["images per class"] == "5"
+    assert record.facts["labels"] == "50 % of every class, drawn by seed 0"
+    assert [(m.name, m.n) for m in record.metrics] == [("top1", 24), ("top5", 24)]
+    assert ResultRecord.model_validate_json((out / RECORD_NAME).read_text()) == record
+
+
+def test_two_runs_of_one_seed_agree_bit_for_bit(
+    plain: tuple[Path, ResultRecord], images: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    record = evaluate(recipe(images), checkpoint, tmp_path)
+    assert record.metrics == plain[1].metrics
+    assert_same_weights(tmp_path, plain[0])
+
+
+def test_interrupted_within_an_epoch_and_resumed_equals_uninterrupted(
+    plain: tuple[Path, ResultRecord],
+    images: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop_after(6, signal.SIGUSR2, monkeypatch)
+    with pytest.raises(Interrupted) as left:
+        evaluate(recipe(images), checkpoint, tmp_path)
+    assert left.value.code == 128 + signal.SIGUSR2
+    assert not (tmp_path / RECORD_NAME).exists()
+    monkeypatch.undo()
+    record = evaluate(recipe(images), checkpoint, tmp_path)
+    assert record.metrics == plain[1].metrics
+    assert_same_weights(tmp_path, plain[0])
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_a_finished_run_is_not_repeated(
+    plain: tuple[Path, ResultRecord], images: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune_train, "train_classifier", None)
+    assert evaluate(recipe(images), checkpoint, plain[0]) == plain[1]
+
+
+def test_a_directory_with_another_result_is_refused(
+    plain: tuple[Path, ResultRecord], images: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="holds another result: seed: 0 -> 1;"):
+        evaluate(recipe(images, "seed=1"), checkpoint, plain[0])
+    with pytest.raises(UserError, match=r"holds another result: optimizer\.base_lr_head: 0\.02 -> 0\.3;"):
+        evaluate(recipe(images, "optimizer.base_lr_head=0.3"), checkpoint, plain[0])
+    other = write_checkpoint(tmp_path / "other.safetensors", seed=1)
+    with pytest.raises(UserError, match=r"holds another result: backbone: [0-9a-f]{8} -> [0-9a-f]{8};"):
+        evaluate(recipe(images), other, plain[0])
+
+
+def test_a_directory_with_another_runs_state_is_refused(
+    images: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(2, signal.SIGUSR2, monkeypatch)
+    with pytest.raises(Interrupted):
+        evaluate(recipe(images), checkpoint, tmp_path)
+    with pytest.raises(UserError, match="holds another work: seed: 0 -> 1;"):
+        evaluate(recipe(images, "seed=1"), checkpoint, tmp_path)
+
+
+def test_a_frozen_backbone_comes_out_as_it_went_in(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    frozen = ("freeze_backbone=true", "bn=eval", "optimizer.base_lr_backbone=0")
+    record = evaluate(recipe(images, *frozen), checkpoint, tmp_path)
+    before, _ = load_canonical(checkpoint)
+    after = weights(tmp_path)
+    assert record.facts["backbone tensors unchanged"] == len(before)
+    assert all(torch.equal(value, after[f"backbone.{name}"]) for name, value in before.items())
+    assert after["head.weight"].abs().sum() > 0
+
+
+def test_the_labels_are_learnt(images: Path, resnet: Path, tmp_path: Path) -> None:
+    frozen = ("freeze_backbone=true", "bn=eval", "optimizer.base_lr_backbone=0", "schedule.epochs=6")
+    record = evaluate(recipe(images, *frozen), resnet, tmp_path)
+    assert record.metrics[0].value is not None
+    assert record.metrics[0].value > 60
+
+
+def test_the_best_epoch_is_chosen_on_held_out_labelled_images_and_says_so(
+    images: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = ("selection.name=best_epoch", "selection.held_out=0.2")
+    uninterrupted = evaluate(recipe(images, *best), checkpoint, tmp_path / "whole")
+    assert uninterrupted.selection == "best"
+    assert uninterrupted.selected_on == "held-out 20 % of the labelled training images"
+    assert uninterrupted.train_images == 24
+    assert uninterrupted.facts["held-out images"] == 6
+    stop_after(5, signal.SIGUSR2, monkeypatch)
+    with pytest.raises(Interrupted):
+        evaluate(recipe(images, *best), checkpoint, tmp_path / "parts")
+    monkeypatch.undo()
+    resumed = evaluate(recipe(images, *best), checkpoint, tmp_path / "parts")
+    assert resumed.facts == uninterrupted.facts
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_grid_is_decided_on_held_out_labels_and_resumes(
+    images: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = (
+        "selection.name=grid",
+        "selection.base_lr_backbone=[0.01, 0.001]",
+        "selection.head_multiples=[1, 10]",
+        "schedule.epochs=2",
+    )
+    stop_after_all(8, signal.SIGUSR2, monkeypatch)
+    with pytest.raises(Interrupted):
+        evaluate(recipe(images, *grid), checkpoint, tmp_path)
+    monkeypatch.undo()
+    done = json.loads((tmp_path / "grid.json").read_text())["points"]
+    assert len(done) == 1
+    record = evaluate(recipe(images, *grid), checkpoint, tmp_path)
+    points = json.loads((tmp_path / "grid.json").read_text())["points"]
+    assert points[0] == done[0]
+    assert [(p["base_lr_backbone"], p["base_lr_head"]) for p in points] == [
+        (0.01, 0.01),
+        (0.01, 0.1),
+        (0.001, 0.001),
+        (0.001, 0.01),
+    ]
+    best = max(points, key=lambda p: p["top1"])
+    assert record.facts["chosen backbone base rate"] == best["base_lr_backbone"]
+    assert record.facts["chosen head base rate"] == best["base_lr_head"]
+    assert record.facts["learning rate, head"] == best["base_lr_head"]
+    assert record.selected_on == "held-out 20 % of the labelled training images"
+    assert record.train_images == 30
+    assert not list(tmp_path.rglob("checkpoint.pt*"))
+
+
+def test_top_five_is_left_out_where_it_says_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "data" / "train", 4, seed=0)
+    write_images(tmp_path / "data" / "val", 2, seed=1)
+    for folder in (tmp_path / "data").glob("*/fox"):
+        folder.rename(tmp_path / folder.parent.name)
+    record = evaluate(recipe(tmp_path / "data", "schedule.epochs=1"), checkpoint, tmp_path / "out")
+    assert [m.name for m in record.metrics] == ["top1"]
+    assert "5 classes" in str(record.facts["top-5"])
+
+
+def test_classes_that_differ_between_the_splits_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "train", 2, seed=0)
+    write_images(tmp_path / "val", 2, seed=1)
+    (tmp_path / "train" / "fox").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"1 classes that training lacks: fox"):
+        evaluate(recipe(tmp_path), checkpoint, tmp_path / "out")
+    (tmp_path / "val" / "fox").rename(tmp_path / "val" / "yak")
+    (tmp_path / "gone").rename(tmp_path / "train" / "yak")
+    (tmp_path / "val" / "ant").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"lacks 1 of the training classes: ant"):
+        evaluate(recipe(tmp_path), checkpoint, tmp_path / "out")
+
+
+def test_a_list_naming_absent_images_is_refused_before_training(
+    images: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("ant_0.png\nnobody.png\n")
+    listed = ("labels.name=list", f"labels.list={tmp_path / 'list.txt'}")
+    config = load("transfer", "demo_finetune_10percent", [*SMALL, f"data.root={images}", *listed])
+    with pytest.raises(UserError, match=r"1 of 2 listed images.*nobody\.png"):
+        evaluate(config, checkpoint, tmp_path / "out")
+
+
+def test_counts_that_are_not_the_lists_are_refused(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    names = [f"{c}_{i}.png" for c in ("ant", "bee", "cow", "dog", "eel", "fox") for i in range(2)]
+    (tmp_path / "list.txt").write_text("\n".join([*names, "ant_5.png"]))
+    listed = ("labels.name=list", f"labels.list={tmp_path / 'list.txt'}", "labels.images_per_class=[2, 2]")
+    config = load("transfer", "demo_finetune_10percent", [*SMALL, f"data.root={images}", *listed])
+    with pytest.raises(UserError, match=r"'ant' has 3"):
+        evaluate(config, checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "overrides", "message"),
+    [
+        ({"input_size": 224}, (), r"image\.size is 32.*crops of 224.*image\.input_size=any"),
+        (
+            {"pixel_mean": (0.5, 0.5, 0.5)},
+            ("image.pixel_mean=[0.485, 0.456, 0.406]", "image.pixel_std=[0.229, 0.224, 0.225]"),
+            r"image\.pixel_mean is \[0\.485.*trained with \[0\.5",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_images_is_refused(
+    metadata: dict[str, object], overrides: tuple[str, ...], message: str, images: Path, tmp_path: Path
+) -> None:
+    other = write_checkpoint(tmp_path / "other.safetensors", **metadata)
+    with pytest.raises(UserError, match=message):
+        evaluate(recipe(images, *overrides), other, tmp_path / "out")
+
+
+def test_an_epoch_that_ends_on_one_image_is_refused(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_size 29 leaves one of 30"):
+        evaluate(recipe(images, "batch_size=29"), checkpoint, tmp_path)
+
+
+def test_a_missing_root_is_refused_by_path_without_importing_torch(checkpoint: Path, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+import carryover.transfer.tasks.config
+from carryover.configs import UserError, load
+from carryover.transfer.tasks.finetune.entry import evaluate
+config = load("transfer", "simclr_1percent", ["data.root={tmp_path}/nowhere"])
+try:
+    evaluate(config, Path({str(checkpoint)!r}), Path({str(tmp_path)!r}))
+except UserError as error:
+    print(error, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"data.root: {tmp_path}/nowhere: no such folder False"

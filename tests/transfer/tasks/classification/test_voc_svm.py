@@ -1,0 +1,100 @@
+"""VOC07's SVM protocol against scikit-learn, the VOC rule by hand, and the draws it promises."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+from sklearn.svm import LinearSVC
+
+from carryover.configs import UserError
+from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
+from carryover.transfer.tasks.svm.model import Split, average_precision, full, low_shot, normalise, presence
+
+CLASSES = ("a", "b", "c")
+
+
+def image(objects: list[tuple[int, bool]]) -> DetectionImage:
+    n = len(objects)
+    annotation = Annotation(
+        boxes=np.zeros((n, 4), np.float32),
+        labels=np.array([o[0] for o in objects], np.int64),
+        difficult=np.array([o[1] for o in objects], bool),
+        iscrowd=np.zeros(n, bool),
+        area=np.zeros(n, np.float32),
+    )
+    return DetectionImage("x", Path("x.jpg"), 4, 4, annotation)
+
+
+def test_an_image_shows_a_class_unless_all_its_objects_of_it_are_difficult() -> None:
+    images = (image([(0, False), (0, True), (1, True)]), image([]))
+    table = presence(DetectionDataset("d", CLASSES, images, "voc"))
+    assert table.tolist() == [[1, 0, -1], [-1, -1, -1]]
+
+
+def test_the_area_is_at_least_scikit_learns_step_area_and_equal_when_precision_falls() -> None:
+    scores, present = np.array([5.0, 4, 3, 2, 1]), np.array([1, 1, 0, 1, 0], bool)
+    assert average_precision(scores, present, "area") == pytest.approx(
+        average_precision_score(present, scores)
+    )
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        scores, present = generator.normal(size=50), generator.random(50) < 0.3
+        step = average_precision_score(present, scores)
+        assert step <= average_precision(scores, present, "area") <= 1
+
+
+def test_the_eleven_points_are_those_of_the_voc_development_kit() -> None:
+    # Hits at ranks 1 and 4 of two: precision 1 up to recall 0.5 (six points), 0.5 beyond (five points).
+    scores, present = np.array([4.0, 3, 2, 1]), np.array([1, 0, 0, 1], bool)
+    assert average_precision(scores, present, "11point") == pytest.approx((6 * 1.0 + 5 * 0.5) / 11)
+    assert average_precision(scores, present, "area") == pytest.approx(0.75)
+
+
+def splits() -> tuple[Split, Split]:
+    generator = np.random.default_rng(0)
+    made = []
+    for n in (120, 60):
+        table = np.where(generator.random((n, 3)) < 0.35, 1, -1).astype(np.int8)
+        table[generator.random((n, 3)) < 0.1] = 0
+        x = (table == 1) @ np.eye(3, 8) * 2 + generator.normal(size=(n, 8))
+        made.append(Split(normalise(x), table, CLASSES))
+    return made[0], made[1]
+
+
+def test_each_class_is_tested_at_the_cost_that_cross_validates_best() -> None:
+    train, test = splits()
+    results = full(train, test, [0.01, 1.0], "area", seed=0, jobs=1)
+    for c, result in enumerate(results):
+        y = np.where(train.presence[:, c] == 1, 1, -1)
+        svm = LinearSVC(C=result.cost, class_weight={1: 2, -1: 1}, max_iter=2000, random_state=0)
+        kept = test.presence[:, c] != 0
+        scores = svm.fit(train.features, y).decision_function(test.features[kept])
+        assert result.test_ap == pytest.approx(
+            average_precision(scores, test.presence[kept, c] == 1, "area"), abs=1e-9
+        )
+        assert result.test_ap > 0.5
+
+
+def test_more_positives_help_and_one_draw_repeats() -> None:
+    train, test = splits()
+    few = [low_shot(train, test, [1.0] * 3, 1, "area", draw, jobs=1) for draw in range(5)]
+    many = [low_shot(train, test, [1.0] * 3, 20, "area", draw, jobs=1) for draw in range(5)]
+    assert np.mean(many) > np.mean(few)
+    assert few[0] == low_shot(train, test, [1.0] * 3, 1, "area", 0, jobs=1)
+    assert len(set(few)) > 1
+
+
+def test_too_few_images_of_a_class_are_refused_by_name() -> None:
+    train, test = splits()
+    with pytest.raises(UserError, match="a draw of 90"):
+        low_shot(train, test, [1.0] * 3, 90, "area", 0, jobs=1)
+    rare = train.presence.copy()
+    rare[:, 1] = -1
+    rare[:2, 1] = 1
+    with pytest.raises(UserError, match=r"'b' \(2\)"):
+        full(Split(train.features, rare, CLASSES), test, [1.0], "area", 0, 1)
+    unseen = test.presence.copy()
+    unseen[:, 1] = -1
+    with pytest.raises(UserError, match="nothing of 'b'"):
+        full(train, Split(test.features, unseen, CLASSES), [1.0], "area", 0, 1)

@@ -1,0 +1,236 @@
+"""Reading COCO instances: what is understood, and what is found wrong before anything trains on it."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from carryover.configs.errors import UserError
+from carryover.core.data.defects import DefectPolicy
+from carryover.core.data.objects.coco import read_coco
+from carryover.core.data.objects.coco_masks import _decompress
+from carryover.core.data.objects.dataset import decode_masks
+from tests.transfer.tasks.detection.coco_scenes import uncompressed
+from tests.transfer.tasks.detection.layouts import write_coco, write_image
+
+SQUARE = [5.0, 6.0, 15.0, 6.0, 15.0, 16.0, 5.0, 16.0]
+TRIANGLE = [20.0, 20.0, 30.0, 20.0, 25.0, 28.0]
+
+
+def cat(**changes):
+    """A sound annotation, changed; None leaves a key out."""
+    entry = {
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [5, 6, 10, 10],
+        "area": 77,
+        "iscrowd": 0,
+        "segmentation": [SQUARE],
+    }
+    return {key: value for key, value in (entry | changes).items() if value is not None}
+
+
+def read(folder, annotations, policy=None, **keywords):
+    return read_coco(*write_coco(folder, annotations, **keywords), policy)
+
+
+def rewrite(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_boxes_labels_areas_and_crowds(tmp_path):
+    dataset, defects = read(tmp_path, [cat(), cat(category_id=7, iscrowd=1), cat(image_id=2, area=None)])
+    a = dataset.images[0].annotation
+    assert a.boxes.tolist() == [[5, 6, 15, 16]] * 2
+    assert a.labels.tolist() == [0, 1] and a.iscrowd.tolist() == [False, True] and a.area.tolist() == [77, 77]
+    assert dataset.images[1].annotation.area.tolist() == [100]
+    assert dataset.classes == ("cat", "dog") and dataset.category_ids == (1, 7)
+    assert (dataset.images[0].id, dataset.images[0].width, dataset.images[0].height) == (1, 40, 30)
+    assert defects == []
+
+
+def test_sparse_category_ids_count_in_their_order_not_the_files(tmp_path):
+    categories = {90: "toothbrush", 3: "car", 44: "bottle"}
+    dataset, _ = read(tmp_path, [cat(category_id=90), cat(category_id=3)], categories=categories)
+    assert dataset.classes == ("car", "bottle", "toothbrush")
+    assert dataset.category_ids == (3, 44, 90)
+    assert dataset.images[0].annotation.labels.tolist() == [2, 0]
+
+
+def test_classes_may_be_chosen_by_name(tmp_path):
+    file, root = write_coco(tmp_path, [cat(category_id=7), cat(category_id=1)])
+    dataset, _ = read_coco(file, root, DefectPolicy(unknown_class="drop"), classes=["dog"])
+    assert dataset.category_ids == (7,) and dataset.images[0].annotation.labels.tolist() == [0]
+    with pytest.raises(UserError, match="annotation 2: its category 1 is 'cat', which is not among"):
+        read_coco(file, root, classes=["dog"])
+    with pytest.raises(UserError, match="no category is called wolf"):
+        read_coco(file, root, classes=["wolf"])
+
+
+def test_images_without_annotations_belong_to_the_data_set(tmp_path):
+    dataset, _ = read(tmp_path, [cat(image_id=2)], images=3)
+    assert [len(image.annotation) for image in dataset.images] == [0, 1, 0]
+    assert decode_masks(dataset.images[0]).shape == (0, 30, 40)
+
+
+def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
+    square = np.zeros((30, 40), dtype=np.uint8)
+    square[6:16, 5:15] = 1
+    compressed = coco_mask.encode(np.asfortranarray(square))
+    compressed["counts"] = compressed["counts"].decode()
+    dataset, defects = read(
+        tmp_path, [cat(), cat(segmentation=uncompressed(square)), cat(segmentation=compressed)]
+    )
+    assert defects == []
+    masks = decode_masks(dataset.images[0])
+    assert masks.dtype == np.uint8
+    np.testing.assert_array_equal(masks, [square] * 3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), density=st.floats(0, 1), stripes=st.integers(1, 60))
+def test_compressed_runs_are_read_as_pycocotools_reads_them(seed, density, stripes):
+    mask = np.random.default_rng(seed).random((stripes, 300 // stripes)) < density
+    mask = np.repeat(mask, stripes, axis=0).astype(np.uint8)
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    assert _decompress(rle["counts"]).tolist() == uncompressed(mask)["counts"]
+
+
+def test_several_polygons_are_one_object(tmp_path):
+    dataset, _ = read(tmp_path, [cat(segmentation=[SQUARE, TRIANGLE])])
+    [mask] = decode_masks(dataset.images[0])
+    assert mask[10, 10] == 1 and mask[22, 25] == 1 and mask[18, 18] == 0
+
+
+def test_a_file_of_boxes_has_no_masks(tmp_path):
+    dataset, defects = read(tmp_path, [cat(segmentation=None), cat(segmentation=[])])
+    assert dataset.images[0].annotation.masks is None and defects == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"bbox": [5, 6, 0, 10]}, "zero_area", "a line or a point"),
+        ({"bbox": [35, 6, 10, 10]}, "outside_image", "reaches over the edge of the image of 40 x 30"),
+        ({"bbox": [50, 6, 10, 10]}, "outside_image", "wholly outside"),
+        ({"bbox": [5, 6, -1, 10]}, "malformed_object", "negative size"),
+        ({"bbox": [5, 6, float("nan"), 10]}, "malformed_object", "four finite numbers"),
+        ({"bbox": [5, 6]}, "malformed_object", "four finite numbers"),
+        ({"bbox": None}, "malformed_object", "four finite numbers"),
+        ({"category_id": 2}, "unknown_class", "its category 2 is unknown"),
+        ({"image_id": 9}, "orphan_annotation", "there is no image 9"),
+        ({"id": 1}, "duplicate_id", "its id occurs twice"),
+        ({"image_id": [1]}, "malformed_object", "ids are numbers or text"),
+        ({"image_id": None}, "malformed_object", "ids are numbers or text"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "degenerate_mask", "has 4 numbers"),
+        ({"segmentation": [[1, 1, 5, 5, 9]]}, "degenerate_mask", "has 5 numbers"),
+        ({"segmentation": [[1, 1, 5, 5, 9, 9]]}, "degenerate_mask", "encloses no area"),
+        ({"segmentation": [1, 1, 5, 5, 9, 9]}, "degenerate_mask", "not a list of finite numbers"),
+        ({"segmentation": {"size": [40, 30], "counts": [1200]}}, "degenerate_mask", r"\[40, 30\], but"),
+        ({"segmentation": {"size": [30, 40], "counts": [7, 3]}}, "degenerate_mask", "do not add up"),
+        ({"segmentation": {"size": [30, 40], "counts": [1200]}}, "degenerate_mask", "is empty"),
+        ({"segmentation": {"size": [30, 40]}}, "degenerate_mask", "cannot be read"),
+        ({"segmentation": {"size": [30, 40], "counts": "0000"}}, "degenerate_mask", "do not add up"),
+        ({"segmentation": {"size": [30, 40], "counts": "é\n"}}, "degenerate_mask", "cannot be read"),
+        ({"segmentation": {"size": [30, 40], "counts": "oooo"}}, "degenerate_mask", "cannot be read"),
+        ({"segmentation": {"size": [30, 40], "counts": ["a"]}}, "degenerate_mask", "cannot be read"),
+        ({"segmentation": None}, "missing_mask", "has no segmentation"),
+    ],
+)
+def test_annotations_that_cannot_be_used(tmp_path, changes, kind, message):
+    annotations = [cat(), cat(**changes)]
+    with pytest.raises(UserError, match=rf"annotation [12]\b.*{message}.*\[{kind}: fatal\]"):
+        read(tmp_path, annotations, DefectPolicy(**{kind: "fatal"}))
+    dataset, defects = read(tmp_path, annotations, DefectPolicy(**{kind: "drop"}))
+    assert [(d.kind, d.action) for d in defects] == [(kind, "drop")]
+    assert len(dataset.images[0].annotation) == 1
+
+
+def test_one_bad_polygon_goes_the_others_stay(tmp_path):
+    dataset, defects = read(tmp_path, [cat(segmentation=[[1, 1, 5, 5], SQUARE])])
+    assert "polygon 0 of 2 has 4 numbers" in defects[0].message
+    assert dataset.images[0].annotation.masks == ([SQUARE],)
+
+
+def test_a_kept_object_without_a_mask_has_an_empty_one(tmp_path):
+    policy = DefectPolicy(missing_mask="keep", degenerate_mask="keep")
+    dataset, defects = read(tmp_path, [cat(), cat(segmentation=None), cat(segmentation=[[1, 1]])], policy)
+    assert [d.kind for d in defects] == ["missing_mask", "degenerate_mask"]
+    assert decode_masks(dataset.images[0]).sum(axis=(1, 2)).tolist() == [100, 0, 0]
+
+
+def test_overhang_by_rounding_is_no_defect(tmp_path):
+    dataset, defects = read(tmp_path, [cat(bbox=[30.01, 20, 10, 10.3])])
+    assert defects == []
+    np.testing.assert_allclose(dataset.images[0].annotation.boxes, [[30.01, 20, 40.01, 30.3]], rtol=1e-6)
+
+
+def test_boxes_over_the_edge_are_clipped(tmp_path):
+    dataset, defects = read(tmp_path, [cat(bbox=[35, -4, 10, 10])])
+    assert [d.action for d in defects] == ["clip"]
+    assert dataset.images[0].annotation.boxes.tolist() == [[35, 0, 40, 6]]
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "kind", "message"),
+    [
+        (lambda folder: (folder / "1.jpg").unlink(), "missing_image", r"1\.jpg: no such image file"),
+        (lambda folder: (folder / "1.jpg").write_text("x"), "unreadable_image", r"1\.jpg: not a readable"),
+        (lambda folder: write_image(folder / "1.jpg", (30, 40)), "size_mismatch", "40 x 30, but .* 30 x 40"),
+    ],
+)
+def test_images_that_cannot_be_used(tmp_path, sabotage, kind, message):
+    file, root = write_coco(tmp_path, [cat(), cat(image_id=2)])
+    sabotage(root)
+    with pytest.raises(UserError, match=rf"{message}.*\[{kind}: fatal\]"):
+        read_coco(file, root)
+    # The annotations of an image that was dropped go with it, without a defect each.
+    dataset, defects = read_coco(file, root, DefectPolicy(**{kind: "drop"}))
+    assert [image.id for image in dataset.images] == [2]
+    assert [(d.kind, d.action) for d in defects] == [(kind, "drop")]
+
+
+def test_ids_that_occur_twice(tmp_path):
+    file, root = write_coco(tmp_path, [cat()])
+    rewrite(file, lambda c: c["images"].append(c["images"][0]))
+    with pytest.raises(UserError, match="image id 1 occurs again"):
+        read_coco(file, root)
+    rewrite(file, lambda c: c["categories"].append({"id": 1, "name": "lion"}))
+    dataset, defects = read_coco(file, root, DefectPolicy(duplicate_id="drop"))
+    assert len(defects) == 2 and len(dataset.images) == 2 and dataset.classes == ("cat", "dog")
+
+
+def test_a_file_without_images_is_always_fatal(tmp_path):
+    file, root = write_coco(tmp_path, [])
+    rewrite(file, lambda c: c["images"].clear())
+    with pytest.raises(UserError, match="the file lists no image"):
+        read_coco(file, root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON that can be read"),
+        ("[]", "expected a list under 'images'"),
+        ('{"images": [], "annotations": []}', "expected a list under 'categories'"),
+        ('{"images": [], "annotations": [], "categories": [{"id": "1"}]}', r"categories\[0\] needs"),
+    ],
+)
+def test_files_that_are_not_cocos(tmp_path, text, message):
+    file = tmp_path / "instances.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"instances\.json: {message}"):
+        read_coco(file, tmp_path)
+
+
+def test_missing_file_or_folder(tmp_path):
+    file, root = write_coco(tmp_path, [])
+    with pytest.raises(UserError, match=r"none\.json: no such file"):
+        read_coco(tmp_path / "none.json", root)
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        read_coco(file, tmp_path / "nowhere")

@@ -1,0 +1,208 @@
+"""A whole detection run on procedural images: trained, tested, recorded, resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from carryover.configs import UserError, WorkError
+from carryover.core.data.objects.splits import read_splits
+from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.training.interrupt import Interrupted
+from carryover.transfer.tasks.detection.metrics import score
+from carryover.transfer.tasks.detection.predictions_file import read_predictions
+from carryover.transfer.tasks.detection.torchvision.entry import evaluate
+from tests.interrupting import stop_after
+from tests.transfer.convert.backbones import write_backbone
+from tests.transfer.processes import evaluate_in_two_processes
+from tests.transfer.tasks.detection import runs
+
+MODULE = "carryover.transfer.tasks.detection.torchvision.entry"
+
+
+@pytest.fixture(scope="module")
+def finished(shapes, checkpoint, tmp_path_factory):
+    """One run that nothing disturbs."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return evaluate(runs.recipe("demo_faster_fpn", shapes), checkpoint, out), out
+
+
+def test_record_says_what_was_done(finished, shapes, checkpoint):
+    record, _ = finished
+    assert [m.name for m in record.metrics] == ["AP", "AP50", "AP75"]
+    assert all(m.n == 5 and m.unit == "%" and 0 <= m.value <= 100 for m in record.metrics)
+    assert (record.task, record.backend, record.split) == ("detection", "torchvision", "2007 test")
+    assert record.facts["backbone tensors equal to the checkpoint's"] == 100
+    # The first image of each split shows nothing.
+    assert record.train_images == 4
+    assert record.facts["training images without objects, left out"] == 1
+    assert record.facts["iterations"] == 6
+
+
+def test_files_beside_the_record(finished, shapes):
+    record, out = finished
+    present = {p.name for p in out.iterdir()}
+    assert set(record.artifacts.values()) <= present
+    assert "checkpoint.pt" not in present
+    rows = list(read_metrics(out / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert rows[0]["lr"] == pytest.approx(0.05 * (0.001 + 1) / 2, rel=1e-3)
+    assert rows[2]["lr"] == pytest.approx(0.005)
+    assert {"loss", "loss_classifier", "loss_box_reg", "loss_objectness"} <= set(rows[0])
+    samples = sorted((out / "samples").glob("*.png"))
+    assert len(samples) == 2
+    with Image.open(samples[0]) as sample:
+        assert min(sample.size) == 320
+
+
+def test_scores_can_be_computed_again_from_the_predictions(finished, shapes):
+    record, out = finished
+    recipe = runs.recipe("demo_faster_fpn", shapes)
+    splits = read_splits(recipe.data, needs_masks=False)
+    predictions = read_predictions(out / "predictions.json.gz")
+    assert score(recipe.data, splits.test, predictions, masks=False) == record.metrics
+
+
+def test_a_finished_run_is_not_done_again(finished, shapes, checkpoint):
+    record, out = finished
+    before = (out / "predictions.json.gz").stat().st_mtime_ns
+    assert evaluate(runs.recipe("demo_faster_fpn", shapes), checkpoint, out) == record
+    assert (out / "predictions.json.gz").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"holds another result: seed: 0 -> 1;"):
+        evaluate(runs.recipe("demo_faster_fpn", shapes, "seed=1"), checkpoint, out)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
+def test_stopped_and_resumed_equals_undisturbed(finished, shapes, checkpoint, tmp_path, monkeypatch, signum):
+    stop_after(3, signum, monkeypatch)
+    recipe = runs.recipe("demo_faster_fpn", shapes)
+    with pytest.raises(Interrupted) as stopped:
+        evaluate(recipe, checkpoint, tmp_path / "run")
+    assert stopped.value.code == 128 + signum
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
+    monkeypatch.undo()
+    evaluate(recipe, checkpoint, tmp_path / "run")
+    runs.assert_same_files(finished[1], tmp_path / "run")
+
+
+def test_killed_and_resumed_equals_undisturbed(finished, shapes, checkpoint, tmp_path):
+    out = tmp_path / "run"
+    overrides = runs.overrides(shapes, "checkpoints=3")
+    program = (
+        "import sys, pathlib, carryover.transfer.tasks.config; from carryover.configs import load;"
+        "from carryover.transfer.tasks.detection.torchvision.entry import evaluate;"
+        "evaluate(load('transfer', 'demo_faster_fpn', sys.argv[3:]), *map(pathlib.Path, sys.argv[1:3]))"
+    )
+    arguments = [sys.executable, "-c", program, str(checkpoint), str(out), *overrides]
+    running = subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    deadline = time.monotonic() + 240
+    while not (out / "checkpoint.pt").exists() and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (out / "result.json").exists()
+    evaluate(runs.recipe("demo_faster_fpn", shapes, "checkpoints=3"), checkpoint, out)
+    runs.assert_same_files(finished[1], out)
+
+
+def test_a_state_of_another_run_is_refused(shapes, checkpoint, tmp_path, monkeypatch):
+    stop_after(1, signal.SIGUSR2, monkeypatch)
+    with pytest.raises(Interrupted):
+        evaluate(runs.recipe("demo_faster_fpn", shapes), checkpoint, tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"holds another work: solver\.base_lr: 0\.05 -> 0\.01;"):
+        evaluate(runs.recipe("demo_faster_fpn", shapes, "solver.base_lr=0.01"), checkpoint, tmp_path)
+
+
+def test_masks_in_coco_layout(shapes, checkpoint, tmp_path):
+    recipe = runs.recipe("demo_mask_fpn", shapes, "model.mask_dim=16", "model.roi.score_threshold=0.0")
+    record = evaluate(recipe, checkpoint, tmp_path)
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert [m.name for m in record.metrics] == names + [f"mask {n}" for n in names]
+    predictions = read_predictions(tmp_path / "predictions.json.gz")
+    assert sum(len(p.scores) for p in predictions) > 0
+    assert all(len(p.masks) == len(p.scores) for p in predictions)
+    assert "loss_mask" in next(read_metrics(tmp_path / "metrics.jsonl"))
+
+
+def test_c4(shapes, checkpoint, tmp_path):
+    keys = ("solver.max_iter=2", "solver.steps=[1]", "solver.warmup_iters=0", "model.roi.batch_per_image=4")
+    recipe = runs.recipe("demo_faster_c4", shapes, *keys, tiny=runs.TINY_C4)
+    record = evaluate(recipe, checkpoint, tmp_path)
+    assert record.facts["detector"] == "Faster R-CNN C4"
+    assert record.facts["backbone tensors equal to the checkpoint's"] == 100
+
+
+def test_bfloat16(shapes, checkpoint, tmp_path):
+    keys = ("solver.max_iter=5", "log_every=1")
+    logs = {}
+    for precision in ("bf16", "fp32"):
+        recipe = runs.recipe("demo_faster_fpn", shapes, f"solver.precision={precision}", *keys)
+        evaluate(recipe, checkpoint, tmp_path / precision)
+        logs[precision] = [row["loss"] for row in read_metrics(tmp_path / precision / "metrics.jsonl")]
+    assert logs["bf16"] != logs["fp32"], "the network is autocast"
+    assert logs["bf16"] == pytest.approx(logs["fp32"], rel=0.1)
+
+
+class TestTwoProcesses:
+    def test_ranks_share_training_and_testing(self, shapes, checkpoint, tmp_path):
+        overrides = runs.overrides(shapes, "model.norm=BN", "model.fpn_norm=BN")
+        said = evaluate_in_two_processes(MODULE, "demo_faster_fpn", checkpoint, tmp_path / "run", overrides)
+        assert said == ["done", "done"]
+        predictions = read_predictions(tmp_path / "run" / "predictions.json.gz")
+        splits = read_splits(runs.recipe("demo_faster_fpn", shapes).data, needs_masks=False)
+        assert [p.image_id for p in predictions] == [i.id for i in splits.test.images]
+        assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 4, 6]
+
+    def test_sync_bn_is_refused_where_torch_has_none(self, shapes, checkpoint, tmp_path):
+        overrides = runs.overrides(shapes)
+        said = evaluate_in_two_processes(MODULE, "demo_faster_fpn", checkpoint, tmp_path / "run", overrides)
+        assert all("no SyncBN over several CPU processes" in text for text in said)
+
+
+class TestBadInput:
+    def test_missing_root_is_told_before_torch_is_imported(self, checkpoint, tmp_path):
+        program = (
+            "import sys, pathlib, carryover.transfer.tasks.config\n"
+            "from carryover.configs import load, UserError\n"
+            "from carryover.transfer.tasks.detection.torchvision.entry import evaluate;"
+            "recipe = load('transfer', 'voc07_c4', ['data.root=/no/such/place'])\n"
+            "try: evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
+            "except UserError as error: print(error); print('torch' in sys.modules)"
+        )
+        arguments = [sys.executable, "-c", program, str(checkpoint), str(tmp_path)]
+        said = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+        assert "data.root: /no/such/place: no such directory" in said
+        assert said.splitlines()[-1] == "False"
+
+    def test_missing_checkpoint(self, shapes, tmp_path):
+        with pytest.raises(UserError, match=r"nothing\.safetensors: no such checkpoint"):
+            evaluate(runs.recipe("demo_faster_fpn", shapes), tmp_path / "nothing.safetensors", tmp_path)
+
+    def test_other_pixel_statistics(self, shapes, tmp_path):
+        odd = write_backbone(tmp_path / "odd.safetensors", pixel_mean=(0.5, 0.5, 0.5))
+        with pytest.raises(UserError, match=r"pixel_mean \[127\.500, 127\.500, 127\.500\]"):
+            evaluate(runs.recipe("demo_faster_fpn", shapes), odd, tmp_path)
+
+    def test_cifar_stem(self, shapes, tmp_path):
+        small = write_backbone(tmp_path / "small.safetensors", stem="cifar")
+        with pytest.raises(UserError, match="stem 'imagenet'"):
+            evaluate(runs.recipe("demo_faster_fpn", shapes), small, tmp_path)
+
+    def test_classes_that_do_not_occur(self, shapes, checkpoint, tmp_path):
+        recipe = runs.recipe(
+            "demo_faster_fpn", shapes, "data.classes=[cow]", "data.defects.unknown_class=drop"
+        )
+        with pytest.raises(UserError, match="no object of cow"):
+            evaluate(recipe, checkpoint, tmp_path)
+
+    def test_a_loss_that_explodes_is_an_error_and_keeps_the_good_state(self, shapes, checkpoint, tmp_path):
+        recipe = runs.recipe("demo_faster_fpn", shapes, "solver.base_lr=1e30", "solver.warmup_iters=0")
+        with pytest.raises(WorkError, match=r"the loss is (nan|inf) at step"):
+            evaluate(recipe, checkpoint, tmp_path)
+        assert not (tmp_path / "checkpoint.pt").exists()

@@ -1,0 +1,65 @@
+"""The checkpoint that an evaluation is asked of: whose encoder is measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from carryover.configs import UserError, load
+from carryover.core.backbones.importers import import_checkpoint
+from carryover.core.data.shapes.write import write_shapes
+from carryover.core.formats.canonical import load_canonical, save_canonical
+from carryover.transfer.cli.commands import register_recipes
+from carryover.transfer.results.record import ResultRecord
+from carryover.transfer.tasks.evaluate import canonical_of, evaluate
+from tests.core.backbones.layouts import dino
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dino") / "dino.pth"
+    torch.save(dino()[0], path)
+    return path
+
+
+@pytest.mark.parametrize("encoder", ["student", "teacher"])
+def test_the_encoder_asked_for_is_the_one_evaluated(theirs: Path, tmp_path: Path, encoder: str) -> None:
+    state, metadata = load_canonical(canonical_of(theirs, tmp_path, encoder))
+    expected, _ = import_checkpoint(theirs, encoder=encoder)
+    assert metadata.encoder == encoder
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+def test_the_two_encoders_are_different_networks(theirs: Path, tmp_path: Path) -> None:
+    states = [load_canonical(canonical_of(theirs, tmp_path / e, e))[0] for e in ("student", "teacher")]
+    assert not torch.equal(states[0]["conv1.weight"], states[1]["conv1.weight"])
+
+
+def test_an_encoder_the_file_lacks_is_refused_and_nothing_is_written(theirs: Path, tmp_path: Path) -> None:
+    canonical = tmp_path / "canonical.safetensors"
+    save_canonical(canonical, *import_checkpoint(theirs, encoder="teacher"))
+    out = tmp_path / "out"
+    assert canonical_of(canonical, out, "teacher") == canonical == canonical_of(canonical, out)
+    for path, encoder in ((canonical, "student"), (theirs, "module.third")):
+        with pytest.raises(UserError, match=f"{path.name}.*{encoder}"):
+            canonical_of(path, out, encoder)
+    assert not out.exists()
+
+
+def test_a_key_that_was_wrong_is_mended_in_the_same_directory(theirs: Path, tmp_path: Path) -> None:
+    register_recipes()
+    write_shapes(tmp_path / "data", n_train=20, n_val=10, n_detection=4, seed=0)
+    checkpoint, out = canonical_of(theirs, tmp_path, "teacher"), tmp_path / "out"
+
+    def knn(k: int) -> ResultRecord:
+        said = [f"data.root={tmp_path / 'data/classification'}", f"k=[{k}]", "temperatures=[0.1]"]
+        images = ["image.size=32", "image.resize=32", "image.input_size=any", "workers=0", "precision=fp32"]
+        return evaluate(load("transfer", "demo_knn", [*said, *images]), checkpoint, out)
+
+    with pytest.raises(UserError, match="k: 200 neighbours of 20 labelled images"):
+        knn(200)
+    assert not list(out.iterdir())
+    assert [m.name for m in knn(3).metrics] == ["top1 k=3 T=0.1"]
+    with pytest.raises(UserError, match="holds another result"):
+        knn(4)

@@ -1,0 +1,193 @@
+"""What the command line's commands do and print; `transfer.cli.main` only declares their arguments."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from carryover.configs import UserError, dump, header, kind_of, load, recipe_names, title
+from carryover.configs.keys import nearest
+
+if TYPE_CHECKING:
+    from carryover.core.data.defects import Defect
+    from carryover.transfer.cli.doctor import Finding
+    from carryover.transfer.report import Report
+
+log = logging.getLogger(__name__)
+out_console = Console()
+err_console = Console(stderr=True)
+
+_KINDS = ("pretrain", "transfer", "pipelines", "clusters")
+
+
+def print_findings(findings: Iterable["Finding"]) -> bool:
+    """Print the doctor's findings; return whether nothing indispensable is missing."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "what", "found", "how to get it"):
+        table.add_column(column, overflow="fold")
+    well = True
+    for finding in findings:
+        mark = {"ok": "[green]✓[/]", "missing": "[dim]–[/]", "broken": "[red]✗[/]"}[finding.state]
+        table.add_row(mark, finding.what, Text(finding.detail), Text(finding.remedy))
+        well = well and not (finding.needed and finding.state != "ok")
+    out_console.print(table)
+    return well
+
+
+def print_recipes() -> None:
+    """List every shipped recipe with the first line of its story."""
+    register_recipes()
+    for kind in _KINDS:
+        table = Table(title=kind, box=None, title_justify="left", title_style="bold", pad_edge=False)
+        table.add_column("name", no_wrap=True)
+        table.add_column("what")
+        for name in recipe_names(kind):
+            table.add_row(name, Text(title(kind, name)))
+        out_console.print(table)
+
+
+def print_recipe(name: str, overrides: Sequence[str]) -> None:
+    """Print one recipe, a shipped one or a file: its story, then all its values, as YAML to load again."""
+    register_recipes()
+    own = Path(name.partition(":")[0]).suffix in (".yaml", ".yml")
+    kinds = [kind_of(Path(name))] if own else [k for k in _KINDS if name in recipe_names(k)]
+    if not kinds:
+        guess = nearest(name, [n for kind in _KINDS for n in recipe_names(kind)])
+        hint = f"; did you mean '{guess}'?" if guess else "; `carryover recipes` lists them"
+        raise UserError(f"no recipe is called '{name}'{hint}")
+    for kind in kinds:
+        story = "".join(f"# {line}".rstrip() + "\n" for line in header(kind, name).splitlines())
+        title = f"{name}, of kind {kind}" if own else f"{kind}/{name}"
+        out_console.print(Text(f"# {title}\n{story}{dump(load(kind, name, overrides))}"), soft_wrap=True)
+
+
+def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:
+    """Return the defects of a data set; masks are laid out as a segmentation recipe says."""
+    if kind != "masks":
+        if recipe is not None:
+            raise UserError(f"--recipe: says how masks are laid out; data check {kind} needs none")
+        from carryover.core.data.check import check
+
+        return check(kind, root)
+    if recipe is None:
+        raise UserError("data check masks: say with --recipe which layout (fcn_folders, fcn_r50_ade20k, ...)")
+    import carryover.transfer.tasks.config
+    from carryover.core.data.masks.splits import check_masks
+
+    config = load("transfer", recipe, [f"data.root={root}"])
+    if not isinstance(config, carryover.transfer.tasks.config.SegmentationConfig):
+        raise UserError(f"--recipe {recipe}: is a recipe of task '{config.task}', not a segmentation")
+    return check_masks(config.data)
+
+
+def print_defects(defects: Sequence["Defect"]) -> int:
+    """Print a data set's defects, a line each; return their number."""
+    for defect in defects:
+        out_console.print(Text(str(defect)), soft_wrap=True)
+    out_console.print(f"{len(defects)} defects" if defects else "no defects")
+    return len(defects)
+
+
+def convert_checkpoint(checkpoint: Path, to: str, out: Path, encoder: str | None) -> str:
+    """Convert a checkpoint of any maker; return the receipt's summary."""
+    from carryover.transfer.convert import convert
+
+    return convert(checkpoint, to, out, encoder).summary
+
+
+def evaluate_checkpoint(
+    recipe: str, checkpoint: Path, overrides: Sequence[str], out: Path | None, encoder: str | None = None
+) -> None:
+    """Run one evaluation recipe on a checkpoint of any maker, or on one of the encoders that it holds."""
+    import carryover.transfer.tasks.config
+
+    config = load("transfer", recipe, overrides)
+    carryover.transfer.tasks.config.check_roots(config)
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    from carryover.transfer.tasks.evaluate import canonical_of, evaluate
+
+    directory = out or Path("runs") / f"{checkpoint.stem}-{config.name}-seed{config.seed}"
+    evaluate(config, canonical_of(checkpoint, directory, encoder), directory)
+
+
+def print_report(
+    runs: Sequence[Path], out: Path | None, formats: str, title: str, every: int | None = None
+) -> bool:
+    """Write the report of some runs; return whether every record could be read.
+
+    With `every` (seconds) it is written again and again until nothing of the runs is under way, or Ctrl-C.
+    """
+    from carryover.transfer.report import watch, write_report
+
+    wanted = [f.strip() for f in formats.split(",") if f.strip()]
+    directory = out or (runs[0] / "report" if runs[0].is_dir() else Path("report"))
+    if every is not None:
+        watch(runs, directory, title, wanted, every, _print_progress)
+    for run in runs:
+        _refresh_costs(run)
+    report = write_report(runs, directory, title, wanted)
+    for partial in report.partial:
+        err_console.print(Text(f"partial: {partial.run}: {partial.text()}", style="yellow"), soft_wrap=True)
+    for problem in report.problems:
+        err_console.print(Text(f"left out: {problem.path}: {problem.reason}", style="yellow"), soft_wrap=True)
+    for file in report.files:
+        out_console.print(Text(str(file)), soft_wrap=True)
+    return not report.problems
+
+
+def _print_progress(report: "Report") -> None:
+    for partial in report.partial:
+        line = f"{partial.run}: {partial.text()}; {report.records} results"
+        err_console.print(Text(line), soft_wrap=True, highlight=False)
+
+
+def _refresh_costs(run: Path) -> None:
+    """Ask again what a run cost: sacct may not have known all when the run drew up its own report."""
+    from carryover.slurm.ledger import Ledger
+    from carryover.transfer.pipeline.costs import write_costs
+
+    if not Ledger(run).pipeline_file.is_file():
+        return
+    try:
+        write_costs(run)
+    except OSError as error:
+        log.warning("%s: costs are shown as they were written: %s", run, error)
+
+
+def print_comparison(first: Path, second: Path) -> bool:
+    """Print what tells two runs or checkpoints apart; return whether every record could be read."""
+    from carryover.transfer.report.compare import compare
+
+    found = compare(first, second)
+    if found.lines:
+        table = Table(box=None, pad_edge=False)
+        for column in ("evaluation", "metric", "first", "second", "second - first", "95 % interval"):
+            table.add_column(column, overflow="fold")
+        for line in found.lines:
+            difference = "" if line.difference is None else f"{line.difference:+.1f}"
+            interval = (
+                "" if line.interval is None else f"{line.interval.low:+.1f} to {line.interval.high:+.1f}"
+            )
+            first_, second_ = line.first.text(), line.second.text()
+            table.add_row(line.evaluation, line.metric, first_, second_, difference, interval)
+        out_console.print(table)
+    for where, names in ((first, found.only_first), (second, found.only_second)):
+        for name in names:
+            out_console.print(Text(f"only in {where}: {name}"), soft_wrap=True)
+    for setting in found.recipe:
+        line_ = f"{setting.key}: {setting.first or '-'} | {setting.second or '-'}"
+        out_console.print(Text(line_), soft_wrap=True)
+    if not (found.lines or found.recipe or found.only_first or found.only_second):
+        out_console.print("no difference")
+    for problem in found.problems:
+        err_console.print(Text(f"left out: {problem.path}: {problem.reason}", style="yellow"), soft_wrap=True)
+    return not found.problems
+
+
+def register_recipes() -> None:
+    """Import the modules that register the kinds of recipes."""

@@ -1,0 +1,341 @@
+"""carryover: the command line. Commands import what they need when they run, so that --help is instant."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="carryover",
+    help="What does my pretraining carry over? Pretrain, convert with proof, evaluate, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+data_app = typer.Typer(help="Make the procedural data set, or validate a real one.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+study_app = typer.Typer(help="The papers' experiments that need no training run.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from carryover.configs.formats import release
+
+        typer.echo(release())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done in detail.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
+    )
+    for chatty in ("matplotlib", "PIL", "fontTools", "submitit"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works here, what is missing, and how to get it."""
+    from carryover.transfer.cli.commands import print_findings
+    from carryover.transfer.cli.doctor import examine
+
+    if not print_findings(examine()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory.")] = Path("runs/demo"),
+    overrides: Overrides = None,
+) -> None:
+    """Run the whole job, small, on a CPU: pretrain, convert, detect, fine-tune, report."""
+    from carryover.transfer.cli.run_commands import run_pipeline
+
+    raise typer.Exit(run_pipeline("demo", out, "inline", overrides or []))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this recipe, fully resolved.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """List the recipes, or show one fully resolved."""
+    from carryover.transfer.cli.commands import print_recipe, print_recipes
+
+    if name is None:
+        print_recipes()
+    else:
+        print_recipe(name, overrides or [])
+
+
+@data_app.command("shapes")
+def data_shapes(
+    out: Annotated[Path, typer.Argument(help="Directory to create.")],
+    seed: int = 0,
+    train: Annotated[int, typer.Option(help="Training images of the classification set.")] = 2000,
+    val: Annotated[int, typer.Option(help="Validation images of the classification set.")] = 500,
+    detection: Annotated[int, typer.Option(help="Images of the detection set.")] = 200,
+) -> None:
+    """Write the procedural data set: an ImageFolder, and detection images in VOC and COCO layout."""
+    from carryover.core.data.shapes.write import write_shapes
+
+    typer.echo(write_shapes(out, seed=seed, n_train=train, n_val=val, n_detection=detection))
+
+
+@data_app.command("check")
+def data_check(
+    kind: Annotated[str, typer.Argument(help="imagefolder, voc, coco or masks.")],
+    root: Annotated[Path, typer.Argument(help="The data set's root.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="The segmentation recipe that says how the masks are laid out.")
+    ] = None,
+) -> None:
+    """Validate a data set and list every defect."""
+    from carryover.transfer.cli.commands import check_data, print_defects
+
+    if print_defects(check_data(kind, root, recipe)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
+    overrides: Overrides = None,
+    out: Out = None,
+) -> None:
+    """Train a pretraining recipe into a canonical checkpoint; run again to resume."""
+    import carryover.pretrain.config  # noqa: F401 (registers the kind)
+    from carryover.configs import load
+
+    config = load("pretrain", recipe, overrides or [])
+    from carryover.pretrain.trainer import train
+
+    typer.echo(train(config, out or Path("runs") / f"{config.name}-seed{config.seed}"))
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
+    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+) -> None:
+    """Say which layout and backbone a checkpoint has, and what is covered."""
+    from carryover.core.backbones.inspection import inspect_checkpoint
+
+    typer.echo(inspect_checkpoint(checkpoint, encoder=encoder).report())
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
+    to: Annotated[str, typer.Option(help="detectron2, mmseg, torchvision, timm or canonical.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; the receipt goes beside it.")],
+    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+) -> None:
+    """Convert a checkpoint, and prove that the target library loads all of it."""
+    from carryover.transfer.cli.commands import convert_checkpoint
+
+    typer.echo(convert_checkpoint(checkpoint, to, out, encoder))
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", "-c", help="A canonical checkpoint, or any maker's.")
+    ],
+    overrides: Overrides = None,
+    out: Out = None,
+    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+) -> None:
+    """Run one evaluation recipe on a checkpoint; run again to resume."""
+    from carryover.transfer.cli.commands import evaluate_checkpoint
+
+    evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder)
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline's name or YAML file.")],
+    overrides: Overrides = None,
+    executor: Annotated[str, typer.Option(help="inline, local or slurm.")] = "inline",
+    cluster: Annotated[str, typer.Option(help="A cluster's name or YAML file (slurm).")] = "default",
+    at_once: Annotated[int, typer.Option(help="Stages side by side (local).", min=1)] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; run nothing.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until every job has ended (slurm).")] = False,
+    out: Out = None,
+) -> None:
+    """Run a pipeline; what is finished is not done again."""
+    from carryover.transfer.cli.run_commands import run_pipeline
+
+    run_dir = out or Path("runs") / Path(pipeline).stem
+    raise typer.Exit(
+        run_pipeline(
+            pipeline,
+            run_dir,
+            executor,
+            overrides or [],
+            cluster=cluster,
+            at_once=at_once,
+            dry_run=dry_run,
+            follow=follow,
+        )
+    )
+
+
+@app.command()
+def status(
+    run_dir: Run,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until nothing is on its way.")] = False,
+) -> None:
+    """Say where every stage of a run stands."""
+    from carryover.transfer.cli.run_commands import print_status
+
+    raise typer.Exit(print_status(run_dir, follow=follow))
+
+
+@app.command()
+def logs(
+    run_dir: Run,
+    stage: Annotated[str, typer.Argument(help="A stage's name, as `status` prints it.")],
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; the last one unless told.")] = None,
+) -> None:
+    """Print what a stage logged and printed."""
+    from carryover.transfer.cli.run_commands import print_logs
+
+    print_logs(run_dir, stage, attempt)
+
+
+@app.command()
+def cancel(
+    run_dir: Run,
+    stages: Annotated[list[str] | None, typer.Argument(help="Only these stages.")] = None,
+) -> None:
+    """Stop a run; running stages save their state first, and resume when run again."""
+    from carryover.transfer.cli.run_commands import cancel_run
+
+    cancel_run(run_dir, stages or [])
+
+
+@app.command()
+def retry(
+    run_dir: Run,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed, and what it blocked.")] = False,
+) -> None:
+    """Run or submit again what has not finished, as it was run or submitted last."""
+    from carryover.transfer.cli.run_commands import retry_run
+
+    raise typer.Exit(retry_run(run_dir, failed))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or result records.")],
+    out: Out = None,
+    format: Annotated[
+        str, typer.Option(help="Comma-separated: html, md, tex, csv, parquet, figures.")
+    ] = "html,md,csv",
+    title: str = "What the pretraining carries over",
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Draw it up again and again until every stage has ended, or Ctrl-C."),
+    ] = False,
+    interval: Annotated[int, typer.Option(help="Seconds between two drawings of --watch.", min=1)] = 30,
+) -> None:
+    """Draw up the report of one or several runs; one of unfinished runs says that it is partial."""
+    from carryover.transfer.cli.commands import print_report
+
+    if not print_report(runs, out, format, title, interval if watch else None):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run directory or a canonical checkpoint.")],
+    second: Annotated[Path, typer.Argument(help="Another of the same kind.")],
+) -> None:
+    """Put two runs or two checkpoints side by side, with the differences of their recipes."""
+    from carryover.transfer.cli.commands import print_comparison
+
+    if not print_comparison(first, second):
+        raise typer.Exit(1)
+
+
+@study_app.command("eqco-mi")
+def study_eqco_mi(
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Training steps of each critic.", min=1)] = 5000,
+    estimates: Annotated[int, typer.Option(help="Batches that each bound is averaged over.", min=1)] = 1000,
+    out: Out = None,
+) -> None:
+    """Estimate a known mutual information by InfoNCE and by EqCo (EqCo's Table 5); writes csv and md."""
+    from carryover.transfer.studies.eqco_mi import eqco_mi
+
+    eqco_mi(seed, steps, estimates, out, _command_line())
+
+
+@study_app.command("gradients")
+def study_gradients(
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of images; procedural shapes unless told.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Any maker's backbone; random unless told.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images of the batch.", min=4)] = 128,
+    size: Annotated[int, typer.Option(help="Side of the views in pixels.", min=16)] = 64,
+    width: Annotated[int, typer.Option(help="Width of the embeddings.", min=8)] = 2048,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Out = None,
+) -> None:
+    """Compare every method's gradient with every other's on one batch: a table, and a heat-map."""
+    from carryover.transfer.studies.gradients import Asked, gradients
+
+    gradients(Asked(images, checkpoint, batch_size, size, width, seed), out, _command_line())
+
+
+def _command_line() -> str:
+    """Return what was typed, for the record."""
+    import shlex
+
+    return shlex.join(["carryover", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line; 0 done, 1 the work failed, 2 what was asked is wrong."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        status = _status(error)
+        if status is None or "--debug" in sys.argv[1:]:
+            raise
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(str(error), err=True)
+        sys.exit(status)
+
+
+def _status(error: Exception) -> int | None:
+    """Return the exit status of an error that is meant for the user, None for any other."""
+    from carryover.configs.errors import UserError, WorkError
+
+    if isinstance(error, UserError):
+        return 2
+    return 1 if isinstance(error, WorkError) else None

@@ -1,0 +1,258 @@
+"""run, status, logs, cancel, retry: what they do and print. All but `run` need the run directory alone."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+import carryover.transfer.pipeline.stages  # noqa: F401 (makes the calls of a run directory known)
+from carryover.configs import UserError, load
+
+if TYPE_CHECKING:
+    from carryover.slurm.executor import Event, Executor, GraphResult
+    from carryover.slurm.graph import Graph
+    from carryover.slurm.plan import Decision
+    from carryover.slurm.preview import Preview
+    from carryover.slurm.progress import Progress
+    from carryover.slurm.status import RunStatus
+    from carryover.transfer.pipeline.clusters import ClusterConfig
+    from carryover.transfer.pipeline.config import PipelineConfig
+
+# In a pipe there is no width to keep to, and folded stage names cannot be searched for.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+out_console = Console(width=_WIDTH)
+err_console = Console(stderr=True)
+
+# Each look is a call to squeue, which asks not to be run in tight loops.
+_LOOK_SECONDS = 20.0
+_STYLES = {
+    "finished": "green",
+    "skipped": "dim",
+    "failed": "bold red",
+    "blocked": "yellow",
+    "interrupted": "yellow",
+    "cancelled": "yellow",
+}
+
+
+def run_pipeline(
+    name: str,
+    run_dir: Path,
+    executor: str,
+    overrides: Sequence[str],
+    *,
+    cluster: str = "default",
+    at_once: int = 2,
+    dry_run: bool = False,
+    follow: bool = False,
+) -> int:
+    """Plan a pipeline and run or submit it; return the exit status."""
+    from carryover.slurm.environment import describe
+    from carryover.slurm.executor import run_graph
+    from carryover.slurm.plan import MissingPathsError
+    from carryover.transfer.cli.commands import register_recipes
+    from carryover.transfer.pipeline.foresight import explain_missing
+    from carryover.transfer.pipeline.plan import plan
+
+    if executor not in ("inline", "local", "slurm"):
+        raise UserError(f"--executor {executor}: unknown; there are: inline, local, slurm")
+    register_recipes()
+    config: PipelineConfig = load("pipelines", name, overrides)
+    graph = plan(config, run_dir)
+    place: ClusterConfig = load("clusters", cluster)
+    if dry_run:
+        planned = _print_plan(graph, run_dir, place, executor)
+        for line in explain_missing(planned.missing, config.roots):
+            out_console.print(Text(line, style="yellow"), soft_wrap=True)
+        return 0
+    origin = describe(Path(__file__).parent) | {"pipeline": name, "overrides": list(overrides)}
+    try:
+        result = run_graph(
+            graph, _executor(executor, place, at_once), run_dir, on_event=_print_event, origin=origin
+        )
+    except MissingPathsError as error:
+        raise UserError("\n".join(explain_missing(error.paths, config.roots))) from None
+    if follow and executor == "slurm" and result.succeeded:
+        from carryover.slurm.follow import follow as watch
+
+        watch(run_dir, _print_event)
+        return print_status(run_dir)
+    return _conclude(result)
+
+
+def print_status(run_dir: Path, *, follow: bool = False) -> int:
+    """Print where every stage of a run stands; return 1 when one ended badly, else 0.
+
+    With `follow`, the table is drawn anew until nothing is on its way any more.
+    """
+    from carryover.slurm.status import status
+
+    now = status(run_dir)
+    if follow:
+        with Live(_status_table(now), console=out_console, auto_refresh=False) as screen:
+            while now.in_flight:
+                time.sleep(_LOOK_SECONDS)
+                now = status(run_dir)
+                screen.update(_status_table(now), refresh=True)
+    else:
+        out_console.print(_status_table(now))
+    counted = ", ".join(f"{n} {state}" for state, n in now.counts.items())
+    out_console.print(Text(f"{now.run_dir.name}: {counted}" + (f"; {now.note}" if now.note else "")))
+    return 1 if any(now.counts[s] for s in ("failed", "blocked", "cancelled", "damaged")) else 0
+
+
+def _status_table(now: "RunStatus") -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "state", "job", "attempts", "elapsed", "progress", "left", "why"):
+        table.add_column(column, overflow="fold")
+    for stage in now.stages:
+        done = _steps(stage.progress)
+        left = "" if stage.eta_seconds is None else _clock(stage.eta_seconds)
+        tries = str(stage.attempts) if stage.attempts else ""
+        if stage.preemptions or stage.timeouts:
+            tries += f" ({stage.preemptions} preempted, {stage.timeouts} timed out)"
+        why = " | ".join(t for t in (stage.reason, stage.last_line) if t)
+        elapsed = _clock(stage.seconds) if stage.seconds else ""
+        state = Text(stage.state, style=_STYLES.get(stage.state, "cyan"))
+        table.add_row(stage.name, state, stage.job_id, tries, elapsed, done, left, Text(why))
+    return table
+
+
+def _steps(progress: "Progress | None") -> str:
+    if progress is None:
+        return ""
+    return f"{progress.step}" + (f"/{progress.total}" if progress.total is not None else "")
+
+
+def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
+    """Print everything that one attempt at a stage logged and printed."""
+    from carryover.slurm.ledger import Ledger
+    from carryover.slurm.logs import log_files
+
+    files = log_files(Ledger.open(run_dir), stage, attempt)
+    if not files:
+        err_console.print(Text(f"{stage} has said nothing yet"))
+    for path in files:
+        err_console.print(Text(f"==> {path}", style="bold"), soft_wrap=True)
+        out_console.print(Text(path.read_text(encoding="utf-8", errors="replace")), soft_wrap=True)
+
+
+def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
+    """Stop a run, or some of its stages; say which were stopped."""
+    from carryover.slurm.control import cancel
+
+    stopped = cancel(run_dir, stages or None)
+    for name in stopped:
+        out_console.print(Text(f"{name}: stopped"))
+    if not stopped:
+        out_console.print("nothing was running or waiting")
+
+
+def retry_run(run_dir: Path, failed_only: bool) -> int:
+    """Run or submit again what has not finished, as it was last; return the exit status."""
+    from carryover.slurm.control import retry
+    from carryover.slurm.environment import describe
+
+    origin = describe(Path(__file__).parent)
+    return _conclude(retry(run_dir, failed_only=failed_only, on_event=_print_event, origin=origin))
+
+
+def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
+    from carryover.slurm.cluster_executor import SlurmExecutor
+    from carryover.slurm.inline import InlineExecutor
+    from carryover.slurm.local import LocalExecutor
+
+    if name == "inline":
+        return InlineExecutor()
+    if name == "local":
+        return LocalExecutor(at_once, packages=place.packages)
+    return SlurmExecutor(place.cluster, place.packages)
+
+
+def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor: str) -> "Preview":
+    """Print what would be done with every stage, and on a cluster every sbatch header."""
+    from carryover.slurm.plan import Action
+    from carryover.slurm.preview import preview
+
+    planned = preview(graph, run_dir, place.cluster)
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "plan", "asks for", "waits for"):
+        table.add_column(column, overflow="fold")
+    for decision in planned.plan:
+        stage = decision.stage
+        waits = ", ".join(_shortened((*stage.upstream, *stage.after)))
+        what = decision.action.value
+        done = (
+            what if decision.action is Action.RUN and not decision.damaged else f"{what}: {decision.reason}"
+        )
+        table.add_row(Text(stage.name), Text(done), stage.resources.over(place.defaults).summary, waits)
+    out_console.print(table)
+    out_console.print(f"{len(graph)} stages: {_in_short(planned.plan)}")
+    if executor != "slurm":
+        return planned
+    for job in planned.jobs:
+        chained = f", {job.links} in a chain" if job.links > 1 else ""
+        title = f"job {job.number}: {job.name} ({len(job.stages)} stages{chained})"
+        out_console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+        for line in job.header:
+            out_console.print(Text(line), soft_wrap=True)
+    out_console.print(
+        f"\n{len(planned.jobs)} jobs, {planned.gpu_hours:.0f} GPU-hours asked for, if every stage takes its "
+        "time limit once"
+    )
+    return planned
+
+
+def _in_short(plan: Iterable["Decision"]) -> str:
+    """Count what a plan does: what it does again, for the first time, goes on with, and leaves."""
+    from carryover.slurm.plan import Action
+
+    kinds = {
+        "to do again": lambda d: d.action is Action.REPLACE or bool(d.unfit) or d.damaged,
+        "to do": lambda d: d.action is Action.RUN,
+        "to go on with": lambda d: d.action is Action.RESUME,
+        "finished": lambda d: d.action in (Action.SKIP, Action.RESTORE),
+    }
+    counts = dict.fromkeys(kinds, 0)
+    for decision in plan:
+        kind = next((k for k, belongs in kinds.items() if belongs(decision)), None)
+        if kind is not None:
+            counts[kind] += 1
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n or kind == "to do again")
+
+
+def _shortened(names: Sequence[str], most: int = 3) -> list[str]:
+    return [*names[:most], f"and {len(names) - most} more"] if len(names) > most + 1 else list(names)
+
+
+def _print_event(event: "Event") -> None:
+    took = f" {event.seconds:.0f} s" if event.seconds else ""
+    line = Text(f"[{event.position:>{len(str(event.total))}}/{event.total}] {event.stage}: ")
+    line.append(event.state, style=_STYLES.get(event.state, "cyan"))
+    line.append(took + (f" ({event.reason})" if event.reason else ""))
+    err_console.print(line, soft_wrap=True, highlight=False)
+
+
+def _conclude(result: "GraphResult") -> int:
+    page = result.run_dir / "report" / "index.html"
+    if page.exists():
+        out_console.print(Text(f"report: {page}"), soft_wrap=True)
+    if result.signum:
+        err_console.print("interrupted: run the same command again to go on", style="yellow")
+        return 128 + result.signum
+    for name, outcome in result.unsuccessful.items():
+        err_console.print(Text(f"{name}: {outcome.state}: {outcome.reason}", style="red"), soft_wrap=True)
+    return 0 if result.succeeded else 1
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

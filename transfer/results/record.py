@@ -1,0 +1,414 @@
+"""The result record: one JSON file a finished evaluation, and many of them as one tidy pandas frame."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from carryover.configs import Recipe, UserError, protocol, recipe_hash
+from carryover.configs.errors import DamagedFileError
+from carryover.configs.files import read_json, write_json
+from carryover.configs.formats import VERSION_KEY, WRITER_KEY, FileModel, Format, release
+from carryover.core.training.provenance import git_revision, hardware, host, job_id, library_versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from carryover.core.backbones.source import Source
+
+log = logging.getLogger(__name__)
+
+RECORD_NAME: Final = "result.json"
+COSTS_NAME: Final = "costs.json"
+RESULT_FORMAT: Final = Format("result record", 2)
+COSTS_FORMAT: Final = Format("costs of a result", 1)
+_DIGEST_KEY = "digest"
+# Known once the run's ledger or the cluster's accounting has been asked: in costs.json.
+_COUNTED_LATER = (
+    "waiting_seconds",
+    "attempts",
+    "cost_source",
+    "pretrain_waiting_seconds",
+    "pretrain_attempts",
+)
+
+
+class Metric(FileModel):
+    """One number of an evaluation.
+
+    `value` is in `unit` ("%" for accuracies and AP); None means undefined on this data (for example the AP
+    of large objects where there are none). `n` counts what the number is an average over (test images).
+    """
+
+    name: str
+    value: float | None
+    unit: str = "%"
+    higher_is_better: bool = True
+    n: int
+
+
+class Costs(FileModel):
+    """What a result cost, as the pipeline's ledger or the cluster's accounting counted it: costs.json.
+
+    It stands beside the record, which is written once; `read_records` lays it over the evaluation's own.
+    """
+
+    wall_seconds: float
+    gpu_hours: float | None = None
+    waiting_seconds: float | None = None
+    attempts: int | None = None
+    cost_source: Literal["sacct", "clock"] | None = None
+    pretrain_gpu_hours: float | None = None
+    pretrain_wall_seconds: float | None = None
+    pretrain_waiting_seconds: float | None = None
+    pretrain_attempts: int | None = None
+
+
+class ResultRecord(FileModel):
+    """Everything needed to trust one evaluation's numbers and to find where they come from.
+
+    Attributes
+    ----------
+    checkpoint
+        The file that was evaluated; in the record's file relative to it where both lie in one run directory.
+        Of a network in memory its label, ``<label>``.
+    checkpoint_sha256
+        Of the file that was loaded. `backbone_digest` is of what it computes (`core.formats.canonical`).
+    protocol, task_version, data_digest
+        With the seed and the backbone's digest, what decides the numbers (`configs.identity`). None where
+        the record is of version 1 and does not say.
+    wall_seconds, gpu_hours
+        Of all attempts together; `waiting_seconds` is time in a cluster's queue with nothing else in the way.
+    cost_source
+        Who counted them: "sacct", the pipeline's own "clock", or, where None, the evaluation itself.
+    pretrain_...
+        The same of the pretraining that the checkpoint comes from, where it is known.
+    """
+
+    method: str
+    pretrain_epochs: float | None
+    pretrain_dataset: str
+    pretrain_seed: int | None
+    pretrain_recipe: str
+    backbone: str
+    checkpoint: str
+    checkpoint_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    backbone_digest: str | None = None
+    recipe: str
+    recipe_hash: str = Field(pattern="^[0-9a-f]{64}$")
+    protocol: dict[str, Any] | None = None
+    task: str
+    task_version: int = 1
+    dataset: str
+    data_digest: str | None = None
+    split: str
+    backend: str
+    backend_version: str
+    seed: int
+    metrics: tuple[Metric, ...] = Field(min_length=1)
+    selection: Literal["last", "best"] = "last"
+    selected_on: str | None = None
+    train_images: int | None = None
+    label_fraction: float | None = None
+    facts: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    artifacts: dict[str, str] = Field(default_factory=dict)
+    wall_seconds: float
+    gpu_hours: float
+    hardware: str
+    git_revision: str
+    library_versions: dict[str, str]
+    host: str
+    job_id: str | None
+    finished: str
+    pretrain_gpu_hours: float | None = None
+    pretrain_wall_seconds: float | None = None
+    waiting_seconds: float | None = None
+    attempts: int | None = None
+    cost_source: Literal["sacct", "clock"] | None = None
+    pretrain_waiting_seconds: float | None = None
+    pretrain_attempts: int | None = None
+    pretrain_peak_gpu_memory_gib: float | None = None
+
+    def identity(self) -> dict[str, Any] | None:
+        """Return what decided the numbers, as `configs.identity.Identity.to_json` does; None if not known."""
+        if self.protocol is None:
+            return None
+        return {
+            "kind": self.protocol["task"],
+            "version": self.task_version,
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "backbone": self.backbone_digest,
+            "data": self.data_digest,
+        }
+
+    @model_validator(mode="after")
+    def _best_names_its_split(self) -> "ResultRecord":
+        if self.selection == "best" and self.selected_on is None:
+            raise ValueError("a 'best' result must name the split it was selected on (selected_on)")
+        if self.selection == "best" and self.selected_on == self.split:
+            raise ValueError(
+                f"a result selected on the split it is measured on ('{self.split}') is no result"
+            )
+        return self
+
+
+def make_record(
+    *,
+    recipe: Recipe,
+    task: str,
+    source: "Source",
+    data_digest: str | None,
+    dataset: str,
+    split: str,
+    backend: str,
+    seed: int,
+    metrics: Iterable[Metric],
+    wall_seconds: float,
+    backend_version: str | None = None,
+    selection: Literal["last", "best"] = "last",
+    selected_on: str | None = None,
+    train_images: int | None = None,
+    label_fraction: float | None = None,
+    facts: dict[str, str | int | float | bool | None] | None = None,
+    artifacts: dict[str, str] | None = None,
+) -> ResultRecord:
+    """Build the record of a finished evaluation; provenance is filled in from the running process.
+
+    Parameters
+    ----------
+    recipe, source
+        The evaluation recipe, and the checkpoint as it was loaded.
+    data_digest
+        Of what was read of the data set (`core.data.digest`); None on ranks that write no record.
+    backend
+        Distribution name of the library that did the task ("torchvision", "detectron2", "mmsegmentation",
+        "carryover"); its version is looked up unless `backend_version` says it (an unbuilt source tree
+        has no distribution).
+    wall_seconds
+        Time spent over all attempts.
+    facts
+        Anything else a reader should know (iterations, images per class, tensors proven equal).
+    artifacts
+        Files beside the record, by name, relative to its directory.
+    """
+    import torch
+
+    metadata = source.metadata
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ResultRecord(
+        method=metadata.method,
+        pretrain_epochs=metadata.epochs,
+        pretrain_dataset=metadata.dataset,
+        pretrain_seed=metadata.seed,
+        pretrain_recipe=metadata.recipe,
+        backbone=metadata.backbone.label,
+        checkpoint=str(source.path if source.in_memory else source.path.absolute()),
+        checkpoint_sha256=source.sha256,
+        backbone_digest=source.digest,
+        recipe=recipe.name,
+        recipe_hash=recipe_hash(recipe),
+        protocol=protocol(recipe),
+        task=task,
+        task_version=type(recipe).version,
+        dataset=dataset,
+        data_digest=data_digest,
+        split=split,
+        backend=backend,
+        backend_version=backend_version or _version(backend),
+        seed=seed,
+        metrics=tuple(metrics),
+        selection=selection,
+        selected_on=selected_on,
+        train_images=train_images,
+        label_fraction=label_fraction,
+        facts=facts or {},
+        artifacts=artifacts or {},
+        wall_seconds=wall_seconds,
+        gpu_hours=gpus * wall_seconds / 3600,
+        hardware=hardware(),
+        git_revision=git_revision(),
+        library_versions=dict(library_versions()),
+        host=host(),
+        job_id=job_id(),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        pretrain_gpu_hours=metadata.gpu_hours,
+        pretrain_wall_seconds=metadata.wall_seconds,
+        pretrain_peak_gpu_memory_gib=metadata.peak_gpu_memory_gib,
+    )
+
+
+def write_record(record: ResultRecord, directory: Path) -> Path:
+    """Write `directory`/result.json atomically and return its path.
+
+    The file carries a digest of itself, so that one edited by hand is told from one that was measured.
+
+    Raises UserError where there is a result already: records are written once.
+    """
+    path = directory / RECORD_NAME
+    if path.exists() and path.stat().st_size:
+        raise UserError(f"{path}: there is a result already, and records are written once; remove it first")
+    later = {name for name in _COUNTED_LATER if getattr(record, name) is None}
+    plain = RESULT_FORMAT.stamped(json.loads(record.model_dump_json(exclude=later)))
+    if not record.checkpoint.startswith("<"):
+        plain["checkpoint"] = _beside(Path(record.checkpoint), directory)
+    plain[_DIGEST_KEY] = _digest(plain)
+    write_json(path, plain)
+    return path
+
+
+def load_record(path: Path) -> ResultRecord:
+    """Read one result record, of this version or an older one; `checkpoint` becomes a path of this machine.
+
+    Raises
+    ------
+    DamagedFileError
+        It is no whole record, or not as it was written.
+    NewerFormatError
+        A newer release wrote it.
+    """
+    from carryover.transfer.results.v1 import migrated
+
+    plain = read_json(path)
+    if plain is None:
+        raise DamagedFileError(f"{path}: damaged: the file is empty")
+    if isinstance(plain, dict) and _DIGEST_KEY in plain:
+        plain = dict(plain)
+        if plain.pop(_DIGEST_KEY) != _digest(plain):
+            raise DamagedFileError(
+                f"{path}: damaged: its content does not fit its digest: it was edited after it was written"
+            )
+    if isinstance(plain, dict) and isinstance(plain.get(VERSION_KEY, ""), str):
+        plain = migrated(plain, path)
+    content = RESULT_FORMAT.current(plain, path)
+    content = {k: v for k, v in content.items() if k not in (VERSION_KEY, WRITER_KEY)}
+    record = RESULT_FORMAT.parse(ResultRecord, content, path)
+    if record.checkpoint.startswith("<"):
+        return record
+    there = path.parent / record.checkpoint
+    return record.model_copy(update={"checkpoint": str(there.resolve())})
+
+
+def write_costs_file(costs: Costs, directory: Path) -> Path:
+    """Write `directory`/costs.json, what the result in `directory` cost."""
+    path = directory / COSTS_NAME
+    COSTS_FORMAT.write(path, costs.model_dump(mode="json", exclude_none=True))
+    return path
+
+
+def load_costs(directory: Path) -> Costs | None:
+    """Read costs.json beside a record; None where there is none.
+
+    Raises DamagedFileError or NewerFormatError, as `load_record` does.
+    """
+    path = directory / COSTS_NAME
+    plain = COSTS_FORMAT.read(path)
+    return None if plain is None else COSTS_FORMAT.parse(Costs, plain, path)
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A record and the file it was read from."""
+
+    path: Path
+    record: ResultRecord
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that should be a record and is none, and why."""
+
+    path: Path
+    reason: str
+
+
+def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem]]:
+    """Read every result record below the given run directories (or files), in path order.
+
+    Costs that were counted later stand in the records as if they had been written with them. A half-written,
+    newer or hand-edited file is returned as a Problem and does not stop the others.
+    """
+    found: list[StoredRecord] = []
+    problems: list[Problem] = []
+    for path in sorted({p for run in runs for p in _record_files(run)}):
+        try:
+            record = load_record(path)
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
+            continue
+        try:
+            costs = load_costs(path.parent)
+        except (UserError, OSError) as error:
+            problems.append(
+                Problem(path.parent / COSTS_NAME, str(error).removeprefix(f"{path.parent / COSTS_NAME}: "))
+            )
+            costs = None
+        update = costs.model_dump(exclude_none=True) if costs is not None else {}
+        found.append(StoredRecord(path, record.model_copy(update=update)))
+    return found, problems
+
+
+def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
+    """Lay records out tidily: one row a metric, one column a field, `record` the file's path."""
+    import pandas as pd
+
+    columns = [
+        c
+        for c in ResultRecord.model_fields
+        if c not in ("metrics", "facts", "artifacts", "library_versions", "protocol")
+    ]
+    rows = []
+    for stored in records:
+        shared = {c: getattr(stored.record, c) for c in columns} | {"record": str(stored.path)}
+        for metric in stored.record.metrics:
+            rows.append(
+                shared
+                | {
+                    "metric": metric.name,
+                    "value": metric.value,
+                    "unit": metric.unit,
+                    "higher_is_better": metric.higher_is_better,
+                    "n": metric.n,
+                }
+            )
+    tail = ["metric", "value", "unit", "higher_is_better", "n"]
+    frame = pd.DataFrame(rows, columns=[*columns, "record", *tail])
+    whole = ("seed", "pretrain_seed", "train_images", "n", "attempts", "pretrain_attempts")
+    return frame.astype(dict.fromkeys(whole, "Int64"))
+
+
+def _beside(checkpoint: Path, directory: Path) -> str:
+    """Return a checkpoint's path as a record keeps it: relative where both are of one run, which may move."""
+    checkpoint, directory = checkpoint.absolute(), directory.absolute()
+    run = next((p for p in directory.parents if (p / "pipeline.json").is_file()), None)
+    if run is None or not checkpoint.is_relative_to(run):
+        return str(checkpoint)
+    up = len(directory.relative_to(run).parts)
+    return str(Path(*[".."] * up, checkpoint.relative_to(run)))
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _record_files(run: Path) -> list[Path]:
+    """Find the records below a run, but not in outputs kept aside as ``out.HASH``."""
+    if run.is_file():
+        return [run]
+    found = (p.relative_to(run) for p in run.rglob(RECORD_NAME))
+    return [run / p for p in found if not any(part.startswith("out.") for part in p.parts)]
+
+
+def _version(backend: str) -> str:
+    try:
+        return release() if backend == "carryover" else distributions.version(backend)
+    except distributions.PackageNotFoundError:
+        return "unknown"

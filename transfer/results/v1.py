@@ -1,0 +1,47 @@
+"""Result records of version 1 (carryover 0.1): what they lack is read from the recipe beside them."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from carryover.configs import UserError, protocol, recipe_hash
+from carryover.core.formats.claims import RECIPE_NAME, hash_of_v1, read_recipe
+
+
+def migrated(plain: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the content of a version 1 record as one of version 2.
+
+    The protocol is that of the recipe.yaml beside the record, if its hash is the record's; the recipe's hash
+    becomes today's, so that old and new results of one recipe stand in one column. A checkpoint that lay in
+    the record's run directory is looked for in that directory, wherever it is now.
+    """
+    content = plain | {"schema_version": 2, "checkpoint": _moved(Path(plain.get("checkpoint", "")), path)}
+    beside = path.parent / RECIPE_NAME
+    if beside.is_file():
+        known = _protocol_of(beside.read_text(encoding="utf-8"), beside)
+        if known is not None and known[0] == plain.get("recipe_hash"):
+            content |= {"recipe_hash": known[1], "protocol": known[2]}
+    return content
+
+
+@cache
+def _protocol_of(text: str, path: Path) -> tuple[str, str, dict[str, Any]] | None:
+    """Return a recipe's hash of version 1, its hash of today and its protocol; None if it cannot be read."""
+    from carryover.transfer.tasks.config import TransferConfig
+
+    try:
+        plain, recipe = read_recipe(path, TransferConfig)
+    except UserError:
+        return None
+    return hash_of_v1(plain, recipe), recipe_hash(recipe), protocol(recipe)
+
+
+def _moved(checkpoint: Path, record: Path) -> str:
+    """Return the checkpoint's place in the record's run directory, if that is where it lies."""
+    if "stages" in checkpoint.parts and "stages" in record.parts:
+        at = len(record.parts) - 1 - record.parts[::-1].index("stages")
+        tail = checkpoint.parts[len(checkpoint.parts) - 1 - checkpoint.parts[::-1].index("stages") :]
+        here = Path(*record.parts[:at], *tail)
+        if here.is_file():
+            return str(here.absolute())
+    return str(checkpoint)

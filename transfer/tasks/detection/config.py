@@ -1,0 +1,154 @@
+"""DetectionConfig: everything that decides a detection run, for either backend (torch-free)."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from carryover.configs import Incidental, Recipe, Section
+from carryover.core.data.objects.config import DetectionData
+from carryover.core.training.solver import ScaledSolver
+from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
+
+ModelConfig = Annotated[C4Config | FPNConfig, Field(discriminator="name")]
+
+
+class InputConfig(Section):
+    """What the network is shown.
+
+    Attributes
+    ----------
+    min_sizes_train, min_size_sampling
+        Short edges in pixels: one of the list is drawn ("choice"), or any from the first to the last
+        ("range").
+    max_size_train, max_size_test
+        The long edge is never larger; the short one shrinks with it.
+    flip
+        Mirror half of the training images.
+    channel_order, pixel_mean, pixel_std
+        Statistics in 0..255 that must be those the checkpoint was trained with.
+    """
+
+    min_sizes_train: tuple[PositiveInt, ...] = Field(default=(800,), min_length=1)
+    min_size_sampling: Literal["choice", "range"] = "choice"
+    max_size_train: PositiveInt = 1333
+    min_size_test: PositiveInt = 800
+    max_size_test: PositiveInt = 1333
+    flip: bool = True
+    channel_order: Literal["RGB"] = "RGB"
+    pixel_mean: tuple[float, float, float] = (123.675, 116.280, 103.530)
+    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.120, 57.375)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "InputConfig":
+        if self.min_size_sampling == "range" and len(self.min_sizes_train) != 2:
+            raise ValueError("min_size_sampling: range takes min_sizes_train: [smallest, largest]")
+        if max(self.min_sizes_train) > self.max_size_train:
+            raise ValueError(
+                f"min_sizes_train reaches {max(self.min_sizes_train)}, beyond max_size_train"
+                f" {self.max_size_train}"
+            )
+        if self.min_size_test > self.max_size_test:
+            raise ValueError(
+                f"min_size_test {self.min_size_test} is beyond max_size_test {self.max_size_test}"
+            )
+        return self
+
+
+class SolverConfig(ScaledSolver):
+    """SGD with a multi-step schedule; see `ScaledSolver`.
+
+    Attributes
+    ----------
+    base_lr, max_iter, steps, warmup_iters
+        Peak rate, length, where the rate is multiplied by `gamma`, and length of the linear warm-up (which
+        starts at `warmup_factor` of the rate), at the reference batch.
+    weight_decay, weight_decay_norm
+        L2 penalty on weights and biases, and on the parameters of normalisation layers.
+    precision
+        ``bf16`` autocasts the network; boxes, losses and the optimiser stay in float32.
+    """
+
+    base_lr: PositiveFloat = 0.02
+    steps: tuple[PositiveInt, ...] = ()
+    gamma: PositiveFloat = 0.1
+    warmup_iters: NonNegativeInt = 1000
+    warmup_factor: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    weight_decay: NonNegativeFloat = 1e-4
+    weight_decay_norm: NonNegativeFloat = 0.0
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """The steps at which the rate falls, at this batch."""
+        return tuple(self.scaled(step) for step in self.steps)
+
+    @property
+    def warmup(self) -> int:
+        """The steps of the warm-up at this batch."""
+        return self.scaled(self.warmup_iters) if self.warmup_iters else 0
+
+    @field_validator("steps")
+    @classmethod
+    def _ascending(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"steps must ascend, got {list(steps)}")
+        return steps
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "SolverConfig":
+        if self.steps and self.steps[-1] >= self.max_iter:
+            raise ValueError(f"steps: {self.steps[-1]} is not before max_iter {self.max_iter}")
+        if self.warmup_iters >= self.max_iter:
+            raise ValueError(
+                f"warmup_iters {self.warmup_iters} leaves nothing of the {self.max_iter} iterations"
+            )
+        return self
+
+
+class DetectionConfig(Recipe):
+    """A detection recipe: data, detector, input, optimisation; the backbone comes with the checkpoint.
+
+    Attributes
+    ----------
+    backend
+        The library that builds and trains the detector. Both read the same recipe.
+    precise_bn
+        Training batches over which batch statistics are estimated anew before testing (Detectron2's
+        TEST.PRECISE_BN.NUM_ITER); 0 tests with the running averages.
+    seed
+        Decides initialisation of the new layers, order and augmentation of the images, and sampling.
+    workers
+        Image-loading processes of each rank; 0 loads in the training process.
+    checkpoints
+        How many times over the run the training state is saved.
+    log_every
+        Iterations between two lines of metrics.jsonl.
+    samples
+        Test images drawn with their detections for the report.
+    """
+
+    task: Literal["detection"] = "detection"
+    backend: Literal["torchvision", "detectron2"] = "torchvision"
+    data: DetectionData
+    model: ModelConfig
+    input: InputConfig = InputConfig()
+    solver: SolverConfig
+    precise_bn: NonNegativeInt = 200
+    seed: Annotated[NonNegativeInt, Incidental] = 0
+    workers: Annotated[NonNegativeInt, Incidental] = 4
+    checkpoints: Annotated[PositiveInt, Incidental] = 10
+    log_every: Annotated[PositiveInt, Incidental] = 20
+    samples: Annotated[NonNegativeInt, Incidental] = 8
+
+    @model_validator(mode="after")
+    def _masks_are_annotated(self) -> "DetectionConfig":
+        if self.model.masks and self.data.kind == "voc":
+            raise ValueError("model.masks: true needs instance masks; the VOC layout has boxes only")
+        return self

@@ -1,0 +1,66 @@
+"""Testing a detector: its detections in every test image, in pixels of the original."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from carryover.core.data.objects.dataset import DetectionImage
+from carryover.core.training.progress import progress
+from carryover.transfer.tasks.detection.model import Detector, Training
+from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
+from carryover.transfer.tasks.detection.torchvision.masks import paste_masks
+
+
+@torch.no_grad()
+def predict(run: Training, detector: Detector, images: Sequence[DetectionImage]) -> list[ImagePrediction]:
+    """Run the detector on each image by itself, as Detectron2 does, and return one prediction an image.
+
+    Ranks share the images, and each returns the predictions of all. With precision "bf16" the network is
+    autocast; boxes, scores and non-maximum suppression are in float32.
+    """
+    config, ranks = run.config, run.ranks
+    detector.model.eval()
+    own = images[ranks.rank :: ranks.world]
+    loader = DataLoader(detector.test_images(own), batch_size=None, num_workers=config.workers)
+    predictions = []
+    with progress(f"test {config.model.label}", len(own), shown=ranks.first) as bar:
+        for source, loaded in zip(own, loader):
+            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
+                predictions.append(detector.detect(loaded, source))
+            bar.advance()
+    if ranks.world == 1:
+        return predictions
+    parts: list[list[ImagePrediction]] = [[] for _ in range(ranks.world)]
+    dist.all_gather_object(parts, predictions)
+    merged = [(i * ranks.world + r, p) for r, part in enumerate(parts) for i, p in enumerate(part)]
+    return [p for _, p in sorted(merged, key=lambda pair: pair[0])]
+
+
+def to_original(
+    detections: dict[str, Tensor], shape: tuple[int, int], source: DetectionImage
+) -> ImagePrediction:
+    """Scale detections in a resized image of `shape` (height, width) to the original, clipped to it.
+
+    What is left without area is dropped; masks are pasted at the original resolution.
+    """
+    height, width = source.height, source.width
+    scale = detections["boxes"].new_tensor([width / shape[1], height / shape[0]]).repeat(2)
+    edge = detections["boxes"].new_tensor([width, height]).repeat(2)
+    boxes = torch.minimum((detections["boxes"] * scale).clamp(min=0), edge)
+    solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes = boxes[solid]
+    masks = None
+    if "masks" in detections:
+        pasted = paste_masks(detections["masks"][solid], boxes, height, width)
+        masks = encode_masks(pasted.cpu().numpy())
+    return ImagePrediction(
+        image_id=source.id,
+        boxes=boxes.cpu().numpy().astype(np.float32),
+        scores=detections["scores"][solid].cpu().numpy().astype(np.float32),
+        labels=detections["labels"][solid].cpu().numpy() - 1,
+        masks=masks,
+    )

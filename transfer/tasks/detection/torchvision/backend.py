@@ -1,0 +1,109 @@
+"""The torchvision side of a detection run: the detector of `rcnn_model`, its steps and its detections."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from carryover.configs import UserError
+from carryover.core.backbones.source import Source
+from carryover.core.data.objects.dataset import DetectionImage
+from carryover.core.data.objects.splits import Splits
+from carryover.core.data.steps import step_loader
+from carryover.core.training.distributed import Ranks
+from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
+from carryover.transfer.tasks.detection.data import Steps, TrainingImages
+from carryover.transfer.tasks.detection.inference import to_original
+from carryover.transfer.tasks.detection.model import Backend, Step, Training
+from carryover.transfer.tasks.detection.predictions import ImagePrediction
+from carryover.transfer.tasks.detection.torchvision.backbone import assert_carried
+from carryover.transfer.tasks.detection.torchvision.model import build_detector
+from carryover.transfer.tasks.detection.torchvision.precise_bn import recalibrate
+from carryover.transfer.tasks.detection.transforms import resize_for_test
+
+
+class TestImages(Dataset[Tensor]):
+    """The resized test images, in order."""
+
+    __test__ = False  # not a pytest class
+
+    def __init__(self, images: Sequence[DetectionImage], config: InputConfig) -> None:
+        self.images, self.config = images, config
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return resize_for_test(self.images[index], self.config)
+
+
+@dataclass
+class TorchvisionDetector:
+    """A detector of torchvision's components in a run; see `backend.Detector`."""
+
+    run: Training
+    model: nn.Module
+    carried: int
+    facts: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+    def build_optimizer(self) -> torch.optim.SGD:
+        return build_optimizer(self.model, self.run.config.solver)
+
+    def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
+        config, ranks = self.run.config, self.run.ranks
+        images, size = self.run.images, config.solver.ims_per_batch
+        dataset = TrainingImages(images, config.input, config.model.masks, config.seed)
+        draws = Steps(images, size, config.seed, start, stop, ranks.rank, ranks.world)
+        for examples in step_loader(dataset, draws, config.workers):
+            tensors = [e.image.to(ranks.device) for e in examples]
+            targets = [{k: v.to(ranks.device) for k, v in e.target.items()} for e in examples]
+            yield tensors, targets
+
+    def recalibrate(self, start: int, stop: int) -> int:
+        return recalibrate(self.model, self.steps(start, stop))
+
+    def test_images(self, images: Sequence[DetectionImage]) -> Dataset[Tensor]:
+        return TestImages(images, self.run.config.input)
+
+    def detect(self, loaded: Tensor, source: DetectionImage) -> ImagePrediction:
+        detections = self.model([loaded.to(self.run.ranks.device)])[0]
+        return to_original(detections, (loaded.shape[-2], loaded.shape[-1]), source)
+
+
+def build_optimizer(model: nn.Module, solver: SolverConfig) -> torch.optim.SGD:
+    """Build SGD with a weight decay of its own for the parameters of normalisation layers."""
+    norms: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in model.modules():
+        group = norms if isinstance(module, nn.modules.batchnorm._BatchNorm) else others
+        group += [p for p in module.parameters(recurse=False) if p.requires_grad]
+    groups = [
+        {"params": others, "weight_decay": solver.weight_decay},
+        {"params": norms, "weight_decay": solver.weight_decay_norm},
+    ]
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=solver.peak_lr, momentum=solver.momentum)
+
+
+def _require(config: DetectionConfig, ranks: Ranks) -> None:
+    if ranks.world > 1 and ranks.device.type == "cpu" and config.model.norms & {"SyncBN", "naiveSyncBN"}:
+        raise UserError(
+            "torch has no SyncBN over several CPU processes; train in one process, or choose BN for"
+            " model.norm, model.fpn_norm and model.head_norm"
+        )
+
+
+@contextmanager
+def _detector(run: Training, splits: Splits, source: Source) -> Iterator[TorchvisionDetector]:
+    config, weights = run.config, source.backbone.state_dict()
+    classes = len(splits.train.classes)
+    about = source.metadata.backbone
+    model = build_detector(about, weights, config.model, config.input, classes, config.seed)
+    carried = assert_carried(model, weights, config.model)
+    yield TorchvisionDetector(run, model.to(run.ranks.device), carried)
+
+
+TORCHVISION = Backend("torchvision", None, _require, _detector)

@@ -1,0 +1,38 @@
+"""Detection and instance segmentation with torchvision: a recipe and a checkpoint in, a result record out."""
+
+import logging
+from pathlib import Path
+
+from carryover.configs import UserError
+from carryover.core.data.objects.splits import read_splits
+from carryover.transfer.results.record import ResultRecord
+from carryover.transfer.tasks.detection.config import DetectionConfig
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DetectionConfig, checkpoint: Path, out: Path) -> ResultRecord:
+    """Train a detector on a pretrained backbone and test it.
+
+    Resumes from a half-finished `out`: from the last saved state, on a CPU bit for bit as if it had never
+    stopped. Under torchrun every rank calls this with the same arguments and `out` on a shared file system.
+
+    `out` then holds metrics.jsonl (losses), predictions.json.gz, detector.safetensors (the tested weights)
+    and samples/*.png; the training state checkpoint.pt is removed at the end.
+
+    Raises
+    ------
+    UserError
+        Data, checkpoint or recipe that cannot work together. Files and data are checked before torch is
+        imported.
+    WorkError
+        A backbone tensor that was not carried over, or a loss that is not finite.
+    """
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    splits = read_splits(config.data, needs_masks=config.model.masks)
+
+    from carryover.transfer.tasks.detection.task import run_protocol
+    from carryover.transfer.tasks.detection.torchvision.backend import TORCHVISION
+
+    return run_protocol(TORCHVISION, config, splits, checkpoint, out)

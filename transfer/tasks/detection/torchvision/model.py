@@ -1,0 +1,126 @@
+"""Faster and Mask R-CNN around a pretrained backbone, assembled from torchvision's components.
+
+With the same weights they give Detectron2's features, losses and detections (proven in the tests). What
+remains different: images are taken as stored, whatever their EXIF orientation says; mask targets are cut from
+bit masks at the original resolution, where Detectron2 rasterises polygons; order and augmentation of the
+images come from another random stream.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+
+from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.config import BackboneConfig
+from carryover.transfer.tasks.detection.config import InputConfig
+from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
+from carryover.transfer.tasks.detection.torchvision.backbone import (
+    C4_STRIDES,
+    FPN_STRIDES,
+    C4Trunk,
+    Res5Head,
+    fpn_backbone,
+    freeze_stages,
+    norm_factory,
+    replace_norms,
+    require_detectable,
+)
+from carryover.transfer.tasks.detection.torchvision.heads import build_c4_heads, build_fpn_heads
+from carryover.transfer.tasks.detection.torchvision.rpn import build_rpn
+
+
+class NormalizeAndPad(nn.Module):
+    """Turns resized uint8 images into one normalised batch; resizing was done when they were loaded.
+
+    Takes the place of torchvision's GeneralizedRCNNTransform, which resizes on the device, without
+    antialiasing, and resizes masks too.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], divisor: int) -> None:
+        super().__init__()
+        self.divisor = divisor
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        shapes = [(image.shape[-2], image.shape[-1]) for image in images]
+        height, width = (
+            -(-max(shape[axis] for shape in shapes) // self.divisor) * self.divisor for axis in (0, 1)
+        )
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        # Zero after normalisation: padding has the colour of the mean, as in Detectron2.
+        batch = torch.zeros((len(images), 3, height, width), device=mean.device)
+        batch = batch.to(memory_format=torch.channels_last)
+        for slot, image, (h, w) in zip(batch, images, shapes):
+            slot[:, :h, :w] = (image.float() - mean) / std
+        return ImageList(batch, shapes), targets
+
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Leave detections in pixels of the resized images; who loaded them knows the original sizes."""
+        return result
+
+
+def build_detector(
+    backbone: BackboneConfig,
+    weights: Mapping[str, Tensor],
+    model: C4Config | FPNConfig,
+    input_config: InputConfig,
+    classes: int,
+    seed: int,
+) -> GeneralizedRCNN:
+    """Build a detector around a pretrained backbone; everything new is initialised from `seed`.
+
+    Parameters
+    ----------
+    backbone, weights
+        What the checkpoint holds: its architecture and its tensors under torchvision's names.
+    classes
+        Number of object classes; label 0 of the detector is the background.
+
+    Returns
+    -------
+    GeneralizedRCNN
+        In training, maps (images, targets) to a dict of losses; in evaluation, images to detections. Images
+        are resized uint8 tensors (3, H, W); targets hold `boxes` (n, 4), `labels` (n,) from 1 and, for masks,
+        `masks` (n, H0, W0) at the original resolution.
+
+    Raises
+    ------
+    UserError
+        The backbone cannot carry a detector (not a ResNet, or without the ImageNet stem).
+    """
+    require_detectable(backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        resnet = ResNet(backbone.arch, backbone.width, backbone.stem)
+        resnet.load_state_dict(weights, strict=False)
+        replace_norms(resnet, model.norm)
+        freeze_stages(resnet, model.freeze_at)
+        body: nn.Module
+        heads: nn.Module
+        if isinstance(model, FPNConfig):
+            body = fpn_backbone(resnet, model)
+            rpn = build_rpn(model.fpn_dim, model, FPN_STRIDES)
+            # The coarsest level gives proposals only; regions are cut from the four others.
+            heads = build_fpn_heads(classes, model, FPN_STRIDES[:4])
+            divisor = 32
+        else:
+            make_norm = norm_factory(model.norm if model.extra_norm else "none")
+            extra_norm = make_norm(resnet.feature_dim) if make_norm else nn.Identity()
+            res5 = Res5Head(resnet, extra_norm)
+            body = C4Trunk(resnet)
+            rpn = build_rpn(body.out_channels, model, C4_STRIDES)
+            heads = build_c4_heads(res5, classes, model, C4_STRIDES[0])
+            divisor = 1
+        transform = NormalizeAndPad(input_config.pixel_mean, input_config.pixel_std, divisor)
+    return GeneralizedRCNN(body, rpn, heads, transform).to(memory_format=torch.channels_last)

@@ -1,0 +1,101 @@
+"""What happens to an image before a detector sees it: short-edge resize and flip, from its own seed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from carryover.configs import WorkError
+from carryover.core.data.objects.dataset import DetectionImage, decode_masks
+from carryover.transfer.tasks.detection.config import InputConfig
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image as the detector takes it.
+
+    Attributes
+    ----------
+    image
+        (3, h, w) uint8, RGB, resized.
+    target
+        `boxes` (n, 4) float32 in pixels of the resized image, `labels` (n,) from 1, and for mask detectors
+        `masks` (n, H, W) uint8 at the original resolution, mirrored when the image is.
+    """
+
+    image: Tensor
+    target: dict[str, Tensor]
+
+
+def train_example(
+    source: DetectionImage, config: InputConfig, with_masks: bool, rng: np.random.Generator
+) -> Example:
+    """Load one training image: short edge drawn from the recipe's sizes, then mirrored or not.
+
+    Crowd regions are no training objects; difficult boxes are, as in Detectron2.
+    """
+    image = load_image(source)
+    short = _short_edge(config, rng)
+    mirrored = config.flip and bool(rng.random() < 0.5)
+    width, height = resized(image.size, short, config.max_size_train)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    kept = ~source.annotation.iscrowd
+    boxes = source.annotation.boxes[kept] * np.array(
+        [width / source.width, height / source.height] * 2, dtype=np.float32
+    )
+    boxes = boxes.clip(0, np.array([width, height] * 2, dtype=np.float32))
+    masks = decode_masks(source)[kept] if with_masks else None
+    if mirrored:
+        pixels = pixels[:, ::-1]
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+        masks = None if masks is None else masks[:, :, ::-1]
+    # A box may shrink to nothing, and a mask be empty from the start; neither can be learned from.
+    solid = (boxes[:, 2] - boxes[:, 0] > 1e-5) & (boxes[:, 3] - boxes[:, 1] > 1e-5)
+    if masks is not None:
+        solid &= masks.any(axis=(1, 2))
+    target = {
+        "boxes": torch.from_numpy(boxes[solid]),
+        "labels": torch.from_numpy(source.annotation.labels[kept][solid] + 1),
+    }
+    if masks is not None:
+        target["masks"] = torch.from_numpy(np.ascontiguousarray(masks[solid]))
+    return Example(_to_tensor(pixels), target)
+
+
+def resize_for_test(source: DetectionImage, config: InputConfig) -> Tensor:
+    """Load one test image: (3, h, w) uint8, its short edge `min_size_test`."""
+    image = load_image(source)
+    size = resized(image.size, config.min_size_test, config.max_size_test)
+    return _to_tensor(np.asarray(image.resize(size, Image.Resampling.BILINEAR)))
+
+
+def resized(size: tuple[int, int], short_edge: int, max_size: int) -> tuple[int, int]:
+    """Return the (width, height) whose short edge is `short_edge`, or less so that none exceeds `max_size`.
+
+    Rounded as Detectron2's ResizeShortestEdge does.
+    """
+    scale = short_edge / min(size)
+    scale = min(scale, max_size / max(size))
+    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+
+
+def load_image(source: DetectionImage) -> Image.Image:
+    """Decode an image to RGB as stored: annotations are in the file's own pixels, whatever its EXIF says."""
+    try:
+        with Image.open(source.path) as file:
+            return file.convert("RGB")
+    except OSError as error:
+        raise WorkError(f"{source.path}: not readable as an image ({error})") from None
+
+
+def _short_edge(config: InputConfig, rng: np.random.Generator) -> int:
+    sizes = config.min_sizes_train
+    if config.min_size_sampling == "range":
+        return int(rng.integers(sizes[0], sizes[1], endpoint=True))
+    return int(sizes[rng.integers(len(sizes))])
+
+
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

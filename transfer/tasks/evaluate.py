@@ -1,0 +1,74 @@
+"""One evaluation recipe on one checkpoint: finds the protocol's module, runs it, writes the result record."""
+
+import importlib
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+
+from carryover.configs import UserError
+from carryover.core.backbones.source import Source
+from carryover.core.formats.canonical import METADATA_KEY, load_canonical, read_metadata, save_canonical
+from carryover.core.formats.claims import claimed_by_work_alone
+from carryover.core.training.distributed import is_first
+from carryover.transfer.results.record import RECORD_NAME, ResultRecord
+from carryover.transfer.tasks.config import PROTOCOLS, TransferConfig
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: TransferConfig, checkpoint: Path | Source, out: Path) -> ResultRecord:
+    """Evaluate a canonical checkpoint, or by a frozen-feature task an open source; write `out`/result.json.
+
+    Resumes a half-finished `out`. Returns the record that is there when the evaluation is finished already.
+
+    Raises UserError, and changes nothing, when `out` holds other work: another protocol, version, seed,
+    backbone or other data (`configs.identity`); each difference is named.
+    """
+    module = importlib.import_module(PROTOCOLS[type(config)](config))
+    # Every rank of a job comes here, each with its own idea of host and seconds: the first one's is written.
+    first = is_first()
+    with claimed_by_work_alone(out) if first else nullcontext():
+        record: ResultRecord = module.evaluate(config, checkpoint, out)
+    if not first:
+        return record
+    for metric in record.metrics:
+        shown = "undefined" if metric.value is None else f"{metric.value:.2f} {metric.unit}"
+        log.info("%s: %s %s", record.recipe, metric.name, shown)
+    log.info("record: %s", out / RECORD_NAME)
+    return record
+
+
+def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Path:
+    """Return `checkpoint` when it is canonical, else its import, written to `out`/imported.safetensors.
+
+    Raises UserError for an `encoder` that the file does not hold.
+    """
+    from carryover.core.backbones.importers import import_checkpoint, require_encoder
+
+    if is_canonical(checkpoint):
+        require_encoder(checkpoint, read_metadata(checkpoint), encoder)
+        return checkpoint
+    state, metadata = import_checkpoint(checkpoint, encoder=encoder)
+    path = out / "imported.safetensors"
+    save_canonical(path, state, metadata)
+    load_canonical(path)
+    log.info(
+        "%s: a %s checkpoint, %s encoder; imported as %s", checkpoint, metadata.maker, metadata.encoder, path
+    )
+    return path
+
+
+def is_canonical(checkpoint: Path) -> bool:
+    """Tell a canonical checkpoint from another maker's by its own header; raises UserError if unreadable."""
+    from safetensors import SafetensorError, safe_open
+
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    try:
+        with safe_open(str(checkpoint), framework="pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+__all__ = ["RECORD_NAME", "canonical_of", "evaluate", "is_canonical"]

@@ -1,0 +1,173 @@
+"""What a fine-tuning recipe says, checked before torch is imported."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from carryover.configs import Incidental, Recipe, Section
+from carryover.core.data.labelled.config import ClassifyData, ImageConfig
+from carryover.core.data.labelled.labels import Labels
+from carryover.transfer.tasks.schedules import Schedule
+
+Seed = Annotated[NonNegativeInt, Incidental]
+
+
+class FinetuneOptimizer(Section):
+    """SGD with separate rates for backbone and head.
+
+    Attributes
+    ----------
+    base_lr_backbone, base_lr_head, lr_per
+        The linear scaling rule: a rate is base_lr x batch_size / lr_per. A rate that the source states at one
+        batch size has that batch as its `lr_per`.
+    lr_backbone, lr_head
+        The scaled rates as the source states them. They decide nothing: when given, they must agree.
+    decay_norm_and_bias
+        Whether biases and normalisation parameters are decayed too.
+    """
+
+    base_lr_backbone: NonNegativeFloat
+    base_lr_head: PositiveFloat
+    lr_per: PositiveInt = 256
+    lr_backbone: NonNegativeFloat | None = None
+    lr_head: PositiveFloat | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegativeFloat = 0.0
+    decay_norm_and_bias: bool = True
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> "FinetuneOptimizer":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: true needs a momentum above 0")
+        return self
+
+
+class LastEpoch(Section):
+    """The result is that of the last epoch."""
+
+    name: Literal["last"] = "last"
+
+
+class BestEpoch(Section):
+    """The result is that of the epoch which is best on a held-out part of the *labelled* images.
+
+    `held_out` is the part of every class that is not trained on.
+    """
+
+    name: Literal["best_epoch"]
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class GridOfRates(Section):
+    """Rates are chosen on a held-out part of the labelled images; then all of them are trained on.
+
+    Attributes
+    ----------
+    held_out
+        Part of every class that is held out while choosing.
+    base_lr_backbone, head_multiples
+        Every backbone rate is tried with every multiple of it for the head.
+    """
+
+    name: Literal["grid"]
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    base_lr_backbone: tuple[PositiveFloat, ...] = Field(min_length=1)
+    head_multiples: tuple[PositiveFloat, ...] = Field(min_length=1)
+
+    @property
+    def points(self) -> tuple[tuple[float, float], ...]:
+        """Every (backbone base rate, head base rate), in the order in which they are tried."""
+        return tuple((lr, lr * m) for lr in self.base_lr_backbone for m in self.head_multiples)
+
+
+Selection = Annotated[LastEpoch | BestEpoch | GridOfRates, Field(discriminator="name")]
+
+
+class FinetuneConfig(Recipe):
+    """A fine-tuning recipe: a labelled subset, rates for backbone and head, and how the result is chosen.
+
+    Attributes
+    ----------
+    labels
+        Which training images keep their labels.
+    selection
+        Which result counts: the last epoch's, unless one is selected on held-out labelled images.
+    batch_size
+        Images of one optimiser step over all ranks. The last, smaller batch of an epoch is trained on too.
+    freeze_backbone
+        Train the head alone; weights and statistics of the backbone stay as they are, bit for bit.
+    bn
+        Batch normalisation in training: "train" uses and tracks the batch's statistics, "eval" keeps the
+        checkpoint's (its weights are trained either way, unless the backbone is frozen).
+    sync_bn
+        Batch statistics over all ranks.
+    head_init
+        First weights of the head: "normal" N(0, 0.01^2) with zero bias, "zero", or "uniform" (torch's own).
+    head_norm
+        "batch": a batch normalisation without weights before the head, so that one rate fits features
+        of any scale (He et al. 2022, A.1, linear probing); its statistics are trained, whatever `bn` says.
+    checkpoint_every
+        Epochs between two saved states; a state is saved on SIGUSR2 and SIGTERM besides.
+    keep_weights
+        Write the tested classifier to classifier.safetensors.
+    """
+
+    task: Literal["finetune"] = "finetune"
+    data: ClassifyData
+    labels: Labels
+    image: ImageConfig = ImageConfig()
+    optimizer: FinetuneOptimizer
+    schedule: Schedule
+    selection: Selection = LastEpoch()
+    batch_size: Annotated[int, Field(ge=2)]
+    freeze_backbone: bool = False
+    bn: Literal["train", "eval"] = "train"
+    sync_bn: bool = False
+    head_init: Literal["normal", "zero", "uniform"] = "normal"
+    head_norm: Literal["none", "batch"] = "none"
+    seed: Seed = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    channels_last: bool = True
+    checkpoint_every: Annotated[PositiveInt, Incidental] = 1
+    log_every: Annotated[PositiveInt, Incidental] = 10
+    keep_weights: Annotated[bool, Incidental] = True
+    workers: Annotated[NonNegativeInt, Incidental] = 4
+
+    @property
+    def lr_backbone(self) -> float:
+        """The backbone's peak rate, scaled to the batch size."""
+        return self.optimizer.base_lr_backbone * self.batch_size / self.optimizer.lr_per
+
+    @property
+    def lr_head(self) -> float:
+        """The head's peak rate, scaled to the batch size."""
+        return self.optimizer.base_lr_head * self.batch_size / self.optimizer.lr_per
+
+    @model_validator(mode="after")
+    def _rates_agree(self) -> "FinetuneConfig":
+        o = self.optimizer
+        for part, stated, scaled in (
+            ("backbone", o.lr_backbone, self.lr_backbone),
+            ("head", o.lr_head, self.lr_head),
+        ):
+            if stated is not None and not math.isclose(stated, scaled, rel_tol=1e-3):
+                raise ValueError(
+                    f"optimizer.lr_{part} is stated as {stated:g}, but base_lr_{part} x batch_size / lr_per ="
+                    f" {scaled:g}; correct one of them, or set optimizer.lr_{part}=null"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_means_frozen(self) -> "FinetuneConfig":
+        trained = self.optimizer.base_lr_backbone > 0
+        if self.freeze_backbone and trained:
+            raise ValueError("freeze_backbone: true needs optimizer.base_lr_backbone: 0")
+        if self.freeze_backbone and self.bn != "eval":
+            raise ValueError("freeze_backbone: true needs bn: eval, else the statistics would change")
+        if self.freeze_backbone and isinstance(self.selection, GridOfRates):
+            raise ValueError("selection: a grid over backbone rates makes no sense with a frozen backbone")
+        if not self.freeze_backbone and not trained:
+            raise ValueError("optimizer.base_lr_backbone: 0 trains nothing; say freeze_backbone: true")
+        return self

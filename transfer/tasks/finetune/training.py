@@ -1,0 +1,259 @@
+"""Training one classifier from a carried backbone: exact to resume, optionally judged on held-out images."""
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from carryover.configs import UserError
+from carryover.core.data.config import AugmentConfig
+from carryover.core.data.labelled.loading import laid_out, training_loader
+from carryover.core.data.prepared import Batch, Dataset, EvaluationLoader
+from carryover.core.formats.claims import Work
+from carryover.core.training.convolution import use_products
+from carryover.core.training.distributed import Ranks, with_sync_bn
+from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.loop import Plan, epochs, require_finite, train
+from carryover.transfer.tasks.accuracy import Accuracy, count
+from carryover.transfer.tasks.finetune.config import FinetuneConfig
+from carryover.transfer.tasks.finetune.model import Classifier, build_optimizer, set_rates
+from carryover.transfer.tasks.schedules import rate_factor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One classifier to be trained.
+
+    Attributes
+    ----------
+    backbone
+        Builds the carried backbone with its weights; returns it with its feature dimension.
+    images
+        The labelled images that are trained on.
+    lr_backbone, lr_head
+        Peak rates, scaled to the batch.
+    out
+        Where state and metrics go.
+    work
+        Tells what is trained from any other, so that another training's state is refused.
+    judge
+        Held-out images on which the best epoch is chosen; None: the last epoch counts.
+    """
+
+    config: FinetuneConfig
+    backbone: Callable[[], tuple[nn.Module, int]]
+    images: Dataset
+    augment: AugmentConfig
+    lr_backbone: float
+    lr_head: float
+    out: Path
+    ranks: Ranks
+    work: Work
+    judge: Dataset | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained classifier, the epoch it is of, the seconds it took, its accuracy on the judge's images."""
+
+    model: Classifier
+    epoch: int
+    seconds: float
+    judged: Accuracy | None
+
+
+def train_classifier(training: Training, stop: StopRequest) -> Trained:
+    """Train to the end of the schedule, from the newest state in `training.out` if there is one.
+
+    Every rank calls this. SIGUSR2 or SIGTERM saves the state and leaves through `Interrupted`.
+
+    Raises
+    ------
+    UserError
+        Too few images for one step, or a directory that holds another training's state.
+    WorkError
+        A loss that is not finite.
+    """
+    _require_two_in_a_batch(training)
+    finetuning = _Finetuning(training)
+    seconds = train(training.work, finetuning.plan(), finetuning, training.ranks, stop)
+    return finetuning.finished(seconds)
+
+
+def accuracy(model: Classifier, images: Dataset, training: Training) -> Accuracy:
+    """Test on all of `images`, each resized and cropped centrally; every rank gets the same answer."""
+    if training.ranks.world > 1:
+        # Each rank tracked statistics of its own; all test with the first one's.
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+    return count(_predictions(model, images, training), training.ranks.device)
+
+
+def _predictions(model: Classifier, images: Dataset, training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+    config, ranks = training.config, training.ranks
+    loader = EvaluationLoader(
+        images,
+        training.augment,
+        config.batch_size,
+        ranks.rank,
+        ranks.world,
+        config.workers,
+        ranks.device,
+    )
+    model.eval()
+    with (
+        torch.inference_mode(),
+        torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
+    ):
+        for batch in loader:
+            assert batch.label is not None
+            yield model(laid_out(batch.views[0], config.channels_last)), batch.label
+
+
+def _require_two_in_a_batch(training: Training) -> None:
+    images, batch = len(training.images), training.config.batch_size
+    last = images % batch or min(images, batch)
+    uses_batches = training.config.bn == "train" or training.config.head_norm == "batch"
+    if uses_batches and last <= training.ranks.world:
+        raise UserError(
+            f"batch_size {batch} leaves one of {images} images for an epoch's last batch, which batch"
+            " normalisation cannot train on; choose another batch_size, or bn: eval and head_norm: none"
+        )
+
+
+def _build(training: Training) -> tuple[Classifier, torch.optim.SGD]:
+    config, ranks = training.config, training.ranks
+    labels = training.images.labels
+    assert labels is not None
+    # The head's first weights come from torch's own generator.
+    torch.manual_seed(config.seed)
+    backbone, feature_dim = training.backbone()
+    model = Classifier(backbone, feature_dim, len(training.images.classes), config)
+    if config.sync_bn and ranks.world > 1:
+        with_sync_bn(model, ranks.device)
+    model.to(ranks.device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    use_products(model)
+    return model, build_optimizer(model, config, training.lr_backbone, training.lr_head)
+
+
+class _Finetuning:
+    """A classifier in training, as the loop sees it; remembers the best epoch where images are held out."""
+
+    def __init__(self, training: Training) -> None:
+        config, ranks = training.config, training.ranks
+        self._training = training
+        self._model, self._optimizer = _build(training)
+        self._wrapped: nn.Module = self._model
+        self._loader = training_loader(
+            training.images, training.augment, config.batch_size, config.seed, ranks, config.workers
+        )
+        self._best: dict[str, Any] | None = None
+        self._factor = 0.0
+
+    def plan(self) -> Plan:
+        """Plan the whole schedule."""
+        config, each = self._training.config, self._loader.steps_per_epoch
+        return Plan(
+            title=f"fine-tune {config.name}",
+            end=config.schedule.epochs * each,
+            reports=lambda step: step % each == 0 or step % config.log_every == 0,
+            saves=lambda step: step % (each * config.checkpoint_every) == 0,
+            images_per_step=config.batch_size,
+            out=self._training.out,
+        )
+
+    def begin(self, step: int) -> None:
+        """Share the model among the ranks."""
+        ranks = self._training.ranks
+        if ranks.world > 1:
+            self._wrapped = DistributedDataParallel(
+                self._model,
+                device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+                broadcast_buffers=False,
+            )
+        self._model.train()
+
+    def batches(self, step: int) -> Generator[Batch, None, None]:
+        """Yield labelled batches."""
+        yield from epochs(self._loader, step)
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take one step on the cross-entropy; judge the model at the end of an epoch."""
+        training, config = self._training, self._training.config
+        each = self._loader.steps_per_epoch
+        self._factor = rate_factor(config.schedule, step, each)
+        set_rates(self._optimizer, self._factor)
+        # Stochastic depth draws from torch's generator: seeded afresh, its state needs no saving.
+        own = np.random.SeedSequence([config.seed, step, training.ranks.rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(own[0]))
+        assert batch.label is not None
+        with torch.autocast(training.ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = self._wrapped(laid_out(batch.views[0], config.channels_last))
+        loss = cross_entropy(logits.float(), batch.label)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        if training.judge is not None and (step + 1) % each == 0:
+            self._judge((step + 1) // each, accuracy(self._model, training.judge, training))
+            self._model.train()
+        return {"loss": loss}
+
+    def describe(self, step: int, means: dict[str, float]) -> dict[str, float]:
+        """Say which epoch it is, and both rates."""
+        training = self._training
+        return {
+            "epoch": step / self._loader.steps_per_epoch,
+            "lr_backbone": self._factor * training.lr_backbone,
+            "lr_head": self._factor * training.lr_head,
+        }
+
+    def require_finite(self, step: int) -> None:
+        """Refuse weights that are not finite."""
+        require_finite(self._model.state_dict(), step)
+
+    def state(self) -> dict[str, Any]:
+        """Return the model, the optimiser and the best model so far."""
+        model, optimizer = self._model.state_dict(), self._optimizer.state_dict()
+        return {"model": model, "optimizer": optimizer, "best": self._best}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Load them."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._best = state["best"]
+
+    def finished(self, seconds: float) -> Trained:
+        """Return the model of the best epoch, or the last one's where nothing judged."""
+        if self._best is None:
+            return Trained(self._model, self._training.config.schedule.epochs, seconds, None)
+        self._model.load_state_dict(self._best["model"])
+        judged = Accuracy(self._best["images"], self._best["top1"], self._best["top5"])
+        return Trained(self._model, self._best["epoch"], seconds, judged)
+
+    def _judge(self, epoch: int, found: Accuracy) -> None:
+        """Remember the model if it is the best so far; of equals the earliest is kept."""
+        log.info("epoch %d: %.2f %% of the held-out images", epoch, found.top1_percent)
+        if self._best is None or found.top1 > self._best["top1"]:
+            self._best = {
+                "epoch": epoch,
+                "images": found.images,
+                "top1": found.top1,
+                "top5": found.top5,
+                "model": _copied(self._model.state_dict()),
+            }
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

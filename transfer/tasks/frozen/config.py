@@ -1,0 +1,31 @@
+"""What the recipes of all frozen-feature tasks share (torch-free)."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from carryover.configs import Incidental, Recipe
+from carryover.core.data.labelled.config import ImageConfig
+
+
+class FrozenRecipe(Recipe):
+    """What every evaluation of a frozen network shares.
+
+    Attributes
+    ----------
+    precision
+        That of the network's forward pass; features are kept, and classifiers trained, in float32.
+    extract_batch
+        Images of one forward pass over all ranks where nothing is trained.
+    store
+        Folder of the feature store; None: ``features`` beside the checkpoint, or in the output directory
+        where that cannot be written.
+    """
+
+    image: ImageConfig = ImageConfig()
+    precision: Literal["bf16", "fp32"] = "fp32"
+    seed: Annotated[NonNegativeInt, Incidental] = 0
+    extract_batch: Annotated[PositiveInt, Incidental] = 256
+    store: Annotated[Path | None, Incidental] = None
+    workers: Annotated[NonNegativeInt, Incidental] = 4

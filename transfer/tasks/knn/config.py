@@ -1,0 +1,27 @@
+"""What a k-NN recipe says (torch-free)."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from carryover.core.data.labelled.config import ClassifyData
+from carryover.core.data.labelled.labels import AllLabels, Labels
+from carryover.transfer.tasks.frozen.config import FrozenRecipe
+
+
+class KnnConfig(FrozenRecipe):
+    """Weighted k-nearest-neighbour classification (Wu et al. 2018).
+
+    Attributes
+    ----------
+    labels
+        Which training images are neighbours.
+    k, temperatures
+        Every pair of them is reported; all come from one search of the largest k.
+    """
+
+    task: Literal["knn"] = "knn"
+    data: ClassifyData
+    labels: Labels = AllLabels()
+    k: tuple[PositiveInt, ...] = Field(default=(20, 200), min_length=1)
+    temperatures: tuple[PositiveFloat, ...] = Field(default=(0.07, 0.1), min_length=1)

@@ -1,0 +1,129 @@
+"""SegmentationConfig: everything that decides a segmentation run, for either backend (torch-free)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from carryover.configs import Incidental, Recipe, Section
+from carryover.core.data.masks.config import SegmentationData
+from carryover.core.training.solver import ScaledSolver
+from carryover.transfer.tasks.segmentation.model_config import ModelConfig
+
+Size = tuple[PositiveInt, PositiveInt]
+
+
+class InputConfig(Section):
+    """What the network is shown.
+
+    Attributes
+    ----------
+    scale, ratio_range
+        A training image is resized to fit (long edge, short edge), both multiplied by a ratio drawn from the
+        range, keeping its shape.
+    crop_size
+        (height, width) of a training crop; what an image lacks of it is padding that is ignored.
+    cat_max_ratio
+        A crop of which one class has more than this share is drawn again, ten times at most; 1 takes any.
+    flip, photometric
+        Mirror half of the training images; disturb brightness, contrast, saturation and hue (as SSD does).
+    test_scale
+        What a test image is resized to fit; null leaves it. Scores are measured at its own size.
+    test_mode, test_stride
+        "whole" images, or "slide" a window of crop_size over them, (height, width) pixels a step, and
+        average.
+    channel_order, pixel_mean, pixel_std
+        Statistics in 0..255 that must be those the checkpoint was trained with.
+    """
+
+    scale: Size = (2048, 512)
+    ratio_range: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    crop_size: Size = (512, 512)
+    cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = 0.75
+    flip: bool = True
+    photometric: bool = True
+    test_scale: Size | None = (2048, 512)
+    test_mode: Literal["whole", "slide"] = "whole"
+    test_stride: Size | None = None
+    channel_order: Literal["RGB"] = "RGB"
+    pixel_mean: tuple[float, float, float] = (123.675, 116.280, 103.530)
+    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.120, 57.375)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "InputConfig":
+        if self.ratio_range[0] > self.ratio_range[1]:
+            raise ValueError(f"ratio_range: {list(self.ratio_range)} descends; [smallest, largest]")
+        if (self.test_mode == "slide") != (self.test_stride is not None):
+            raise ValueError("test_stride: [height, width] goes with test_mode: slide, and only with it")
+        if self.test_stride and any(s > c for s, c in zip(self.test_stride, self.crop_size, strict=True)):
+            raise ValueError(
+                f"test_stride {list(self.test_stride)} is larger than crop_size {list(self.crop_size)}:"
+                " pixels between two windows would be in neither"
+            )
+        return self
+
+
+class SolverConfig(ScaledSolver):
+    """SGD with a polynomial schedule; see `ScaledSolver`.
+
+    Attributes
+    ----------
+    base_lr, min_lr, power
+        The rate of iteration t of T is min_lr + (base_lr - min_lr) (1 - t / (T - 1))^power (Chen et al. 2018,
+        Sec. 4.1; mmengine's PolyLR).
+    weight_decay
+        L2 penalty on every parameter, as in mmseg's schedules.
+    """
+
+    base_lr: PositiveFloat = 0.01
+    min_lr: NonNegativeFloat = 1e-4
+    power: PositiveFloat = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+
+    @property
+    def final_lr(self) -> float:
+        """The last learning rate, at this batch."""
+        return self.min_lr * self.scale
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "SolverConfig":
+        if self.min_lr > self.base_lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above base_lr {self.base_lr:g}")
+        return self
+
+
+class SegmentationConfig(Recipe):
+    """A segmentation recipe: data, segmenter, input, optimisation; the backbone comes with the checkpoint.
+
+    Attributes
+    ----------
+    backend
+        The library that builds and trains the segmenter. Both read the same recipe; UPerNet is mmseg's alone.
+    seed
+        Decides initialisation of the new layers, order and augmentation of the images, and dropout.
+    workers
+        Image-loading processes of each rank; 0 loads in the training process.
+    checkpoints
+        How many times over the run the training state is saved.
+    log_every
+        Iterations between two lines of metrics.jsonl.
+    samples
+        Test images painted with what was found in them for the report.
+    """
+
+    task: Literal["segmentation"] = "segmentation"
+    backend: Literal["torchvision", "mmseg"] = "torchvision"
+    data: SegmentationData
+    model: ModelConfig
+    input: InputConfig = InputConfig()
+    solver: SolverConfig
+    seed: Annotated[NonNegativeInt, Incidental] = 0
+    workers: Annotated[NonNegativeInt, Incidental] = 4
+    checkpoints: Annotated[PositiveInt, Incidental] = 10
+    log_every: Annotated[PositiveInt, Incidental] = 50
+    samples: Annotated[NonNegativeInt, Incidental] = 8
+
+    @model_validator(mode="after")
+    def _the_backend_has_the_segmenter(self) -> "SegmentationConfig":
+        if self.model.name == "upernet" and self.backend == "torchvision":
+            raise ValueError("model.name: upernet is built by mmsegmentation; set backend: mmseg")
+        return self

@@ -1,0 +1,151 @@
+"""A recipe's segmenter in mmsegmentation's own settings, and the model built from them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from carryover.configs import WorkError
+from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.verify import prove_carried
+from carryover.core.data.masks.dataset import IGNORED
+from carryover.core.formats.receipt import Receipt
+from carryover.transfer.convert.mmcv_stub import install
+from carryover.transfer.convert.mmseg import resnet_settings
+from carryover.transfer.convert.target import quiet
+from carryover.transfer.tasks.segmentation.config import SegmentationConfig
+from carryover.transfer.tasks.segmentation.model_config import FCNConfig
+from carryover.transfer.tasks.segmentation.torchvision.backbone import dilations
+
+
+def model_settings(
+    config: SegmentationConfig, backbone: BackboneConfig, classes: int, converted: Path, norm: str
+) -> dict[str, Any]:
+    """Return mmseg's `model=dict(...)` of a recipe.
+
+    Parameters
+    ----------
+    converted
+        The backbone's file, as `carryover convert --to mmseg` writes it; it is loaded as `init_cfg`.
+    norm
+        "BN" or "SyncBN": mmseg's SyncBN is for several GPUs only.
+    """
+    model, shown = config.model, config.input
+    spread = dilations(model.output_stride if isinstance(model, FCNConfig) else 32)
+    norm_cfg = {"type": norm, "requires_grad": True}
+    widths = _widths(backbone)
+    shared = {
+        "num_classes": classes,
+        "norm_cfg": norm_cfg,
+        "align_corners": model.align_corners,
+        "dropout_ratio": model.dropout,
+        "ignore_index": IGNORED,
+    }
+    if isinstance(model, FCNConfig):
+        head: dict[str, Any] = {
+            "type": "FCNHead",
+            "in_channels": widths[3],
+            "in_index": 3,
+            "num_convs": model.convs,
+            "concat_input": model.concat_input,
+        }
+    else:
+        head = {
+            "type": "UPerHead",
+            "in_channels": widths,
+            "in_index": [0, 1, 2, 3],
+            "pool_scales": model.pool_scales,
+        }
+    test: dict[str, Any] = {"mode": shown.test_mode}
+    if shown.test_stride is not None:
+        test |= {"crop_size": shown.crop_size, "stride": shown.test_stride}
+    settings = {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "mean": list(shown.pixel_mean),
+            "std": list(shown.pixel_std),
+            # mmcv decodes to BGR.
+            "bgr_to_rgb": True,
+            "pad_val": 0,
+            "seg_pad_val": IGNORED,
+            "size": shown.crop_size,
+        },
+        "pretrained": None,
+        "backbone": {
+            **resnet_settings(backbone),
+            "type": model.backbone,
+            "strides": tuple(1 if d > 1 else s for d, s in zip(spread, (1, 2, 2, 2))),
+            "dilations": spread,
+            "contract_dilation": True,
+            "norm_cfg": norm_cfg,
+            "norm_eval": False,
+            "init_cfg": {"type": "Pretrained", "checkpoint": str(converted)},
+        },
+        "decode_head": head | shared | {"channels": model.channels, "loss_decode": _cross_entropy(1.0)},
+        "train_cfg": {},
+        "test_cfg": test,
+    }
+    if (auxiliary := model.auxiliary) is not None:
+        settings["auxiliary_head"] = {
+            "type": "FCNHead",
+            "in_channels": widths[2],
+            "in_index": 2,
+            "channels": auxiliary.channels,
+            "num_convs": auxiliary.convs,
+            "concat_input": False,
+            "loss_decode": _cross_entropy(auxiliary.weight),
+            **shared,
+        }
+    return settings
+
+
+def build_model(settings: dict[str, Any], receipt: Receipt, seed: int) -> tuple[nn.Module, int]:
+    """Let mmseg build a model and load its backbone; return it, and how many tensors were proven carried.
+
+    Everything new is initialised from `seed`. Raises WorkError naming the tensors that did not arrive.
+    """
+    install()
+    with quiet():
+        import mmseg.models  # noqa: F401 (registers the segmenters)
+    from mmengine.config import ConfigDict
+    from mmengine.logging import MMLogger
+    from mmengine.registry import DefaultScope
+    from mmseg.registry import MODELS
+
+    # mmengine tells of every parameter; what counts is proven tensor by tensor.
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        with (
+            torch.random.fork_rng(devices=[]),
+            quiet(),
+            DefaultScope.overwrite_default_scope("mmseg"),
+        ):
+            torch.manual_seed(seed)
+            model: Any = MODELS.build(ConfigDict(settings))
+            model.init_weights()
+    finally:
+        logger.setLevel(level)
+    return model, prove(model, receipt)
+
+
+def prove(model: Any, receipt: Receipt) -> int:
+    """Prove that a live model's backbone is the receipt's, and count its tensors; raises WorkError if not."""
+    kind = type(model.backbone).__name__
+    if kind != "ResNet":
+        raise WorkError(f"mmseg built a {kind} for a backbone, expected a ResNet")
+    return prove_carried(receipt, model.backbone.state_dict(), f"mmseg {type(model.decode_head).__name__}")
+
+
+def _widths(backbone: BackboneConfig) -> list[int]:
+    with torch.device("meta"):
+        width = ResNet(backbone.arch, backbone.width, backbone.stem).feature_dim
+    return [width // 8, width // 4, width // 2, width]
+
+
+def _cross_entropy(weight: float) -> dict[str, Any]:
+    return {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": weight}

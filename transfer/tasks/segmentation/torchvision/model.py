@@ -1,0 +1,151 @@
+"""FCN around a pretrained backbone, assembled from torchvision's components.
+
+With the same weights it gives mmseg's features, logits, losses and learning rates (proven in the tests). What
+remains different: PIL resizes images, where mmseg uses OpenCV, which does not antialias; order and
+augmentation of the images come from another random stream.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.fcn import FCN
+
+from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.config import BackboneConfig
+from carryover.core.data.masks.dataset import IGNORED
+from carryover.transfer.tasks.segmentation.config import InputConfig
+from carryover.transfer.tasks.segmentation.model_config import FCNConfig
+from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate, require_segmentable
+from carryover.transfer.tasks.segmentation.transforms import Example
+
+
+class ConvHead(nn.Module):
+    """3x3 convolutions, dropout, and a linear classifier of every pixel (mmseg's FCNHead).
+
+    Maps features (B, in_channels, h, w) to logits (B, classes, h, w).
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, convs: int, concat_input: bool, dropout: float, classes: int
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] + [channels] * convs
+        self.convs = nn.Sequential(*(_conv(a, b) for a, b in pairwise(widths)))
+        self.concat = _conv(in_channels + channels, channels) if concat_input else None
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.convs(features)
+        if self.concat is not None:
+            x = self.concat(torch.cat([features, x], dim=1))
+        logits: Tensor = self.classifier(self.dropout(x))
+        return logits
+
+
+class DilatedFCN(FCN):
+    """torchvision's FCN (`backbone`, `classifier`, `aux_classifier`) that aligns corners where asked to.
+
+    Maps normalised images (B, 3, H, W) to logits (B, C, H, W): "out", and in training "aux".
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None, align: bool
+    ) -> None:
+        super().__init__(backbone, head, auxiliary)
+        self.align_corners = align
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(x)
+        logits = {"out": self.classifier(features["out"])}
+        if self.training and self.aux_classifier is not None:
+            logits["aux"] = self.aux_classifier(features["aux"])
+        return {name: self.resized(value, x.shape[-2:]) for name, value in logits.items()}
+
+    def resized(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Resize a map of logits (B, C, h, w) to (height, width), in float32."""
+        return F.interpolate(
+            logits.float(), size=list(size), mode="bilinear", align_corners=self.align_corners
+        )
+
+
+def build_segmenter(
+    backbone: BackboneConfig, weights: Mapping[str, Tensor], model: FCNConfig, classes: int, seed: int
+) -> DilatedFCN:
+    """Build an FCN around a pretrained backbone; everything new is initialised from `seed`.
+
+    Parameters
+    ----------
+    backbone, weights
+        What the checkpoint holds: its architecture and its tensors under torchvision's names.
+
+    Raises
+    ------
+    UserError
+        The backbone cannot carry a segmenter (not a ResNet, or without the ImageNet stem).
+    """
+    require_segmentable(backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        resnet = ResNet(backbone.arch, backbone.width, backbone.stem)
+        resnet.load_state_dict(weights, strict=False)
+        dilate(resnet, model.output_stride)
+        width = resnet.feature_dim
+        head = ConvHead(width, model.channels, model.convs, model.concat_input, model.dropout, classes)
+        auxiliary = None
+        if (aux := model.auxiliary) is not None:
+            auxiliary = ConvHead(width // 2, aux.channels, aux.convs, False, model.dropout, classes)
+        body = IntermediateLayerGetter(resnet, {"layer3": "aux", "layer4": "out"})
+        segmenter = DilatedFCN(body, head, auxiliary, model.align_corners)
+    return segmenter.to(memory_format=torch.channels_last)
+
+
+def losses(logits: Mapping[str, Tensor], labels: Tensor, model: FCNConfig) -> dict[str, Tensor]:
+    """Return the weighted cross-entropies of head and auxiliary head; labels (B, H, W) int64.
+
+    Averaged over all pixels, the ignored ones too, which add nothing (mmseg's default).
+    """
+    found = {"loss_seg": _cross_entropy(logits["out"], labels)}
+    if "aux" in logits and model.auxiliary is not None:
+        found["loss_aux"] = model.auxiliary.weight * _cross_entropy(logits["aux"], labels)
+    return found
+
+
+def normalised(image: Tensor, config: InputConfig) -> Tensor:
+    """Normalise (3, H, W) uint8 pixels by the recipe's statistics, on their device."""
+    mean = torch.tensor(config.pixel_mean, device=image.device).view(3, 1, 1)
+    std = torch.tensor(config.pixel_std, device=image.device).view(3, 1, 1)
+    return (image.float() - mean) / std
+
+
+def batch_of(examples: Sequence[Example], config: InputConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return crops as images (B, 3, H, W) and labels (B, H, W) int64 of the crop size.
+
+    What a crop lacks is zero after normalisation, the colour of the mean, and ignored.
+    """
+    height, width = config.crop_size
+    images = torch.zeros((len(examples), 3, height, width), device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.full((len(examples), height, width), IGNORED, dtype=torch.int64, device=device)
+    for i, example in enumerate(examples):
+        h, w = example.labels.shape
+        images[i, :, :h, :w] = normalised(example.image.to(device), config)
+        labels[i, :h, :w] = example.labels.to(device)
+    return images, labels
+
+
+def _conv(in_channels: int, channels: int) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+    return total / labels.numel()
