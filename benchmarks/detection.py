@@ -31,11 +31,12 @@ from carryover.core.data.objects.splits import read_splits
 from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import joined
 from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.iterations import train_iterations
 from carryover.core.training.provenance import hardware
+from carryover.transfer.tasks.base import Run
 from carryover.transfer.tasks.config import DetectionConfig
-from carryover.transfer.tasks.detection.data import annotated_images
-from carryover.transfer.tasks.detection.model import Backend, Training
-from carryover.transfer.tasks.detection.training import train_detector
+from carryover.transfer.tasks.detection.detectron2 import library
+from carryover.transfer.tasks.detection.task import backend_of
 from carryover.transfer.tasks.identity import identify
 
 BACKENDS = ("torchvision", "detectron2")
@@ -63,25 +64,14 @@ def seconds_an_iteration(backend: str, model: str, options: argparse.Namespace) 
     source = open_source(options.checkpoint)
     with tempfile.TemporaryDirectory() as out, joined() as ranks:
         work = Work(Path(out), config, identify(config, source))
-        run = Training(config, annotated_images(splits.train), Path(out), ranks, work)
-        with library(backend).detector(run, splits, source) as detector:
+        if backend == "detectron2":
+            library.import_detectron2()
+        run = Run(config, splits, source, Path(out), ranks, work)
+        with backend_of(config).build(run) as detector:
             clock = Clock()
-            train_detector(run, detector, clock)
+            train_iterations(run, detector, "benchmark", clock)
     between = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
     return statistics.median(between[-options.steps :])
-
-
-def library(name: str) -> Backend:
-    """The backend of this name; only its library is imported."""
-    if name == "torchvision":
-        from carryover.transfer.tasks.detection.torchvision.backend import TORCHVISION
-
-        return TORCHVISION
-    from carryover.transfer.tasks.detection.detectron2.backend import DETECTRON2
-    from carryover.transfer.tasks.detection.detectron2.entry import import_detectron2
-
-    import_detectron2()
-    return DETECTRON2
 
 
 def overrides(backend: str, model: str, options: argparse.Namespace) -> list[str]:

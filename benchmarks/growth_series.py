@@ -210,8 +210,6 @@ def linear(size: int, work: Path) -> Callable[[], Turn]:
 
 def pipeline_config(size: int, work: Path) -> object:
     """A pipeline of `size` stages: the shapes, the report, and 12 for each of as many pretrainings as fit."""
-    import carryover.transfer.pipeline.config  # noqa: F401 (registers the kind)
-
     seeds = list(range((size - 2) // 12))
     file = work / f"stages{size}.yaml"
     file.write_text(
@@ -266,7 +264,7 @@ def report(kind: str) -> Prepare:
         from carryover.transfer.report import write_report
         from carryover.transfer.report.collection import collect
         from carryover.transfer.report.tables import build_tables
-        from carryover.transfer.results.record import read_records, to_frame
+        from carryover.transfer.results.reading import read_records, to_frame
 
         run = work / f"records{size}"
         if not run.exists():

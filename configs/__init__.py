@@ -7,15 +7,13 @@ from carryover.configs.errors import CarryoverError, UserError, WorkError
 
 if TYPE_CHECKING:
     from carryover.configs.identity import Identity, protocol, recipe_hash
-    from carryover.configs.loading import dump, find, header, kind_of, load, recipe_names, register, title
+    from carryover.configs.loading import dump, find, header, kind_of, load, recipe_names, title
     from carryover.configs.recipe import Incidental, Recipe, Section
 
 # Imported when first asked for: a job that only keeps its record needs no YAML reader.
 _HOMES = {
     "carryover.configs.identity": ("Identity", "protocol", "recipe_hash"),
-    "carryover.configs.loading": (
-        *("dump", "find", "header", "kind_of", "load", "recipe_names", "register", "title"),
-    ),
+    "carryover.configs.loading": (*("dump", "find", "header", "kind_of", "load", "recipe_names", "title"),),
     "carryover.configs.recipe": ("Incidental", "Recipe", "Section"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -36,7 +34,6 @@ __all__ = [
     "protocol",
     "recipe_hash",
     "recipe_names",
-    "register",
     "title",
 ]
 

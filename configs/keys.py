@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from carryover.configs.tagged import Tagged
 
 
 def valid_keys(model: Any) -> list[str]:
@@ -58,6 +61,9 @@ def with_default_tags(model: Any, data: Any) -> Any:
                 kind = type(default)
         else:
             kind = field.annotation
+            tagged = next((extra for extra in field.metadata if isinstance(extra, Tagged)), None)
+            if tagged is not None and value.get(tagged.tag) in tagged.registry:
+                kind = tagged.registry.get(value[tagged.tag])
         filled[name] = with_default_tags(kind, value)
     return filled
 
@@ -65,7 +71,13 @@ def with_default_tags(model: Any, data: Any) -> Any:
 def field_types(types: Sequence[Any], key: str) -> list[Any]:
     """List the annotations that the field `key` has in any of the models that `types` may be."""
     members = [m for t in types for m in _members(t)]
-    return [m.model_fields[key].annotation for m in members if key in m.model_fields]
+    return [annotation_of(m.model_fields[key]) for m in members if key in m.model_fields]
+
+
+def annotation_of(field: FieldInfo) -> Any:
+    """Return a field's annotation, with the registry that its value's model is found in, if there is one."""
+    tagged = next((extra for extra in field.metadata if isinstance(extra, Tagged)), None)
+    return field.annotation if tagged is None else Annotated[field.annotation, tagged]
 
 
 def named_by_tag(types: Sequence[Any]) -> bool:
@@ -78,7 +90,9 @@ def _members(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) is Annotated:
-        yield from _members(get_args(annotation)[0])
+        inside, *extras = get_args(annotation)
+        tagged = next((extra for extra in extras if isinstance(extra, Tagged)), None)
+        yield from _members(inside) if tagged is None else tagged.members()
     elif get_origin(annotation) is not Literal:
         for argument in get_args(annotation):
             yield from _members(argument)
@@ -113,4 +127,4 @@ def _walk(annotation: Any, prefix: str) -> Iterator[str]:
     if issubclass(annotation, BaseModel):
         for name, field in annotation.model_fields.items():
             yield prefix + name
-            yield from _walk(field.annotation, f"{prefix}{name}.")
+            yield from _walk(annotation_of(field), f"{prefix}{name}.")

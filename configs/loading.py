@@ -13,15 +13,20 @@ from carryover.configs.catalogue import Place, place_in_file, place_of, recipes_
 from carryover.configs.errors import UserError
 from carryover.configs.keys import nearest, sibling_keys, valid_keys, with_default_tags
 from carryover.configs.merging import apply_overrides, interpolate, merge
+from carryover.configs.registry import Registry
 from carryover.configs.story import filled, story, title_lines
 from carryover.configs.tables import STORY_KEYS, TABLE_KEYS
 
-_TYPES: dict[str, Any] = {}
+KINDS: Registry[Any] = Registry("kind of recipe", "carryover.kinds")
+"""The types of recipes by kind, each a Recipe or what stands for several; imported when asked for."""
 
-
-def register(kind: str, model: Any) -> None:
-    """Declare that recipes of `kind` are of type `model` (a Recipe, or a discriminated union of them)."""
-    _TYPES[kind] = model
+for _kind, _where in {
+    "pretrain": "carryover.pretrain.config:PretrainConfig",
+    "transfer": "carryover.transfer.tasks.config:TransferConfig",
+    "pipelines": "carryover.transfer.pipeline.config:PipelineConfig",
+    "clusters": "carryover.transfer.pipeline.clusters:ClusterConfig",
+}.items():
+    KINDS.register(_kind, _where)
 
 
 def load(kind: str, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Any:
@@ -30,7 +35,7 @@ def load(kind: str, name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
     Parameters
     ----------
     kind
-        "pretrain", "transfer", "pipelines" or "clusters"; the floor that owns the kind registers its type.
+        "pretrain", "transfer", "pipelines" or "clusters".
     name_or_path
         A shipped recipe's name (``unigrad_r50_100ep``), the path of a YAML file of the user's own, or path
         and row where that file is a table (``mine.yaml:ROW``, see `configs.tables`).
@@ -39,7 +44,7 @@ def load(kind: str, name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
 
     Returns
     -------
-    The model that was registered for `kind`, with `name` set to the name of the file or row.
+    A model of the kind's type, with `name` set to the name of the file or row.
 
     Raises
     ------
@@ -49,7 +54,7 @@ def load(kind: str, name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
         the row and the key.
     """
     place = find(kind, name_or_path)
-    model = _TYPES[kind]
+    model = KINDS.get(kind)
     where = str(place)
     merged = interpolate(apply_overrides(_content(kind, place), overrides, model), where)
     merged["name"] = place.name
@@ -83,6 +88,9 @@ def find(kind: str, name_or_path: str | Path) -> Place:
     return place_of(kind, _shipped(kind), name_or_path)
 
 
+_ADAPTERS: dict[int, tuple[Any, TypeAdapter[Any]]] = {}
+
+
 def validate(model: Any, data: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Any:
     """Turn plain data into `model`; every problem is reported at once, by key, in one UserError."""
     return _validate(model, data, where, overrides, ())
@@ -112,7 +120,8 @@ def kind_of(path: Path) -> str:
     """
     known: dict[str, int] = {}
     refused: list[str] = []
-    for kind, model in _TYPES.items():
+    for kind in KINDS.names():
+        model = KINDS.get(kind)
         try:
             keys = _content(kind, find(kind, path))
         except UserError as error:
@@ -125,8 +134,6 @@ def kind_of(path: Path) -> str:
 
 
 def _shipped(kind: str) -> Path:
-    if kind not in _TYPES:
-        raise KeyError(f"recipes of kind {kind!r} have no type yet: import the module that registers it")
     return _folder() / kind
 
 
@@ -135,14 +142,11 @@ def _folder() -> Path:
     return Path(str(resources.files("carryover.configs")))
 
 
-@cache
-def _cached_adapter(key: int) -> TypeAdapter[Any]:
-    return TypeAdapter(next(m for m in _TYPES.values() if id(m) == key))
-
-
 def _adapter(model: Any) -> TypeAdapter[Any]:
-    # Building an adapter for a large union costs tens of milliseconds; registered types are kept.
-    return _cached_adapter(id(model)) if any(m is model for m in _TYPES.values()) else TypeAdapter(model)
+    # Building an adapter for a large model costs tens of milliseconds; those of registered types are kept.
+    if id(model) not in _ADAPTERS:
+        _ADAPTERS[id(model)] = model, TypeAdapter(model)
+    return _ADAPTERS[id(model)][1]
 
 
 def _content(kind: str, place: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
@@ -155,10 +159,10 @@ def _content(kind: str, place: Place, seen: tuple[Place, ...] = ()) -> dict[str,
     for layer in row.layers:
         if layer.get("base") is not None:
             base = _content(kind, _base(kind, place, str(layer["base"])), (*seen, place))
-            merged = merge(merged, base, [_TYPES[kind]])
+            merged = merge(merged, base, [KINDS.get(kind)])
     for layer in row.layers:
         own = {k: v for k, v in layer.items() if k != "base" and k not in STORY_KEYS}
-        merged = merge(merged, own, [_TYPES[kind]])
+        merged = merge(merged, own, [KINDS.get(kind)])
     if place.row is not None and isinstance(merged.get("source"), str):
         merged["source"] = filled(row, lambda: merged, f"{place}: source", merged["source"])
     return merged

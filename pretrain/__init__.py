@@ -28,7 +28,6 @@ class _Room(ModuleType):
 
         Raises what `carryover.pretrain.trainer.train` does.
         """
-        import carryover.pretrain.config  # noqa: F401 (registers the kind)
         from carryover.configs import load
         from carryover.pretrain.trainer import train
 

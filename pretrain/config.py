@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from carryover.configs import Incidental, Recipe, Section, register
+from carryover.configs import Incidental, Recipe, Section
 from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.config import AugmentConfig, DataConfig
 from carryover.core.training.schedules import check_milestones, warmup_cosine, warmup_multistep
@@ -263,6 +263,3 @@ class PretrainConfig(Recipe):
                 " correlation_source: momentum"
             )
         return self
-
-
-register("pretrain", PretrainConfig)

@@ -4,11 +4,13 @@ A section states a method's own parameters and nothing else; backbone, projector
 recipe's (pretrain/config.py). No torch here: recipes are listed and checked without it.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from carryover.configs import Incidental, Section
+from carryover.configs import Incidental, Section, UserError
+from carryover.configs.registry import Registry
+from carryover.configs.tagged import Tagged
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Views = Literal["single", "two", "multicrop"]
@@ -71,17 +73,23 @@ class MethodSection(Section):
         Whether the method says what a mixed image's target is.
     wants_projector, wants_labels, trains
         Whether a projection head, labels, and any training at all belong to the method.
+    implementation
+        The `pretrain.methods.base.Method` that carries it out, as ``module:attribute``; imported when a
+        pretraining begins.
     version
         Raised whenever the method would train other weights from the same recipe and data; part of the
         identity of every pretraining.
     """
 
+    implementation: ClassVar[str] = ""
     version: ClassVar[int] = 1
     views: ClassVar[tuple[Views, ...]] = ("two",)
     takes_cutmix: ClassVar[bool] = False
     wants_projector: ClassVar[bool] = True
     wants_labels: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+
+    name: str
 
 
 Sourced = TypeVar("Sourced", "UniGradConfig", "DirectPredConfig")
@@ -113,6 +121,8 @@ class UniGradConfig(MethodSection):
     views: ClassVar[tuple[Views, ...]] = ("two", "multicrop")
     takes_cutmix: ClassVar[bool] = True
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.unigrad:UniGrad"
+
     name: Literal["unigrad"]
     target: DetachedTarget = MomentumTarget()
     lam: NonNegativeFloat = 100.0
@@ -140,6 +150,8 @@ class SiMoConfig(MethodSection):
         Keys are batch-normalised among other images than their queries (Table 7; with sync_bn: false).
     """
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.contrastive:SiMo"
+
     name: Literal["simo"]
     target: MomentumTarget = MomentumTarget(start=0.999, end=0.999)
     negatives: PositiveInt = 255
@@ -164,6 +176,8 @@ class MoCoConfig(MethodSection):
         Keys are batch-normalised among other images than their queries (with sync_bn: false).
     """
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.contrastive:MoCo"
+
     name: Literal["moco"]
     target: MomentumTarget = MomentumTarget(start=0.999, end=0.999)
     queue: PositiveInt = 65536
@@ -187,6 +201,8 @@ class SimCLRConfig(MethodSection):
         the target branch gives the positive only (UniGrad Table 3, last row).
     """
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.contrastive:SimCLR"
+
     name: Literal["simclr"]
     target: Target = WeightSharingTarget()
     negatives: PositiveInt | None = None
@@ -198,6 +214,8 @@ class SimCLRConfig(MethodSection):
 class BYOLConfig(MethodSection):
     """BYOL (Grill et al. 2020): a learnt predictor on a momentum target (UniGrad Eq. 5, Table 2 c)."""
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.asymmetric:BYOL"
+
     name: Literal["byol"]
     target: DetachedTarget = MomentumTarget()
     predictor: PredictorConfig = PredictorConfig()
@@ -205,6 +223,8 @@ class BYOLConfig(MethodSection):
 
 class SimSiamConfig(MethodSection):
     """SimSiam (Chen and He 2021): a learnt bottleneck predictor on a stop-gradient target."""
+
+    implementation: ClassVar[str] = "carryover.pretrain.methods.asymmetric:BYOL"
 
     name: Literal["simsiam"]
     target: DetachedTarget = StopGradientTarget()
@@ -222,6 +242,8 @@ class DirectPredConfig(MethodSection):
     eps
         Boost of the small eigenvalues, relative to the largest.
     """
+
+    implementation: ClassVar[str] = "carryover.pretrain.methods.asymmetric:DirectPred"
 
     name: Literal["directpred"]
     target: DetachedTarget = MomentumTarget()
@@ -247,6 +269,8 @@ class BarlowTwinsConfig(MethodSection):
         replaced by `a` times the identity (g with ``batch``, h with ``l2``).
     """
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.decorrelation:BarlowTwins"
+
     name: Literal["barlow_twins"]
     target: Target = WeightSharingTarget()
     normalisation: Literal["batch", "l2"] = "batch"
@@ -267,6 +291,8 @@ class VICRegConfig(MethodSection):
         Which branch gives the negative gradient of the simplified form (UniGrad Table 3).
     """
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.decorrelation:VICReg"
+
     name: Literal["vicreg"]
     target: Target = WeightSharingTarget()
     form: Literal["loss", "simplified"] = "loss"
@@ -285,6 +311,8 @@ class MSBRegConfig(MethodSection):
     """
 
     views: ClassVar[tuple[Views, ...]] = ("two", "multicrop")
+
+    implementation: ClassVar[str] = "carryover.pretrain.methods.msbreg:MSBReg"
 
     name: Literal["msbreg"]
     target: DetachedTarget = MomentumTarget()
@@ -331,6 +359,8 @@ class SqrtKLConfig(_BankSection):
         Update the bank along the corrected direction of Eq. 5 instead of the image's own embedding (Eq. 3).
     """
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.instance:SqrtKL"
+
     name: Literal["sqrtkl"]
     lam: NonNegativeFloat = 20.0
     l1: NonNegativeFloat = 1.0
@@ -341,6 +371,8 @@ class SqrtKLConfig(_BankSection):
 
 class NPIDConfig(_BankSection):
     """NPID (Wu et al. 2018) over all N classes; `proximal` weighs |z_i - w_i|^2 (SqrtKL Eq. 11)."""
+
+    implementation: ClassVar[str] = "carryover.pretrain.methods.instance:NPID"
 
     name: Literal["npid"]
     proximal: NonNegativeFloat = 0.0
@@ -353,6 +385,8 @@ class SupervisedConfig(MethodSection):
     wants_projector: ClassVar[bool] = False
     wants_labels: ClassVar[bool] = True
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.baselines:Supervised"
+
     name: Literal["supervised"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -364,23 +398,48 @@ class RandomConfig(MethodSection):
     wants_projector: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
+    implementation: ClassVar[str] = "carryover.pretrain.methods.baselines:Untrained"
+
     name: Literal["random"]
 
 
-MethodConfig = Annotated[
-    UniGradConfig
-    | SiMoConfig
-    | MoCoConfig
-    | SimCLRConfig
-    | BYOLConfig
-    | SimSiamConfig
-    | DirectPredConfig
-    | BarlowTwinsConfig
-    | VICRegConfig
-    | MSBRegConfig
-    | SqrtKLConfig
-    | NPIDConfig
-    | SupervisedConfig
-    | RandomConfig,
-    Field(discriminator="name"),
-]
+METHODS: Registry[type[MethodSection]] = Registry("method", "carryover.methods")
+"""Sections by method; a user's package adds one by an entry point of the group, or by `register_method`."""
+
+for _section in (
+    UniGradConfig,
+    SiMoConfig,
+    MoCoConfig,
+    SimCLRConfig,
+    BYOLConfig,
+    SimSiamConfig,
+    DirectPredConfig,
+    BarlowTwinsConfig,
+    VICRegConfig,
+    MSBRegConfig,
+    SqrtKLConfig,
+    NPIDConfig,
+    SupervisedConfig,
+    RandomConfig,
+):
+    METHODS.register(get_args(_section.model_fields["name"].annotation)[0], _section)
+
+MethodConfig = Annotated[MethodSection, Tagged(METHODS, "name")]
+
+
+def register_method(section: type[MethodSection]) -> type[MethodSection]:
+    """Add a method for this process: the section that stands under ``method:`` in its recipes.
+
+    A package does the same for every process by an entry point of the group ``carryover.methods``. May be
+    used as a decorator.
+
+    Raises UserError where another method has the name, or the class does not say what carries it out.
+    """
+    names = get_args(section.model_fields["name"].annotation)
+    if len(names) != 1 or not section.implementation:
+        raise UserError(
+            f"{section.__name__}: a method's section has a name, name: Literal['NAME'], and says what carries"
+            " it out, implementation: ClassVar[str] = 'module:Class'"
+        )
+    METHODS.register(names[0], section)
+    return section

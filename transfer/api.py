@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PathLike = str | Path
-_FROZEN = ("knn", "linear", "svm", "tsne")
 
 
 def load_backbone(path: PathLike, *, encoder: str | None = None) -> "Backbone":
@@ -105,11 +104,9 @@ def _evaluate(
 ) -> "ResultRecord":
     from carryover.configs import UserError, load
     from carryover.pretrain import override_strings
-    from carryover.transfer.cli.commands import register_recipes
     from carryover.transfer.tasks.evaluate import canonical_of
     from carryover.transfer.tasks.evaluate import evaluate as run
 
-    register_recipes()
     given = [*override_strings(overrides), *([] if data is None else [f"data.root={data}"])]
     config = load("transfer", recipe, given)
     with ExitStack() as stack:
@@ -118,15 +115,23 @@ def _evaluate(
             return run(config, canonical_of(Path(checkpoint), Path(kept), encoder), Path(kept))
 
         from carryover.core.backbones.given import Given, source_of
+        from carryover.transfer.tasks.frozen.config import FrozenRecipe
 
-        if config.task not in _FROZEN:
+        if not isinstance(config, FrozenRecipe):
             raise UserError(
                 f"{config.name}: a {config.task} recipe trains the network; a module in memory can be"
-                f" evaluated by {', '.join(_FROZEN)} (save it, and give the file to the others)"
+                f" evaluated by {', '.join(_frozen_tasks())} (save it, and give the file to the others)"
             )
         store = config.store or Path(kept, "features")
         source = stack.enter_context(source_of(checkpoint, said or Given(), config.image.size))
         return run(config.model_copy(update={"store": store}), source, Path(kept))
+
+
+def _frozen_tasks() -> list[str]:
+    from carryover.transfer.tasks.config import TASKS
+    from carryover.transfer.tasks.frozen.config import FrozenRecipe
+
+    return [name for name in TASKS.names() if issubclass(TASKS.get(name), FrozenRecipe)]
 
 
 def convert(path: PathLike, *, to: str, out: PathLike, encoder: str | None = None) -> "Receipt":
@@ -151,7 +156,7 @@ def read_results(*runs: PathLike) -> "pd.DataFrame":
 
     Records that cannot be read are named in warnings, and left out.
     """
-    from carryover.transfer.results.record import read_records, to_frame
+    from carryover.transfer.results.reading import read_records, to_frame
 
     records, problems = read_records([Path(run) for run in runs])
     for problem in problems:

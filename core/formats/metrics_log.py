@@ -4,9 +4,11 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from carryover.configs.files import write_atomic
+
+METRICS_NAME: Final = "metrics.jsonl"
 
 
 class MetricsLog:

@@ -55,6 +55,12 @@ def states_in(out: Path) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
+def remove_states(out: Path) -> None:
+    """Remove the training states in a directory: its work is done."""
+    for path in states_in(out):
+        path.unlink()
+
+
 def read_state_identity(path: Path) -> Any:
     """Return what a state says of its work, without reading its tensors; None if it is damaged."""
     try:

@@ -225,6 +225,13 @@ def with_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
+def share_buffers(module: nn.Module) -> None:
+    """Give every rank the first one's running statistics: each kept its own, and all test with the same."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def data_parallel(module: nn.Module, ranks: Ranks) -> nn.Module:
     """Let the ranks average their gradients in backward; a single process has none to average with.
 

@@ -1,7 +1,7 @@
-"""Trainings that count iterations (detectors, segmenters): a model, its losses and its rate, for the loop."""
+"""Trainings that count iterations (detectors, segmenters): a model with its losses, for the loop."""
 
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,23 @@ from carryover.core.training.loop import Plan, evenly, require_finite, step_seed
 S = TypeVar("S")
 
 
-class Pace(Protocol):
-    """A recipe's seed, and how often its training is saved (times in all) and logged (iterations)."""
+class Solver(Protocol):
+    """A recipe's schedule: how many iterations of how many images, and the rate of each (0-based)."""
+
+    @property
+    def iterations(self) -> int: ...
+
+    @property
+    def ims_per_batch(self) -> int: ...
+
+    def rate(self, iteration: int) -> float: ...
+
+
+class Recipe(Protocol):
+    """A recipe's schedule and seed, and how often its training is saved (times in all) and logged."""
+
+    @property
+    def solver(self) -> Any: ...
 
     @property
     def seed(self) -> int: ...
@@ -31,7 +46,7 @@ class Run(Protocol):
     """One training: its recipe, its ranks, and the work that it is."""
 
     @property
-    def config(self) -> Pace: ...
+    def config(self) -> Recipe: ...
 
     @property
     def ranks(self) -> Ranks: ...
@@ -40,39 +55,59 @@ class Run(Protocol):
     def work(self) -> Work: ...
 
 
-class _Iterations(Generic[S]):
+class Trainable(Protocol[S]):
+    """A network with what trains it.
+
+    Attributes
+    ----------
+    model
+        The network.
+    cause
+        What most likely makes its loss infinite; ends the message.
+    """
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def cause(self) -> str: ...
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """Build the optimiser of the recipe over what is trained; its rate is set at every step."""
+
+    def steps(self, start: int, stop: int) -> Generator[S, None, None]:
+        """Yield this rank's part of steps `start` to `stop`: a function of the seed alone."""
+
+    def losses(self, shared: nn.Module, step: S, iteration: int) -> dict[str, Tensor]:
+        """Return the losses of a step by `shared`, the network as the ranks share it; "loss" is minimised."""
+
+
+class _Iterations:
     """A model in training by its losses, as the loop sees it."""
 
-    def __init__(
-        self,
-        run: Run,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        steps_from: Callable[[int], Generator[S, None, None]],
-        losses_of: Callable[[nn.Module, S, int], dict[str, Tensor]],
-        rate_at: Callable[[int], float],
-    ) -> None:
-        self._run, self._model, self._optimizer = run, model, optimizer
-        self._steps_from, self._losses_of, self._rate_at = steps_from, losses_of, rate_at
-        self._wrapped = model
+    def __init__(self, run: Run, trainable: Trainable[Any]) -> None:
+        self._run, self._trainable, self._model = run, trainable, trainable.model
+        self._solver: Solver = run.config.solver
+        self._optimizer = trainable.build_optimizer()
+        self._shared = self._model
         self._rate = 0.0
 
     def begin(self, step: int) -> None:
         """Share the model among the ranks."""
         self._model.train()
-        self._wrapped = data_parallel(self._model, self._run.ranks)
+        self._shared = data_parallel(self._model, self._run.ranks)
 
-    def batches(self, step: int) -> Generator[S, None, None]:
+    def batches(self, step: int) -> Generator[Any, None, None]:
         """Yield this rank's parts of the steps."""
-        return self._steps_from(step)
+        return self._trainable.steps(step, self._solver.iterations)
 
-    def step(self, batch: S, step: int) -> dict[str, Tensor]:
+    def step(self, batch: Any, step: int) -> dict[str, Tensor]:
         """Take one step on the sum of the losses."""
-        self._rate = self._rate_at(step)
+        self._rate = self._solver.rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
         torch.manual_seed(step_seed(self._run.config.seed, step, self._run.ranks.rank))
-        losses = self._losses_of(self._wrapped, batch, step)
+        losses = self._trainable.losses(self._shared, batch, step)
         self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         self._optimizer.step()
@@ -96,49 +131,21 @@ class _Iterations(Generic[S]):
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def train_iterations(
-    run: Run,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    stop: StopRequest,
-    title: str,
-    iterations: int,
-    images_per_step: int,
-    steps_from: Callable[[int], Generator[S, None, None]],
-    losses_of: Callable[[nn.Module, S, int], dict[str, Tensor]],
-    rate_at: Callable[[int], float],
-    cause: str,
-) -> float:
-    """Train `model` in place to the end of its schedule, from the state in the run's directory if any.
+def train_iterations(run: Run, trainable: Trainable[Any], title: str, stop: StopRequest) -> float:
+    """Train in place to the end of the schedule, from the state in the run's directory if there is one.
 
-    Parameters
-    ----------
-    steps_from
-        Yields the steps from a 0-based iteration on; closed when the training ends or is left.
-    losses_of
-        The losses of a step, by the model (as the ranks share it), the step and its 0-based iteration; their
-        sum, which is what is minimised, is "loss".
-    rate_at
-        The learning rate of a 0-based iteration.
-    cause
-        What most likely made a loss infinite.
-
-    Returns
-    -------
-    float
-        Seconds spent, all attempts together.
-
-    Raises what `loop.train` does.
+    A state is saved `config.checkpoints` times over the run, at its end, and on SIGUSR2 or SIGTERM. Returns
+    the seconds spent, all attempts together. Raises what `loop.train` does.
     """
-    saved = evenly(iterations, run.config.checkpoints)
+    config, solver = run.config, run.config.solver
+    saved = evenly(solver.iterations, config.checkpoints)
     plan = Plan(
         title=title,
-        end=iterations,
-        reports=lambda step: step % run.config.log_every == 0,
+        end=solver.iterations,
+        reports=lambda step: step % config.log_every == 0,
         saves=lambda step: step in saved,
-        images_per_step=images_per_step,
+        images_per_step=solver.ims_per_batch,
         log_pace=False,
-        cause=cause,
+        cause=trainable.cause,
     )
-    trainee = _Iterations(run, model, optimizer, steps_from, losses_of, rate_at)
-    return train(run.work, plan, trainee, run.ranks, stop)
+    return train(run.work, plan, _Iterations(run, trainable), run.ranks, stop)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from carryover.configs import WorkError
 from carryover.configs.files import write_atomic
 from carryover.core.formats.claims import Work
+from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.core.formats.state import STATE_NAME, load_state, save_state
 from carryover.core.training.allocation import freed_memory_kept
 from carryover.core.training.distributed import Ranks, barrier
@@ -24,8 +25,6 @@ from carryover.core.training.progress import progress
 from carryover.core.training.window import Window
 
 log = logging.getLogger(__name__)
-
-METRICS_NAME: Final = "metrics.jsonl"
 
 Numbers = Mapping[str, Tensor]
 """Scalars on the device, of one step on one rank; what is minimised is "loss"."""

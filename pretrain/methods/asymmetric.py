@@ -8,9 +8,10 @@ from torch.nn.functional import cosine_similarity
 
 from carryover.core.data.prepared import Batch
 from carryover.core.training.distributed import mean_over_ranks
+from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder, Predictor
 from carryover.pretrain.method_config import BYOLConfig, DirectPredConfig, SimSiamConfig
-from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.methods.base import DataFacts, Method, Moment, Outcome, unit
 from carryover.pretrain.objectives.asymmetric import (
     directpred_gradient,
     directpred_gradient_simplified,
@@ -31,6 +32,11 @@ class BYOL(Method):
     def __init__(self, config: BYOLConfig | SimSiamConfig, online: Encoder, width: int) -> None:
         super().__init__(online, build_target(config.target, online))
         self.predictor = Predictor(config.predictor, width, online.bf16)
+
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> "BYOL":
+        assert isinstance(recipe.method, BYOLConfig | SimSiamConfig) and recipe.projector is not None
+        return cls(recipe.method, online, recipe.projector.out)
 
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         embeddings = super().embed(views)
@@ -57,6 +63,11 @@ class DirectPred(Method):
         self.config = config
         self.correlation: Tensor
         self.register_buffer("correlation", torch.zeros(width, width))
+
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> "DirectPred":
+        assert isinstance(recipe.method, DirectPredConfig) and recipe.projector is not None
+        return cls(recipe.method, online, recipe.projector.out)
 
     def objective(
         self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import normalize
 
 from carryover.core.data.prepared import Batch
+from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.objectives.preconditions import (
     check_batch_statistics,
@@ -15,6 +17,14 @@ from carryover.pretrain.objectives.preconditions import (
     check_normalised,
 )
 from carryover.pretrain.target import TargetBranch
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a method must know of the data set: its size, and its number of classes when it has labels."""
+
+    images: int
+    classes: int | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,16 @@ class Method(nn.Module):
         self._unchecked = True
         self.online = online
         self.target = target
+
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> Self:
+        """Build the method of a recipe around an online network whose embeddings are `projector.out` wide.
+
+        Here, from its own section and the network alone: ``cls(recipe.method, online)``.
+        """
+        build: Any = cls
+        method: Self = build(recipe.method, online)
+        return method
 
     def begin(self, batches: Iterable[Batch]) -> None:
         """Prepare before the first step of a fresh run; `batches` goes once over the whole data set."""

@@ -8,9 +8,10 @@ from torch.nn.functional import normalize
 
 from carryover.core.data.prepared import Batch
 from carryover.core.training.distributed import gather, own_slice, rank
+from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.method_config import MoCoConfig, SimCLRConfig, SiMoConfig
-from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.methods.base import DataFacts, Method, Moment, Outcome, unit
 from carryover.pretrain.objectives.contrastive import (
     batch_info_nce,
     enqueue,
@@ -60,6 +61,11 @@ class MoCo(Method):
         self.queue: Tensor
         start = torch.randn(config.queue, width, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("queue", normalize(start, dim=1))
+
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> "MoCo":
+        assert isinstance(recipe.method, MoCoConfig) and recipe.projector is not None
+        return cls(recipe.method, online, recipe.projector.out, recipe.seed)
 
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         return super().embed(views if self.config.symmetric else views[:1])

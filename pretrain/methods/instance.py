@@ -9,9 +9,10 @@ from torch import Tensor
 from carryover.core.data.prepared import Batch
 from carryover.core.training.distributed import gather, own_slice
 from carryover.pretrain.bank import MemoryBank
+from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.method_config import NPIDConfig, SqrtKLConfig
-from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.methods.base import DataFacts, Method, Moment, Outcome, unit
 from carryover.pretrain.objectives.instance import (
     class_probabilities,
     corrected_direction,
@@ -20,6 +21,17 @@ from carryover.pretrain.objectives.instance import (
 )
 from carryover.pretrain.objectives.preconditions import check_normalised
 from carryover.pretrain.sharded_bank import ShardedBank
+
+
+def bank_of(
+    recipe: PretrainConfig, method: SqrtKLConfig | NPIDConfig, facts: DataFacts
+) -> MemoryBank | ShardedBank:
+    """Return a bank of one random direction an image, drawn by the recipe's seed."""
+    assert recipe.projector is not None
+    dtype = torch.bfloat16 if method.bank_precision == "bf16" else torch.float32
+    generator = torch.Generator().manual_seed(recipe.seed)
+    kind = ShardedBank if method.bank_sharded else MemoryBank
+    return kind.random(facts.images, recipe.projector.out, generator, dtype=dtype)
 
 
 class _Banked(Method):
@@ -71,6 +83,11 @@ class SqrtKL(_Banked):
         super().__init__(config, online, bank)
         self.config = config
 
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> "SqrtKL":
+        assert isinstance(recipe.method, SqrtKLConfig)
+        return cls(recipe.method, online, bank_of(recipe, recipe.method, facts))
+
     @torch.no_grad()
     def begin(self, batches: Iterable[Batch]) -> None:
         """Feature calibrate: w_i = z_i of the untrained network (section 3.2), under its batch statistics."""
@@ -106,6 +123,11 @@ class NPID(_Banked):
     def __init__(self, config: NPIDConfig, online: Encoder, bank: MemoryBank | ShardedBank) -> None:
         super().__init__(config, online, bank)
         self.config = config
+
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> "NPID":
+        assert isinstance(recipe.method, NPIDConfig)
+        return cls(recipe.method, online, bank_of(recipe, recipe.method, facts))
 
     def objective(
         self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment

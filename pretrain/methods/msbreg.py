@@ -7,9 +7,10 @@ from torch import Tensor
 
 from carryover.core.data.prepared import Batch
 from carryover.core.training.distributed import gather, own_slice, world_size
+from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder, Predictor
 from carryover.pretrain.method_config import MSBRegConfig
-from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.methods.base import DataFacts, Method, Moment, Outcome, unit
 from carryover.pretrain.objectives.msbreg import (
     brownian_directions,
     brownian_loss,
@@ -26,6 +27,11 @@ class MSBReg(Method):
         super().__init__(online, build_target(config.target, online))
         self.config = config
         self.predictor = Predictor(config.predictor, width, online.bf16)
+
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> "MSBReg":
+        assert isinstance(recipe.method, MSBRegConfig) and recipe.projector is not None
+        return cls(recipe.method, online, recipe.projector.out)
 
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         embeddings = super().embed(views)

@@ -8,10 +8,11 @@ from torch import Tensor
 from carryover.core.data.config import CutMixConfig
 from carryover.core.data.prepared import Batch
 from carryover.core.training.distributed import gather, mean_over_ranks, own_slice, rows_of_batch, world_size
+from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.cutmix import CutMix, draw_cutmix, paste
 from carryover.pretrain.heads import Encoder
 from carryover.pretrain.method_config import UniGradConfig
-from carryover.pretrain.methods.base import Method, Moment, Outcome, unit
+from carryover.pretrain.methods.base import DataFacts, Method, Moment, Outcome, unit
 from carryover.pretrain.objectives.unigrad import (
     batch_correlation,
     multicrop_positives,
@@ -43,6 +44,11 @@ class UniGrad(Method):
         self.cutmix, self.seed = cutmix, seed
         self.correlation: Tensor
         self.register_buffer("correlation", torch.zeros(width, width))
+
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> "UniGrad":
+        assert isinstance(recipe.method, UniGradConfig) and recipe.projector is not None
+        return cls(recipe.method, online, recipe.projector.out, recipe.augment.cutmix, recipe.seed)
 
     def seen(self, batch: Batch, moment: Moment) -> list[Tensor]:
         if self.cutmix is None:

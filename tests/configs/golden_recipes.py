@@ -11,7 +11,6 @@ from typing import Any
 
 from carryover.configs import load, protocol, recipe_hash, recipe_names
 from carryover.configs.identity import leaves
-from carryover.transfer.cli.commands import register_recipes
 
 GOLDEN = Path(__file__).with_name("golden_recipes.json")
 KINDS = ("pretrain", "transfer", "pipelines", "clusters")
@@ -39,7 +38,6 @@ def entries(pipeline: Any) -> dict[str, list[str | None]]:
 
 def made() -> dict[str, Any]:
     """Return what the golden file says, from the recipes as they are now."""
-    register_recipes()
     golden: dict[str, Any] = {}
     for kind in KINDS:
         recipes = {name: load(kind, name) for name in recipe_names(kind)}

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from carryover.configs.keys import annotation_of
+from carryover.configs.tagged import Tagged
 from carryover.pretrain.config import PretrainConfig
 from carryover.transfer.tasks.config import TransferConfig
 
@@ -31,9 +33,12 @@ def _reached(annotation: Any, seen: set[Any]) -> Iterator[type[BaseModel]]:
             seen.add(annotation)
             yield annotation
             for field in annotation.model_fields.values():
-                yield from _reached(field.annotation, seen)
+                yield from _reached(annotation_of(field), seen)
     elif get_origin(annotation) is Annotated:
-        yield from _reached(get_args(annotation)[0], seen)
+        inside, *extras = get_args(annotation)
+        tagged = next((extra for extra in extras if isinstance(extra, Tagged)), None)
+        for member in [inside] if tagged is None else tagged.members():
+            yield from _reached(member, seen)
     elif get_origin(annotation) is not Literal:
         for argument in get_args(annotation):
             yield from _reached(argument, seen)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import carryover.pretrain.config  # noqa: F401 (registers the kind)
 from carryover.configs import UserError, header
 from carryover.configs.expected import cost_line, find_numbers, result_lines
 from tests.configs.published_values import numbers, value

@@ -5,10 +5,8 @@ import json
 import pytest
 
 from carryover.configs import header, load, protocol, recipe_hash, recipe_names
-from carryover.transfer.cli.commands import register_recipes
 from tests.configs.golden_recipes import GOLDEN, KINDS, digest, entries
 
-register_recipes()
 RECORDED = json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 

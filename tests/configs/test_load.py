@@ -16,8 +16,8 @@ from carryover.configs import (
     kind_of,
     load,
     recipe_hash,
-    register,
 )
+from carryover.configs.loading import KINDS
 
 
 class Sgd(Section):
@@ -54,7 +54,7 @@ class Toy(Recipe):
         return self
 
 
-register("toys", Toy)
+KINDS.register("toys", Toy)
 
 
 def write(path: Path, text: str) -> Path:
@@ -149,8 +149,6 @@ def test_a_missing_base_and_a_circular_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_recipe_names_the_nearest() -> None:
-    import carryover.pretrain.config  # noqa: F401 (registers the kind)
-
     with pytest.raises(UserError, match="'unigrad_dmo'; did you mean 'unigrad_demo'"):
         load("pretrain", "unigrad_dmo")
 
@@ -190,7 +188,7 @@ class Game(Recipe):
     epochs: int = 1
 
 
-register("games", Game)
+KINDS.register("games", Game)
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,6 @@ def test_backbones_are_called_what_records_call_them() -> None:
 
 
 def test_recipes_named_beside_numbers_exist_and_have_their_data() -> None:
-    import carryover.transfer.tasks.config  # noqa: F401
     from carryover.configs import load
 
     named: set[tuple[str, str | None]] = {(r, n.data) for n in published_numbers() for r in n.recipe}

@@ -17,10 +17,10 @@ from carryover.configs import (
     kind_of,
     load,
     recipe_names,
-    register,
     title,
 )
 from carryover.configs import loading as loading_module
+from carryover.configs.loading import KINDS
 
 
 class Fast(Section):
@@ -40,7 +40,7 @@ class Trial(Recipe):
     root: Annotated[str, Incidental] = ""
 
 
-register("trials", Trial)
+KINDS.register("trials", Trial)
 
 TABLE = """\
 # What all rows share.

@@ -22,10 +22,9 @@ from carryover.slurm.ledger import Ledger
 from carryover.slurm.plan import Action, make_plan
 from carryover.slurm.status import status
 from carryover.slurm.submission import submissions
-from carryover.transfer.cli.commands import register_recipes
 from carryover.transfer.pipeline.plan import plan
 from carryover.transfer.report import write_report
-from carryover.transfer.results.record import read_records
+from carryover.transfer.results.reading import read_records
 from carryover.transfer.tasks.detection.predictions_file import read_predictions
 from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.frozen.features import FORMAT as FEATURES
@@ -72,7 +71,6 @@ def _linked_or_copied(source: str, target: str) -> str:
 
 
 def pipeline(run: Path, *more: str) -> Any:
-    register_recipes()
     return plan(load("pipelines", "demo", [*make_v1.PIPELINE, *more]), run)
 
 
@@ -146,7 +144,6 @@ def test_its_pretraining_is_not_gone_on_with_by_another_recipe(tmp_path: Path) -
 def test_records_of_every_task_are_read_as_todays(files: Path) -> None:
     found, problems = read_records([files / "results"])
     assert not problems and tuple(s.path.parent.name for s in found) == RESULTS
-    register_recipes()
     for stored in found:
         record = stored.record
         assert record.task_version == 1 and record.data_digest is None and record.protocol is not None
@@ -209,7 +206,6 @@ def _file_of(record: Path) -> Path:
 
 def _recipe(out: Path, files: Path) -> Any:
     """Load the recipe beside a state, for the data where they are unpacked now."""
-    register_recipes()
     text = (out / "recipe.yaml").read_text(encoding="utf-8")
     root = next(line for line in text.splitlines() if line.strip().startswith("root:")).split(": ", 1)[1]
     here = files / "folders" if root.endswith("folders") else files / Path(*Path(root).parts[-3:])

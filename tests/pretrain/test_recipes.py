@@ -15,7 +15,7 @@ from carryover.configs import dump, load, recipe_names
 from carryover.core.backbones.build import build_backbone
 from carryover.core.data.prepared import Batch
 from carryover.pretrain.config import BackboneConfig, PretrainConfig
-from carryover.pretrain.method_config import MethodConfig
+from carryover.pretrain.method_config import METHODS
 from carryover.pretrain.methods import DataFacts, Moment, build_method
 from carryover.pretrain.optim import build_optimizer
 from tests.pretrain.tiny import tiny_backbone
@@ -97,7 +97,7 @@ def test_every_kind_of_recipe_takes_a_training_step(name: str) -> None:
 
 
 def test_every_method_has_a_recipe() -> None:
-    sections = get_args(get_args(MethodConfig)[0])
+    sections = list(METHODS.values())
     methods = {get_args(section.model_fields["name"].annotation)[0] for section in sections}
     assert methods == {config.method.name for config in RECIPES.values()}
 

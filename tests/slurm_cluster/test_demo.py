@@ -8,10 +8,9 @@ from carryover.configs import load
 from carryover.slurm.control import make_executor
 from carryover.slurm.executor import run_graph
 from carryover.slurm.inline import InlineExecutor
-from carryover.transfer.cli.commands import register_recipes
 from carryover.transfer.pipeline.costs import write_costs
 from carryover.transfer.pipeline.plan import plan
-from carryover.transfer.results.record import read_records
+from carryover.transfer.results.reading import read_records
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, wait_until
 from tests.transfer import tiny_demo
@@ -21,7 +20,6 @@ COMMON = [*tiny_demo.OVERRIDES, "evaluate_every=1"]
 
 @pytest.mark.slow
 def test_the_demo_gives_on_a_cluster_what_it_gives_inline(cluster: Cluster, tmp_path: Path) -> None:
-    register_recipes()
     run, inline = tmp_path / "run", tmp_path / "inline"
     place = load("clusters", "default", ["defaults.time_min=30"])
     settings = {"cluster": place.cluster.to_json(), "packages": list(place.packages)}

@@ -13,7 +13,8 @@ from carryover.slurm.cluster import Cluster as Settings
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.progress import read_progress
 from carryover.transfer.pipeline.plan import stages
-from carryover.transfer.results.record import ResultRecord, read_records
+from carryover.transfer.results.reading import read_records
+from carryover.transfer.results.record import ResultRecord
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.waiting import at_rest, causes, wait_until
 from tests.transfer.convert.backbones import write_backbone

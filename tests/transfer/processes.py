@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 PROGRAM = """
-import importlib, pathlib, sys
-import carryover.transfer.tasks.config
+import pathlib, sys
 from carryover.configs import UserError, load
+from carryover.transfer.tasks.evaluate import evaluate
 
-module, recipe, checkpoint, out, *overrides = sys.argv[1:]
+recipe, checkpoint, out, *overrides = sys.argv[1:]
 try:
     config = load("transfer", recipe, overrides)
-    importlib.import_module(module).evaluate(config, pathlib.Path(checkpoint), pathlib.Path(out))
+    evaluate(config, pathlib.Path(checkpoint), pathlib.Path(out))
     print("done")
 except UserError as error:
     print(error)
@@ -25,9 +25,9 @@ except UserError as error:
 
 
 def evaluate_in_two_processes(
-    module: str, recipe: str, checkpoint: Path, out: Path, overrides: Sequence[str], wait: float = 280
+    recipe: str, checkpoint: Path, out: Path, overrides: Sequence[str], wait: float = 280
 ) -> list[str]:
-    """Call `module`.evaluate on both ranks and return all that each printed: 'done', or a UserError.
+    """Evaluate on both ranks and return all that each printed: 'done', or a UserError.
 
     Ranks that have not ended after `wait` seconds are killed and `TimeoutExpired` is raised.
     """
@@ -38,7 +38,7 @@ def evaluate_in_two_processes(
     shared["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, module, recipe, str(checkpoint), str(out), *overrides],
+            [sys.executable, "-c", PROGRAM, recipe, str(checkpoint), str(out), *overrides],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,

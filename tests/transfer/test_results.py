@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from carryover.transfer.results.record import Metric, read_records, to_frame, write_record
+from carryover.transfer.results.reading import read_records, to_frame
+from carryover.transfer.results.record import Metric, write_record
 from tests.transfer.records import record
 
 

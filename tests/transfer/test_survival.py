@@ -23,9 +23,8 @@ from carryover.slurm.inline import InlineExecutor
 from carryover.slurm.ledger import Ledger
 from carryover.slurm.plan import Action, Decision, make_plan
 from carryover.slurm.status import status
-from carryover.transfer.cli.commands import register_recipes
 from carryover.transfer.pipeline.plan import plan
-from carryover.transfer.results.record import read_records
+from carryover.transfer.results.reading import read_records
 from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.finetune.config import FinetuneConfig
 from tests.golden.make_v1 import CLASSIFY
@@ -40,7 +39,6 @@ _QUOTED = ", ".join(f'"{override}"' for override in CLASSIFY)
 
 def small_pipeline(run: Path, data: Path, pretrain: str = "", evaluation: str = "", *more: str) -> Any:
     """Pretrain one epoch on 16 images and classify by nearest neighbours; `data` may lie anywhere."""
-    register_recipes()
     overrides = [
         f"roots.classification={data}",
         "convert=[canonical]",
@@ -270,7 +268,6 @@ def test_a_report_is_never_written_into_another_run(mine: tuple[Path, Path], tmp
 
 
 def pretraining(out: Path, root: Path, *more: str) -> Path:
-    import carryover.pretrain.config  # noqa: F401 (registers the kind)
     from carryover.pretrain.trainer import train
 
     small = [

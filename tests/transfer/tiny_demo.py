@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from carryover.transfer.results.record import read_records
+from carryover.transfer.results.reading import read_records
 
 _IMAGES = '"data.root=${roots.classification}"'
 _SMALL = '"augment.view.size=32", "batch_size=16", "schedule.epochs=2", "schedule.warmup_epochs=0"'

@@ -40,7 +40,6 @@ def print_findings(findings: Iterable["Finding"]) -> bool:
 
 def print_recipes() -> None:
     """List every shipped recipe with the first line of its story."""
-    register_recipes()
     for kind in _KINDS:
         table = Table(title=kind, box=None, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column("name", no_wrap=True)
@@ -52,7 +51,6 @@ def print_recipes() -> None:
 
 def print_recipe(name: str, overrides: Sequence[str]) -> None:
     """Print one recipe, a shipped one or a file: its story, then all its values, as YAML to load again."""
-    register_recipes()
     own = Path(name.partition(":")[0]).suffix in (".yaml", ".yml")
     kinds = [kind_of(Path(name))] if own else [k for k in _KINDS if name in recipe_names(k)]
     if not kinds:
@@ -75,11 +73,11 @@ def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:
         return check(kind, root)
     if recipe is None:
         raise UserError("data check masks: say with --recipe which layout (fcn_folders, fcn_r50_ade20k, ...)")
-    import carryover.transfer.tasks.config
     from carryover.core.data.masks.splits import check_masks
+    from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 
     config = load("transfer", recipe, [f"data.root={root}"])
-    if not isinstance(config, carryover.transfer.tasks.config.SegmentationConfig):
+    if not isinstance(config, SegmentationConfig):
         raise UserError(f"--recipe {recipe}: is a recipe of task '{config.task}', not a segmentation")
     return check_masks(config.data)
 
@@ -103,10 +101,10 @@ def evaluate_checkpoint(
     recipe: str, checkpoint: Path, overrides: Sequence[str], out: Path | None, encoder: str | None = None
 ) -> None:
     """Run one evaluation recipe on a checkpoint of any maker, or on one of the encoders that it holds."""
-    import carryover.transfer.tasks.config
+    from carryover.transfer.tasks.config import check_roots
 
     config = load("transfer", recipe, overrides)
-    carryover.transfer.tasks.config.check_roots(config)
+    check_roots(config)
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
     from carryover.transfer.tasks.evaluate import canonical_of, evaluate
@@ -187,7 +185,3 @@ def print_comparison(first: Path, second: Path) -> bool:
     for problem in found.problems:
         err_console.print(Text(f"left out: {problem.path}: {problem.reason}", style="yellow"), soft_wrap=True)
     return not found.problems
-
-
-def register_recipes() -> None:
-    """Import the modules that register the kinds of recipes."""

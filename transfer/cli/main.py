@@ -121,7 +121,6 @@ def pretrain(
     out: Out = None,
 ) -> None:
     """Train a pretraining recipe into a canonical checkpoint; run again to resume."""
-    import carryover.pretrain.config  # noqa: F401 (registers the kind)
     from carryover.configs import load
 
     config = load("pretrain", recipe, overrides or [])

@@ -57,13 +57,11 @@ def run_pipeline(
     from carryover.slurm.environment import describe
     from carryover.slurm.executor import run_graph
     from carryover.slurm.plan import MissingPathsError
-    from carryover.transfer.cli.commands import register_recipes
     from carryover.transfer.pipeline.foresight import explain_missing
     from carryover.transfer.pipeline.plan import plan
 
     if executor not in ("inline", "local", "slurm"):
         raise UserError(f"--executor {executor}: unknown; there are: inline, local, slurm")
-    register_recipes()
     config: PipelineConfig = load("pipelines", name, overrides)
     graph = plan(config, run_dir)
     place: ClusterConfig = load("clusters", cluster)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt
 
-from carryover.configs import Recipe, register
+from carryover.configs import Recipe
 from carryover.slurm.cluster import Cluster
 from carryover.slurm.errors import RequestError
 from carryover.slurm.resources import Resources
@@ -38,6 +38,3 @@ class ClusterConfig(Recipe):
     def cluster(self) -> Cluster:
         """The same as what the executor takes."""
         return Cluster(self.name, self.defaults, self.array_parallelism, self.max_array_size, self.requeue)
-
-
-register("clusters", ClusterConfig)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from carryover.configs import Incidental, Recipe, Section, register
+from carryover.configs import Incidental, Recipe, Section
 from carryover.configs.keys import nearest
 from carryover.transfer.pipeline.clusters import StageResources, read_resources
 
@@ -194,6 +194,3 @@ def _unknown(name: str, known: list[str]) -> str:
     guess = nearest(name, known)
     hint = f"did you mean '{guess}'?" if guess else f"there are: {', '.join(known) or 'none'}"
     return f"nothing here is called '{name}'; {hint}"
-
-
-register("pipelines", PipelineConfig)

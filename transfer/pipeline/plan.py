@@ -76,9 +76,6 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
         Nothing to evaluate, a recipe that does not resolve, ``shapes:...`` without a `shapes` section, a
         checkpoint that cannot be read, or a backbone that an evaluation or a library has no place for.
     """
-    import carryover.pretrain.config
-    import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
-
     only = set(config.only)
     rows = only & ({e.key for e in config.pretrain} | {e.key for e in config.given})
     columns = only & {e.key for e in config.evaluate}

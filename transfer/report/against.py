@@ -23,17 +23,19 @@ _LOG_FROM = 20
 def against_labels(collection: Collection, directory: Path | None) -> list[Picture]:
     """Draw accuracy against the share of labels, wherever one data set was fine-tuned with several."""
     families: dict[tuple[str, str, str], dict[float, Evaluation]] = {}
+    names: dict[str, str] = {}
     for evaluation, runs in collection.by_evaluation.items():
         fraction, metrics = runs[0].record.label_fraction, collection.headlines(evaluation)
         if fraction is not None and metrics:
-            key = (evaluation.task, evaluation.dataset, metrics[0].name)
+            key = (evaluation.task, evaluation.dataset, metrics[0].label)
+            names[metrics[0].label] = metric_name(metrics[0])
             families.setdefault(key, {}).setdefault(fraction, evaluation)
     pictures: list[Picture] = []
     for i, ((task, dataset, metric), family) in enumerate(families.items(), start=1):
         if len(family) > 1 and len(pictures) < _MOST_FIGURES:
-            title = f"{task_name(task)}, {dataset}: {metric_name(metric)} against labels"
+            title = f"{task_name(task)}, {dataset}: {names[metric]} against labels"
             lines = _lines(collection, family, metric)
-            words = f"{metric_name(metric)} (%)", "share of the labels"
+            words = f"{names[metric]} (%)", "share of the labels"
             pictures += _line_chart(f"labels-{i}", title, words, share, lines, collection, directory)
     return pictures
 
@@ -44,6 +46,7 @@ def against_images(collection: Collection, directory: Path | None) -> list[Pictu
     Test images, backend and its version are the same along a line; recipe and schedule need not be.
     """
     families: dict[tuple[str, str, str, int, str, str], dict[float, Evaluation]] = {}
+    names: dict[str, str] = {}
     for evaluation, runs in collection.by_evaluation.items():
         amounts = {r.record.train_images for r in runs}
         metrics = collection.headlines(evaluation)
@@ -52,15 +55,16 @@ def against_images(collection: Collection, directory: Path | None) -> list[Pictu
         (images,) = amounts
         if images:
             tested = (evaluation.split, metrics[0].n, evaluation.backend, evaluation.backend_version)
-            model = (what(runs[0].record), metrics[0].name)
+            model = (what(runs[0].record), metrics[0].label)
+            names[metrics[0].label] = metric_name(metrics[0])
             families.setdefault((*model, *tested), {}).setdefault(images, evaluation)
     pictures: list[Picture] = []
     for i, ((name, metric, *_), family) in enumerate(families.items(), start=1):
         if len(family) > 1 and len(pictures) < _MOST_FIGURES:
             data = ", ".join(dict.fromkeys(family[n].dataset for n in sorted(family)))
-            title = f"{name}, {data}: {metric_name(metric)} against images"
+            title = f"{name}, {data}: {names[metric]} against images"
             lines = _lines(collection, family, metric)
-            words = f"{metric_name(metric)} (%)", "training images"
+            words = f"{names[metric]} (%)", "training images"
             pictures += _line_chart(f"images-{i}", title, words, _count, lines, collection, directory)
     return pictures
 

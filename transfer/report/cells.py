@@ -100,6 +100,6 @@ def build_cell(runs: Sequence[Numbered], metric: str, missing: tuple[int, ...] =
 
 
 def _source(run: Numbered, metric: str) -> Source:
-    value = next((m.value for m in run.record.metrics if m.name == metric), None)
+    value = next((m.value for m in run.record.metrics if m.label == metric), None)
     record = run.record
     return Source(run.number, run.path, record.checkpoint_sha256, record.pretrain_seed, record.seed, value)

@@ -15,7 +15,8 @@ from carryover.transfer.report.naming import (
     task_name,
     task_order,
 )
-from carryover.transfer.results.record import Metric, ResultRecord, StoredRecord
+from carryover.transfer.results.reading import StoredRecord
+from carryover.transfer.results.record import Metric, ResultRecord
 
 Identity = TypeVar("Identity", bound=Hashable)
 
@@ -131,12 +132,12 @@ class Collection:
         named: dict[str, Metric] = {}
         for run in self.by_evaluation[evaluation]:
             for metric in run.record.metrics:
-                named.setdefault(metric.name, metric)
+                named.setdefault(metric.label, metric)
         return list(named.values())
 
     def headlines(self, evaluation: Evaluation) -> list[Metric]:
         """Return the metrics that the combined tables show."""
-        named = {m.name: m for m in self.metrics(evaluation)}
+        named = {m.label: m for m in self.metrics(evaluation)}
         return [named[m] for m in headline_metrics(evaluation.task, list(named))]
 
 
@@ -233,9 +234,8 @@ def _evaluation_order(evaluation: Evaluation, record: ResultRecord) -> tuple[obj
 
 def what(record: ResultRecord) -> str:
     """Return an evaluation's short name: detector or segmenter, task, share of the labels, or the recipe."""
-    for built in ("detector", "segmenter"):
-        if name := record.facts.get(built):
-            return str(name)
+    if record.model is not None:
+        return record.model
     if record.label_fraction is None:
         return record.recipe
     labels = f"{share(record.label_fraction)} of the labels"

@@ -72,8 +72,6 @@ def _numbers_on(dataset: str) -> tuple[PublishedNumber, ...]:
 
 @cache
 def _shipped(recipe: str) -> tuple[Identity, str]:
-    import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
-
     loaded = load("transfer", recipe)
     return Identity.of(loaded, kind="", version=0), recipe_hash(loaded)
 

@@ -15,7 +15,7 @@ from carryover.transfer.report.cells import Cell, build_cell
 from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, collect
 from carryover.transfer.report.naming import metric_name
 from carryover.transfer.report.statistics import Interval, welch
-from carryover.transfer.results.record import Problem, read_records
+from carryover.transfer.results.reading import Problem, read_records
 
 RECIPE_NAME = "recipe.yaml"
 # Differ between any two runs and say nothing about what was done.
@@ -137,9 +137,9 @@ def _lines(
 ) -> list[Line]:
     lines = []
     for metric in ours.metrics(evaluation):
-        first, second = (build_cell(r, metric.name) for r in runs)
+        first, second = (build_cell(r, metric.label) for r in runs)
         interval = welch(second.values, first.values) if first.n > 1 and second.n > 1 else None
-        lines.append(Line(caption, metric_name(metric.name), first, second, interval))
+        lines.append(Line(caption, metric_name(metric), first, second, interval))
     return lines
 
 

@@ -71,7 +71,7 @@ def _repeats(collection: Collection, agree: bool) -> Iterable[Case]:
 
 
 def _numbers(run: Numbered) -> tuple[tuple[str, float | None], ...]:
-    return tuple(sorted((m.name, m.value) for m in run.record.metrics))
+    return tuple(sorted((m.label, m.value) for m in run.record.metrics))
 
 
 def _rivals(collection: Collection) -> Iterable[Case]:
@@ -111,7 +111,7 @@ def _uneven_data(collection: Collection) -> Iterable[Case]:
         tested: dict[str, set[int]] = defaultdict(set)
         for run in runs:
             for metric in run.record.metrics:
-                tested[metric.name].add(metric.n)
+                tested[metric.label].add(metric.n)
         trained = {r.record.train_images for r in runs}
         for word, counts in (("tested", set().union(*tested.values())), ("trained", trained)):
             uneven = word == "trained" or any(len(n) > 1 for n in tested.values())

@@ -13,7 +13,7 @@ from carryover.transfer.report.findings import Differences, Summary, differences
 from carryover.transfer.report.progress import RunProgress
 from carryover.transfer.report.samples import Strip, sample_strips
 from carryover.transfer.report.tables import Table, build_full_tables, build_tables
-from carryover.transfer.results.record import Problem, StoredRecord
+from carryover.transfer.results.reading import Problem, StoredRecord
 
 
 @dataclass(frozen=True)

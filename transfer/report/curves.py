@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from carryover.core.formats.metrics_log import read_metrics
+from carryover.core.formats.metrics_log import METRICS_NAME, read_metrics
 from carryover.transfer.report.artifacts import artifact
 from carryover.transfer.report.collection import Collection, Pretraining
-
-METRICS_NAME = "metrics.jsonl"
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def packed(listing: Listing) -> str:
             "hash": _column([r.recipe_hash for r in runs]),
             "pretrained": _column([r.pretrain_seed for r in runs]),
             "seed": _column([r.seed for r in runs]),
-            "metrics": _column([tuple(m.name for m in r.metrics) for r in runs]),
+            "metrics": _column([tuple(m.label for m in r.metrics) for r in runs]),
             "values": [[m.value for m in r.metrics] for r in runs],
             "checkpoint": _column([r.checkpoint for r in listing.records]),
             "environment": _column([r.environment for r in listing.records]),

@@ -10,7 +10,7 @@ from carryover.transfer.report.costs import CostTable
 from carryover.transfer.report.findings import Summary
 from carryover.transfer.report.progress import RunProgress
 from carryover.transfer.report.tables import Table, reproductions
-from carryover.transfer.results.record import Problem
+from carryover.transfer.results.reading import Problem
 
 
 def markdown(content: Content) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from carryover.transfer.results.record import Metric
+
 RANDOM: Final = "random"
 SUPERVISED: Final = "supervised"
 BASELINES: Final = (RANDOM, SUPERVISED)
@@ -72,12 +74,10 @@ def task_order(task: str) -> tuple[int, str]:
     return (list(_TASKS).index(task) if task in _TASKS else len(_TASKS), task)
 
 
-def metric_name(metric: str) -> str:
-    """Return a metric's column heading; ``top1 k=20 T=0.07`` reads ``Top 1, k 20, T 0.07``."""
-    name, *settings = metric.split(" ")
-    if not all("=" in s for s in settings):
-        return metric
-    return ", ".join([_METRICS.get(name, name), *(s.replace("=", " ") for s in settings)])
+def metric_name(metric: Metric) -> str:
+    """Return a metric's column heading: ``Top 1, k 20, T 0.07``; of a mask's AP ``AP``, under "mask"."""
+    settings = (f"{k} {v:g}" for k, v in metric.params.items() if not isinstance(v, str))
+    return ", ".join([_METRICS.get(metric.name, metric.name), *settings])
 
 
 def headline_metrics(task: str, metrics: list[str]) -> list[str]:

@@ -10,21 +10,16 @@ from carryover.transfer.report.naming import PICTURES, metric_name, task_name, t
 from carryover.transfer.results.record import Metric
 
 _MOST_COLUMNS = 12
-_MASK = "mask "
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of one evaluation."""
+    """One metric of one evaluation: its label in records, and its name as papers print it."""
 
     metric: str
+    heading: str
     unit: str
     higher_is_better: bool
-
-    @property
-    def heading(self) -> str:
-        """The metric's name as papers print it."""
-        return metric_name(self.metric.removeprefix(_MASK))
 
 
 @dataclass(frozen=True)
@@ -142,12 +137,12 @@ def _table(collection: Collection, title: str, wanted: Sequence[tuple[Evaluation
     for i, (evaluation, metrics) in enumerate(wanted):
         letter = letters[evaluation] = chr(ord("a") + i)
         notes.append((letter, _note(collection, evaluation)))
-        boxes = [m for m in metrics if not m.name.startswith(_MASK)]
-        masks = [m for m in metrics if m.name.startswith(_MASK)]
+        boxes = [m for m in metrics if m.params.get("of") != "mask"]
+        masks = [m for m in metrics if m.params.get("of") == "mask"]
         for part, heading in ((boxes, "box" if masks else ""), (masks, "mask")):
             if part:
                 caption = " ".join(filter(None, (collection.captions[evaluation], heading)))
-                columns = tuple(Column(m.name, m.unit, m.higher_is_better) for m in part)
+                columns = tuple(Column(m.label, metric_name(m), m.unit, m.higher_is_better) for m in part)
                 groups.append(Group(evaluation, caption, letter, columns))
     rows = []
     for pretraining in collection.pretrainings:

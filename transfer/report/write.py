@@ -11,7 +11,7 @@ from carryover.transfer.report.latex import latex
 from carryover.transfer.report.markdown import markdown
 from carryover.transfer.report.page import page
 from carryover.transfer.report.progress import RunProgress, run_progress
-from carryover.transfer.results.record import Problem, read_records, to_frame
+from carryover.transfer.results.reading import Problem, read_records, to_frame
 
 FORMATS = ("html", "md", "tex", "csv", "parquet", "figures")
 FIGURES = "figures"

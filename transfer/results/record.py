@@ -1,10 +1,9 @@
-"""The result record: one JSON file a finished evaluation, and many of them as one tidy pandas frame."""
+"""The result record: one JSON file a finished evaluation."""
 
 import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata as distributions
 from pathlib import Path
@@ -17,17 +16,16 @@ from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import read_json, write_json
 from carryover.configs.formats import VERSION_KEY, WRITER_KEY, FileModel, Format, release
 from carryover.core.training.provenance import git_revision, hardware, host, job_id, library_versions
+from carryover.transfer.results.migrations import migrated_from_1, migrated_from_2
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from carryover.core.backbones.source import Source
 
 log = logging.getLogger(__name__)
 
 RECORD_NAME: Final = "result.json"
 COSTS_NAME: Final = "costs.json"
-RESULT_FORMAT: Final = Format("result record", 2)
+RESULT_FORMAT: Final = Format("result record", 3, {2: migrated_from_2})
 COSTS_FORMAT: Final = Format("costs of a result", 1)
 _DIGEST_KEY = "digest"
 # Known once the run's ledger or the cluster's accounting has been asked: in costs.json.
@@ -40,18 +38,52 @@ _COUNTED_LATER = (
 )
 
 
+Setting = int | float | str
+
+
 class Metric(FileModel):
     """One number of an evaluation.
 
-    `value` is in `unit` ("%" for accuracies and AP); None means undefined on this data (for example the AP
-    of large objects where there are none). `n` counts what the number is an average over (test images).
+    Attributes
+    ----------
+    name
+        What is measured: "top1", "AP50", "mIoU".
+    params
+        What tells several of that name apart: ``{"k": 20, "T": 0.07}``, ``{"of": "mask"}``.
+    value
+        In `unit` ("%" for accuracies and AP); None means undefined on this data (for example the AP of large
+        objects where there are none).
+    direction
+        Which values are better; "none" for a number that says nothing of the pretraining.
+    n
+        What the number is an average over (test images).
     """
 
     name: str
+    params: dict[str, Setting] = Field(default_factory=dict)
     value: float | None
     unit: str = "%"
-    higher_is_better: bool = True
+    direction: Literal["higher", "lower", "none"] = "higher"
     n: int
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the better of two values is the higher one."""
+        return self.direction != "lower"
+
+    @property
+    def label(self) -> str:
+        """The metric with its settings, as tables of results know it: ``top1 k=20 T=0.07``, ``mask AP``."""
+        words = [v for v in self.params.values() if isinstance(v, str)]
+        settings = [f"{k}={v:g}" for k, v in self.params.items() if not isinstance(v, str)]
+        return " ".join([*words, self.name, *settings])
+
+
+class Facts(FileModel):
+    """What a task tells besides its metrics; each task's own is a subclass with typed fields."""
+
+
+Fact = str | int | float | bool | list[int] | list[str] | None
 
 
 class Costs(FileModel):
@@ -84,6 +116,10 @@ class ResultRecord(FileModel):
     protocol, task_version, data_digest
         With the seed and the backbone's digest, what decides the numbers (`configs.identity`). None where
         the record is of version 1 and does not say.
+    model
+        What was built around the backbone ("Faster R-CNN C4"); None where that is told by the task.
+    facts
+        What else the task tells, by the fields of its `Facts`.
     wall_seconds, gpu_hours
         Of all attempts together; `waiting_seconds` is time in a cluster's queue with nothing else in the way.
     cost_source
@@ -117,7 +153,8 @@ class ResultRecord(FileModel):
     selected_on: str | None = None
     train_images: int | None = None
     label_fraction: float | None = None
-    facts: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    model: str | None = None
+    facts: dict[str, Fact] = Field(default_factory=dict)
     artifacts: dict[str, str] = Field(default_factory=dict)
     wall_seconds: float
     gpu_hours: float
@@ -177,7 +214,8 @@ def make_record(
     selected_on: str | None = None,
     train_images: int | None = None,
     label_fraction: float | None = None,
-    facts: dict[str, str | int | float | bool | None] | None = None,
+    model: str | None = None,
+    facts: Facts | None = None,
     artifacts: dict[str, str] | None = None,
 ) -> ResultRecord:
     """Build the record of a finished evaluation; provenance is filled in from the running process.
@@ -194,6 +232,8 @@ def make_record(
         has no distribution).
     wall_seconds
         Time spent over all attempts.
+    model
+        What was built around the backbone.
     facts
         Anything else a reader should know (iterations, images per class, tensors proven equal).
     artifacts
@@ -229,7 +269,8 @@ def make_record(
         selected_on=selected_on,
         train_images=train_images,
         label_fraction=label_fraction,
-        facts=facts or {},
+        model=model,
+        facts={} if facts is None else facts.model_dump(mode="json", exclude_none=True),
         artifacts=artifacts or {},
         wall_seconds=wall_seconds,
         gpu_hours=gpus * wall_seconds / 3600,
@@ -274,8 +315,6 @@ def load_record(path: Path) -> ResultRecord:
     NewerFormatError
         A newer release wrote it.
     """
-    from carryover.transfer.results.v1 import migrated
-
     plain = read_json(path)
     if plain is None:
         raise DamagedFileError(f"{path}: damaged: the file is empty")
@@ -286,7 +325,7 @@ def load_record(path: Path) -> ResultRecord:
                 f"{path}: damaged: its content does not fit its digest: it was edited after it was written"
             )
     if isinstance(plain, dict) and isinstance(plain.get(VERSION_KEY, ""), str):
-        plain = migrated(plain, path)
+        plain = migrated_from_1(plain, path)
     content = RESULT_FORMAT.current(plain, path)
     content = {k: v for k, v in content.items() if k not in (VERSION_KEY, WRITER_KEY)}
     record = RESULT_FORMAT.parse(ResultRecord, content, path)
@@ -313,77 +352,6 @@ def load_costs(directory: Path) -> Costs | None:
     return None if plain is None else COSTS_FORMAT.parse(Costs, plain, path)
 
 
-@dataclass(frozen=True)
-class StoredRecord:
-    """A record and the file it was read from."""
-
-    path: Path
-    record: ResultRecord
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file that should be a record and is none, and why."""
-
-    path: Path
-    reason: str
-
-
-def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem]]:
-    """Read every result record below the given run directories (or files), in path order.
-
-    Costs that were counted later stand in the records as if they had been written with them. A half-written,
-    newer or hand-edited file is returned as a Problem and does not stop the others.
-    """
-    found: list[StoredRecord] = []
-    problems: list[Problem] = []
-    for path in sorted({p for run in runs for p in _record_files(run)}):
-        try:
-            record = load_record(path)
-        except (UserError, OSError, UnicodeDecodeError) as error:
-            problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
-            continue
-        try:
-            costs = load_costs(path.parent)
-        except (UserError, OSError) as error:
-            problems.append(
-                Problem(path.parent / COSTS_NAME, str(error).removeprefix(f"{path.parent / COSTS_NAME}: "))
-            )
-            costs = None
-        update = costs.model_dump(exclude_none=True) if costs is not None else {}
-        found.append(StoredRecord(path, record.model_copy(update=update)))
-    return found, problems
-
-
-def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
-    """Lay records out tidily: one row a metric, one column a field, `record` the file's path."""
-    import pandas as pd
-
-    columns = [
-        c
-        for c in ResultRecord.model_fields
-        if c not in ("metrics", "facts", "artifacts", "library_versions", "protocol")
-    ]
-    rows = []
-    for stored in records:
-        shared = {c: getattr(stored.record, c) for c in columns} | {"record": str(stored.path)}
-        for metric in stored.record.metrics:
-            rows.append(
-                shared
-                | {
-                    "metric": metric.name,
-                    "value": metric.value,
-                    "unit": metric.unit,
-                    "higher_is_better": metric.higher_is_better,
-                    "n": metric.n,
-                }
-            )
-    tail = ["metric", "value", "unit", "higher_is_better", "n"]
-    frame = pd.DataFrame(rows, columns=[*columns, "record", *tail])
-    whole = ("seed", "pretrain_seed", "train_images", "n", "attempts", "pretrain_attempts")
-    return frame.astype(dict.fromkeys(whole, "Int64"))
-
-
 def _beside(checkpoint: Path, directory: Path) -> str:
     """Return a checkpoint's path as a record keeps it: relative where both are of one run, which may move."""
     checkpoint, directory = checkpoint.absolute(), directory.absolute()
@@ -397,14 +365,6 @@ def _beside(checkpoint: Path, directory: Path) -> str:
 def _digest(plain: Mapping[str, Any]) -> str:
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _record_files(run: Path) -> list[Path]:
-    """Find the records below a run, but not in outputs kept aside as ``out.HASH``."""
-    if run.is_file():
-        return [run]
-    found = (p.relative_to(run) for p in run.rglob(RECORD_NAME))
-    return [run / p for p in found if not any(part.startswith("out.") for part in p.parts)]
 
 
 def _version(backend: str) -> str:

@@ -45,7 +45,6 @@ def gradients(asked: Asked, out: Path | None, command: str) -> None:
 
     Raises UserError where there are fewer images than two batches, or the checkpoint cannot be read.
     """
-    import carryover.pretrain.config  # noqa: F401 (registers the kind)
     from carryover.pretrain.studies.gradients import SUBJECTS, compare_gradients, overrides
 
     make(out)

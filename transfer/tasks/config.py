@@ -1,37 +1,55 @@
-"""Evaluation recipes: the union of all protocols, told apart by `task`, and the module that runs each."""
+"""The tasks by name, and the type of every evaluation recipe: its `task` says which of them it is."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from carryover.configs import UserError
+from carryover.configs.registry import Registry, imported
+from carryover.configs.tagged import Tagged
+from carryover.transfer.tasks.recipe import EvaluationRecipe
 
-from carryover.configs import UserError, register
-from carryover.transfer.tasks.detection.config import DetectionConfig
-from carryover.transfer.tasks.finetune.config import FinetuneConfig
-from carryover.transfer.tasks.knn.config import KnnConfig
-from carryover.transfer.tasks.linear.config import LinearConfig
-from carryover.transfer.tasks.segmentation.config import SegmentationConfig
-from carryover.transfer.tasks.svm.config import SvmConfig
-from carryover.transfer.tasks.tsne.config import TsneConfig
+TASKS: Registry[type[EvaluationRecipe]] = Registry("task", "carryover.tasks")
+"""Recipe classes by task; a user's package adds one by an entry point of the group, or by `register_task`."""
 
-TransferConfig = Annotated[
-    FinetuneConfig | LinearConfig | KnnConfig | SvmConfig | TsneConfig | DetectionConfig | SegmentationConfig,
-    Field(discriminator="task"),
-]
+for _name, _recipe in {
+    "finetune": "finetune.config:FinetuneConfig",
+    "linear": "linear.config:LinearConfig",
+    "knn": "knn.config:KnnConfig",
+    "svm": "svm.config:SvmConfig",
+    "tsne": "tsne.config:TsneConfig",
+    "detection": "detection.config:DetectionConfig",
+    "segmentation": "segmentation.config:SegmentationConfig",
+}.items():
+    TASKS.register(_name, f"carryover.transfer.tasks.{_recipe}")
 
-# Each module has `evaluate(config, checkpoint, out) -> ResultRecord`; it is imported when it is asked for.
-PROTOCOLS: dict[type, Callable[[Any], str]] = {
-    FinetuneConfig: lambda config: "carryover.transfer.tasks.finetune.entry",
-    LinearConfig: lambda config: "carryover.transfer.tasks.linear.task",
-    KnnConfig: lambda config: "carryover.transfer.tasks.knn.task",
-    SvmConfig: lambda config: "carryover.transfer.tasks.svm.task",
-    TsneConfig: lambda config: "carryover.transfer.tasks.tsne.task",
-    DetectionConfig: lambda config: f"carryover.transfer.tasks.detection.{config.backend}.entry",
-    SegmentationConfig: lambda config: f"carryover.transfer.tasks.segmentation.{config.backend}.entry",
-}
+TransferConfig = Annotated[EvaluationRecipe, Tagged(TASKS, "task")]
 
-register("transfer", TransferConfig)
+
+def register_task(recipe: type[EvaluationRecipe]) -> type[EvaluationRecipe]:
+    """Add a task for this process: the class of its recipes, whose `task` is its name.
+
+    A package does the same for every process by an entry point of the group ``carryover.tasks``. May be used
+    as a decorator.
+
+    Raises UserError where another task has the name, or the class does not say what carries it out.
+    """
+    name = recipe.model_fields["task"].default
+    if not isinstance(name, str) or not recipe.implementation:
+        raise UserError(
+            f"{recipe.__name__}: a task's recipe has a name, task: Literal['NAME'] = 'NAME', and says what"
+            " carries it out, implementation: ClassVar[str] = 'module:Class'"
+        )
+    TASKS.register(name, recipe)
+    return recipe
+
+
+def implementation_of(config: EvaluationRecipe) -> Any:
+    """Return the task that evaluates by a recipe, ready to run; raises UserError where it is not there."""
+    where = config.implementation
+    try:
+        return imported(where)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"task '{config.task}': {where or 'implementation'}: {error}") from error
 
 
 def check_roots(config: Any) -> None:

@@ -1,39 +1,42 @@
-"""One evaluation recipe on one checkpoint: finds the protocol's module, runs it, writes the result record."""
+"""One evaluation recipe on one checkpoint: finds the task, runs it, writes the result record."""
 
-import importlib
 import logging
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from carryover.configs import UserError
-from carryover.core.backbones.source import Source
-from carryover.core.formats.canonical import METADATA_KEY, load_canonical, read_metadata, save_canonical
-from carryover.core.formats.claims import claimed_by_work_alone
-from carryover.core.training.distributed import is_first
 from carryover.transfer.results.record import RECORD_NAME, ResultRecord
-from carryover.transfer.tasks.config import PROTOCOLS, TransferConfig
+from carryover.transfer.tasks.base import run_task
+from carryover.transfer.tasks.config import implementation_of
+from carryover.transfer.tasks.recipe import EvaluationRecipe
+
+if TYPE_CHECKING:
+    from carryover.core.backbones.source import Source
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: TransferConfig, checkpoint: Path | Source, out: Path) -> ResultRecord:
+def evaluate(config: EvaluationRecipe, checkpoint: "Path | Source", out: Path) -> ResultRecord:
     """Evaluate a canonical checkpoint, or by a frozen-feature task an open source; write `out`/result.json.
 
     Resumes a half-finished `out`. Returns the record that is there when the evaluation is finished already.
 
     Raises UserError, and changes nothing, when `out` holds other work: another protocol, version, seed,
-    backbone or other data (`configs.identity`); each difference is named.
+    backbone or other data (`configs.identity`); each difference is named. Otherwise as `base.run_task`.
     """
-    module = importlib.import_module(PROTOCOLS[type(config)](config))
+    from carryover.core.formats.claims import claimed_by_work_alone
+    from carryover.core.training.distributed import is_first
+
     # Every rank of a job comes here, each with its own idea of host and seconds: the first one's is written.
     first = is_first()
     with claimed_by_work_alone(out) if first else nullcontext():
-        record: ResultRecord = module.evaluate(config, checkpoint, out)
+        record = run_task(implementation_of(config), config, checkpoint, out)
     if not first:
         return record
     for metric in record.metrics:
         shown = "undefined" if metric.value is None else f"{metric.value:.2f} {metric.unit}"
-        log.info("%s: %s %s", record.recipe, metric.name, shown)
+        log.info("%s: %s %s", record.recipe, metric.label, shown)
     log.info("record: %s", out / RECORD_NAME)
     return record
 
@@ -44,6 +47,7 @@ def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None) -> Pat
     Raises UserError for an `encoder` that the file does not hold.
     """
     from carryover.core.backbones.importers import import_checkpoint, require_encoder
+    from carryover.core.formats.canonical import load_canonical, read_metadata, save_canonical
 
     if is_canonical(checkpoint):
         require_encoder(checkpoint, read_metadata(checkpoint), encoder)
@@ -62,6 +66,8 @@ def is_canonical(checkpoint: Path) -> bool:
     """Tell a canonical checkpoint from another maker's by its own header; raises UserError if unreadable."""
     from safetensors import SafetensorError, safe_open
 
+    from carryover.core.formats.canonical import METADATA_KEY
+
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
     try:
@@ -69,6 +75,3 @@ def is_canonical(checkpoint: Path) -> bool:
             return METADATA_KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False
-
-
-__all__ = ["RECORD_NAME", "canonical_of", "evaluate", "is_canonical"]

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from carryover.configs import load
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.method_config import MethodConfig
+from carryover.pretrain.method_config import METHODS
 from carryover.pretrain.studies.gradients import (
     SUBJECTS,
     GradientComparison,
@@ -42,7 +42,7 @@ def compared() -> GradientComparison:
 
 
 def test_every_method_that_learns_without_labels_is_compared() -> None:
-    sections = get_args(get_args(MethodConfig)[0])
+    sections = list(METHODS.values())
     trained = {s.model_fields["name"].annotation for s in sections if s.trains and not s.wants_labels}
     assert {get_args(name)[0] for name in trained} == {
         load("pretrain", r).method.name for r in SUBJECTS.values()

@@ -12,7 +12,8 @@ from carryover.slurm.calls import Call
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.ledger import Attempt, Change, StageRecord
 from carryover.transfer.pipeline.costs import write_costs
-from carryover.transfer.results.record import read_records, to_frame, write_record
+from carryover.transfer.results.reading import read_records, to_frame
+from carryover.transfer.results.record import write_record
 from tests.slurm import fake_slurm
 from tests.slurm.fake_slurm import FakeSlurm
 from tests.transfer.records import record

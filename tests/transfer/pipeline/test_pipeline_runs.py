@@ -7,15 +7,13 @@ import pytest
 from carryover.configs import load
 from carryover.slurm.executor import Event, run_graph
 from carryover.slurm.inline import InlineExecutor
-from carryover.transfer.cli.commands import register_recipes
 from carryover.transfer.pipeline.plan import plan
-from carryover.transfer.results.record import read_records, to_frame
+from carryover.transfer.results.reading import read_records, to_frame
 from tests.transfer import tiny_demo
 
 
 @pytest.mark.slow
 def test_half_way_checkpoints_are_evaluated_before_the_training_ends(tmp_path: Path) -> None:
-    register_recipes()
     told: list[Event] = []
     config = load("pipelines", "demo", [*tiny_demo.OVERRIDES, "evaluate_every=1"])
     result = run_graph(plan(config, tmp_path), InlineExecutor(), tmp_path, on_event=told.append)

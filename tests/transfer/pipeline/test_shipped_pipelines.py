@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import carryover.transfer.pipeline.config  # noqa: F401 (registers the kind)
 from carryover.configs import load, recipe_names
 from carryover.core.formats.canonical import load_canonical
 from carryover.slurm.cluster import Cluster

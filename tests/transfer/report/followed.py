@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 from carryover.configs import load, protocol, recipe_hash
 from carryover.transfer.results.record import Metric, ResultRecord
 from tests.transfer.records import record

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from carryover.transfer.report.collection import Collection, collect
 from carryover.transfer.report.tables import Table, build_tables
-from carryover.transfer.results.record import ResultRecord, StoredRecord
+from carryover.transfer.results.reading import StoredRecord
+from carryover.transfer.results.record import ResultRecord
 
 
 def gathered(*records: ResultRecord) -> Collection:

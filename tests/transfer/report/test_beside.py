@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import carryover.transfer.pipeline.config  # noqa: F401 (registers the kind)
 from carryover.configs import load
 from carryover.transfer.report.beside import OTHER_PROTOCOL, SAME_PROTOCOL
 from carryover.transfer.report.content import Content, Pictures, build_content
@@ -14,7 +13,8 @@ from carryover.transfer.report.latex import latex
 from carryover.transfer.report.markdown import markdown
 from carryover.transfer.report.page import page
 from carryover.transfer.report.tables import reproductions
-from carryover.transfer.results.record import ResultRecord, StoredRecord
+from carryover.transfer.results.reading import StoredRecord
+from carryover.transfer.results.record import ResultRecord
 from tests.transfer.report.followed import run_of
 from tests.transfer.report.gathered import tables_of
 

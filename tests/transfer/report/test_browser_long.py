@@ -11,7 +11,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 from carryover.transfer.report import listing, write_report
 from carryover.transfer.report.content import Pictures, build_content
 from carryover.transfer.report.page import page as page_of
-from carryover.transfer.results.record import Metric, StoredRecord, write_record
+from carryover.transfer.results.reading import StoredRecord
+from carryover.transfer.results.record import Metric, write_record
 from tests.transfer.records import record
 from tests.transfer.report.browser import chromium, require_chromium
 

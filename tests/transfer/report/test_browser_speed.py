@@ -10,7 +10,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from carryover.transfer.report.content import Pictures, build_content
 from carryover.transfer.report.page import page
-from carryover.transfer.results.record import StoredRecord
+from carryover.transfer.results.reading import StoredRecord
 from tests.transfer.records import record
 from tests.transfer.report.browser import chromium, require_chromium
 

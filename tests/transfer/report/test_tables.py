@@ -123,7 +123,7 @@ def test_every_cell_leads_to_its_records_and_checkpoints() -> None:
 def test_best_and_second_of_a_column_are_marked_by_the_metrics_own_direction() -> None:
     def run(name: str, error: float) -> ResultRecord:
         metrics = (
-            Metric(name="error", value=error, higher_is_better=False, n=1),
+            Metric(name="error", value=error, direction="lower", n=1),
             Metric(name="top1", value=error, n=1),
         )
         return record(metrics=metrics, pretrain_recipe=name, task="other")

@@ -15,7 +15,7 @@ HEAD = "x,y,class,image\n"
 
 def write_run(run: Path, points: str, classes: int = 3, artifact: str = "tsne.csv") -> Path:
     """Write one t-SNE record as `transfer.tasks.tsne.task` does, and an evaluation beside it."""
-    divergence = Metric(name="KL divergence", value=1.25, unit="nats", higher_is_better=False, n=classes)
+    divergence = Metric(name="KL divergence", value=1.25, unit="nats", direction="lower", n=classes)
     made = {"recipe": "tsne", "recipe_hash": "d" * 64, "artifacts": {"points": artifact}}
     write_record(record(task="tsne", metrics=(divergence,), **made), run / "tsne")
     (run / "tsne" / "tsne.csv").write_text(points, encoding="utf-8")

@@ -9,7 +9,6 @@ from carryover.configs import UserError, load
 from carryover.core.backbones.importers import import_checkpoint
 from carryover.core.data.shapes.write import write_shapes
 from carryover.core.formats.canonical import load_canonical, save_canonical
-from carryover.transfer.cli.commands import register_recipes
 from carryover.transfer.results.record import ResultRecord
 from carryover.transfer.tasks.evaluate import canonical_of, evaluate
 from tests.core.backbones.layouts import dino
@@ -48,7 +47,6 @@ def test_an_encoder_the_file_lacks_is_refused_and_nothing_is_written(theirs: Pat
 
 
 def test_a_key_that_was_wrong_is_mended_in_the_same_directory(theirs: Path, tmp_path: Path) -> None:
-    register_recipes()
     write_shapes(tmp_path / "data", n_train=20, n_val=10, n_detection=4, seed=0)
     checkpoint, out = canonical_of(theirs, tmp_path, "teacher"), tmp_path / "out"
 
@@ -60,6 +58,6 @@ def test_a_key_that_was_wrong_is_mended_in_the_same_directory(theirs: Path, tmp_
     with pytest.raises(UserError, match="k: 200 neighbours of 20 labelled images"):
         knn(200)
     assert not list(out.iterdir())
-    assert [m.name for m in knn(3).metrics] == ["top1 k=3 T=0.1"]
+    assert [m.label for m in knn(3).metrics] == ["top1 k=3 T=0.1"]
     with pytest.raises(UserError, match="holds another result"):
         knn(4)

@@ -1,6 +1,6 @@
 """DetectionConfig: everything that decides a detection run, for either backend (torch-free)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -12,10 +12,12 @@ from pydantic import (
     model_validator,
 )
 
-from carryover.configs import Incidental, Recipe, Section
+from carryover.configs import Incidental, Section
 from carryover.core.data.objects.config import DetectionData
+from carryover.core.training.schedules import warmup_multistep
 from carryover.core.training.solver import ScaledSolver
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
+from carryover.transfer.tasks.recipe import EvaluationRecipe
 
 ModelConfig = Annotated[C4Config | FPNConfig, Field(discriminator="name")]
 
@@ -94,6 +96,11 @@ class SolverConfig(ScaledSolver):
         """The steps of the warm-up at this batch."""
         return self.scaled(self.warmup_iters) if self.warmup_iters else 0
 
+    def rate(self, iteration: int) -> float:
+        """Return the rate of a 0-based iteration, at this batch."""
+        factor = warmup_multistep(iteration, self.milestones, self.gamma, self.warmup, self.warmup_factor)
+        return self.peak_lr * factor
+
     @field_validator("steps")
     @classmethod
     def _ascending(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
@@ -112,7 +119,7 @@ class SolverConfig(ScaledSolver):
         return self
 
 
-class DetectionConfig(Recipe):
+class DetectionConfig(EvaluationRecipe):
     """A detection recipe: data, detector, input, optimisation; the backbone comes with the checkpoint.
 
     Attributes
@@ -133,6 +140,8 @@ class DetectionConfig(Recipe):
     samples
         Test images drawn with their detections for the report.
     """
+
+    implementation: ClassVar[str] = "carryover.transfer.tasks.detection.task:Detection"
 
     task: Literal["detection"] = "detection"
     backend: Literal["torchvision", "detectron2"] = "torchvision"

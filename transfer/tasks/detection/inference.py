@@ -1,4 +1,4 @@
-"""Testing a detector: its detections in every test image, in pixels of the original."""
+"""Testing a detector: its batch statistics, then its detections in pixels of the original images."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,31 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from carryover.core.data.objects.dataset import DetectionImage
+from carryover.core.training.distributed import share_buffers
 from carryover.core.training.progress import progress
-from carryover.transfer.tasks.detection.model import Detector, Training
+from carryover.transfer.tasks.detection.model import DetectionRun, Detector
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
 from carryover.transfer.tasks.detection.torchvision.masks import paste_masks
 
 
+def recalibrate(run: DetectionRun, detector: Detector) -> int:
+    """Measure the batch statistics on the training steps that would come next, if the recipe asks for it.
+
+    Returns how many layers have any.
+    """
+    config, ranks = run.config, run.ranks
+    measured = 0
+    if config.precise_bn:
+        torch.manual_seed(config.seed)
+        last = config.solver.iterations
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
+            measured = detector.recalibrate(last, last + config.precise_bn)
+    share_buffers(detector.model)
+    return measured
+
+
 @torch.no_grad()
-def predict(run: Training, detector: Detector, images: Sequence[DetectionImage]) -> list[ImagePrediction]:
+def predict(run: DetectionRun, detector: Detector, images: Sequence[DetectionImage]) -> list[ImagePrediction]:
     """Run the detector on each image by itself, as Detectron2 does, and return one prediction an image.
 
     Ranks share the images, and each returns the predictions of all. With precision "bf16" the network is

@@ -2,19 +2,19 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from carryover.core.data.objects.config import DetectionData, VocData
 from carryover.core.data.objects.dataset import DetectionDataset
-from carryover.transfer.results.record import Metric
+from carryover.transfer.results.record import Metric, Setting
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 
 
 def score(
     data: DetectionData, dataset: DetectionDataset, predictions: Sequence[ImagePrediction], masks: bool
 ) -> tuple[Metric, ...]:
-    """Return AP, AP50, AP75 (VOC), with APs, APm, APl (COCO), and for masks the same as "mask AP", ...
+    """Return AP, AP50, AP75 (VOC), with APs, APm, APl (COCO), and for masks the same "of" the "mask".
 
     In percent; AP is the mean over IoU 0.50:0.95. None where a metric is undefined on this data. COCO is
     scored against the annotation file as it stands, as published numbers are; only where the recipe forgave
@@ -25,18 +25,26 @@ def score(
         from carryover.transfer.tasks.detection.voc_metrics import voc_ap
 
         voc = voc_ap(dataset, predictions, metric=data.metric)
-        values = {"AP": voc.ap, "AP50": voc.ap50, "AP75": voc.ap75}
-    else:
-        from carryover.transfer.tasks.detection.coco_metrics import coco_ap
+        return _metrics({"AP": voc.ap, "AP50": voc.ap50, "AP75": voc.ap75}, n)
 
-        annotations = data.root.expanduser() / data.test.annotations
-        whole = n == len(json.loads(annotations.read_bytes())["images"])
-        truth = annotations if whole else dataset
-        values = {}
-        kinds: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("", "bbox"), ("mask ", "segm"))
-        for prefix, iou_type in kinds[: 1 + masks]:
-            coco = coco_ap(truth, predictions, iou_type)
-            named = {"AP": coco.ap, "AP50": coco.ap50, "AP75": coco.ap75}
-            named |= {"APs": coco.aps, "APm": coco.apm, "APl": coco.apl}
-            values |= {prefix + name: value for name, value in named.items()}
-    return tuple(Metric(name=k, value=None if math.isnan(v) else v, n=n) for k, v in values.items())
+    from carryover.transfer.tasks.detection.coco_metrics import coco_ap
+
+    annotations = data.root.expanduser() / data.test.annotations
+    whole = n == len(json.loads(annotations.read_bytes())["images"])
+    truth = annotations if whole else dataset
+    found: tuple[Metric, ...] = ()
+    iou_types: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
+    for iou_type in iou_types[: 1 + masks]:
+        coco = coco_ap(truth, predictions, iou_type)
+        values = {"AP": coco.ap, "AP50": coco.ap50, "AP75": coco.ap75}
+        values |= {"APs": coco.aps, "APm": coco.apm, "APl": coco.apl}
+        found += _metrics(values, n, of="mask" if iou_type == "segm" else None)
+    return found
+
+
+def _metrics(values: Mapping[str, float], n: int, of: str | None = None) -> tuple[Metric, ...]:
+    params: dict[str, Setting] = {} if of is None else {"of": of}
+    return tuple(
+        Metric(name=name, params=params, value=None if math.isnan(value) else value, n=n)
+        for name, value in values.items()
+    )

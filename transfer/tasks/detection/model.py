@@ -1,68 +1,30 @@
-"""What a library brings to a detection run; the protocol and the loop around it are the same for all."""
+"""What a library brings to a detection run, besides what every back end does."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from carryover.core.backbones.source import Source
+from carryover.configs import WorkError
 from carryover.core.data.objects.dataset import DetectionImage
 from carryover.core.data.objects.splits import Splits
-from carryover.core.formats.claims import Work
-from carryover.core.training.distributed import Ranks
+from carryover.transfer.tasks.backend import Model
+from carryover.transfer.tasks.base import Run
 from carryover.transfer.tasks.detection.config import DetectionConfig
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 
 Step = tuple[Any, ...]
 """The arguments that a detector takes for this rank's part of one training step."""
 
+DetectionRun = Run[DetectionConfig, Splits]
 
-@dataclass(frozen=True)
-class Training:
-    """One detector training: what is trained, on what, and where its state is kept.
-
-    `work` tells this training from any other (`core.formats.claims`); other work's state in `out` is refused.
-    """
-
-    config: DetectionConfig
-    images: Sequence[DetectionImage]
-    out: Path
-    ranks: Ranks
-    work: Work
+CAUSE = "the learning rate is too high for this batch, or the warm-up too short"
 
 
-class Detector(Protocol):
-    """A detector of some library around the carried backbone, on the ranks' device.
-
-    Attributes
-    ----------
-    model
-        In training, maps the arguments of a `Step` to a dict of losses.
-    carried
-        How many backbone tensors of the model were found equal to the checkpoint's.
-    facts, artifacts
-        What the result record should say besides what it always says.
-    """
-
-    model: nn.Module
-    carried: int
-
-    @property
-    def facts(self) -> Mapping[str, str | int | float | bool | None]: ...
-
-    @property
-    def artifacts(self) -> Mapping[str, str]: ...
-
-    def build_optimizer(self) -> torch.optim.Optimizer:
-        """Build the optimiser of the recipe over what is trained; its rate is set at every step."""
-
-    def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
-        """Yield this rank's part of steps `start` to `stop`: a function of the seed alone."""
+class Detector(Model[Step], Protocol):
+    """A detector of some library; in training, `model` maps the arguments of a `Step` to a dict of losses."""
 
     def recalibrate(self, start: int, stop: int) -> int:
         """Estimate batch statistics anew over these steps; returns how many layers have any."""
@@ -74,22 +36,17 @@ class Detector(Protocol):
         """Find the objects in one loaded test image, in pixels of the original."""
 
 
-@dataclass(frozen=True)
-class Backend:
-    """A library that detectors are built, trained and tested with.
+def losses_of(run: DetectionRun, shared: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:
+    """Return a detector's losses of a step and their sum, in the recipe's precision.
 
-    Attributes
-    ----------
-    name, version
-        For the record; a version of None is looked up among the installed distributions.
-    require
-        Raises UserError for a recipe that the library cannot train with so many processes.
-    detector
-        Builds a detector around a checkpoint's backbone, proves that it was carried, and puts away what it
-        needed when the run is over.
+    Raises WorkError where the library finds something that is not finite before there is a loss.
     """
-
-    name: str
-    version: str | None
-    require: Callable[[DetectionConfig, Ranks], None]
-    detector: Callable[[Training, Splits, Source], AbstractContextManager[Detector]]
+    bf16 = run.config.solver.precision == "bf16"
+    with torch.autocast(run.ranks.device.type, torch.bfloat16, enabled=bf16):
+        try:
+            losses: dict[str, Tensor] = shared(*step)
+        except FloatingPointError as error:
+            # Detectron2 looks at its proposals first.
+            reason = f"{error} (something is not finite; {CAUSE})"
+            raise WorkError(f"iteration {iteration + 1}: {reason}") from None
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}

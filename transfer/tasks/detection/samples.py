@@ -13,10 +13,8 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from carryover.core.data.objects.dataset import DetectionDataset, DetectionImage
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 from carryover.transfer.tasks.detection.transforms import load_image
+from carryover.transfer.tasks.pictures import COLOURS, SHORT_EDGE, evenly
 
-# Okabe and Ito's palette, distinguishable with any colour vision; truth is drawn in white.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-SHORT_EDGE = 320
 SCORE = 0.3
 
 
@@ -29,10 +27,9 @@ def draw_samples(
     """
     by_id = {p.image_id: p for p in predictions}
     annotated = [i for i in dataset.images if len(i.annotation)]
-    chosen = np.linspace(0, len(annotated) - 1, min(count, len(annotated))).astype(int)
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    for source in (annotated[i] for i in chosen):
+    for source in (annotated[i] for i in evenly(len(annotated), count)):
         path = directory / f"{source.path.stem}.png"
         _draw(source, by_id[source.id], dataset.classes).save(path)
         paths.append(path)

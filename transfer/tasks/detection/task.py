@@ -1,127 +1,129 @@
-"""The protocol of a detection run: carry, prove, train, recalibrate, test, score, record."""
+"""Detection and instance segmentation: carry, prove, train, recalibrate, test, score."""
 
 import logging
-import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
-
-from carryover.core.backbones.pixels import require_same_pixels
-from carryover.core.backbones.source import open_source
-from carryover.core.data.objects.splits import Splits
-from carryover.core.formats.claims import Work
-from carryover.core.formats.state import STATE_NAME, previous
-from carryover.core.training.distributed import barrier, joined
-from carryover.core.training.interrupt import StopRequest
-from carryover.transfer.results.record import ResultRecord, make_record, write_record
+from carryover.configs.registry import imported
+from carryover.core.data.objects.splits import Splits, read_splits
+from carryover.core.formats.metrics_log import METRICS_NAME
+from carryover.transfer.results.record import ResultRecord
+from carryover.transfer.tasks.base import Outcome, Run, Task
 from carryover.transfer.tasks.detection.config import DetectionConfig
-from carryover.transfer.tasks.detection.data import annotated_images
-from carryover.transfer.tasks.detection.inference import predict
-from carryover.transfer.tasks.detection.metrics import score
-from carryover.transfer.tasks.detection.model import Backend, Detector, Training
-from carryover.transfer.tasks.detection.predictions_file import FILE_NAME as PREDICTIONS_NAME
-from carryover.transfer.tasks.detection.predictions_file import write_predictions
-from carryover.transfer.tasks.detection.samples import draw_samples
-from carryover.transfer.tasks.detection.training import train_detector
-from carryover.transfer.tasks.identity import identify
-from carryover.transfer.tasks.outputs import RECIPE_NAME, finished_record, save_weights
+from carryover.transfer.tasks.detection.detectron2 import library
+
+if TYPE_CHECKING:
+    from carryover.core.backbones.source import Source
+    from carryover.core.training.interrupt import StopRequest
+    from carryover.transfer.tasks.backend import Backend
+    from carryover.transfer.tasks.detection.model import Detector
 
 log = logging.getLogger(__name__)
 
-WEIGHTS_NAME = "detector.safetensors"
-METRICS_NAME = "metrics.jsonl"
-SAMPLES_NAME = "samples"
+WEIGHTS_NAME, SAMPLES_NAME = "detector.safetensors", "samples"
 
 
-def run_protocol(
-    backend: Backend, config: DetectionConfig, splits: Splits, checkpoint: Path, out: Path
-) -> ResultRecord:
-    """Carry `checkpoint` into the recipe's detector, train and test it; see `torchvision_rcnn.evaluate`."""
-    source = open_source(checkpoint)
-    work = Work(out, config, identify(config, source), v1=(config.seed, source.sha256))
-    if (finished := finished_record(out, work.identity, source.sha256)) is not None:
-        log.info("%s: already evaluated, nothing to do", out)
-        return finished
-    require_same_pixels(config.input, source.metadata, checkpoint)
-    with ExitStack() as stack:
-        ranks = stack.enter_context(joined())
-        ranks.share_of(config.solver.ims_per_batch, "solver.ims_per_batch")
-        backend.require(config, ranks)
-        if ranks.first:
-            work.claim()
-        barrier()
-        images = annotated_images(splits.train)
-        run = Training(config, images, out, ranks, work)
-        detector = stack.enter_context(backend.detector(run, splits, source))
-        log.info("all %d backbone tensors of the detector equal those of %s", detector.carried, checkpoint)
-        with StopRequest() as stop:
-            training_seconds = train_detector(run, detector, stop)
-        began = time.monotonic()
-        recalibrated = _recalibrate(run, detector)
-        if ranks.first:
-            save_weights(out / WEIGHTS_NAME, detector.model)
-        predictions = predict(run, detector, splits.test.images)
-        metrics = score(config.data, splits.test, predictions, config.model.masks)
+class Detection(Task[DetectionConfig, Splits, "Detector"]):
+    """Train a detector on the backbone, and test it, with torchvision or Detectron2.
 
-        record = make_record(
-            recipe=config,
-            task="detection",
-            source=source,
-            data_digest=work.identity.parts["data"],
-            dataset=config.data.title,
-            split=config.data.test_label,
+    `out` then holds metrics.jsonl (losses), predictions.json.gz, detector.safetensors (the tested weights,
+    under the library's own names) and samples/*.png. With Detectron2 it also holds the receipt of the
+    conversion that the model was proven against (backbone.pkl.receipt.json) and the recipe in Detectron2's
+    own terms (detectron2.yaml).
+    """
+
+    def prepare(self, config: DetectionConfig) -> Splits:
+        """Read both splits; raises UserError for defects that the recipe does not forgive."""
+        if config.backend == "detectron2":
+            library.require_detectron2()
+        splits = read_splits(config.data, needs_masks=config.model.masks)
+        if config.backend == "detectron2":
+            library.import_detectron2()
+        return splits
+
+    def launch(self, config: DetectionConfig, checkpoint: "Path | Source", out: Path) -> ResultRecord | None:
+        """Start one process a GPU with Detectron2's `launch`, unless a launcher has started them already."""
+        if config.backend != "detectron2" or (processes := library.own_processes()) == 1:
+            return None
+        from carryover.transfer.tasks.detection.detectron2.launch import evaluate_in_processes
+
+        assert isinstance(checkpoint, Path)
+        return evaluate_in_processes(processes, config, checkpoint, out)
+
+    def require(self, config: DetectionConfig, source: "Source") -> None:
+        """Raise UserError for a checkpoint that was trained on images normalised differently."""
+        from carryover.core.backbones.pixels import require_same_pixels
+
+        require_same_pixels(config.input, source.metadata, source.path)
+
+    def begun_by_v1(self, run: Run[DetectionConfig, Splits]) -> tuple[object, ...]:
+        """Return seed and checkpoint."""
+        return run.config.seed, run.source.sha256
+
+    @contextmanager
+    def build(self, run: Run[DetectionConfig, Splits]) -> "Iterator[Detector]":
+        """Build the recipe's detector in the recipe's library."""
+        backend = backend_of(run.config)
+        run.ranks.share_of(run.config.solver.ims_per_batch, "solver.ims_per_batch")
+        backend.require(run.config, run.ranks)
+        with backend.build(run) as detector:
+            where = run.source.path
+            log.info("all %d backbone tensors of the detector equal those of %s", detector.carried, where)
+            yield detector
+
+    def train(self, run: Run[DetectionConfig, Splits], model: "Detector", stop: "StopRequest") -> float:
+        """Train to the end of the schedule."""
+        from carryover.core.training.iterations import train_iterations
+
+        return train_iterations(run, model, f"train {run.config.model.label}", stop)
+
+    def test(self, run: Run[DetectionConfig, Splits], model: "Detector") -> Outcome:
+        """Recalibrate, detect in every test image, and score by the rules of the data set's layout."""
+        from carryover.transfer.tasks.backend import trained
+        from carryover.transfer.tasks.detection.data import annotated_images
+        from carryover.transfer.tasks.detection.facts import DetectionFacts
+        from carryover.transfer.tasks.detection.inference import predict, recalibrate
+        from carryover.transfer.tasks.detection.metrics import score
+        from carryover.transfer.tasks.detection.predictions_file import FILE_NAME, write_predictions
+        from carryover.transfer.tasks.detection.samples import draw_samples
+        from carryover.transfer.tasks.outputs import save_weights
+
+        config, out, test = run.config, run.out, run.data.test
+        layers = recalibrate(run, model)
+        if run.ranks.first:
+            save_weights(out / WEIGHTS_NAME, model.model)
+        predictions = predict(run, model, test.images)
+        metrics = score(config.data, test, predictions, config.model.masks)
+        if run.ranks.first:
+            write_predictions(out / FILE_NAME, predictions)
+            draw_samples(test, predictions, out / SAMPLES_NAME, config.samples)
+        backend, images = backend_of(config), len(annotated_images(run.data.train))
+        return Outcome(
+            metrics=metrics,
+            train_images=images,
             backend=backend.name,
             backend_version=backend.version,
-            seed=config.seed,
-            metrics=metrics,
-            wall_seconds=training_seconds + time.monotonic() - began,
-            train_images=len(images),
-            facts={
-                "detector": config.model.label,
-                "backbone tensors equal to the checkpoint's": detector.carried,
-                "iterations": config.solver.iterations,
-                "images per batch": config.solver.ims_per_batch,
-                "learning rate": config.solver.peak_lr,
-                "norm": config.model.norm,
-                "layers with precise BN": recalibrated,
-                "training images without objects, left out": len(splits.train.images) - len(images),
-                "defects forgiven": len(splits.defects),
-                "devices": ranks.world,
-                **detector.facts,
-            },
+            model=config.model.label,
+            facts=DetectionFacts(
+                **trained(run, model),
+                precise_bn_layers=layers,
+                empty_images_left_out=len(run.data.train.images) - images,
+            ),
             artifacts={
                 "metrics": METRICS_NAME,
-                "predictions": PREDICTIONS_NAME,
+                "predictions": FILE_NAME,
                 "weights": WEIGHTS_NAME,
-                "recipe": RECIPE_NAME,
                 "samples": SAMPLES_NAME,
-                **detector.artifacts,
+                **model.artifacts,
             },
         )
-        if ranks.first:
-            write_predictions(out / PREDICTIONS_NAME, predictions)
-            draw_samples(splits.test, predictions, out / SAMPLES_NAME, config.samples)
-            # The record comes before the state goes, so that there is always something to go on from.
-            write_record(record, out)
-            for state in (out / STATE_NAME, previous(out / STATE_NAME)):
-                state.unlink(missing_ok=True)
-        barrier()
-    return record
 
 
-def _recalibrate(run: Training, detector: Detector) -> int:
-    """Measure the batch statistics on the training steps that would come next, if the recipe asks for it."""
-    config, ranks = run.config, run.ranks
-    measured = 0
-    if config.precise_bn:
-        torch.manual_seed(config.seed)
-        last = config.solver.iterations
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
-            measured = detector.recalibrate(last, last + config.precise_bn)
-    if ranks.world > 1:
-        # Each rank kept running statistics of its own; all test with the first one's.
-        for buffer in detector.model.buffers():
-            dist.broadcast(buffer, 0)
-    return measured
+def backend_of(config: DetectionConfig) -> "Backend[Detector]":
+    """Return the recipe's library; imports it."""
+    found: Backend[Detector] = imported(
+        f"carryover.transfer.tasks.detection.{config.backend}.backend:BACKEND"
+    )
+    return found

@@ -1,13 +1,14 @@
 """What a fine-tuning recipe says, checked before torch is imported."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from carryover.configs import Incidental, Recipe, Section
+from carryover.configs import Incidental, Section
 from carryover.core.data.labelled.config import ClassifyData, ImageConfig
 from carryover.core.data.labelled.labels import Labels
+from carryover.transfer.tasks.recipe import EvaluationRecipe
 from carryover.transfer.tasks.schedules import Schedule
 
 Seed = Annotated[NonNegativeInt, Incidental]
@@ -85,7 +86,7 @@ class GridOfRates(Section):
 Selection = Annotated[LastEpoch | BestEpoch | GridOfRates, Field(discriminator="name")]
 
 
-class FinetuneConfig(Recipe):
+class FinetuneConfig(EvaluationRecipe):
     """A fine-tuning recipe: a labelled subset, rates for backbone and head, and how the result is chosen.
 
     Attributes
@@ -113,6 +114,8 @@ class FinetuneConfig(Recipe):
     keep_weights
         Write the tested classifier to classifier.safetensors.
     """
+
+    implementation: ClassVar[str] = "carryover.transfer.tasks.finetune.task:Finetune"
 
     task: Literal["finetune"] = "finetune"
     data: ClassifyData

@@ -1,255 +1,181 @@
-"""The protocol of a fine-tuning run: carry, choose labels, train (over a grid, if asked), test, record."""
+"""Fine-tuning on few labels: a pretrained backbone and a new linear head, trained and tested."""
 
-import logging
-import time
-from dataclasses import dataclass, replace
-from pathlib import Path
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from carryover.configs import WorkError
-from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.pixels import require_same_crops
-from carryover.core.backbones.source import open_source
-from carryover.core.data.labelled import subsets
-from carryover.core.data.labelled.splits import LabelledSubset, Splits, choose_labelled, open_splits
-from carryover.core.data.labelled.subsets import Indices
-from carryover.core.formats.canonical import CanonicalMetadata
-from carryover.core.formats.claims import Work
-from carryover.core.formats.state import STATE_NAME, previous
-from carryover.core.training.distributed import Ranks, barrier, joined
-from carryover.core.training.interrupt import StopRequest
-from carryover.core.training.loop import METRICS_NAME
-from carryover.transfer.results.record import ResultRecord, make_record, write_record
-from carryover.transfer.tasks.accuracy import TOP, Accuracy, accuracy_metrics
-from carryover.transfer.tasks.finetune.config import BestEpoch, FinetuneConfig, GridOfRates
-from carryover.transfer.tasks.finetune.grid import GRID_NAME, GridPoint, best_point, read_points, write_points
-from carryover.transfer.tasks.finetune.model import Classifier
-from carryover.transfer.tasks.finetune.training import (
-    Trained,
-    Training,
-    accuracy,
-    train_classifier,
-)
-from carryover.transfer.tasks.identity import identify
-from carryover.transfer.tasks.outputs import RECIPE_NAME, finished_record, save_weights, spread
+from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.formats.metrics_log import METRICS_NAME
+from carryover.transfer.tasks.base import Outcome, Run, Task
+from carryover.transfer.tasks.finetune.config import FinetuneConfig, GridOfRates, LastEpoch
+from carryover.transfer.tasks.labelled import LabelledFacts, labelled
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from carryover.core.backbones.source import Source
+    from carryover.core.training.interrupt import StopRequest
+    from carryover.transfer.tasks.finetune.model import Classifier
+    from carryover.transfer.tasks.finetune.selection import Candidates, Chosen
 
 WEIGHTS_NAME = "classifier.safetensors"
 
+FinetuneRun = Run[FinetuneConfig, LabelledImages]
 
-def run_protocol(config: FinetuneConfig, checkpoint: Path, out: Path) -> ResultRecord:
-    """Fine-tune and test as `config` says; see `transfer.tasks.finetune.entry.evaluate`."""
-    source = open_source(checkpoint)
-    backbone, metadata = source.backbone, source.metadata
-    work = Work(out, config, identify(config, source))
-    if (finished := finished_record(out, work.identity, source.sha256)) is not None:
-        log.info("%s: already evaluated, nothing to do", out)
-        return finished
-    require_same_crops(config.image, metadata, checkpoint)
-    with joined() as ranks, StopRequest() as stop:
-        splits = open_splits(config.data)
-        subset = choose_labelled(config.labels, splits, config.seed)
-        work = replace(work, v1=(config.seed, source.sha256, subset.digest))
-        if ranks.first:
-            work.claim()
-        barrier()
-        run = _Run(config, splits, subset, backbone.state_dict(), metadata, ranks, stop, work)
-        outcome = _select_and_train(run, out)
 
-        began = time.monotonic()
-        final = run.training(out, subset.positions)
-        tested = accuracy(outcome.trained.model, splits.test, final)
-        facts = outcome.facts | _facts(run, outcome)
-        if config.freeze_backbone:
-            facts["backbone tensors unchanged"] = _assert_frozen(outcome.trained.model, run.weights)
-        artifacts = {"metrics": METRICS_NAME, "recipe": RECIPE_NAME}
+class FinetuneFacts(LabelledFacts):
+    """What a record of fine-tuning tells.
+
+    Attributes
+    ----------
+    epochs, result_epoch
+        Length of the training, and the epoch that is tested.
+    lr_backbone, lr_head
+        Peak rates at the recipe's batch; those that a grid chose.
+    bn, sync_bn
+        Batch norm in training.
+    top5_left_out
+        With five classes or fewer, top-5 says nothing and is not recorded.
+    grid_points, base_lr_backbone, base_lr_head
+        Pairs of rates that were tried, and the base rates chosen.
+    held_out_images, held_out_top1
+        On how many images the result was chosen, and its accuracy (%) there.
+    unchanged_tensors
+        Tensors of a frozen backbone found to be what they were.
+    """
+
+    epochs: int
+    result_epoch: int
+    batch_size: int
+    lr_backbone: float
+    lr_head: float
+    bn: str
+    sync_bn: bool
+    frozen_backbone: bool
+    head_init: str
+    head_norm: str
+    top5_left_out: bool
+    grid_points: int | None = None
+    base_lr_backbone: float | None = None
+    base_lr_head: float | None = None
+    held_out_images: int | None = None
+    held_out_top1: float | None = None
+    unchanged_tensors: int | None = None
+
+
+@dataclass
+class Tuned:
+    """The trainings to choose among, and, when they are over, the one that was chosen."""
+
+    candidates: "Candidates"
+    chosen: "Chosen | None" = None
+
+
+class Finetune(Task[FinetuneConfig, LabelledImages, Tuned]):
+    """The backbone and a new linear head, fine-tuned on the labelled subset."""
+
+    def prepare(self, config: FinetuneConfig) -> LabelledImages:
+        """Check that the data set is there."""
+        return LabelledImages(config.data, config.labels, config.seed)
+
+    def require(self, config: FinetuneConfig, source: "Source") -> None:
+        """Raise UserError where the images' size or normalisation are not the checkpoint's."""
+        from carryover.core.backbones.pixels import require_same_crops
+
+        require_same_crops(config.image, source.metadata, source.path)
+
+    def begun_by_v1(self, run: FinetuneRun) -> tuple[object, ...]:
+        """Return seed, checkpoint and choice of images."""
+        return run.config.seed, run.source.sha256, run.data.train.digest
+
+    @contextmanager
+    def build(self, run: FinetuneRun) -> Iterator[Tuned]:
+        """Keep the carried weights, from which every training begins."""
+        from carryover.transfer.tasks.finetune.selection import Candidates
+
+        yield Tuned(Candidates(run))
+
+    def train(self, run: FinetuneRun, model: Tuned, stop: "StopRequest") -> float:
+        """Train, over a grid of rates if asked to, and choose."""
+        model.chosen = model.candidates.train(stop)
+        return model.chosen.seconds
+
+    def test(self, run: FinetuneRun, model: Tuned) -> Outcome:
+        """Test the chosen classifier; keeps its weights where the recipe says so.
+
+        Raises WorkError for a frozen backbone that has changed.
+        """
+        from carryover.transfer.tasks.accuracy import accuracy_metrics
+        from carryover.transfer.tasks.finetune.grid import GRID_NAME
+        from carryover.transfer.tasks.finetune.training import accuracy
+        from carryover.transfer.tasks.outputs import save_weights
+
+        config, data, chosen = run.config, run.data, model.chosen
+        assert chosen is not None
+        classifier = chosen.trained.model
+        as_trained = model.candidates.training(run.out, data.train.positions)
+        tested = accuracy(classifier, data.test, as_trained)
+        unchanged = _assert_frozen(classifier, model.candidates.weights) if config.freeze_backbone else None
+        artifacts = {"metrics": METRICS_NAME}
         if isinstance(config.selection, GridOfRates):
             artifacts["grid"] = GRID_NAME
         if config.keep_weights:
             artifacts["weights"] = WEIGHTS_NAME
-        record = make_record(
-            recipe=config,
-            task="finetune",
-            source=source,
-            data_digest=work.identity.parts["data"],
-            dataset=config.data.title,
-            split=config.data.test_split,
-            backend="carryover",
-            seed=config.seed,
-            metrics=accuracy_metrics(tested, len(splits.classes)),
-            wall_seconds=outcome.seconds + time.monotonic() - began,
-            selection="last" if outcome.selected_on is None else "best",
-            selected_on=outcome.selected_on,
-            train_images=outcome.train_images,
-            label_fraction=len(subset.indices) / len(splits.train),
-            facts=facts,
+            if run.ranks.first:
+                save_weights(run.out / WEIGHTS_NAME, classifier)
+        return Outcome(
+            metrics=accuracy_metrics(tested, len(data.classes)),
+            train_images=chosen.train_images,
+            label_fraction=data.label_fraction,
+            selected_on=_selected_on(config),
+            facts=_facts(run, chosen, unchanged),
             artifacts=artifacts,
         )
-        if ranks.first:
-            if config.keep_weights:
-                save_weights(out / WEIGHTS_NAME, outcome.trained.model)
-            # The record comes before the state goes, so that there is always something to go on from.
-            write_record(record, out)
-            _forget_state(out)
-        barrier()
-    return record
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What every training of one evaluation shares."""
-
-    config: FinetuneConfig
-    splits: Splits
-    subset: LabelledSubset
-    weights: dict[str, Tensor]
-    metadata: CanonicalMetadata
-    ranks: Ranks
-    stop: StopRequest
-    work: Work
-
-    def training(
-        self,
-        out: Path,
-        images: Indices,
-        judge: Indices | None = None,
-        base_rates: tuple[float, float] | None = None,
-    ) -> Training:
-        """Describe the training of one classifier on these of the labelled images."""
-        o = self.config.optimizer
-        backbone, head = base_rates or (o.base_lr_backbone, o.base_lr_head)
-        scale = self.config.batch_size / o.lr_per
-        return Training(
-            config=self.config,
-            backbone=self._carried,
-            images=self.subset.images.take(images),
-            augment=self.config.image.augment(self.metadata.pixel_mean, self.metadata.pixel_std),
-            lr_backbone=backbone * scale,
-            lr_head=head * scale,
-            out=out,
-            ranks=self.ranks,
-            work=self.work,
-            judge=None if judge is None else self.subset.images.take(judge),
-        )
-
-    def hold_out(self, fraction: float) -> tuple[Indices, Indices]:
-        """Split the labelled subset into a part to fit on and a part to select on."""
-        labels, classes = self.subset.labels, self.splits.classes
-        return subsets.hold_out(labels, classes, self.subset.positions, fraction, self.config.seed)
-
-    def _carried(self) -> tuple[nn.Module, int]:
-        backbone = build_backbone(self.metadata.backbone)
-        backbone.load_state_dict(self.weights, strict=True)
-        return backbone, backbone.feature_dim
+def _selected_on(config: FinetuneConfig) -> str | None:
+    if isinstance(config.selection, LastEpoch):
+        return None
+    return f"held-out {100 * config.selection.held_out:g} % of the labelled training images"
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """The classifier to test, and how it was arrived at."""
+def _facts(run: FinetuneRun, chosen: "Chosen", unchanged: int | None) -> FinetuneFacts:
+    from carryover.transfer.tasks.accuracy import TOP
 
-    trained: Trained
-    train_images: int
-    seconds: float
-    selected_on: str | None
-    facts: dict[str, str | int | float | bool | None]
-
-
-def _select_and_train(run: _Run, out: Path) -> _Outcome:
-    selection = run.config.selection
-    everything = run.subset.positions
-    if isinstance(selection, BestEpoch):
-        fit, held = run.hold_out(selection.held_out)
-        trained = train_classifier(run.training(out, fit, judge=held), run.stop)
-        assert trained.judged is not None
-        facts = {"held-out images": len(held), "held-out top-1, %": trained.judged.top1_percent}
-        return _Outcome(trained, len(fit), trained.seconds, _part(selection.held_out), dict(facts))
-    if isinstance(selection, GridOfRates):
-        points = _try_all(run, selection, out)
-        chosen = best_point(points)
-        rates = (chosen.base_lr_backbone, chosen.base_lr_head)
-        log.info("best on the held-out part: backbone %g, head %g; training on all labels", *rates)
-        trained = train_classifier(run.training(out, everything, base_rates=rates), run.stop)
-        seconds = trained.seconds + sum(p.seconds for p in points)
-        facts = {
-            "grid points": len(points),
-            "chosen backbone base rate": rates[0],
-            "chosen head base rate": rates[1],
-            "held-out images": chosen.images,
-            "held-out top-1, %": chosen.top1_percent,
-        }
-        return _Outcome(trained, len(everything), seconds, _part(selection.held_out), dict(facts))
-    trained = train_classifier(run.training(out, everything), run.stop)
-    return _Outcome(trained, len(everything), trained.seconds, None, {})
-
-
-def _try_all(run: _Run, selection: GridOfRates, out: Path) -> list[GridPoint]:
-    fit, held = run.hold_out(selection.held_out)
-    judge = run.subset.images.take(held)
-    path = out / GRID_NAME
-    done = read_points(path, run.work)
-    for number, rates in enumerate(selection.points):
-        if number < len(done):
-            continue
-        directory = out / "grid" / f"{number:02d}"
-        training = run.training(directory, fit, base_rates=rates)
-        log.info("grid point %d of %d: backbone %g, head %g", number + 1, len(selection.points), *rates)
-        try:
-            trained = train_classifier(training, run.stop)
-            found = accuracy(trained.model, judge, training)
-            point = GridPoint.of(rates, found, trained.seconds)
-        except WorkError as error:
-            # A rate that diverges is no candidate; the other points may be fine.
-            log.warning("grid point %d: %s", number + 1, error)
-            point = GridPoint.of(rates, Accuracy(len(held), 0, 0), 0.0)
-        done.append(point)
-        if run.ranks.first:
-            write_points(path, run.work, done)
-            _forget_state(directory)
-        barrier()
-    return done
-
-
-def _part(fraction: float) -> str:
-    return f"held-out {100 * fraction:g} % of the labelled training images"
-
-
-def _facts(run: _Run, outcome: _Outcome) -> dict[str, str | int | float | bool | None]:
     config = run.config
-    facts: dict[str, str | int | float | bool | None] = {
-        "labels": run.subset.what,
-        "images per class": spread(run.subset.counts),
-        "classes": len(run.splits.classes),
-        "epochs": config.schedule.epochs,
-        "epoch of the result": outcome.trained.epoch,
-        "images per batch": config.batch_size,
-        "learning rate, backbone": config.lr_backbone,
-        "learning rate, head": config.lr_head,
-        "batch norm in training": config.bn + (", synchronised" if config.sync_bn else ""),
-        "frozen backbone": config.freeze_backbone,
-        "head initialisation": config.head_init,
-        "head normalisation": config.head_norm,
-        "devices": run.ranks.world,
-    }
-    if isinstance(config.selection, GridOfRates):
-        scale = config.batch_size / config.optimizer.lr_per
-        facts["learning rate, backbone"] = scale * float(outcome.facts["chosen backbone base rate"] or 0)
-        facts["learning rate, head"] = scale * float(outcome.facts["chosen head base rate"] or 0)
-    if len(run.splits.classes) <= max(TOP):
-        facts["top-5"] = f"left out: with {len(run.splits.classes)} classes it says nothing"
-    return facts
+    scale = config.batch_size / config.optimizer.lr_per
+    rates = (config.lr_backbone, config.lr_head)
+    if chosen.rates is not None:
+        rates = (scale * chosen.rates[0], scale * chosen.rates[1])
+    return FinetuneFacts(
+        **labelled(run.data, run.ranks),
+        epochs=config.schedule.epochs,
+        result_epoch=chosen.trained.epoch,
+        batch_size=config.batch_size,
+        lr_backbone=rates[0],
+        lr_head=rates[1],
+        bn=config.bn,
+        sync_bn=config.sync_bn,
+        frozen_backbone=config.freeze_backbone,
+        head_init=config.head_init,
+        head_norm=config.head_norm,
+        top5_left_out=len(run.data.classes) <= max(TOP),
+        grid_points=chosen.grid_points,
+        base_lr_backbone=None if chosen.rates is None else chosen.rates[0],
+        base_lr_head=None if chosen.rates is None else chosen.rates[1],
+        held_out_images=chosen.held_out_images,
+        held_out_top1=chosen.held_out_top1,
+        unchanged_tensors=unchanged,
+    )
 
 
-def _assert_frozen(model: Classifier, weights: dict[str, Tensor]) -> int:
+def _assert_frozen(model: "Classifier", weights: "dict[str, Tensor]") -> int:
+    import torch
+
     now = model.backbone.state_dict()
     changed = [name for name, value in weights.items() if not torch.equal(now[name].cpu(), value)]
     if changed:
         raise WorkError(f"the backbone is frozen, but training changed {', '.join(changed[:5])}")
     return len(weights)
-
-
-def _forget_state(directory: Path) -> None:
-    for state in (directory / STATE_NAME, previous(directory / STATE_NAME)):
-        state.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -19,7 +18,7 @@ from carryover.core.data.labelled.loading import laid_out, training_loader
 from carryover.core.data.prepared import Batch, Dataset, EvaluationLoader
 from carryover.core.formats.claims import Work
 from carryover.core.training.convolution import use_products
-from carryover.core.training.distributed import Ranks, with_sync_bn
+from carryover.core.training.distributed import Ranks, share_buffers, with_sync_bn
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, epochs, require_finite, train
 from carryover.transfer.tasks.accuracy import Accuracy, count
@@ -92,10 +91,7 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
 
 def accuracy(model: Classifier, images: Dataset, training: Training) -> Accuracy:
     """Test on all of `images`, each resized and cropped centrally; every rank gets the same answer."""
-    if training.ranks.world > 1:
-        # Each rank tracked statistics of its own; all test with the first one's.
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+    share_buffers(model)
     return count(_predictions(model, images, training), training.ranks.device)
 
 

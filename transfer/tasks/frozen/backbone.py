@@ -1,27 +1,24 @@
-"""A checkpoint opened for evaluation without training: its network, and its features of images."""
+"""A backbone that is only looked through: its network, and its features of images."""
 
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from carryover.core.backbones.pixels import require_same_crops
-from carryover.core.backbones.source import Source, open_source
+from carryover.core.backbones.source import Source
 from carryover.core.data.config import AugmentConfig
 from carryover.core.data.prepared import Dataset
-from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.core.training.distributed import Ranks
+from carryover.transfer.tasks.base import Run
 from carryover.transfer.tasks.frozen.config import FrozenRecipe
 from carryover.transfer.tasks.frozen.features import FeatureSet, Request, stored_features
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """A backbone that is only looked through.
+    """A backbone whose parameters are fixed.
 
     Attributes
     ----------
@@ -32,37 +29,36 @@ class Frozen:
     config: FrozenRecipe
     source: Source
     augment: AugmentConfig
+    out: Path
+    ranks: Ranks
 
     @property
     def backbone(self) -> nn.Module:
-        """The frozen network."""
+        """The network: images (B, 3, H, W) to features (B, D)."""
         return self.source.backbone
 
-    @property
-    def metadata(self) -> CanonicalMetadata:
-        """What the checkpoint says of itself."""
-        return self.source.metadata
+    def features(self, images: Dataset) -> FeatureSet:
+        """Return the pooled features of `images`, and their labels, from the store.
 
-    def features(self, images: Dataset, out: Path, ranks: Ranks) -> FeatureSet:
-        """Return the pooled features of `images` from the store; see `transfer.tasks.frozen.features`."""
+        Every rank calls this and computes a part of what is not there yet; each gets all of them. See
+        `transfer.tasks.frozen.features`.
+
+        Raises WorkError naming the first image whose features are not finite.
+        """
         request = Request(self.source.digest, images, self.augment, ("pooled",), self.config.precision)
-        share = -(-self.config.extract_batch // ranks.world)
-        return stored_features(request, self.backbone, self._store(out), ranks, share, self.config.workers)
+        share = -(-self.config.extract_batch // self.ranks.world)
+        return stored_features(request, self.backbone, self._store(), self.ranks, share, self.config.workers)
 
-    def _store(self, out: Path) -> Path:
+    def _store(self) -> Path:
         if self.config.store is not None:
             return self.config.store.expanduser()
         beside = self.source.path.parent
-        return (beside if os.access(beside, os.W_OK) else out) / "features"
+        return (beside if os.access(beside, os.W_OK) else self.out) / "features"
 
 
-def open_frozen(config: FrozenRecipe, checkpoint: Path | Source) -> Frozen:
-    """Open a checkpoint, or take a source that is open already, its parameters fixed.
-
-    Raises UserError for a missing or unfit file, and where size or normalisation are not the recipe's.
-    """
-    source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
-    require_same_crops(config.image, source.metadata, source.path)
+def frozen_of(run: Run[Any, Any]) -> Frozen:
+    """Return the run's backbone with its parameters fixed, in evaluation mode."""
+    source, config = run.source, run.config
     source.backbone.requires_grad_(False).eval()
     augment = config.image.augment(source.metadata.pixel_mean, source.metadata.pixel_std)
-    return Frozen(config, source, augment)
+    return Frozen(config, source, augment, run.out, run.ranks)

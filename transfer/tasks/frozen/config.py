@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from carryover.configs import Incidental, Recipe
+from carryover.configs import Incidental
 from carryover.core.data.labelled.config import ImageConfig
+from carryover.transfer.tasks.recipe import EvaluationRecipe
 
 
-class FrozenRecipe(Recipe):
+class FrozenRecipe(EvaluationRecipe):
     """What every evaluation of a frozen network shares.
 
     Attributes

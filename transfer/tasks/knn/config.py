@@ -1,6 +1,6 @@
 """What a k-NN recipe says (torch-free)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -19,6 +19,8 @@ class KnnConfig(FrozenRecipe):
     k, temperatures
         Every pair of them is reported; all come from one search of the largest k.
     """
+
+    implementation: ClassVar[str] = "carryover.transfer.tasks.knn.task:Knn"
 
     task: Literal["knn"] = "knn"
     data: ClassifyData

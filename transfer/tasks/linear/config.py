@@ -1,7 +1,7 @@
 """What a linear evaluation's recipe says (torch-free)."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -124,6 +124,8 @@ class LinearConfig(FrozenRecipe):
     checkpoint_every
         Epochs between two saved states (protocol mode).
     """
+
+    implementation: ClassVar[str] = "carryover.transfer.tasks.linear.task:Linear"
 
     task: Literal["linear"] = "linear"
     data: ClassifyData

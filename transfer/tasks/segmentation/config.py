@@ -1,12 +1,13 @@
 """SegmentationConfig: everything that decides a segmentation run, for either backend (torch-free)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from carryover.configs import Incidental, Recipe, Section
+from carryover.configs import Incidental, Section
 from carryover.core.data.masks.config import SegmentationData
 from carryover.core.training.solver import ScaledSolver
+from carryover.transfer.tasks.recipe import EvaluationRecipe
 from carryover.transfer.tasks.segmentation.model_config import ModelConfig
 
 Size = tuple[PositiveInt, PositiveInt]
@@ -84,6 +85,11 @@ class SolverConfig(ScaledSolver):
         """The last learning rate, at this batch."""
         return self.min_lr * self.scale
 
+    def rate(self, iteration: int) -> float:
+        """Return the rate of a 0-based iteration at this batch; `final_lr` at the last one."""
+        left = 1 - iteration / max(1, self.iterations - 1)
+        return self.final_lr + (self.peak_lr - self.final_lr) * left**self.power
+
     @model_validator(mode="after")
     def _schedule_fits(self) -> "SolverConfig":
         if self.min_lr > self.base_lr:
@@ -91,7 +97,7 @@ class SolverConfig(ScaledSolver):
         return self
 
 
-class SegmentationConfig(Recipe):
+class SegmentationConfig(EvaluationRecipe):
     """A segmentation recipe: data, segmenter, input, optimisation; the backbone comes with the checkpoint.
 
     Attributes
@@ -109,6 +115,8 @@ class SegmentationConfig(Recipe):
     samples
         Test images painted with what was found in them for the report.
     """
+
+    implementation: ClassVar[str] = "carryover.transfer.tasks.segmentation.task:Segmentation"
 
     task: Literal["segmentation"] = "segmentation"
     backend: Literal["torchvision", "mmseg"] = "torchvision"

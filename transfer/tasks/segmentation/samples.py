@@ -7,15 +7,10 @@ import numpy as np
 from PIL import Image
 
 from carryover.core.data.masks.dataset import IGNORED, SegmentationImage
-from carryover.transfer.tasks.detection.samples import COLOURS, SHORT_EDGE
+from carryover.transfer.tasks.pictures import COLOURS, SHORT_EDGE
 from carryover.transfer.tasks.segmentation.transforms import load_image
 
 _OPACITY = 0.55
-
-
-def choose(images: int, count: int) -> frozenset[int]:
-    """Choose `count` images evenly by number."""
-    return frozenset(np.linspace(0, images - 1, min(count, images)).astype(int).tolist())
 
 
 def draw_sample(source: SegmentationImage, found: np.ndarray, truth: np.ndarray, directory: Path) -> Path:

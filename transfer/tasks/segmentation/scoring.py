@@ -12,8 +12,9 @@ from carryover.configs.formats import Format
 from carryover.core.data.masks.dataset import SegmentationDataset, SegmentationImage
 from carryover.core.training.distributed import Ranks, sum_over_ranks
 from carryover.core.training.progress import progress
+from carryover.transfer.tasks.pictures import evenly
 from carryover.transfer.tasks.segmentation.metrics import confusion, scores
-from carryover.transfer.tasks.segmentation.samples import choose, draw_sample
+from carryover.transfer.tasks.segmentation.samples import draw_sample
 from carryover.transfer.tasks.segmentation.transforms import load_truth
 
 FORMAT = Format("confusion matrix", 2)
@@ -32,7 +33,7 @@ def test(dataset: SegmentationDataset, segment: Segment, ranks: Ranks, out: Path
     """
     classes = len(dataset.classes)
     matrix = np.zeros((classes, classes), dtype=np.int64)
-    drawn = choose(len(dataset.images), samples)
+    drawn = frozenset(evenly(len(dataset.images), samples))
     mine = range(ranks.rank, len(dataset.images), ranks.world)
     with progress(f"test on {dataset.name}", len(mine)) as bar:
         for index in mine:

@@ -1,102 +1,114 @@
-"""The protocol of a segmentation run: carry, prove, train, test, score, record."""
+"""Semantic segmentation: carry, prove, train, test, score."""
 
+import importlib.util
 import logging
-import time
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
-
-from carryover.core.backbones.pixels import require_same_pixels
-from carryover.core.backbones.source import open_source
-from carryover.core.data.masks.splits import Splits
-from carryover.core.formats.claims import Work
-from carryover.core.training.distributed import barrier, joined
-from carryover.core.training.interrupt import StopRequest
-from carryover.transfer.results.record import ResultRecord, make_record, write_record
-from carryover.transfer.tasks.identity import identify
-from carryover.transfer.tasks.outputs import RECIPE_NAME, finished_record, save_weights
+from carryover.configs import UserError
+from carryover.configs.registry import imported
+from carryover.core.data.masks.splits import Splits, read_splits
+from carryover.core.formats.metrics_log import METRICS_NAME
+from carryover.transfer.tasks.base import Outcome, Run, Task
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
-from carryover.transfer.tasks.segmentation.metrics import as_metrics, scores
-from carryover.transfer.tasks.segmentation.model import Backend, Training
-from carryover.transfer.tasks.segmentation.scoring import CONFUSION_NAME, SAMPLES_NAME, test
-from carryover.transfer.tasks.segmentation.torchvision.backbone import require_segmentable
+
+if TYPE_CHECKING:
+    from carryover.core.backbones.source import Source
+    from carryover.core.training.interrupt import StopRequest
+    from carryover.transfer.tasks.backend import Backend
+    from carryover.transfer.tasks.segmentation.model import Segmenter
 
 log = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "segmenter.safetensors"
-METRICS_NAME = "metrics.jsonl"
 
 
-def run_protocol(
-    backend: Backend, config: SegmentationConfig, splits: Splits, checkpoint: Path, out: Path
-) -> ResultRecord:
-    """Carry `checkpoint` into the recipe's segmenter, train and test it; see `torchvision_fcn.evaluate`."""
-    source = open_source(checkpoint)
-    work = Work(out, config, identify(config, source), v1=(config.seed, source.sha256))
-    if (finished := finished_record(out, work.identity, source.sha256)) is not None:
-        log.info("%s: already evaluated, nothing to do", out)
-        return finished
-    require_same_pixels(config.input, source.metadata, checkpoint)
-    require_segmentable(source.metadata.backbone)
-    with ExitStack() as stack:
-        ranks = stack.enter_context(joined())
-        ranks.share_of(config.solver.ims_per_batch, "solver.ims_per_batch")
-        backend.require(config, ranks)
-        if ranks.first:
-            work.claim()
-        barrier()
-        run = Training(config, splits.train, out, ranks, work)
-        segmenter = stack.enter_context(backend.segmenter(run, source))
-        log.info("all %d backbone tensors of the segmenter equal those of %s", segmenter.carried, checkpoint)
-        with StopRequest() as stop:
-            training_seconds = segmenter.train(stop)
-        began = time.monotonic()
-        if ranks.world > 1:
-            # Each rank kept running statistics of its own; all test with the first one's.
-            for buffer in segmenter.model.buffers():
-                dist.broadcast(buffer, 0)
-        if ranks.first:
-            save_weights(out / WEIGHTS_NAME, segmenter.model)
-        matrix = test(splits.test, segmenter.segment, ranks, out, config.samples)
+class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
+    """Train a segmenter on the backbone, and test it, with torchvision or mmsegmentation.
 
-        record = make_record(
-            recipe=config,
-            task="segmentation",
-            source=source,
-            data_digest=work.identity.parts["data"],
-            dataset=config.data.title,
-            split=config.data.test_label,
+    `out` then holds metrics.jsonl (losses), confusion.json, segmenter.safetensors (the tested weights, under
+    the library's own names) and samples/*.png. With mmsegmentation, whose model, augmentation, losses and
+    inference are its own, it also holds backbone.pth, the converted checkpoint, and its receipt.
+    """
+
+    def prepare(self, config: SegmentationConfig) -> Splits:
+        """Read both splits; raises UserError for defects that the recipe does not forgive."""
+        if config.backend == "mmseg" and importlib.util.find_spec("mmseg") is None:
+            raise UserError("backend: mmseg needs mmsegmentation: pip install 'carryover-eval[mmseg]'")
+        return read_splits(config.data)
+
+    def require(self, config: SegmentationConfig, source: "Source") -> None:
+        """Raise UserError for a checkpoint normalised differently, or a backbone that cannot be dilated."""
+        from carryover.core.backbones.pixels import require_same_pixels
+        from carryover.transfer.tasks.segmentation.torchvision.backbone import require_segmentable
+
+        require_same_pixels(config.input, source.metadata, source.path)
+        require_segmentable(source.metadata.backbone)
+
+    def begun_by_v1(self, run: Run[SegmentationConfig, Splits]) -> tuple[object, ...]:
+        """Return seed and checkpoint."""
+        return run.config.seed, run.source.sha256
+
+    @contextmanager
+    def build(self, run: Run[SegmentationConfig, Splits]) -> "Iterator[Segmenter]":
+        """Build the recipe's segmenter in the recipe's library."""
+        backend = backend_of(run.config)
+        run.ranks.share_of(run.config.solver.ims_per_batch, "solver.ims_per_batch")
+        backend.require(run.config, run.ranks)
+        with backend.build(run) as segmenter:
+            log.info(
+                "all %d backbone tensors of the segmenter equal those of %s",
+                segmenter.carried,
+                run.source.path,
+            )
+            yield segmenter
+
+    def train(self, run: Run[SegmentationConfig, Splits], model: "Segmenter", stop: "StopRequest") -> float:
+        """Train to the end of the schedule."""
+        from carryover.core.training.iterations import train_iterations
+
+        return train_iterations(run, model, f"train {run.config.model.label}", stop)
+
+    def test(self, run: Run[SegmentationConfig, Splits], model: "Segmenter") -> Outcome:
+        """Segment every test image, and score all pixels together."""
+        from carryover.core.training.distributed import share_buffers
+        from carryover.transfer.tasks.backend import trained
+        from carryover.transfer.tasks.outputs import save_weights
+        from carryover.transfer.tasks.segmentation.facts import SegmentationFacts
+        from carryover.transfer.tasks.segmentation.metrics import as_metrics, scores
+        from carryover.transfer.tasks.segmentation.scoring import CONFUSION_NAME, SAMPLES_NAME, test
+
+        config, data = run.config, run.data
+        share_buffers(model.model)
+        if run.ranks.first:
+            save_weights(run.out / WEIGHTS_NAME, model.model)
+        matrix = test(data.test, model.segment, run.ranks, run.out, config.samples)
+        backend = backend_of(config)
+        return Outcome(
+            metrics=as_metrics(scores(matrix), len(data.test.images)),
+            train_images=len(data.train.images),
             backend=backend.name,
             backend_version=backend.version,
-            seed=config.seed,
-            metrics=as_metrics(scores(matrix), len(splits.test.images)),
-            wall_seconds=training_seconds + time.monotonic() - began,
-            train_images=len(splits.train.images),
-            facts={
-                "segmenter": config.model.label,
-                "backbone tensors equal to the checkpoint's": segmenter.carried,
-                "classes": len(splits.test.classes),
-                "iterations": config.solver.iterations,
-                "images per batch": config.solver.ims_per_batch,
-                "learning rate": config.solver.peak_lr,
-                "norm": config.model.norm,
-                "defects forgiven": len(splits.defects),
-                "devices": ranks.world,
-            },
+            model=config.model.label,
+            facts=SegmentationFacts(**trained(run, model), classes=len(data.test.classes)),
             artifacts={
                 "metrics": METRICS_NAME,
                 "confusion": CONFUSION_NAME,
                 "weights": WEIGHTS_NAME,
-                "recipe": RECIPE_NAME,
                 "samples": SAMPLES_NAME,
-                **segmenter.artifacts,
+                **model.artifacts,
             },
         )
-        if ranks.first:
-            # The record comes before the state goes, so that there is always something to go on from.
-            write_record(record, out)
-            for state in segmenter.states:
-                state.unlink(missing_ok=True)
-        barrier()
-    return record
+
+
+def backend_of(config: SegmentationConfig) -> "Backend[Segmenter]":
+    """Return the recipe's library; imports it."""
+    if config.backend == "mmseg":
+        from carryover.transfer.convert.mmcv_stub import install
+
+        install()
+    found: Backend[Segmenter] = imported(
+        f"carryover.transfer.tasks.segmentation.{config.backend}.backend:BACKEND"
+    )
+    return found

@@ -1,7 +1,7 @@
 """What the recipe of VOC07's SVMs says (torch-free)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -61,6 +61,8 @@ class SvmConfig(FrozenRecipe):
     metric
         "area" (the benchmark's code) or "11point" (VOC2007's rule).
     """
+
+    implementation: ClassVar[str] = "carryover.transfer.tasks.svm.task:Svm"
 
     task: Literal["svm"] = "svm"
     data: VocImages

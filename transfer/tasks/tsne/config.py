@@ -1,6 +1,6 @@
 """What a t-SNE recipe says (torch-free)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat
 
@@ -18,6 +18,8 @@ class TsneConfig(FrozenRecipe):
     perplexity
         scikit-learn's.
     """
+
+    implementation: ClassVar[str] = "carryover.transfer.tasks.tsne.task:Tsne"
 
     task: Literal["tsne"] = "tsne"
     data: ClassifyData

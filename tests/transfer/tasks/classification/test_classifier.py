@@ -10,7 +10,6 @@ from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the recipes)
 from carryover.configs import UserError, load
 from carryover.transfer.tasks.accuracy import count
 from carryover.transfer.tasks.finetune.config import FinetuneConfig

@@ -10,14 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the recipes)
 from carryover.configs import UserError, load
 from carryover.core.formats.canonical import load_canonical
 from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.results.record import RECORD_NAME, ResultRecord
-from carryover.transfer.tasks.finetune import training as finetune_train
+from carryover.transfer.tasks.evaluate import evaluate
+from carryover.transfer.tasks.finetune import selection
 from carryover.transfer.tasks.finetune.config import FinetuneConfig
-from carryover.transfer.tasks.finetune.entry import evaluate
 from tests.interrupting import stop_after, stop_after_all
 from tests.transfer.tasks.classification.samples import write_checkpoint, write_images
 
@@ -76,7 +75,7 @@ def test_the_record_says_what_was_trained_on_and_how_the_result_was_chosen(
     )
     assert record.train_images == 30
     assert record.label_fraction == 0.5
-    assert record.facts["images per class"] == "5"
+    assert record.facts["images_per_class"] == "5"
     assert record.facts["labels"] == "50 % of every class, drawn by seed 0"
     assert [(m.name, m.n) for m in record.metrics] == [("top1", 24), ("top5", 24)]
     assert ResultRecord.model_validate_json((out / RECORD_NAME).read_text()) == record
@@ -113,7 +112,7 @@ def test_interrupted_within_an_epoch_and_resumed_equals_uninterrupted(
 def test_a_finished_run_is_not_repeated(
     plain: tuple[Path, ResultRecord], images: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune_train, "train_classifier", None)
+    monkeypatch.setattr(selection, "train_classifier", None)
     assert evaluate(recipe(images), checkpoint, plain[0]) == plain[1]
 
 
@@ -144,7 +143,7 @@ def test_a_frozen_backbone_comes_out_as_it_went_in(images: Path, checkpoint: Pat
     record = evaluate(recipe(images, *frozen), checkpoint, tmp_path)
     before, _ = load_canonical(checkpoint)
     after = weights(tmp_path)
-    assert record.facts["backbone tensors unchanged"] == len(before)
+    assert record.facts["unchanged_tensors"] == len(before)
     assert all(torch.equal(value, after[f"backbone.{name}"]) for name, value in before.items())
     assert after["head.weight"].abs().sum() > 0
 
@@ -164,7 +163,7 @@ def test_the_best_epoch_is_chosen_on_held_out_labelled_images_and_says_so(
     assert uninterrupted.selection == "best"
     assert uninterrupted.selected_on == "held-out 20 % of the labelled training images"
     assert uninterrupted.train_images == 24
-    assert uninterrupted.facts["held-out images"] == 6
+    assert uninterrupted.facts["held_out_images"] == 6
     stop_after(5, signal.SIGUSR2, monkeypatch)
     with pytest.raises(Interrupted):
         evaluate(recipe(images, *best), checkpoint, tmp_path / "parts")
@@ -199,9 +198,9 @@ def test_a_grid_is_decided_on_held_out_labels_and_resumes(
         (0.001, 0.01),
     ]
     best = max(points, key=lambda p: p["top1"])
-    assert record.facts["chosen backbone base rate"] == best["base_lr_backbone"]
-    assert record.facts["chosen head base rate"] == best["base_lr_head"]
-    assert record.facts["learning rate, head"] == best["base_lr_head"]
+    assert record.facts["base_lr_backbone"] == best["base_lr_backbone"]
+    assert record.facts["base_lr_head"] == best["base_lr_head"]
+    assert record.facts["lr_head"] == best["base_lr_head"]
     assert record.selected_on == "held-out 20 % of the labelled training images"
     assert record.train_images == 30
     assert not list(tmp_path.rglob("checkpoint.pt*"))
@@ -213,7 +212,7 @@ def test_top_five_is_left_out_where_it_says_nothing(checkpoint: Path, tmp_path: 
     for folder in (tmp_path / "data").glob("*/fox"):
         folder.rename(tmp_path / folder.parent.name)
     record = evaluate(recipe(tmp_path / "data", "schedule.epochs=1"), checkpoint, tmp_path / "out")
-    assert [m.name for m in record.metrics] == ["top1"]
+    assert [m.label for m in record.metrics] == ["top1"]
     assert "5 classes" in str(record.facts["top-5"])
 
 
@@ -277,9 +276,8 @@ def test_a_missing_root_is_refused_by_path_without_importing_torch(checkpoint: P
     program = f"""
 import sys
 from pathlib import Path
-import carryover.transfer.tasks.config
 from carryover.configs import UserError, load
-from carryover.transfer.tasks.finetune.entry import evaluate
+from carryover.transfer.tasks.evaluate import evaluate
 config = load("transfer", "simclr_1percent", ["data.root={tmp_path}/nowhere"])
 try:
     evaluate(config, Path({str(checkpoint)!r}), Path({str(tmp_path)!r}))

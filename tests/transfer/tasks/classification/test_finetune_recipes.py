@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the recipes)
 from carryover.configs import UserError, load, recipe_names
 from carryover.core.data.labelled.labels import ListedImages
+from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.finetune.config import FinetuneConfig, GridOfRates
-from carryover.transfer.tasks.finetune.entry import evaluate
 from carryover.transfer.tasks.schedules import CosineSchedule, MultiStepSchedule
 
 PROTOCOLS = ("simclr", "barlow_twins", "vicreg", "swav", "mmselfsup_grid", "msbreg")

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the recipes)
 from carryover.configs import UserError, load, recipe_names
 from carryover.core.data.labelled.inaturalist import open_inaturalist
-from carryover.transfer.tasks.linear import task as linear
+from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.linear.config import LinearConfig, ProtocolMode
 
 TASKS = ("knn", "linear", "svm", "tsne")
@@ -60,7 +59,7 @@ def test_a_linear_recipe_takes_a_step(name: str, images: Path, checkpoint: Path,
     if mode_of(name).held_out is not None:
         shrunk.append("mode.held_out=0.5")
     config = load("transfer", name, [data, *shrunk, f"mode.schedule.epochs={epochs}"])
-    record = linear.evaluate(config, checkpoint, tmp_path)
+    record = evaluate(config, checkpoint, tmp_path)
     assert record.recipe == name
 
 

@@ -8,12 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the recipes)
 from carryover.configs import load
 from carryover.transfer.results.record import ResultRecord
-from carryover.transfer.tasks.finetune import entry as finetune
-from carryover.transfer.tasks.knn import task as knn
-from carryover.transfer.tasks.linear import task as linear
+from carryover.transfer.tasks.evaluate import evaluate
 from tests.pretrain.ranks import on_ranks
 
 SMALL = ("image.size=32", "image.resize=32", "precision=fp32", "workers=0")
@@ -22,48 +19,42 @@ SMALL = ("image.size=32", "image.resize=32", "precision=fp32", "workers=0")
 def _evaluate_all(rank: int, images: Path, checkpoint: Path, out: Path) -> dict[str, list[Any]]:
     data = f"data={{name: tiny, kind: imagefolder, root: {images}, test_split: val}}"
     frozen = [data, *SMALL, "extract_batch=10", f"store={out / 'store'}"]
-    runs: dict[str, tuple[Any, Any]] = {
-        "finetune": (
-            finetune,
-            load(
-                "transfer",
-                "demo_finetune_10percent",
-                [
-                    data,
-                    *SMALL,
-                    "labels.fraction=0.5",
-                    "schedule.epochs=1",
-                    "batch_size=12",
-                    "sync_bn=true",
-                    "keep_weights=true",
-                    "selection={name: best_epoch, held_out: 0.2}",
-                ],
-            ),
+    runs: dict[str, Any] = {
+        "finetune": load(
+            "transfer",
+            "demo_finetune_10percent",
+            [
+                data,
+                *SMALL,
+                "labels.fraction=0.5",
+                "schedule.epochs=1",
+                "batch_size=12",
+                "sync_bn=true",
+                "keep_weights=true",
+                "selection={name: best_epoch, held_out: 0.2}",
+            ],
         ),
-        "linear": (
-            linear,
-            load(
-                "transfer",
-                "linear_cifar10",
-                [
-                    *frozen,
-                    "mode.schedule={name: cosine, epochs: 2}",
-                    "mode.batch_size=16",
-                    "mode.held_out=0.2",
-                ],
-            ),
+        "linear": load(
+            "transfer",
+            "linear_cifar10",
+            [
+                *frozen,
+                "mode.schedule={name: cosine, epochs: 2}",
+                "mode.batch_size=16",
+                "mode.held_out=0.2",
+            ],
         ),
-        "cached": (linear, load("transfer", "linear_cached_cifar10", [*frozen, "mode.costs=[0.1, 1.0]"])),
-        "knn": (knn, load("transfer", "knn_cifar10", [*frozen, "k=[5, 20]"])),
+        "cached": load("transfer", "linear_cached_cifar10", [*frozen, "mode.costs=[0.1, 1.0]"]),
+        "knn": load("transfer", "knn_cifar10", [*frozen, "k=[5, 20]"]),
     }
-    records = {name: m.evaluate(config, checkpoint, out / name) for name, (m, config) in runs.items()}
-    return {name: [_comparable(r), r.facts["devices"]] for name, r in records.items()}
+    records = {name: evaluate(config, checkpoint, out / name) for name, config in runs.items()}
+    return {name: [_comparable(r), r.facts["processes"]] for name, r in records.items()}
 
 
 def _comparable(record: ResultRecord) -> list[tuple[str, float | None]]:
-    chosen = record.facts.get("held-out top-1, %")
+    chosen = record.facts.get("held_out_top1")
     assert chosen is None or isinstance(chosen, float)
-    return [(m.name, m.value) for m in record.metrics] + [("held-out", chosen)]
+    return [(m.label, m.value) for m in record.metrics] + [("held-out", chosen)]
 
 
 @pytest.mark.slow

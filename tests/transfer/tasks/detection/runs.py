@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 from carryover.configs import load
 from carryover.transfer.tasks.detection.config import DetectionConfig
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 from carryover.configs import load
 from carryover.core.backbones.config import BackboneConfig
 from carryover.transfer.tasks.detection.detectron2.config import (
@@ -143,8 +142,6 @@ class TestWithDetectron2:
         import torch
         from detectron2.solver import build_lr_scheduler
 
-        from carryover.transfer.tasks.detection.training import lr_factor
-
         solver = recipe(name).solver
         cfg = build_cfg(recipe(name), RESNET50, EIGHT_GPUS)
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR)
@@ -152,7 +149,8 @@ class TestWithDetectron2:
         around = [w + d for w in (solver.warmup, *solver.milestones) for d in (-1, 0, 1)]
         for iteration in sorted({0, 1, solver.warmup // 2, *around, solver.iterations - 1}):
             theirs = scheduler._multiplier(iteration / cfg.SOLVER.MAX_ITER)
-            assert lr_factor(solver, iteration) == pytest.approx(theirs, rel=1e-6), iteration
+            ours = solver.rate(iteration) / solver.peak_lr
+            assert ours == pytest.approx(theirs, rel=1e-6), iteration
 
 
 def _published(file: str) -> Any:

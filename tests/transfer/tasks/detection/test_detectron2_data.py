@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 from carryover.configs import WorkError, load
 from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.objects.dataset import to_rle

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 from carryover.configs import WorkError, load
 from carryover.core.backbones.build import feature_maps
 from carryover.core.backbones.config import BackboneConfig

@@ -18,15 +18,14 @@ from carryover.core.data.objects.splits import read_splits
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.convert.detectron2 import TARGET
-from carryover.transfer.tasks.detection.detectron2.entry import evaluate
 from carryover.transfer.tasks.detection.metrics import score
 from carryover.transfer.tasks.detection.predictions_file import read_predictions
+from carryover.transfer.tasks.evaluate import evaluate
 from tests.interrupting import stop_after
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.processes import evaluate_in_two_processes
 from tests.transfer.tasks.detection import runs
 
-MODULE = "carryover.transfer.tasks.detection.detectron2.entry"
 WAIT = 600.0
 # Every synchronised layer makes the ranks wait for each other twice a step: those of the pyramid will do.
 TWO_RANKS = [
@@ -52,17 +51,17 @@ class TestOneRun:
         import detectron2
 
         record, _ = finished
-        assert [m.name for m in record.metrics] == ["AP", "AP50", "AP75"]
+        assert [m.label for m in record.metrics] == ["AP", "AP50", "AP75"]
         assert all(m.n == 5 and m.unit == "%" and 0 <= m.value <= 100 for m in record.metrics)
         assert (record.task, record.split) == ("detection", "2007 test")
         assert (record.backend, record.backend_version) == ("detectron2", detectron2.__version__)
         assert record.train_images == 4
         facts = record.facts
-        assert facts["backbone tensors equal to the checkpoint's"] == 100
-        assert facts["proven against"] == "backbone.pkl.receipt.json"
-        assert facts["largest feature difference of the conversion"] <= 1e-4
+        assert facts["carried_tensors"] == 100
+        assert facts["receipt"] == "backbone.pkl.receipt.json"
+        assert facts["conversion_difference"] <= 1e-4
         assert facts["norm"] == "SyncBN (BN in one process)"
-        assert facts["Detectron2"] in {"built", "unbuilt"}
+        assert facts["detectron2"] in {"built", "unbuilt"}
         assert facts["iterations"] == 6
 
     def test_files_beside_the_record(self, finished):
@@ -130,9 +129,9 @@ class TestOneRun:
         recipe = _recipe(path, shapes, tiny=runs.TINY_C4)
         record = evaluate(recipe, checkpoint, tmp_path / "run")
         names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-        assert [m.name for m in record.metrics] == names + [f"mask {n}" for n in names]
-        assert record.facts["detector"] == "Mask R-CNN C4"
-        assert record.facts["masks"] == "polygon"
+        assert [m.label for m in record.metrics] == names + [f"mask {n}" for n in names]
+        assert record.model == "Mask R-CNN C4"
+        assert record.facts["mask_format"] == "polygon"
         predictions = read_predictions(tmp_path / "run" / "predictions.json.gz")
         assert sum(len(p.scores) for p in predictions) > 0
         assert all(len(p.masks) == len(p.scores) for p in predictions)
@@ -179,7 +178,7 @@ class TestTwoProcesses:
 
         ranks, launched = tmp_path / "ranks", tmp_path / "launched"
         overrides = runs.overrides(shapes, "backend=detectron2", *TWO_RANKS)
-        said = evaluate_in_two_processes(MODULE, "demo_faster_fpn", checkpoint, ranks, overrides, WAIT)
+        said = evaluate_in_two_processes("demo_faster_fpn", checkpoint, ranks, overrides, WAIT)
         # Detectron2 prints before it.
         assert [text.rpartition("\n")[2] for text in said] == ["done", "done"]
         recipe = _recipe("demo_faster_fpn", shapes, *TWO_RANKS)
@@ -191,7 +190,7 @@ class TestTwoProcesses:
         stopped_at = torch.load(launched / "checkpoint.pt", weights_only=True)["step"]
         assert 1 <= stopped_at <= 4
         record = evaluate_in_processes(2, recipe, checkpoint, launched)
-        assert record.facts["devices"] == 2
+        assert record.facts["processes"] == 2
         runs.assert_same_files(ranks, launched)
         images = read_splits(recipe.data, needs_masks=False).test.images
         predictions = read_predictions(launched / "predictions.json.gz")
@@ -220,7 +219,7 @@ class TestWithoutDetectron2:
     def test_the_recipe_alone_imports_neither_torch_nor_detectron2(self):
         program = (
             "import sys, carryover.transfer.tasks.config\n"
-            "import carryover.transfer.tasks.detection.detectron2.entry\n"
+            "import carryover.transfer.tasks.detection.task\n"
             "from carryover.configs import load;"
             "load('transfer', 'coco_fpn_1x', ['backend=detectron2']);"
             "print('torch' in sys.modules, 'detectron2' in sys.modules)"

@@ -16,13 +16,11 @@ from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.tasks.detection.metrics import score
 from carryover.transfer.tasks.detection.predictions_file import read_predictions
-from carryover.transfer.tasks.detection.torchvision.entry import evaluate
+from carryover.transfer.tasks.evaluate import evaluate
 from tests.interrupting import stop_after
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.processes import evaluate_in_two_processes
 from tests.transfer.tasks.detection import runs
-
-MODULE = "carryover.transfer.tasks.detection.torchvision.entry"
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +32,13 @@ def finished(shapes, checkpoint, tmp_path_factory):
 
 def test_record_says_what_was_done(finished, shapes, checkpoint):
     record, _ = finished
-    assert [m.name for m in record.metrics] == ["AP", "AP50", "AP75"]
+    assert [m.label for m in record.metrics] == ["AP", "AP50", "AP75"]
     assert all(m.n == 5 and m.unit == "%" and 0 <= m.value <= 100 for m in record.metrics)
     assert (record.task, record.backend, record.split) == ("detection", "torchvision", "2007 test")
-    assert record.facts["backbone tensors equal to the checkpoint's"] == 100
+    assert record.facts["carried_tensors"] == 100
     # The first image of each split shows nothing.
     assert record.train_images == 4
-    assert record.facts["training images without objects, left out"] == 1
+    assert record.facts["empty_images_left_out"] == 1
     assert record.facts["iterations"] == 6
 
 
@@ -95,7 +93,7 @@ def test_killed_and_resumed_equals_undisturbed(finished, shapes, checkpoint, tmp
     overrides = runs.overrides(shapes, "checkpoints=3")
     program = (
         "import sys, pathlib, carryover.transfer.tasks.config; from carryover.configs import load;"
-        "from carryover.transfer.tasks.detection.torchvision.entry import evaluate;"
+        "from carryover.transfer.tasks.evaluate import evaluate;"
         "evaluate(load('transfer', 'demo_faster_fpn', sys.argv[3:]), *map(pathlib.Path, sys.argv[1:3]))"
     )
     arguments = [sys.executable, "-c", program, str(checkpoint), str(out), *overrides]
@@ -123,7 +121,7 @@ def test_masks_in_coco_layout(shapes, checkpoint, tmp_path):
     recipe = runs.recipe("demo_mask_fpn", shapes, "model.mask_dim=16", "model.roi.score_threshold=0.0")
     record = evaluate(recipe, checkpoint, tmp_path)
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-    assert [m.name for m in record.metrics] == names + [f"mask {n}" for n in names]
+    assert [m.label for m in record.metrics] == names + [f"mask {n}" for n in names]
     predictions = read_predictions(tmp_path / "predictions.json.gz")
     assert sum(len(p.scores) for p in predictions) > 0
     assert all(len(p.masks) == len(p.scores) for p in predictions)
@@ -134,8 +132,8 @@ def test_c4(shapes, checkpoint, tmp_path):
     keys = ("solver.max_iter=2", "solver.steps=[1]", "solver.warmup_iters=0", "model.roi.batch_per_image=4")
     recipe = runs.recipe("demo_faster_c4", shapes, *keys, tiny=runs.TINY_C4)
     record = evaluate(recipe, checkpoint, tmp_path)
-    assert record.facts["detector"] == "Faster R-CNN C4"
-    assert record.facts["backbone tensors equal to the checkpoint's"] == 100
+    assert record.model == "Faster R-CNN C4"
+    assert record.facts["carried_tensors"] == 100
 
 
 def test_bfloat16(shapes, checkpoint, tmp_path):
@@ -152,7 +150,7 @@ def test_bfloat16(shapes, checkpoint, tmp_path):
 class TestTwoProcesses:
     def test_ranks_share_training_and_testing(self, shapes, checkpoint, tmp_path):
         overrides = runs.overrides(shapes, "model.norm=BN", "model.fpn_norm=BN")
-        said = evaluate_in_two_processes(MODULE, "demo_faster_fpn", checkpoint, tmp_path / "run", overrides)
+        said = evaluate_in_two_processes("demo_faster_fpn", checkpoint, tmp_path / "run", overrides)
         assert said == ["done", "done"]
         predictions = read_predictions(tmp_path / "run" / "predictions.json.gz")
         splits = read_splits(runs.recipe("demo_faster_fpn", shapes).data, needs_masks=False)
@@ -161,7 +159,7 @@ class TestTwoProcesses:
 
     def test_sync_bn_is_refused_where_torch_has_none(self, shapes, checkpoint, tmp_path):
         overrides = runs.overrides(shapes)
-        said = evaluate_in_two_processes(MODULE, "demo_faster_fpn", checkpoint, tmp_path / "run", overrides)
+        said = evaluate_in_two_processes("demo_faster_fpn", checkpoint, tmp_path / "run", overrides)
         assert all("no SyncBN over several CPU processes" in text for text in said)
 
 
@@ -170,7 +168,7 @@ class TestBadInput:
         program = (
             "import sys, pathlib, carryover.transfer.tasks.config\n"
             "from carryover.configs import load, UserError\n"
-            "from carryover.transfer.tasks.detection.torchvision.entry import evaluate;"
+            "from carryover.transfer.tasks.evaluate import evaluate;"
             "recipe = load('transfer', 'voc07_c4', ['data.root=/no/such/place'])\n"
             "try: evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
             "except UserError as error: print(error); print('torch' in sys.modules)"

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 from carryover.configs import load
 from carryover.core.data.shapes.write import write_shapes
 

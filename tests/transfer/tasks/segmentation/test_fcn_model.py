@@ -15,7 +15,6 @@ from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate, r
 from carryover.transfer.tasks.segmentation.torchvision.backend import prove
 from carryover.transfer.tasks.segmentation.torchvision.inference import slide
 from carryover.transfer.tasks.segmentation.torchvision.model import ConvHead, build_segmenter, losses
-from carryover.transfer.tasks.segmentation.torchvision.training import lr_at
 
 SMALL = FCNConfig(name="fcn", channels=8, auxiliary=AuxiliaryConfig(channels=8))
 
@@ -124,12 +123,12 @@ def test_a_loss_averages_over_all_pixels_and_weighs_the_auxiliary_head():
 
 def test_the_rate_falls_from_the_first_to_the_last():
     solver = SolverConfig(max_iter=11, base_lr=0.01, min_lr=1e-4)
-    rates = [lr_at(solver, t) for t in range(11)]
+    rates = [solver.rate(t) for t in range(11)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[5] == pytest.approx(1e-4 + (0.01 - 1e-4) * 0.5**0.9)
     assert rates[10] == pytest.approx(1e-4)
     assert rates == sorted(rates, reverse=True)
-    assert lr_at(SolverConfig(max_iter=1), 0) == pytest.approx(0.01)
+    assert SolverConfig(max_iter=1).rate(0) == pytest.approx(0.01)
 
 
 def test_dilated_features_are_those_of_the_strided_network_up_to_layer2():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 from carryover.configs import UserError, load
 from carryover.core.data.masks.dataset import IGNORED, MaskCode, index_code, load_labels
 from carryover.core.data.masks.layouts import code_of, pairs_of

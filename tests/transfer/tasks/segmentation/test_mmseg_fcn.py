@@ -13,7 +13,8 @@ from carryover.configs import UserError, WorkError, load
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.convert.mmcv_stub import install
-from carryover.transfer.tasks.segmentation.mmseg.entry import evaluate
+from carryover.transfer.tasks.evaluate import evaluate
+from carryover.transfer.tasks.segmentation.config import SolverConfig
 from tests.interrupting import stop_after
 from tests.transfer.tasks.segmentation.scenes import CLASSES, overrides, recipe
 
@@ -29,15 +30,15 @@ def finished(root, checkpoint, tmp_path_factory):
 
 def test_record_names_the_library_and_what_was_proven(finished):
     record, out = finished
-    assert [m.name for m in record.metrics] == ["mIoU", "aAcc", "mAcc"]
+    assert [m.label for m in record.metrics] == ["mIoU", "aAcc", "mAcc"]
     assert all(m.n == 5 and 0 <= m.value <= 100 for m in record.metrics)
     assert (record.task, record.backend, record.backend_version) == (
         "segmentation",
         "mmsegmentation",
         importlib.import_module("mmseg").__version__,
     )
-    assert record.facts["segmenter"] == "FCN-d8"
-    assert record.facts["backbone tensors equal to the checkpoint's"] == 120
+    assert record.model == "FCN-d8"
+    assert record.facts["carried_tensors"] == 120
     present = {p.name for p in out.iterdir()}
     assert set(record.artifacts.values()) <= present
     assert "checkpoint.pth" not in present
@@ -52,7 +53,6 @@ def test_the_log_is_that_of_the_other_backend(finished):
 
 
 def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, tmp_path, monkeypatch):
-    from carryover.transfer.tasks.segmentation.mmseg import training as mmseg_train
 
     config = recipe(root, "backend=mmseg")
     stop_after(3, signal.SIGUSR2, monkeypatch)
@@ -68,14 +68,14 @@ def test_stopped_and_resumed_continues_where_it_was(finished, root, checkpoint, 
 
     # The first thing that the resumed run does is to compute with the weights that were saved.
     seen = []
-    original = mmseg_train.lr_at
+    original = SolverConfig.rate
 
     def watched(solver, iteration):
         rate = original(solver, iteration)
         seen.append((iteration, rate))
         return rate
 
-    monkeypatch.setattr(mmseg_train, "lr_at", watched)
+    monkeypatch.setattr(SolverConfig, "rate", watched)
     evaluate(config, checkpoint, tmp_path)
     assert seen[0] == (3, pytest.approx(1e-4 + (0.05 - 1e-4) * 0.4**0.9))
     name = "backbone.layer1.0.conv1.weight"
@@ -107,8 +107,8 @@ def test_upernet_takes_a_step_in_bfloat16(root, checkpoint, tmp_path):
     path.write_text("base: _segmentation\nmodel: {name: upernet}\n" + _data_of(root))
     more = ("backend=mmseg", "solver.max_iter=1", "solver.precision=bf16")
     record = evaluate(load("transfer", path, [*keys, *more]), checkpoint, tmp_path / "run")
-    assert record.facts["segmenter"] == "UPerNet"
-    assert record.facts["backbone tensors equal to the checkpoint's"] == 120
+    assert record.model == "UPerNet"
+    assert record.facts["carried_tensors"] == 120
 
 
 class TestProof:

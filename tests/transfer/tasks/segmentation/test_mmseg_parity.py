@@ -10,7 +10,6 @@ from carryover.transfer.convert.mmcv_stub import install
 from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate
 from carryover.transfer.tasks.segmentation.torchvision.inference import slide
 from carryover.transfer.tasks.segmentation.torchvision.model import build_segmenter, losses
-from carryover.transfer.tasks.segmentation.torchvision.training import lr_at
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.tasks.segmentation.scenes import CLASSES, recipe
 
@@ -119,7 +118,7 @@ def test_learning_rates(tmp_path):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=solver.peak_lr)
     schedule = PolyLR(optimizer, eta_min=solver.final_lr, power=solver.power, begin=0, end=40, by_epoch=False)
     for iteration in range(40):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(lr_at(solver, iteration), rel=1e-6)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(solver.rate(iteration), rel=1e-6)
         optimizer.step()
         schedule.step()
 

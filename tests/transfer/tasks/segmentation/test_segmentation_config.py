@@ -2,7 +2,6 @@
 
 import pytest
 
-import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
 from carryover.configs import UserError, load
 
 PUBLISHED = {

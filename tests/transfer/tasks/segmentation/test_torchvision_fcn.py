@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from carryover.configs import UserError, WorkError
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
+from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.segmentation.metrics import as_metrics, scores
-from carryover.transfer.tasks.segmentation.torchvision.entry import evaluate
 from tests.interrupting import stop_after
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.processes import evaluate_in_two_processes
@@ -32,12 +32,12 @@ def finished(root, checkpoint, tmp_path_factory):
 
 def test_record_says_what_was_done(finished):
     record, _ = finished
-    assert [m.name for m in record.metrics] == ["mIoU", "aAcc", "mAcc"]
+    assert [m.label for m in record.metrics] == ["mIoU", "aAcc", "mAcc"]
     assert all(m.n == 5 and m.unit == "%" and 0 <= m.value <= 100 for m in record.metrics)
     assert (record.task, record.backend, record.split) == ("segmentation", "torchvision", "val/images")
     assert record.backend_version != "unknown"
-    assert record.facts["segmenter"] == "FCN-d8"
-    assert record.facts["backbone tensors equal to the checkpoint's"] == 120
+    assert record.model == "FCN-d8"
+    assert record.facts["carried_tensors"] == 120
     assert (record.facts["classes"], record.facts["iterations"], record.train_images) == (5, 6, 5)
 
 
@@ -111,7 +111,6 @@ def test_a_sliding_window_and_a_resnet_50_in_bfloat16(root, tmp_path):
     )
     checkpoint = write_backbone(tmp_path / "r50.safetensors", "resnet50")
     shrunk = [o for o in overrides(root) if not o.startswith("model.auxiliary")]
-    import carryover.transfer.tasks.config  # noqa: F401 (registers the kind)
     from carryover.configs import load
 
     record = evaluate(load("transfer", "fcn_folders", [*shrunk, *keys]), checkpoint, tmp_path / "run")
@@ -123,8 +122,8 @@ def test_a_sliding_window_and_a_resnet_50_in_bfloat16(root, tmp_path):
 def test_two_processes_do_one_processs_step_and_share_testing(root, checkpoint, tmp_path):
     # Without dropout, which each rank draws for itself; SyncBN sees the images of both.
     keys = ("model.dropout=0", "solver.max_iter=1", "solver.base_lr=5")
-    module, two = "carryover.transfer.tasks.segmentation.torchvision.entry", tmp_path / "two"
-    said = evaluate_in_two_processes(module, "fcn_folders", checkpoint, two, overrides(root, *keys))
+    two = tmp_path / "two"
+    said = evaluate_in_two_processes("fcn_folders", checkpoint, two, overrides(root, *keys))
     assert said == ["done", "done"]
     stored = json.loads((tmp_path / "two" / "confusion.json").read_text())
     assert np.array(stored["pixels by label and prediction"]).sum() == 5 * 128 * 128
@@ -142,7 +141,7 @@ class TestBadInput:
         program = (
             "import sys, pathlib, carryover.transfer.tasks.config\n"
             "from carryover.configs import load, UserError\n"
-            "from carryover.transfer.tasks.segmentation.torchvision.entry import evaluate;"
+            "from carryover.transfer.tasks.evaluate import evaluate;"
             "recipe = load('transfer', 'fcn_r50_voc2012aug', ['data.root=/no/such/place'])\n"
             "try: evaluate(recipe, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
             "except UserError as error: print(error); print('torch' in sys.modules)"

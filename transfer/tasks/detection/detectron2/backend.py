@@ -32,7 +32,6 @@ from carryover.core.backbones.architecture import is_counter
 from carryover.core.backbones.source import Source
 from carryover.core.backbones.verify import prove_carried
 from carryover.core.data.objects.dataset import DetectionImage
-from carryover.core.data.objects.splits import Splits
 from carryover.core.data.steps import step_loader
 from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
 from carryover.core.training.distributed import Ranks, barrier
@@ -40,8 +39,9 @@ from carryover.core.training.provenance import host
 from carryover.transfer.convert.conversion import convert
 from carryover.transfer.convert.detectron2 import backbone_tensors
 from carryover.transfer.convert.target import quiet
+from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.detection.config import DetectionConfig
-from carryover.transfer.tasks.detection.data import Steps
+from carryover.transfer.tasks.detection.data import Steps, annotated_images
 from carryover.transfer.tasks.detection.detectron2.config import Surroundings, build_cfg, norm_in_words
 from carryover.transfer.tasks.detection.detectron2.data import (
     TestInputs,
@@ -49,7 +49,7 @@ from carryover.transfer.tasks.detection.detectron2.data import (
     mask_format,
     registered,
 )
-from carryover.transfer.tasks.detection.model import Backend, Step, Training
+from carryover.transfer.tasks.detection.model import CAUSE, DetectionRun, Detector, Step, losses_of
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,16 @@ CFG_NAME = "detectron2.yaml"
 
 @dataclass
 class Detectron2Detector:
-    """A model of Detectron2 in a run; see `backend.Detector`."""
+    """A model of Detectron2 in a run; see `detection.model.Detector`."""
 
-    run: Training
+    run: DetectionRun
     cfg: Any
     model: nn.Module
     carried: int
-    facts: Mapping[str, str | int | float | bool | None]
+    images: Sequence[DetectionImage]
+    facts: Mapping[str, Any]
     artifacts: Mapping[str, str]
+    cause: str = CAUSE
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = build_optimizer(self.cfg, self.model)
@@ -75,13 +77,16 @@ class Detectron2Detector:
 
     def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
         config, ranks = self.run.config, self.run.ranks
-        dataset = TrainInputs(self.run.images, self.cfg)
+        dataset = TrainInputs(self.images, self.cfg)
         size = config.solver.ims_per_batch
-        draws = Steps(self.run.images, size, config.seed, start, stop, ranks.rank, ranks.world)
+        draws = Steps(self.images, size, config.seed, start, stop, ranks.rank, ranks.world)
         for iteration, inputs in enumerate(step_loader(dataset, draws, config.workers), start):
             # The heads write statistics of every step into the storage that is open.
             with EventStorage(iteration):
                 yield (inputs,)
+
+    def losses(self, shared: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:
+        return losses_of(self.run, shared, step, iteration)
 
     def recalibrate(self, start: int, stop: int) -> int:
         self.model.train()
@@ -174,15 +179,16 @@ def _require(config: DetectionConfig, ranks: Ranks) -> None:
 
 
 @contextmanager
-def _detector(run: Training, splits: Splits, source: Source) -> Iterator[Detectron2Detector]:
+def _build(run: DetectionRun) -> Iterator[Detectron2Detector]:
     config, ranks, path = run.config, run.ranks, run.out / BACKBONE_NAME
+    splits, source, images = run.data, run.source, annotated_images(run.data.train)
     masks = config.model.masks
     names = [f"carryover_{run.work.identity.hash[:16]}_{part}" for part in ("train", "test")]
     around = Surroundings(
         classes=len(splits.train.classes),
         train=names[0],
         test=names[1],
-        mask_format=mask_format(run.images) if masks else "polygon",
+        mask_format=mask_format(images) if masks else "polygon",
         weights=path,
         out=run.out,
         device=str(ranks.device),
@@ -194,7 +200,7 @@ def _detector(run: Training, splits: Splits, source: Source) -> Iterator[Detectr
         log.info("norm %s", norm)
     with ExitStack() as stack:
         stack.enter_context(_local_group(ranks))
-        stack.enter_context(registered(names[0], splits.train, run.images, masks))
+        stack.enter_context(registered(names[0], splits.train, images, masks))
         stack.enter_context(registered(names[1], splits.test, splits.test.images, masks))
         receipt = converted(source, path, ranks)
         model, carried = carried_model(cfg, receipt)
@@ -202,16 +208,16 @@ def _detector(run: Training, splits: Splits, source: Source) -> Iterator[Detectr
             outputs_in_float32(model)
         if ranks.first:
             write_atomic(run.out / CFG_NAME, cfg.dump())
-        facts = {
+        facts: dict[str, Any] = {
             "norm": norm,
-            "Detectron2": "unbuilt" if importlib.util.find_spec("detectron2._C") is None else "built",
-            "largest feature difference of the conversion": receipt.largest_difference,
-            "proven against": receipt_path(path).name,
+            "detectron2": "unbuilt" if importlib.util.find_spec("detectron2._C") is None else "built",
+            "conversion_difference": receipt.largest_difference,
+            "receipt": receipt_path(path).name,
         }
         if masks:
-            facts["masks"] = cfg.INPUT.MASK_FORMAT
+            facts["mask_format"] = cfg.INPUT.MASK_FORMAT
         artifacts = {"receipt": receipt_path(path).name, "detectron2": CFG_NAME}
-        yield Detectron2Detector(run, cfg, model, carried, facts, artifacts)
+        yield Detectron2Detector(run, cfg, model, carried, images, facts, artifacts)
     # The receipt stays; a run that was interrupted needs the file as well.
     if ranks.first:
         path.unlink(missing_ok=True)
@@ -237,4 +243,4 @@ def _local_group(ranks: Ranks) -> Iterator[None]:
         comm._LOCAL_PROCESS_GROUP = None
 
 
-DETECTRON2 = Backend("detectron2", detectron2.__version__, _require, _detector)
+BACKEND: Backend[Detector] = Backend("detectron2", detectron2.__version__, _require, _build)

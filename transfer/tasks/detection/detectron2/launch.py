@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def evaluate_in_processes(
     processes: int, config: DetectionConfig, checkpoint: Path, out: Path
 ) -> ResultRecord:
-    """Run `detectron2_rcnn.evaluate` in `processes` processes of this machine; return what they recorded.
+    """Evaluate in `processes` processes of this machine; return what they recorded.
 
     A signal to stop is passed on to all of them. Raises what they raise: UserError, WorkError, Interrupted.
     """
@@ -48,7 +48,7 @@ def evaluate_in_processes(
 def _evaluate(
     config: DetectionConfig, checkpoint: Path, out: Path, level: int, refusals: "SimpleQueue[CarryoverError]"
 ) -> None:
-    from carryover.transfer.tasks.detection.detectron2.entry import evaluate
+    from carryover.transfer.tasks.evaluate import evaluate
 
     logging.basicConfig(level=level if rank() == 0 else logging.WARNING, format="%(message)s")
     try:

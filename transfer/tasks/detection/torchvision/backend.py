@@ -3,21 +3,21 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from carryover.configs import UserError
-from carryover.core.backbones.source import Source
 from carryover.core.data.objects.dataset import DetectionImage
-from carryover.core.data.objects.splits import Splits
 from carryover.core.data.steps import step_loader
 from carryover.core.training.distributed import Ranks
+from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
-from carryover.transfer.tasks.detection.data import Steps, TrainingImages
+from carryover.transfer.tasks.detection.data import Steps, TrainingImages, annotated_images
 from carryover.transfer.tasks.detection.inference import to_original
-from carryover.transfer.tasks.detection.model import Backend, Step, Training
+from carryover.transfer.tasks.detection.model import CAUSE, DetectionRun, Detector, Step, losses_of
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 from carryover.transfer.tasks.detection.torchvision.backbone import assert_carried
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
@@ -42,12 +42,14 @@ class TestImages(Dataset[Tensor]):
 
 @dataclass
 class TorchvisionDetector:
-    """A detector of torchvision's components in a run; see `backend.Detector`."""
+    """A detector of torchvision's components in a run; see `detection.model.Detector`."""
 
-    run: Training
+    run: DetectionRun
     model: nn.Module
     carried: int
-    facts: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    images: Sequence[DetectionImage]
+    cause: str = CAUSE
+    facts: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
 
     def build_optimizer(self) -> torch.optim.SGD:
@@ -55,13 +57,16 @@ class TorchvisionDetector:
 
     def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
         config, ranks = self.run.config, self.run.ranks
-        images, size = self.run.images, config.solver.ims_per_batch
+        images, size = self.images, config.solver.ims_per_batch
         dataset = TrainingImages(images, config.input, config.model.masks, config.seed)
         draws = Steps(images, size, config.seed, start, stop, ranks.rank, ranks.world)
         for examples in step_loader(dataset, draws, config.workers):
             tensors = [e.image.to(ranks.device) for e in examples]
             targets = [{k: v.to(ranks.device) for k, v in e.target.items()} for e in examples]
             yield tensors, targets
+
+    def losses(self, shared: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:
+        return losses_of(self.run, shared, step, iteration)
 
     def recalibrate(self, start: int, stop: int) -> int:
         return recalibrate(self.model, self.steps(start, stop))
@@ -97,13 +102,14 @@ def _require(config: DetectionConfig, ranks: Ranks) -> None:
 
 
 @contextmanager
-def _detector(run: Training, splits: Splits, source: Source) -> Iterator[TorchvisionDetector]:
-    config, weights = run.config, source.backbone.state_dict()
-    classes = len(splits.train.classes)
-    about = source.metadata.backbone
+def _build(run: DetectionRun) -> Iterator[TorchvisionDetector]:
+    config, weights = run.config, run.source.backbone.state_dict()
+    classes = len(run.data.train.classes)
+    about = run.source.metadata.backbone
     model = build_detector(about, weights, config.model, config.input, classes, config.seed)
     carried = assert_carried(model, weights, config.model)
-    yield TorchvisionDetector(run, model.to(run.ranks.device), carried)
+    images = annotated_images(run.data.train)
+    yield TorchvisionDetector(run, model.to(run.ranks.device), carried, images)
 
 
-TORCHVISION = Backend("torchvision", None, _require, _detector)
+BACKEND: Backend[Detector] = Backend("torchvision", None, _require, _build)

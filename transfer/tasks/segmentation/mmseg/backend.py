@@ -1,6 +1,6 @@
-"""The mmsegmentation side of a segmentation run: its model, its Runner, its inference."""
+"""The mmsegmentation side of a segmentation run: its model, its losses and its inference, in our loop."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,31 +8,46 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
 
 from carryover.configs import UserError
 from carryover.core.backbones.source import Source
 from carryover.core.data.masks.dataset import SegmentationImage
+from carryover.core.data.steps import step_loader
 from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
-from carryover.core.formats.state import STATE_NAME, previous
+from carryover.core.formats.state import STATE_NAME, STATE_NAME_MMSEG_V1, load_state, previous, save_state
 from carryover.core.training.distributed import Ranks, barrier
-from carryover.core.training.interrupt import StopRequest
 from carryover.transfer.convert import convert
+from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
+from carryover.transfer.tasks.segmentation.data import Steps
+from carryover.transfer.tasks.segmentation.mmseg.data import (
+    MmsegTrainingImages,
+    as_mmseg,
+    compose,
+    pipeline_for_test,
+)
 from carryover.transfer.tasks.segmentation.mmseg.model import build_model, model_settings, prove
-from carryover.transfer.tasks.segmentation.model import Backend, Training
+from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter
 from carryover.transfer.tasks.segmentation.model_config import UPerNetConfig
 
 BACKBONE_NAME = "backbone.pth"
+_OURS_V1 = "carryover"
+_LOSSES = {"decode.loss_ce": "loss_seg", "aux.loss_ce": "loss_aux"}
 
 
 @dataclass
 class MmsegSegmenter:
-    """An mmseg model in a run; see `backend.Segmenter`."""
+    """An mmseg model in a run; see `segmentation.model.Segmenter`."""
 
-    run: Training
+    run: SegmentationRun
     model: Any
     receipt: Receipt
     carried: int
+    cause: str = CAUSE
+    facts: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(
         default_factory=lambda: {
             "backbone": BACKBONE_NAME,
@@ -41,24 +56,37 @@ class MmsegSegmenter:
     )
 
     def __post_init__(self) -> None:
-        from carryover.transfer.tasks.segmentation.mmseg.data import compose, pipeline_for_test
-
         self.pipeline = compose(pipeline_for_test(self.run.config.input))
 
-    @property
-    def states(self) -> tuple[Path, ...]:
-        path = self.run.out / STATE_NAME
-        return path, previous(path)
+    def build_optimizer(self) -> torch.optim.SGD:
+        solver = self.run.config.solver
+        return torch.optim.SGD(
+            self.model.parameters(),
+            lr=solver.peak_lr,
+            momentum=solver.momentum,
+            weight_decay=solver.weight_decay,
+        )
 
-    def train(self, stop: StopRequest) -> float:
-        from carryover.transfer.tasks.segmentation.mmseg.training import train_model
+    def steps(self, start: int, stop: int) -> Generator[Any, None, None]:
+        if start == 0:
+            prove(_bare(self.model), self.receipt)
+        config, dataset, ranks = self.run.config, self.run.data.train, self.run.ranks
+        images, size = len(dataset.images), config.solver.ims_per_batch
+        draws = Steps(images, size, config.seed, start, stop, ranks.rank, ranks.world)
+        loaded = MmsegTrainingImages(dataset, config.input, config.seed)
+        yield from step_loader(loaded, draws, config.workers, pseudo_collate)
 
-        return train_model(self.run, self.model, stop, lambda model: prove(model, self.receipt))
+    def losses(self, shared: nn.Module, step: Any, iteration: int) -> dict[str, Tensor]:
+        own: Any = _bare(shared)
+        bf16 = self.run.config.solver.precision == "bf16"
+        with torch.autocast(self.run.ranks.device.type, torch.bfloat16, enabled=bf16):
+            data = own.data_preprocessor(step, True)
+            losses = shared(**data, mode="loss")
+        total, named = own.parse_losses(losses)
+        return {"loss": total} | {ours: named[theirs] for theirs, ours in _LOSSES.items() if theirs in named}
 
     @torch.inference_mode()
     def segment(self, source: SegmentationImage) -> np.ndarray:
-        from carryover.transfer.tasks.segmentation.mmseg.data import as_mmseg
-
         self.model.eval()
         loaded = self.pipeline(as_mmseg(source))
         batch = {"inputs": [loaded["inputs"]], "data_samples": [loaded["data_samples"]]}
@@ -67,7 +95,7 @@ class MmsegSegmenter:
         return labels
 
 
-def converted_backbone(run: Training, source: Source) -> Receipt:
+def converted_backbone(run: SegmentationRun, source: Source) -> Receipt:
     """Convert the checkpoint into `out`/backbone.pth, unless that is there from an earlier attempt."""
     path = run.out / BACKBONE_NAME
     if run.ranks.first and not _already(path, source):
@@ -96,14 +124,38 @@ def _require(config: SegmentationConfig, ranks: Ranks) -> None:
 
 
 @contextmanager
-def _segmenter(run: Training, source: Source) -> Iterator[MmsegSegmenter]:
-    receipt = converted_backbone(run, source)
+def _build(run: SegmentationRun) -> Iterator[MmsegSegmenter]:
+    if run.ranks.first:
+        _take_over_v1(run.out)
+    receipt = converted_backbone(run, run.source)
     # mmseg's SyncBN runs on several GPUs only; in one process BN is the same.
     norm = run.config.model.norm if run.ranks.world > 1 else "BN"
-    classes = len(run.dataset.classes)
-    settings = model_settings(run.config, source.metadata.backbone, classes, run.out / BACKBONE_NAME, norm)
+    classes, about = len(run.data.train.classes), run.source.metadata.backbone
+    settings = model_settings(run.config, about, classes, run.out / BACKBONE_NAME, norm)
     model, carried = build_model(settings, receipt, run.config.seed)
     yield MmsegSegmenter(run, model.to(run.ranks.device), receipt, carried)
 
 
-MMSEG = Backend("mmsegmentation", None, _require, _segmenter)
+def _take_over_v1(out: Path) -> None:
+    """Turn mmengine's checkpoint of version 1 into a state that the loop goes on from."""
+    state = None if (out / STATE_NAME).exists() else load_state(out / STATE_NAME_MMSEG_V1)
+    if state is None:
+        return
+    ours = state["meta"][_OURS_V1]
+    taken = {
+        "iteration": state["meta"]["iter"],
+        "model": state["state_dict"],
+        "optimizer": state["optimizer"],
+    }
+    save_state(
+        out / STATE_NAME, taken | {k: ours[k] for k in ("identity", "seconds", "window", "window_count")}
+    )
+    for path in (out / STATE_NAME_MMSEG_V1, previous(out / STATE_NAME_MMSEG_V1)):
+        path.unlink(missing_ok=True)
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return getattr(model, "module", model) if is_model_wrapper(model) else model
+
+
+BACKEND: Backend[Segmenter] = Backend("mmsegmentation", None, _require, _build)

@@ -1,47 +1,73 @@
-"""The torchvision side of a segmentation run: the FCN of `fcn_model`, its training and its testing."""
+"""The torchvision side of a segmentation run: its FCN, its training and its testing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from carryover.core.backbones.source import Source
 from carryover.core.backbones.verify import prove_tensors
 from carryover.core.data.masks.dataset import SegmentationImage
-from carryover.core.formats.state import STATE_NAME, previous
+from carryover.core.data.steps import step_loader
 from carryover.core.training.distributed import Ranks, with_sync_bn
-from carryover.core.training.interrupt import StopRequest
+from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
-from carryover.transfer.tasks.segmentation.model import Backend, Training
+from carryover.transfer.tasks.segmentation.data import Steps, TrainingImages
+from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter
 from carryover.transfer.tasks.segmentation.model_config import FCNConfig
-from carryover.transfer.tasks.segmentation.torchvision import inference as fcn_infer
-from carryover.transfer.tasks.segmentation.torchvision.model import DilatedFCN, build_segmenter
-from carryover.transfer.tasks.segmentation.torchvision.training import train_segmenter
+from carryover.transfer.tasks.segmentation.torchvision import inference
+from carryover.transfer.tasks.segmentation.torchvision.model import (
+    DilatedFCN,
+    batch_of,
+    build_segmenter,
+    losses,
+)
+from carryover.transfer.tasks.segmentation.transforms import Example
 
 
 @dataclass
 class TorchvisionSegmenter:
-    """An FCN of torchvision's components in a run; see `backend.Segmenter`."""
+    """An FCN of torchvision's components in a run; see `segmentation.model.Segmenter`."""
 
-    run: Training
+    run: SegmentationRun
     model: DilatedFCN
     carried: int
+    cause: str = CAUSE
+    facts: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def states(self) -> tuple[Path, ...]:
-        path = self.run.out / STATE_NAME
-        return path, previous(path)
+    def build_optimizer(self) -> torch.optim.SGD:
+        return build_optimizer(self.model, self.run.config)
 
-    def train(self, stop: StopRequest) -> float:
-        return train_segmenter(self.run, self.model, stop)
+    def steps(self, start: int, stop: int) -> Generator[list[Example], None, None]:
+        config, dataset, ranks = self.run.config, self.run.data.train, self.run.ranks
+        images, size = len(dataset.images), config.solver.ims_per_batch
+        draws = Steps(images, size, config.seed, start, stop, ranks.rank, ranks.world)
+        yield from step_loader(TrainingImages(dataset, config.input, config.seed), draws, config.workers)
+
+    def losses(self, shared: nn.Module, step: list[Example], iteration: int) -> dict[str, Tensor]:
+        config, device = self.run.config, self.run.ranks.device
+        assert isinstance(config.model, FCNConfig)
+        pixels, labels = batch_of(step, config.input, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
+            logits = shared(pixels)
+        parts = losses(logits, labels, config.model)
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def segment(self, source: SegmentationImage) -> np.ndarray:
         config = self.run.config
-        return fcn_infer.segment(self.model, source, config.input, config.solver.precision)
+        return inference.segment(self.model, source, config.input, config.solver.precision)
+
+
+def build_optimizer(model: nn.Module, config: SegmentationConfig) -> torch.optim.SGD:
+    """Build SGD over all parameters, as mmseg's schedules do."""
+    solver = config.solver
+    return torch.optim.SGD(
+        model.parameters(), lr=solver.peak_lr, momentum=solver.momentum, weight_decay=solver.weight_decay
+    )
 
 
 def prove(segmenter: nn.Module, canonical: Mapping[str, Tensor]) -> int:
@@ -65,10 +91,10 @@ def _require(config: SegmentationConfig, ranks: Ranks) -> None:
 
 
 @contextmanager
-def _segmenter(run: Training, source: Source) -> Iterator[TorchvisionSegmenter]:
-    config, weights = run.config, source.backbone.state_dict()
+def _build(run: SegmentationRun) -> Iterator[TorchvisionSegmenter]:
+    config, weights = run.config, run.source.backbone.state_dict()
     assert isinstance(config.model, FCNConfig)
-    classes, about = len(run.dataset.classes), source.metadata.backbone
+    classes, about = len(run.data.train.classes), run.source.metadata.backbone
     model = build_segmenter(about, weights, config.model, classes, config.seed)
     carried = prove(model, weights)
     if config.model.norm == "SyncBN" and run.ranks.world > 1:
@@ -76,4 +102,4 @@ def _segmenter(run: Training, source: Source) -> Iterator[TorchvisionSegmenter]:
     yield TorchvisionSegmenter(run, model.to(run.ranks.device), carried)
 
 
-TORCHVISION = Backend("torchvision", None, _require, _segmenter)
+BACKEND: Backend[Segmenter] = Backend("torchvision", None, _require, _build)

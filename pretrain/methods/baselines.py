@@ -1,4 +1,4 @@
-"""Supervised pretraining as a method: the baseline that sees labels."""
+"""The baselines as methods: supervised pretraining, which sees labels, and none, which sees nothing."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from carryover.core.data.prepared import Batch
 from carryover.pretrain.heads import Encoder
-from carryover.pretrain.method_config import SupervisedConfig
+from carryover.pretrain.method_config import RandomConfig, SupervisedConfig
 from carryover.pretrain.methods.base import Method, Moment, Outcome
 
 
@@ -27,3 +27,10 @@ class Supervised(Method):
         (logits,) = embeddings
         loss = cross_entropy(logits, batch.label, label_smoothing=self.config.label_smoothing)
         return Outcome(loss, {"accuracy": (logits.argmax(1) == batch.label).float().mean()})
+
+
+class Untrained(Method):
+    """No pretraining: the seed's initialisation, exported as it is."""
+
+    def __init__(self, config: RandomConfig, online: Encoder) -> None:
+        super().__init__(online)

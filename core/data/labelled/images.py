@@ -1,0 +1,59 @@
+"""The labelled images of a recipe: checked at once, opened and chosen when they are first needed."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from carryover.core.data.labelled.config import ClassifyData, check_data
+from carryover.core.data.labelled.labels import AllLabels, Labels
+
+if TYPE_CHECKING:
+    from carryover.core.data.labelled.splits import LabelledSubset, Splits
+    from carryover.core.data.labelled.subsets import Indices
+    from carryover.core.data.prepared import Dataset
+
+
+class LabelledImages:
+    """Both splits of a labelled data set, and the training images whose labels are used.
+
+    Making one imports no torch. Raises UserError where a folder or list is not there; opening the splits and
+    choosing labels raise what `core.data.labelled.splits` says.
+    """
+
+    def __init__(self, data: ClassifyData, labels: Labels | None = None, seed: int = 0) -> None:
+        check_data(data)
+        self._data, self._labels, self._seed = data, labels or AllLabels(), seed
+
+    @cached_property
+    def splits(self) -> "Splits":
+        """Both splits as they lie on disk."""
+        from carryover.core.data.labelled.splits import open_splits
+
+        return open_splits(self._data)
+
+    @cached_property
+    def train(self) -> "LabelledSubset":
+        """The training images whose labels are used."""
+        from carryover.core.data.labelled.splits import choose_labelled
+
+        return choose_labelled(self._labels, self.splits, self._seed)
+
+    @property
+    def test(self) -> "Dataset":
+        """The test images."""
+        return self.splits.test
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of their labels."""
+        return self.splits.classes
+
+    @property
+    def label_fraction(self) -> float:
+        """The share of the training split whose labels are used."""
+        return len(self.train.indices) / len(self.splits.train)
+
+    def hold_out(self, fraction: float) -> "tuple[Indices, Indices]":
+        """Split the labelled images into a part to fit on and a part to choose on, class by class."""
+        from carryover.core.data.labelled.subsets import hold_out
+
+        return hold_out(self.train.labels, self.classes, self.train.positions, fraction, self._seed)

@@ -1,0 +1,91 @@
+"""Many result records as one tidy pandas frame."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carryover.configs import UserError
+from carryover.transfer.results.record import COSTS_NAME, RECORD_NAME, ResultRecord, load_costs, load_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A record and the file it was read from."""
+
+    path: Path
+    record: ResultRecord
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that should be a record and is none, and why."""
+
+    path: Path
+    reason: str
+
+
+def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem]]:
+    """Read every result record below the given run directories (or files), in path order.
+
+    Costs that were counted later stand in the records as if they had been written with them. A half-written,
+    newer or hand-edited file is returned as a Problem and does not stop the others.
+    """
+    found: list[StoredRecord] = []
+    problems: list[Problem] = []
+    for path in sorted({p for run in runs for p in _record_files(run)}):
+        try:
+            record = load_record(path)
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
+            continue
+        try:
+            costs = load_costs(path.parent)
+        except (UserError, OSError) as error:
+            problems.append(
+                Problem(path.parent / COSTS_NAME, str(error).removeprefix(f"{path.parent / COSTS_NAME}: "))
+            )
+            costs = None
+        update = costs.model_dump(exclude_none=True) if costs is not None else {}
+        found.append(StoredRecord(path, record.model_copy(update=update)))
+    return found, problems
+
+
+def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
+    """Lay records out tidily: one row a metric, one column a field, `record` the file's path."""
+    import pandas as pd
+
+    columns = [
+        c
+        for c in ResultRecord.model_fields
+        if c not in ("metrics", "facts", "artifacts", "library_versions", "protocol")
+    ]
+    rows = []
+    for stored in records:
+        shared = {c: getattr(stored.record, c) for c in columns} | {"record": str(stored.path)}
+        for metric in stored.record.metrics:
+            rows.append(
+                shared
+                | {
+                    "metric": metric.label,
+                    "value": metric.value,
+                    "unit": metric.unit,
+                    "direction": metric.direction,
+                    "n": metric.n,
+                }
+            )
+    tail = ["metric", "value", "unit", "direction", "n"]
+    frame = pd.DataFrame(rows, columns=[*columns, "record", *tail])
+    whole = ("seed", "pretrain_seed", "train_images", "n", "attempts", "pretrain_attempts")
+    return frame.astype(dict.fromkeys(whole, "Int64"))
+
+
+def _record_files(run: Path) -> list[Path]:
+    """Find the records below a run, but not in outputs kept aside as ``out.HASH``."""
+    if run.is_file():
+        return [run]
+    found = (p.relative_to(run) for p in run.rglob(RECORD_NAME))
+    return [run / p for p in found if not any(part.startswith("out.") for part in p.parts)]

@@ -1,0 +1,221 @@
+"""The one shape of a task, and the one way to run it: load, prove, train, test, record."""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from carryover.configs import UserError
+from carryover.transfer.results.record import Facts, Metric, ResultRecord
+from carryover.transfer.tasks.recipe import EvaluationRecipe
+
+if TYPE_CHECKING:
+    from carryover.core.backbones.source import Source
+    from carryover.core.formats.claims import Work
+    from carryover.core.training.distributed import Ranks
+    from carryover.core.training.interrupt import StopRequest
+
+log = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=EvaluationRecipe)
+P = TypeVar("P")
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Run(Generic[C, P]):
+    """One evaluation under way.
+
+    Attributes
+    ----------
+    config
+        The recipe.
+    data
+        What the task's `prepare` returned.
+    source
+        The checkpoint as it was loaded; `source.backbone` is the network, float32 on the CPU.
+    out
+        Where records, states and what else the task leaves go. Files are written by the first rank alone.
+    ranks
+        This process among those that evaluate together; one, mostly.
+    work
+        Tells this evaluation from any other, so that the state of another one in `out` is refused.
+    """
+
+    config: C
+    data: P
+    source: "Source"
+    out: Path
+    ranks: "Ranks"
+    work: "Work"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation came to.
+
+    Attributes
+    ----------
+    metrics
+        At least one.
+    train_images, label_fraction
+        Images that were trained on, and the labelled share of the training split; None where it does not
+        apply.
+    selected_on
+        Held-out images that the result was chosen on; None: nothing was chosen, the last state counts.
+    facts
+        What else a reader should know.
+    artifacts
+        Files in the run's `out` by name, relative to it.
+    backend, backend_version
+        The library that did the task; a version of None is looked up among the installed distributions.
+    model
+        What was built around the backbone ("Faster R-CNN C4"), where the task alone does not tell.
+    recorded_as
+        What the record calls the task, where its recipe has modes whose numbers do not compare.
+    """
+
+    metrics: Sequence[Metric]
+    train_images: int | None = None
+    label_fraction: float | None = None
+    selected_on: str | None = None
+    facts: Facts = field(default_factory=Facts)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    backend: str = "carryover"
+    backend_version: str | None = None
+    model: str | None = None
+    recorded_as: str | None = None
+
+
+class Task(ABC, Generic[C, P, M]):
+    """What is done with a backbone to get a number: one protocol, whose recipes are of one class.
+
+    `run_task` calls the methods in the order in which they stand here. Of all of them only `build` and what
+    comes after it may take long; on several ranks every rank calls every method. A task whose backbone stays
+    as it is derives from `transfer.tasks.frozen.task.FrozenTask`, which leaves only `test` to write.
+    """
+
+    def prepare(self, config: C) -> P:
+        """Read and settle the data; what is wrong with them is found here, before torch is imported.
+
+        Raises UserError naming file, key and what was expected.
+        """
+        raise NotImplementedError
+
+    def launch(self, config: C, checkpoint: "Path | Source", out: Path) -> ResultRecord | None:
+        """Evaluate in processes that the task starts itself; None, mostly: evaluate in this one."""
+        return None
+
+    def require(self, config: C, source: "Source") -> None:
+        """Raise UserError for a checkpoint that the recipe cannot evaluate."""
+
+    def begun_by_v1(self, run: Run[C, P]) -> tuple[object, ...]:
+        """Return what a training state of version 1 hashed besides the recipe; see `claims.Work`."""
+        return ()
+
+    @abstractmethod
+    def build(self, run: Run[C, P]) -> AbstractContextManager[M]:
+        """Build what is tested around the backbone, and prove that every tensor arrived; clean up in the end.
+
+        Raises UserError for what cannot work together, WorkError for a tensor that was not carried.
+        """
+
+    def train(self, run: Run[C, P], model: M, stop: "StopRequest") -> float:
+        """Train, or go on with it; return the seconds spent, all attempts together.
+
+        Only a task that trains overrides this. Raises Interrupted when `stop` is requested, WorkError for a
+        loss that is not finite.
+        """
+        return 0.0
+
+    @abstractmethod
+    def test(self, run: Run[C, P], model: M) -> Outcome | None:
+        """Measure on the test split.
+
+        Ranks other than the first may return None: they get what the first one recorded.
+        """
+
+
+def run_task(task: Task[C, P, M], config: C, checkpoint: "Path | Source", out: Path) -> ResultRecord:
+    """Evaluate `checkpoint` by a recipe of `task`; leaves the record and the task's own files in `out`.
+
+    Resumes a half-finished `out`, on a CPU bit for bit as if it had never stopped, and returns the record of
+    a finished one. Under torchrun every rank calls this with the same arguments and `out` on a shared file
+    system.
+
+    Raises
+    ------
+    UserError
+        Data, checkpoint or recipe that cannot work together, found before torch is imported where that is
+        possible; or `out` holds other work.
+    WorkError
+        A backbone tensor that was not carried over, a loss or features that are not finite.
+    Interrupted
+        The training was asked to stop; its state is saved.
+    """
+    if isinstance(checkpoint, Path) and not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    data = task.prepare(config)
+    if (record := task.launch(config, checkpoint, out)) is not None:
+        return record
+
+    from carryover.core.backbones.source import open_source
+    from carryover.core.formats.claims import RECIPE_NAME, Work
+    from carryover.core.formats.state import remove_states
+    from carryover.core.training.distributed import barrier, joined
+    from carryover.core.training.interrupt import StopRequest
+    from carryover.transfer.results.record import load_record, make_record, write_record
+    from carryover.transfer.tasks.identity import identify
+    from carryover.transfer.tasks.outputs import RECORD_NAME, finished_record
+
+    source = open_source(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    work = Work(out, config, identify(config, source))
+    if (record := finished_record(out, work.identity, source.sha256)) is not None:
+        log.info("%s: already evaluated, nothing to do", out)
+        return record
+    task.require(config, source)
+    with ExitStack() as held:
+        ranks = held.enter_context(joined())
+        run = Run(config, data, source, out, ranks, work)
+        run = replace(run, work=replace(work, v1=task.begun_by_v1(run)))
+        if ranks.first:
+            run.work.claim()
+        barrier()
+        model = held.enter_context(task.build(run))
+        seconds = 0.0
+        if type(task).train is not Task.train:
+            with StopRequest() as stop:
+                seconds = task.train(run, model, stop)
+        began = time.monotonic()
+        outcome = task.test(run, model)
+        if ranks.first:
+            assert outcome is not None
+            record = make_record(
+                recipe=config,
+                task=outcome.recorded_as or config.task,
+                source=source,
+                data_digest=work.identity.parts["data"],
+                dataset=config.data.title,
+                split=config.data.test_label,
+                backend=outcome.backend,
+                backend_version=outcome.backend_version,
+                seed=config.seed,
+                metrics=outcome.metrics,
+                wall_seconds=seconds + time.monotonic() - began,
+                selection="last" if outcome.selected_on is None else "best",
+                selected_on=outcome.selected_on,
+                train_images=outcome.train_images,
+                label_fraction=outcome.label_fraction,
+                model=outcome.model,
+                facts=outcome.facts,
+                artifacts={"recipe": RECIPE_NAME, **outcome.artifacts},
+            )
+            # The record comes before the state goes, so that there is always something to go on from.
+            write_record(record, out)
+            remove_states(out)
+        barrier()
+    return load_record(out / RECORD_NAME) if record is None else record

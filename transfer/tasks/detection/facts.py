@@ -1,0 +1,30 @@
+"""What the record of a detection run tells."""
+
+from carryover.transfer.tasks.backend import TrainedFacts
+
+
+class DetectionFacts(TrainedFacts):
+    """What a record of either library tells, and what Detectron2's adds.
+
+    Attributes
+    ----------
+    precise_bn_layers
+        Layers whose batch statistics were estimated anew before testing.
+    empty_images_left_out
+        Training images without objects.
+    detectron2
+        "built" or "unbuilt".
+    conversion_difference
+        The largest difference of feature maps in the conversion that the model was proven against.
+    receipt
+        That conversion's receipt.
+    mask_format
+        "polygon" or "bitmask".
+    """
+
+    precise_bn_layers: int
+    empty_images_left_out: int
+    detectron2: str | None = None
+    conversion_difference: float | None = None
+    receipt: str | None = None
+    mask_format: str | None = None

@@ -1,0 +1,141 @@
+"""Which trained classifier counts: that of the last epoch, of the best epoch, or of a grid's best rates."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from carryover.configs import WorkError
+from carryover.core.backbones.build import build_backbone
+from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.subsets import Indices
+from carryover.core.formats.state import remove_states
+from carryover.core.training.distributed import barrier
+from carryover.core.training.interrupt import StopRequest
+from carryover.transfer.tasks.accuracy import Accuracy
+from carryover.transfer.tasks.base import Run
+from carryover.transfer.tasks.finetune.config import BestEpoch, FinetuneConfig, GridOfRates
+from carryover.transfer.tasks.finetune.grid import (
+    GRID_NAME,
+    GridPoint,
+    best_point,
+    read_points,
+    write_points,
+)
+from carryover.transfer.tasks.finetune.training import Trained, Training, accuracy, train_classifier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The classifier to test, and how it was arrived at.
+
+    Attributes
+    ----------
+    seconds
+        Of all trainings together, all attempts.
+    held_out_images, held_out_top1
+        On how many images it was chosen, and its accuracy (%) there; None where nothing was chosen.
+    rates
+        The base rates (backbone, head) that a grid chose; None without a grid.
+    grid_points
+        How many pairs of rates were tried.
+    """
+
+    trained: Trained
+    train_images: int
+    seconds: float
+    held_out_images: int | None = None
+    held_out_top1: float | None = None
+    rates: tuple[float, float] | None = None
+    grid_points: int | None = None
+
+
+class Candidates:
+    """The trainings of one evaluation: all from the same carried backbone, on parts of the same labels."""
+
+    def __init__(self, run: Run[FinetuneConfig, LabelledImages]) -> None:
+        self._run = run
+        self.weights: dict[str, Tensor] = run.source.backbone.state_dict()
+
+    def training(
+        self,
+        out: Path,
+        images: Indices,
+        judge: Indices | None = None,
+        base_rates: tuple[float, float] | None = None,
+    ) -> Training:
+        """Describe the training of one classifier on these of the labelled images."""
+        run, config = self._run, self._run.config
+        o, about = config.optimizer, run.source.metadata
+        backbone, head = base_rates or (o.base_lr_backbone, o.base_lr_head)
+        scale = config.batch_size / o.lr_per
+        labelled = run.data.train.images
+        return Training(
+            config=config,
+            backbone=self._carried,
+            images=labelled.take(images),
+            augment=config.image.augment(about.pixel_mean, about.pixel_std),
+            lr_backbone=backbone * scale,
+            lr_head=head * scale,
+            out=out,
+            ranks=run.ranks,
+            work=run.work,
+            judge=None if judge is None else labelled.take(judge),
+        )
+
+    def train(self, stop: StopRequest) -> Chosen:
+        """Train as the recipe's selection says, going on with what is finished already."""
+        run, selection = self._run, self._run.config.selection
+        everything = run.data.train.positions
+        if isinstance(selection, BestEpoch):
+            fit, held = run.data.hold_out(selection.held_out)
+            trained = train_classifier(self.training(run.out, fit, judge=held), stop)
+            assert trained.judged is not None
+            return Chosen(trained, len(fit), trained.seconds, len(held), trained.judged.top1_percent)
+        if isinstance(selection, GridOfRates):
+            points = self._try_all(selection, stop)
+            best = best_point(points)
+            rates = (best.base_lr_backbone, best.base_lr_head)
+            log.info("best on the held-out part: backbone %g, head %g; training on all labels", *rates)
+            trained = train_classifier(self.training(run.out, everything, base_rates=rates), stop)
+            seconds = trained.seconds + sum(p.seconds for p in points)
+            return Chosen(
+                trained, len(everything), seconds, best.images, best.top1_percent, rates, len(points)
+            )
+        trained = train_classifier(self.training(run.out, everything), stop)
+        return Chosen(trained, len(everything), trained.seconds)
+
+    def _try_all(self, selection: GridOfRates, stop: StopRequest) -> list[GridPoint]:
+        run = self._run
+        fit, held = run.data.hold_out(selection.held_out)
+        judge = run.data.train.images.take(held)
+        path = run.out / GRID_NAME
+        done = read_points(path, run.work)
+        for number, rates in enumerate(selection.points):
+            if number < len(done):
+                continue
+            directory = run.out / "grid" / f"{number:02d}"
+            training = self.training(directory, fit, base_rates=rates)
+            log.info("grid point %d of %d: backbone %g, head %g", number + 1, len(selection.points), *rates)
+            try:
+                trained = train_classifier(training, stop)
+                found = accuracy(trained.model, judge, training)
+                point = GridPoint.of(rates, found, trained.seconds)
+            except WorkError as error:
+                # A rate that diverges is no candidate; the other points may be fine.
+                log.warning("grid point %d: %s", number + 1, error)
+                point = GridPoint.of(rates, Accuracy(len(held), 0, 0), 0.0)
+            done.append(point)
+            if run.ranks.first:
+                write_points(path, run.work, done)
+                remove_states(directory)
+            barrier()
+        return done
+
+    def _carried(self) -> tuple[nn.Module, int]:
+        backbone = build_backbone(self._run.source.metadata.backbone)
+        backbone.load_state_dict(self.weights, strict=True)
+        return backbone, backbone.feature_dim

@@ -1,0 +1,99 @@
+"""Linear evaluation on cached features: logistic regression by L-BFGS, its cost chosen on held-out images."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.subsets import Indices
+from carryover.core.training.distributed import Ranks
+from carryover.transfer.tasks.accuracy import Accuracy, count
+from carryover.transfer.tasks.frozen.backbone import Frozen
+from carryover.transfer.tasks.frozen.features import FeatureSet
+from carryover.transfer.tasks.linear.config import CachedMode
+from carryover.transfer.tasks.linear.logistic import Logistic, fit, fit_path
+
+# Rows of features in memory at a time.
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The classifier that was chosen, its accuracy, and that of every candidate on the held-out images."""
+
+    tested: Accuracy
+    cost: float
+    held_out: Accuracy
+    gradient: float
+    feature_seconds: float
+    fit_seconds: float
+    choices: list[dict[str, float | str]]
+
+
+def fit_and_test(mode: CachedMode, data: LabelledImages, frozen: Frozen) -> Fitted:
+    """Choose C on held-out images, fit all labelled ones with it, and test; features are of central crops."""
+    began = time.monotonic()
+    ranks, classes = frozen.ranks, len(data.classes)
+    train, test = frozen.features(data.train.images), frozen.features(data.test)
+    extracted = time.monotonic()
+
+    fit_on, held = data.hold_out(mode.held_out)
+    scale = _Scale.of(train.pooled, fit_on, mode)
+    candidates = fit_path(*_rows(train, fit_on, scale, ranks), classes, mode.costs, mode.tolerance)
+    found = [_accuracy(c, *_rows(train, held, scale, ranks), ranks) for c in candidates]
+    best = max(range(len(found)), key=lambda i: found[i].top1)
+    cost = mode.costs[best]
+
+    scale = _Scale.of(train.pooled, data.train.positions, mode)
+    rows = _rows(train, data.train.positions, scale, ranks)
+    final = fit(*rows, classes, cost, start=candidates[best], tolerance=mode.tolerance)
+    tested = _accuracy(final, *_rows(test, np.arange(len(test.labels)), scale, ranks), ranks)
+    return Fitted(
+        tested=tested,
+        cost=cost,
+        held_out=found[best],
+        gradient=final.gradient,
+        feature_seconds=extracted - began,
+        fit_seconds=time.monotonic() - extracted,
+        choices=[{"C": c, "held_out_top1": a.top1_percent} for c, a in zip(mode.costs, found)],
+    )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """An affine map of every feature dimension, measured on training images."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, indices: Indices, mode: CachedMode) -> "_Scale":
+        width = features.shape[1]
+        if mode.scaling == "none":
+            return cls(torch.zeros(width), torch.ones(width))
+        # A chunk at a time: the features are a file, which may be larger than memory.
+        chunks = torch.from_numpy(indices).split(_CHUNK)
+        mean = torch.zeros(width, dtype=torch.float64)
+        for chunk in chunks:
+            mean += features[chunk].sum(dim=0, dtype=torch.float64) / len(indices)
+        variance = torch.zeros(width, dtype=torch.float64)
+        for chunk in chunks:
+            variance += (features[chunk] - mean).square().sum(dim=0) / len(indices)
+        deviation = variance.sqrt().float()
+        # A dimension that never changes says nothing; divided by one it stays at zero.
+        return cls(mean.float(), torch.where(deviation > 0, deviation, 1.0))
+
+
+def _rows(features: FeatureSet, indices: Indices, scale: _Scale, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Return this rank's part of the chosen features, scaled, and of the labels, on its device."""
+    own = torch.from_numpy(np.array_split(indices, ranks.world)[ranks.rank])
+    x = (features.pooled[own] - scale.mean) / scale.deviation
+    return x.to(ranks.device), features.labels[own].to(ranks.device)
+
+
+def _accuracy(classifier: Logistic, x: Tensor, y: Tensor, ranks: Ranks) -> Accuracy:
+    chunks = zip(x.split(_CHUNK), y.split(_CHUNK))
+    return count(((classifier.logits(a), b) for a, b in chunks), ranks.device)

@@ -1,0 +1,29 @@
+"""What every evaluation recipe is (torch-free)."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import NonNegativeInt
+
+from carryover.configs import Incidental, Recipe
+
+
+class EvaluationRecipe(Recipe):
+    """The recipe of one task: its keys are the class's fields, and the class says what carries them out.
+
+    Attributes
+    ----------
+    implementation
+        The `transfer.tasks.base.Task` that evaluates by such a recipe, as ``module:attribute``: it is
+        imported when an evaluation begins, so that recipes are read and checked without torch.
+    task
+        The task's name, by which recipes and records know it: ``task: Literal["knn"] = "knn"``.
+    data
+        The section that names the data set. It has `root`, `title`, `test_label` and `contents()`; see
+        `core.data.labelled.config.ClassifyData`.
+    """
+
+    implementation: ClassVar[str] = ""
+
+    task: str
+    data: Any
+    seed: Annotated[NonNegativeInt, Incidental] = 0
