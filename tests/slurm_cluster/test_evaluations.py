@@ -12,7 +12,7 @@ from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
 from carryover.slurm.cluster import Cluster as Settings
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.progress import read_progress
-from carryover.transfer.pipeline.plan import stages
+from carryover.transfer.pipeline import stages
 from carryover.transfer.results.reading import read_records
 from carryover.transfer.results.record import ResultRecord
 from tests.slurm_cluster.cluster import Cluster

@@ -28,7 +28,7 @@ from carryover.core.data.digest import Contents
 from carryover.core.data.prepared import Dataset, EvaluationLoader
 from carryover.core.training.distributed import Ranks, barrier, world_size
 from carryover.core.training.progress import progress
-from carryover.transfer.tasks.linear.depths import pooled
+from carryover.transfer.tasks.frozen.depths import pooled
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _CHUNK = 1 << 24
 class Request:
     """Features of `images` in the test view of `augment`, as the backbone of a checkpoint sees them.
 
-    `depths` are names of `transfer.tasks.linear.depths`; `precision` is that of the forward pass, "fp32" or
+    `depths` are names of `transfer.tasks.frozen.depths`; `precision` is that of the forward pass, "fp32" or
     "bf16" (features are kept in float32 either way).
     """
 

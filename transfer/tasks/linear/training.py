@@ -17,8 +17,8 @@ from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, epochs, train
 from carryover.transfer.tasks.accuracy import TOP, Accuracy
 from carryover.transfer.tasks.frozen.backbone import Frozen
+from carryover.transfer.tasks.frozen.depths import pooled
 from carryover.transfer.tasks.linear.config import LARSHeads, LinearConfig, ProtocolMode
-from carryover.transfer.tasks.linear.depths import pooled
 from carryover.transfer.tasks.linear.model import StackedHeads, StackedSGD, head_losses
 from carryover.transfer.tasks.schedules import rate_factor
 

@@ -15,8 +15,8 @@ from carryover.core.data.config import DataConfig
 from carryover.core.data.labelled.config import ImageConfig
 from carryover.core.data.prepared import Dataset, EvaluationLoader, build_dataset
 from carryover.core.training.distributed import Ranks
+from carryover.transfer.tasks.frozen.depths import pooled
 from carryover.transfer.tasks.frozen.features import FeatureSet, Request, digest, stored_features
-from carryover.transfer.tasks.linear.depths import pooled
 
 AUGMENT = ImageConfig(size=32, resize=32).augment((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -15,8 +15,8 @@ from carryover.core.backbones.source import Source, open_source
 from carryover.core.data.objects.splits import read_splits
 from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import Ranks
-from carryover.transfer.tasks.detection.data import annotated_images
-from carryover.transfer.tasks.detection.model import Training
+from carryover.transfer.tasks.base import Run
+from carryover.transfer.tasks.detection.task import backend_of
 from carryover.transfer.tasks.identity import identify
 from tests.core.backbones.manifests import manifest
 from tests.transfer.convert.backbones import write_backbone
@@ -224,10 +224,7 @@ def _source(checkpoint: Path) -> Source:
 
 
 def _detector(recipe: Any, checkpoint: Path, out: Path) -> Any:
-    from carryover.transfer.tasks.detection.detectron2.backend import DETECTRON2
-
     splits = read_splits(recipe.data, needs_masks=recipe.model.masks)
     source = _source(checkpoint)
     work = Work(out, recipe, identify(recipe, source))
-    run = Training(recipe, annotated_images(splits.train), out, ONE_PROCESS, work)
-    return DETECTRON2.detector(run, splits, source)
+    return backend_of(recipe).build(Run(recipe, splits, source, out, ONE_PROCESS, work))
