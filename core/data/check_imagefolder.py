@@ -8,11 +8,9 @@ from pathlib import Path
 from carryover.configs.errors import UserError
 from carryover.core.data.defects import Defect
 from carryover.core.data.image_files import decoding_errors, in_parallel
+from carryover.core.data.layouts import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-"""The endings that torchvision's ImageFolder takes for images."""
 
 SPLITS = ("train", "val", "test")
 
@@ -53,7 +51,7 @@ def check_imagefolder(root: Path) -> list[Defect]:
 
 def _images_by_class(folder: Path) -> dict[str, list[Path]]:
     return {
-        entry.name: sorted(path for path in entry.rglob("*") if path.suffix.lower() in SUFFIXES)
+        entry.name: sorted(path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
     }

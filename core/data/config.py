@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Section
-from carryover.core.data.digest import Contents, images_below, listed
+from carryover.core.data.digest import Contents
+from carryover.core.data.readers import READERS
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
@@ -14,10 +15,14 @@ Strength = Annotated[float, Field(ge=0)]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_CIFAR_FILES = {
-    "cifar10": ("cifar-10-batches-py", "data_batch_*", "test_batch", "batches.meta"),
-    "cifar100": ("cifar-100-python", "train", "test", "meta"),
-}
+
+def _known(kind: str) -> str:
+    if kind not in READERS:
+        raise ValueError(READERS.unknown(kind))
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_known)]
 
 
 class SubsetConfig(Section):
@@ -47,7 +52,8 @@ class DataConfig(Section):
         class folders the images have no labels. ``cifar10``, ``cifar100``: torchvision's pickled batches
         under root.
         ``tiny_imagenet``: train/<wnid>/images, val/val_annotations.txt. ``list``: `list_file`, one
-        ``path[ label]`` a line, relative to root.
+        ``path[ label]`` a line, relative to root. ``inaturalist``: <split>.json beside the images. Others by
+        the readers of installed packages (`core.data.readers`).
     name
         What records call the data set ("imagenet", "IN-10k"); the kind when empty.
     root
@@ -71,7 +77,7 @@ class DataConfig(Section):
         A data set whose images all have one size, and which decoded is no larger than this, is kept decoded.
     """
 
-    kind: Literal["imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list"] = "imagefolder"
+    kind: Kind = "imagefolder"
     name: str = ""
     root: Annotated[Path | None, Incidental] = None
     split: str = "train"
@@ -91,20 +97,7 @@ class DataConfig(Section):
     def contents(self) -> Contents:
         """List the files of the split; see `core.data.digest`."""
         assert self.root is not None
-        root = self.root.expanduser()
-        if self.kind in _CIFAR_FILES:
-            folder, *patterns = _CIFAR_FILES[self.kind]
-            found = sorted({path for pattern in patterns for path in (root / folder).glob(pattern)})
-            return Contents(texts=tuple((path.name, path) for path in found))
-        if self.kind == "list":
-            assert self.list_file is not None
-            return listed(root, self.list_file)
-        if self.kind == "tiny_imagenet":
-            annotations = ("val_annotations.txt", root / "val" / "val_annotations.txt")
-            texts = () if self.split == "train" else (annotations,)
-            return Contents(texts, tuple(images_below(root / self.split)))
-        below = root / self.split
-        return Contents(images=tuple(images_below(below if below.is_dir() else root)))
+        return READERS.get(self.kind).contents(self, self.root.expanduser())
 
     @model_validator(mode="after")
     def _keys_fit_the_kind(self) -> "DataConfig":
@@ -112,12 +105,7 @@ class DataConfig(Section):
             raise ValueError(f"list_file belongs to kind: list, and only to it (kind is {self.kind})")
         if self.download and self.kind not in ("cifar10", "cifar100"):
             raise ValueError(f"download: true is for cifar10 and cifar100 only (kind is {self.kind})")
-        splits = {
-            "cifar10": ("train", "test"),
-            "cifar100": ("train", "test"),
-            "tiny_imagenet": ("train", "val"),
-        }
-        allowed = splits.get(self.kind)
+        allowed = READERS.get(self.kind).splits
         if allowed and self.split not in allowed:
             raise ValueError(f"{self.kind} has the splits {' and '.join(allowed)}, not {self.split}")
         return self

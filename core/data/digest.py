@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ _READ_WHOLE_BYTES = 256 * 2**20
 # Of these a mended picture usually has the size of the old one.
 _UNCOMPRESSED = frozenset({".bmp", ".npy", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"})
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"}) | _UNCOMPRESSED
+
+# Annotation files of half a gigabyte are searched, not parsed.
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 Digests = dict[Path, str]
 """SHA-256 (hex) of files, for a planning that looks at one data set many times."""
@@ -105,6 +109,21 @@ def images_below(folder: Path, prefix: str = "") -> Iterator[Named]:
         for name in sorted(files):
             if Path(name).suffix.lower() in _IMAGES and not name.startswith("."):
                 yield prefix + (name if at == "." else f"{at}/{name}"), Path(directory, name)
+
+
+def named_in(file: Path, folder: Path) -> list[Named]:
+    """List the images in `folder` that a COCO annotation file names."""
+    try:
+        raw = file.read_bytes()
+    except OSError:
+        return []
+    names = []
+    for found in _FILE_NAME.findall(raw):
+        try:
+            names.append(json.loads(found))
+        except ValueError:
+            names.append(found.decode(errors="replace"))
+    return [(name, folder / name) for name in dict.fromkeys(names)]
 
 
 def by_stem(folder: Path, names: Iterable[str]) -> Iterator[Named]:

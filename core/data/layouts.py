@@ -1,52 +1,27 @@
-"""How each kind of data set lies on disk: from a root to files, labels and class names."""
+"""The kinds of data sets that come with carryover: from a root to files, labels and classes (torch-free)."""
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-
-import torch
-from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2 import functional as F
+from typing import Any, Final
 
 from carryover.configs import UserError
 from carryover.core.data.config import DataConfig
-from carryover.core.data.datasets import Dataset, FileImages, MemoryImages, Paths
+from carryover.core.data.digest import Contents, images_below, listed, named_in
+from carryover.core.data.readers import Files, Reader
+
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision's ImageFolder takes for images."""
+
+_FOLDER_A_CLASS = "one folder a class with its images, under train (val, ...) or in the root itself"
+_TINY_IMAGENET = "Tiny-ImageNet's train/<wnid>/images/*.JPEG and val/val_annotations.txt"
+_CIFAR_FILES = {
+    "cifar10": ("cifar-10-batches-py", "data_batch_*", "test_batch", "batches.meta"),
+    "cifar100": ("cifar-100-python", "train", "test", "meta"),
+}
 
 
-@dataclass(frozen=True)
-class _Files:
-    """What a layout holds: names relative to root, a label each (or none at all), class names by label."""
-
-    root: Path
-    names: list[str]
-    labels: list[int]
-    classes: list[str]
-
-
-def open_layout(config: DataConfig) -> Dataset:
-    """Find the images of a data set; nothing is decoded (except CIFAR, which comes in one piece).
-
-    Raises UserError naming the path that is missing or empty, and the layout that was expected there.
-    """
-    root = config.root
-    if root is None:
-        raise UserError(f"data.root is not set: say where the {config.title} data set lies (data.root=/path)")
-    root = root.expanduser()
-    if config.kind in ("cifar10", "cifar100"):
-        return _cifar(config, root)
-    if not root.is_dir():
-        raise UserError(f"data.root: {root}: no such folder; expected {_EXPECTED[config.kind]}")
-    files = _LAYOUTS[config.kind](config, root)
-    if not files.names:
-        raise UserError(f"{root}: no images; expected {_EXPECTED[config.kind]}")
-    paths = Paths.of(files.root, files.names)
-    return FileImages(paths, files.labels or None, files.classes, config.resize, config.max_unreadable)
-
-
-def _imagefolder(config: DataConfig, root: Path) -> _Files:
+def _imagefolder(config: DataConfig, root: Path) -> Files:
     """Read root/<split>/<class>/.../image; for train, where there are no splits, root/<class>/.../image."""
     folder = root / config.split
     if not folder.is_dir():
@@ -55,12 +30,11 @@ def _imagefolder(config: DataConfig, root: Path) -> _Files:
         folder = root
     classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
     if not classes:
-        return _Files(folder, list(_images_below(folder)), [], [])
+        return Files(folder, list(_images_below(folder)), [], [])
     loose = [e.name for e in os.scandir(folder) if _is_image(e.name)]
     if loose:
         raise UserError(
-            f"{folder}: holds images ({loose[0]}) beside folders ({classes[0]});"
-            f" expected {_EXPECTED['imagefolder']}"
+            f"{folder}: holds images ({loose[0]}) beside folders ({classes[0]}); expected {_FOLDER_A_CLASS}"
         )
     names: list[str] = []
     labels: list[int] = []
@@ -69,18 +43,18 @@ def _imagefolder(config: DataConfig, root: Path) -> _Files:
         if not found:
             raise UserError(
                 f"{folder / name}: no images in this class; expected files ending in"
-                f" {', '.join(IMG_EXTENSIONS)}"
+                f" {', '.join(IMAGE_SUFFIXES)}"
             )
         names += [f"{name}/{image}" for image in found]
         labels += [label] * len(found)
-    return _Files(folder, names, labels, classes)
+    return Files(folder, names, labels, classes)
 
 
-def _tiny_imagenet(config: DataConfig, root: Path) -> _Files:
+def _tiny_imagenet(config: DataConfig, root: Path) -> Files:
     """Read train/<wnid>/images/*.JPEG, or val/images by val/val_annotations.txt; classes are the wnids."""
     train = root / "train"
     if not train.is_dir():
-        raise UserError(f"{train}: no such folder; expected {_EXPECTED['tiny_imagenet']}")
+        raise UserError(f"{train}: no such folder; expected {_TINY_IMAGENET}")
     wnids = sorted(e.name for e in os.scandir(train) if e.is_dir() and not e.name.startswith("."))
     names: list[str] = []
     labels: list[int] = []
@@ -91,7 +65,7 @@ def _tiny_imagenet(config: DataConfig, root: Path) -> _Files:
                 raise UserError(f"{train / wnid / 'images'}: no images in this class")
             names += [f"train/{wnid}/images/{image}" for image in found]
             labels += [label] * len(found)
-        return _Files(root, names, labels, wnids)
+        return Files(root, names, labels, wnids)
 
     annotations = root / "val" / "val_annotations.txt"
     index = {wnid: label for label, wnid in enumerate(wnids)}
@@ -104,10 +78,10 @@ def _tiny_imagenet(config: DataConfig, root: Path) -> _Files:
             )
         names.append(f"val/images/{image}")
         labels.append(index[wnid])
-    return _Files(root, names, labels, wnids)
+    return Files(root, names, labels, wnids)
 
 
-def _image_list(config: DataConfig, root: Path) -> _Files:
+def _image_list(config: DataConfig, root: Path) -> Files:
     """Read one ``path[ label]`` a line, paths relative to root; labels are class indices from 0."""
     assert config.list_file is not None
     file = config.list_file.expanduser()
@@ -126,28 +100,67 @@ def _image_list(config: DataConfig, root: Path) -> _Files:
         names.append(before.strip() if labelled else line)
         if labelled:
             labels.append(int(last))
-    return _Files(root, names, labels, [str(label) for label in range(max(labels, default=-1) + 1)])
+    return Files(root, names, labels, [str(label) for label in range(max(labels, default=-1) + 1)])
 
 
-def _cifar(config: DataConfig, root: Path) -> MemoryImages:
-    """Read torchvision's pickled batches, whose checksums torchvision verifies before it unpickles them."""
-    maker = CIFAR10 if config.kind == "cifar10" else CIFAR100
-    layout = f"{config.kind} as torchvision keeps it: {root / maker.base_folder}/{maker.train_list[0][0]} ..."
+def _inaturalist(config: DataConfig, root: Path) -> Files:
+    """Read <split>.json with images, annotations and categories; classes are the categories by id.
+
+    Their names repeat: 2018's are numbers. Raises UserError for a missing or malformed file, an image without
+    a category, or an absent image.
+    """
+    from pydantic import ValidationError
+
+    from carryover.core.data.inaturalist import read_annotations
+
+    file = root / f"{config.split}.json"
     try:
-        if config.download:
-            root.mkdir(parents=True, exist_ok=True)
-            with (root / f".{config.kind}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                data = maker(root, config.split == "train", download=True)
-        else:
-            data = maker(root, config.split == "train")
-    except (RuntimeError, OSError) as error:
-        asked = "could not be fetched" if config.download else "set data.download=true to fetch it"
-        raise UserError(f"{root}: missing or damaged; expected {layout} ({asked}: {error})") from error
-    pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-    if config.resize is not None:
-        pixels = F.resize(pixels, [config.resize], antialias=True)
-    return MemoryImages(pixels, [int(t) for t in data.targets], list(data.classes))
+        read = read_annotations(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(s) for s in first["loc"])
+        raise UserError(f"{file}: not iNaturalist's annotations: {where}: {first['msg']}") from None
+    order = {category.id: label for label, category in enumerate(sorted(read.categories, key=lambda c: c.id))}
+    label_of = {a.image_id: order.get(a.category_id) for a in read.annotations}
+    bare = [image.file_name for image in read.images if label_of.get(image.id) is None]
+    if bare:
+        raise UserError(f"{file}: {len(bare)} images without a known category: {', '.join(bare[:5])}")
+    absent = [image.file_name for image in read.images if not (root / image.file_name).is_file()]
+    if absent:
+        raise UserError(f"{file}: {len(absent)} images are not there: {', '.join(absent[:5])}")
+    labels = [label for image in read.images if (label := label_of[image.id]) is not None]
+    names = [f"{category.id}:{category.name}" for category in sorted(read.categories, key=lambda c: c.id)]
+    return Files(root, [image.file_name for image in read.images], labels, names)
+
+
+def _cifar(config: DataConfig, root: Path) -> Any:
+    from carryover.core.data.cifar import read_cifar
+
+    return read_cifar(config, root)
+
+
+def _cifar_files(config: DataConfig, root: Path) -> Contents:
+    folder, *patterns = _CIFAR_FILES[config.kind]
+    found = sorted({path for pattern in patterns for path in (root / folder).glob(pattern)})
+    return Contents(texts=tuple((path.name, path) for path in found))
+
+
+def _tiny_imagenet_files(config: DataConfig, root: Path) -> Contents:
+    annotations = ("val_annotations.txt", root / "val" / "val_annotations.txt")
+    texts = () if config.split == "train" else (annotations,)
+    return Contents(texts, tuple(images_below(root / config.split)))
+
+
+def _listed_files(config: DataConfig, root: Path) -> Contents:
+    assert config.list_file is not None
+    return listed(root, config.list_file)
+
+
+def _inaturalist_files(config: DataConfig, root: Path) -> Contents:
+    file = root / f"{config.split}.json"
+    return Contents(((file.name, file),), tuple(named_in(file, root)))
 
 
 def _images_below(folder: Path) -> Iterator[str]:
@@ -163,7 +176,7 @@ def _images_below(folder: Path) -> Iterator[str]:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -181,13 +194,9 @@ def _holds(root: Path) -> str:
     return f"{root} holds {', '.join(found[:8])}" if found else f"{root} holds no folders"
 
 
-_LAYOUTS: dict[str, Callable[[DataConfig, Path], _Files]] = {
-    "imagefolder": _imagefolder,
-    "tiny_imagenet": _tiny_imagenet,
-    "list": _image_list,
-}
-_EXPECTED = {
-    "imagefolder": "one folder a class with its images, under train (val, ...) or in the root itself",
-    "tiny_imagenet": "Tiny-ImageNet's train/<wnid>/images/*.JPEG and val/val_annotations.txt",
-    "list": "the folder that the paths in data.list_file are relative to",
-}
+IMAGEFOLDER = Reader(_FOLDER_A_CLASS, _imagefolder)
+CIFAR10 = Reader("CIFAR-10 as torchvision keeps it", _cifar, _cifar_files, ("train", "test"))
+CIFAR100 = Reader("CIFAR-100 as torchvision keeps it", _cifar, _cifar_files, ("train", "test"))
+TINY_IMAGENET = Reader(_TINY_IMAGENET, _tiny_imagenet, _tiny_imagenet_files, ("train", "val"))
+LIST = Reader("the folder that the paths in data.list_file are relative to", _image_list, _listed_files)
+INATURALIST = Reader("iNaturalist's own annotations, <split>.json", _inaturalist, _inaturalist_files)

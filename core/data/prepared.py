@@ -15,14 +15,15 @@ from carryover.core.data.datasets import (
     Dataset,
     FileImages,
     MemoryImages,
+    Paths,
     named,
     read_or_next,
     subset,
     too_many_unreadable,
 )
 from carryover.core.data.images import check_header, check_pixels
-from carryover.core.data.layouts import open_layout
 from carryover.core.data.loader import Batch, EvaluationLoader, Loader
+from carryover.core.data.readers import READERS, Files
 from carryover.core.training.distributed import rank, world_size
 
 __all__ = ["Batch", "Dataset", "EvaluationLoader", "Loader", "build_dataset", "open_dataset", "prepare"]
@@ -50,8 +51,25 @@ def open_dataset(config: DataConfig) -> Dataset:
 
     Raises UserError naming the path and the layout expected there.
     """
-    dataset = open_layout(config)
+    dataset = _open(config)
     return dataset if config.subset is None else subset(dataset, config.subset)
+
+
+def _open(config: DataConfig) -> Dataset:
+    reader, root = READERS.get(config.kind), config.root
+    if root is None:
+        raise UserError(f"data.root is not set: say where the {config.title} data set lies (data.root=/path)")
+    root = root.expanduser()
+    if not root.is_dir() and not config.download:
+        raise UserError(f"data.root: {root}: no such folder; expected {reader.expected}")
+    found = reader.read(config, root)
+    if not isinstance(found, Files):
+        dataset: Dataset = found
+        return dataset
+    if not found.names:
+        raise UserError(f"{root}: no images; expected {reader.expected}")
+    paths = Paths.of(found.root, found.names)
+    return FileImages(paths, found.labels or None, found.classes, config.resize, config.max_unreadable)
 
 
 def prepare(dataset: Dataset, config: DataConfig) -> Dataset:

@@ -8,10 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from carryover.configs import Incidental, Section, UserError
 from carryover.core.data.config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
 from carryover.core.data.digest import Contents, prefixed
-from carryover.core.data.objects.config import named_in
 
 Statistics = tuple[float, float, float]
-Kind = Literal["imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list", "inaturalist"]
 
 
 class ClassifyData(DataConfig):
@@ -19,27 +17,24 @@ class ClassifyData(DataConfig):
 
     Attributes
     ----------
-    kind
-        Those of pretraining, and ``inaturalist``: the archive's own layout, <split>.json beside the images.
     split, test_split
         Names of the two splits in the layout (`list_file` and `test_list_file` for kind ``list``).
     max_unreadable
         No unreadable image is tolerated unless the recipe says so: each one changes what is measured.
     """
 
-    kind: Kind = "imagefolder"  # type: ignore[assignment] # wider than pretraining's
     test_split: str = "val"
     test_list_file: Annotated[Path | None, Incidental] = None
     max_unreadable: Annotated[NonNegativeInt, Incidental] = 0
 
     @property
     def train(self) -> DataConfig:
-        """The training split as a data set of its own (not for kind ``inaturalist``)."""
+        """The training split as a data set of its own."""
         return self._as_data_set()
 
     @property
     def test(self) -> DataConfig:
-        """The test split as a data set of its own, always whole (not for kind ``inaturalist``)."""
+        """The test split as a data set of its own, always whole."""
         return self._as_data_set(split=self.test_split, list_file=self.test_list_file, subset=None)
 
     @property
@@ -49,12 +44,7 @@ class ClassifyData(DataConfig):
 
     def contents(self) -> Contents:
         """List the files of both splits; see `core.data.digest`."""
-        if self.kind != "inaturalist":
-            return prefixed(self.train.contents(), "train") + prefixed(self.test.contents(), "test")
-        assert self.root is not None
-        root = self.root.expanduser()
-        files = [root / f"{split}.json" for split in (self.split, self.test_split)]
-        return sum((Contents(((f.name, f),), tuple(named_in(f, root))) for f in files), Contents())
+        return prefixed(self.train.contents(), "train") + prefixed(self.test.contents(), "test")
 
     @model_validator(mode="after")
     def _two_splits(self) -> "ClassifyData":
@@ -63,11 +53,8 @@ class ClassifyData(DataConfig):
         same = self.list_file == self.test_list_file if self.kind == "list" else self.split == self.test_split
         if same:
             raise ValueError("the split to test on is the split to train on")
-        if self.kind != "inaturalist":
-            # Builds (and so checks) the test split's own section: cifar10 has no "val", for example.
-            _ = self.test
-        elif self.subset is not None:
-            raise ValueError("subset: is not for kind: inaturalist; choose labels instead")
+        # Builds (and so checks) the test split's own section: cifar10 has no "val", for example.
+        _ = self.test
         return self
 
     def _as_data_set(self, **changed: object) -> DataConfig:

@@ -9,7 +9,6 @@ import numpy as np
 from carryover.configs import UserError
 from carryover.core.data.labelled import subsets
 from carryover.core.data.labelled.config import ClassifyData
-from carryover.core.data.labelled.inaturalist import open_inaturalist
 from carryover.core.data.labelled.labels import FractionOfLabels, ImagesPerClass, Labels, ListedImages
 from carryover.core.data.labelled.subsets import Indices
 from carryover.core.data.prepared import Dataset, build_dataset, open_dataset, prepare
@@ -74,12 +73,7 @@ def open_splits(data: ClassifyData) -> Splits:
 
     Raises UserError for a split without labels, and for splits whose classes differ.
     """
-    if data.kind == "inaturalist":
-        assert data.root is not None
-        train: Dataset = open_inaturalist(data.root.expanduser(), data.split)
-        test: Dataset = open_inaturalist(data.root.expanduser(), data.test_split)
-    else:
-        train, test = open_dataset(data.train), build_dataset(data.test)
+    train, test = open_dataset(data.train), build_dataset(data.test)
     for dataset, split in ((train, data.split), (test, data.test_split)):
         if dataset.labels is None:
             raise UserError(f"{data.root}: {data.title}, split {split}: the images have no labels")
@@ -120,9 +114,7 @@ def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset
         _require_counts(counts, *labels.images_per_class, labels.list)
     log.info("training on %s (%s)", subsets.describe(counts), what)
     images = splits.train if len(indices) == len(splits.train) else splits.train.take(indices)
-    if splits.data.kind != "inaturalist":
-        images = prepare(images, splits.data.train)
-    return LabelledSubset(images, indices, counts, what)
+    return LabelledSubset(prepare(images, splits.data.train), indices, counts, what)
 
 
 def _require_counts(counts: dict[str, int], fewest: int, most: int, source: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from carryover.configs import UserError
-from carryover.core.data.check_imagefolder import SUFFIXES
+from carryover.core.data.layouts import IMAGE_SUFFIXES
 from carryover.core.data.masks.config import (
     Ade20kMasks,
     CityscapesMasks,
@@ -116,7 +116,7 @@ def _cityscapes_pairs(root: Path, split: str, masks: str) -> list[Pair]:
 
 
 def _images_in(folder: Path, paths: Iterable[Path]) -> list[Path]:
-    found = sorted(p for p in paths if p.suffix.lower() in SUFFIXES)
+    found = sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         what = "no image in this folder" if folder.is_dir() else "no such folder of images"
         raise UserError(f"{folder}: {what}")

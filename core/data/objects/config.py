@@ -1,7 +1,5 @@
 """The data of a detection recipe: Pascal VOC or COCO (torch-free)."""
 
-import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,11 +8,8 @@ from pydantic import Field
 
 from carryover.configs import Incidental, Section
 from carryover.core.data.defects import DefectPolicy
-from carryover.core.data.digest import Contents, Named, by_stem, lines_of
+from carryover.core.data.digest import Contents, by_stem, lines_of, named_in
 from carryover.core.data.objects.voc import VOC_CLASSES
-
-# Annotation files of half a gigabyte are searched, not parsed.
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 VocSplit = Annotated[str, Field(pattern=r"^((19|20)\d\d/)?[\w.-]+$")]
 """``2007/trainval``: VOC2007/ImageSets/Main/trainval.txt; ``trainval`` where the root is one VOC folder."""
@@ -111,21 +106,6 @@ DetectionData = Annotated[VocData | CocoData, Field(discriminator="kind")]
 def voc_contents(root: Path, splits: Iterable[tuple[int | None, str]]) -> Contents:
     """List what is read of (year, list) pairs of a VOC data set: lists, annotations and images."""
     return sum((_voc(root, year, name) for year, name in dict.fromkeys(splits)), Contents())
-
-
-def named_in(file: Path, folder: Path) -> list[Named]:
-    """List the images in `folder` that a COCO annotation file names."""
-    try:
-        raw = file.read_bytes()
-    except OSError:
-        return []
-    names = []
-    for found in _FILE_NAME.findall(raw):
-        try:
-            names.append(json.loads(found))
-        except ValueError:
-            names.append(found.decode(errors="replace"))
-    return [(name, folder / name) for name in dict.fromkeys(names)]
 
 
 def _voc(root: Path, year: int | None, split: str) -> Contents:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from carryover.configs import UserError, load, recipe_names
-from carryover.core.data.labelled.inaturalist import open_inaturalist
+from carryover.core.data.config import DataConfig
+from carryover.core.data.prepared import open_dataset
 from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.linear.config import LinearConfig, ProtocolMode
 
@@ -83,7 +84,9 @@ def write_inaturalist(root: Path) -> Path:
 
 
 def test_inaturalists_layout_is_read_by_its_annotations(tmp_path: Path) -> None:
-    dataset = open_inaturalist(write_inaturalist(tmp_path), "train2018")
+    dataset = open_dataset(
+        DataConfig(kind="inaturalist", root=write_inaturalist(tmp_path), split="train2018")
+    )
     assert dataset.classes == ["3:3", "7:7", "11:11"]
     assert dataset.labels == [1, 0, 1, 2]
     assert [p.name for p in dataset.paths] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
@@ -93,9 +96,9 @@ def test_inaturalists_absent_images_and_broken_files_are_named(tmp_path: Path) -
     root = write_inaturalist(tmp_path)
     (root / "train_val2018/Birds/3/1.jpg").unlink()
     with pytest.raises(UserError, match=r"1 images are not there: train_val2018/Birds/3/1\.jpg"):
-        open_inaturalist(root, "train2018")
+        open_dataset(DataConfig(kind="inaturalist", root=root, split="train2018"))
     (root / "train2018.json").write_text('{"images": []}')
     with pytest.raises(UserError, match=r"train2018\.json: not iNaturalist's annotations: annotations"):
-        open_inaturalist(root, "train2018")
+        open_dataset(DataConfig(kind="inaturalist", root=root, split="train2018"))
     with pytest.raises(UserError, match=r"val2018\.json"):
-        open_inaturalist(root, "val2018")
+        open_dataset(DataConfig(kind="inaturalist", root=root, split="val2018"))
