@@ -229,9 +229,9 @@ def stages(kind: str) -> Prepare:
     def prepare(size: int, work: Path) -> Callable[[], Turn]:
         import pytest
 
-        from carryover.slurm.cluster import Cluster
         from carryover.slurm.cluster_executor import SlurmExecutor
         from carryover.slurm.executor import run_graph
+        from carryover.slurm.resources import Cluster
         from carryover.slurm.status import status
         from carryover.transfer.pipeline.config import PipelineConfig
         from carryover.transfer.pipeline.plan import plan

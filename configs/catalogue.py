@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from carryover.configs.errors import UserError
-from carryover.configs.keys import nearest
+from carryover.configs.nearest import nearest
 from carryover.configs.reading import read_yaml, version_of
 from carryover.configs.tables import Row, Table, is_table, read_table
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs.errors import UserError
-from carryover.configs.keys import nearest
+from carryover.configs.nearest import nearest
 
 Number = Mapping[str, str]
 """One line of a file of configs/published, by column."""

@@ -11,8 +11,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from carryover.configs.catalogue import Place, place_in_file, place_of, recipes_in, row_at
 from carryover.configs.errors import UserError
-from carryover.configs.keys import nearest, sibling_keys, valid_keys, with_default_tags
+from carryover.configs.keys import sibling_keys, valid_keys, with_default_tags
 from carryover.configs.merging import apply_overrides, interpolate, merge
+from carryover.configs.nearest import nearest
 from carryover.configs.registry import Registry
 from carryover.configs.story import filled, story, title_lines
 from carryover.configs.tables import STORY_KEYS, TABLE_KEYS

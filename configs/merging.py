@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carryover.configs.errors import UserError
-from carryover.configs.keys import field_types, named_by_tag, nearest, valid_keys
+from carryover.configs.keys import field_types, named_by_tag, valid_keys
+from carryover.configs.nearest import nearest
 
 
 def merge(base: Mapping[str, Any], own: Mapping[str, Any], types: Sequence[Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any, Generic, TypeVar, cast
 
 from carryover.configs.errors import UserError
+from carryover.configs.nearest import nearest
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,9 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> str:
         """Return the message for a name that is not registered, with the nearest one."""
-        from carryover.configs.keys import nearest
-
         guess = nearest(name, self.names())
-        hint = f"did you mean '{guess}'?" if guess else f"there are: {', '.join(self.names())}"
-        return f"no {self.what} is called '{name}'; {hint}"
+        hint = f"did you mean '{guess}'? There" if guess else "there"
+        return f"no {self.what} is called '{name}'; {hint} are: {', '.join(self.names())}"
 
     def __contains__(self, name: object) -> bool:
         self._look()

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs.errors import UserError
-from carryover.configs.keys import nearest
+from carryover.configs.nearest import nearest
 
 STORY_KEYS = ("title", "expected", "cost", "note")
 """Keys that say what a recipe reproduces; they may stand in a file, an axis' entry or a row of `rows`."""

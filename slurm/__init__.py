@@ -2,9 +2,8 @@
 
 from carryover.slurm.calls import Call, register
 from carryover.slurm.errors import RequestError, RunError
-from carryover.slurm.executor import Event, Executor, GraphResult, Outcome, run_graph
+from carryover.slurm.executor import Event, Executor, GraphResult, InlineExecutor, Outcome, run_graph
 from carryover.slurm.graph import Graph
-from carryover.slurm.inline import InlineExecutor
 from carryover.slurm.ledger import Ledger
 from carryover.slurm.resources import Resources
 from carryover.slurm.stage import Output, Stage

@@ -1,9 +1,9 @@
-"""The slurm executor: submits what is to be done and leaves; the jobs keep the ledger from then on."""
+"""A plan on SLURM: the preview of what would be submitted, and the executor that submits it."""
 
 import logging
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,94 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from carryover.slurm import sbatch, scheduler
-from carryover.slurm.batches import Batch, dependency, make_batches
-from carryover.slurm.cluster import Cluster
 from carryover.slurm.errors import RequestError, RunError
 from carryover.slurm.executor import Run
+from carryover.slurm.graph import Graph
 from carryover.slurm.job import StageJob
 from carryover.slurm.ledger import Ledger
-from carryover.slurm.plan import Action, Decision, working
-from carryover.slurm.signals import leaving
+from carryover.slurm.plan import Action, Decision, make_plan, missing, working
+from carryover.slurm.processes import leaving
+from carryover.slurm.resources import Cluster
+from carryover.slurm.sbatch import Batch, dependency, make_batches
 from carryover.slurm.stage import portable
+from carryover.slurm.submission import Flights
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One sbatch call to come.
+
+    `header` holds its #SBATCH lines; in its --dependency, ``$3`` stands for the id of the third planned job.
+    `links` jobs like it are chained one behind the other.
+    """
+
+    number: int
+    name: str
+    stages: tuple[str, ...]
+    waits_for: tuple[str, ...]
+    header: tuple[str, ...]
+    gpu_hours: float
+    links: int = 1
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A whole submission to come: `plan` says what is done with every stage, and why.
+
+    `missing` holds the paths without which it would be refused, each with the stages that require it.
+    """
+
+    plan: tuple[Decision, ...]
+    jobs: tuple[PlannedJob, ...]
+    missing: Mapping[Path, list[str]] = field(default_factory=dict)
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours asked for, every job taking its whole time limit once."""
+        return sum(job.gpu_hours for job in self.jobs)
+
+
+def preview(graph: Graph, run_dir: Path, cluster: Cluster) -> Preview:
+    """Plan a submission; nothing is written, and SLURM is asked only about stages submitted before.
+
+    Raises
+    ------
+    RequestError
+        What `run_graph` would raise before it submits, but for missing paths.
+    """
+    ledger = Ledger(run_dir)
+    flights = Flights(ledger)
+    plan = make_plan(graph, ledger, flights)
+    jobs: dict[str, tuple[str, ...]] = {}
+    for decision in plan:
+        record, _ = ledger.readable(decision.stage.name)
+        if decision.action is Action.IN_FLIGHT and record is not None:
+            jobs[decision.stage.name] = flights.jobs(record) or ("elsewhere",)
+    planned: list[PlannedJob] = []
+    batches = make_batches(plan, cluster.defaults, cluster.max_array_size)
+    for number, batch in enumerate(batches, 1):
+        planned.append(_planned(number, batch, jobs, cluster, ledger))
+        for i, stage in enumerate(batch.stages):
+            jobs[stage.name] = (f"${number}_{i}" if len(batch.stages) > 1 else f"${number}",)
+    return Preview(tuple(plan), tuple(planned), missing(plan))
+
+
+def _planned(
+    number: int, batch: Batch, jobs: dict[str, tuple[str, ...]], cluster: Cluster, ledger: Ledger
+) -> PlannedJob:
+    waits = dependency(batch, jobs)
+    chosen = sbatch.parameters(batch, cluster, ledger.run_dir.name, "", waits, ())
+    text = sbatch.script(batch, chosen, sbatch.folder(ledger), "true")
+    return PlannedJob(
+        number=number,
+        name=batch.name,
+        stages=tuple(stage.name for stage in batch.stages),
+        waits_for=(*batch.needs, *batch.follows),
+        header=tuple(line for line in sbatch.header(text) if "--comment" not in line),
+        gpu_hours=batch.gpu_hours,
+        links=batch.resources.chain,
+    )
+
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +118,14 @@ class SlurmExecutor:
     packages: tuple[str, ...] = ()
     name = "slurm"
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "SlurmExecutor":
+        """Make one from "cluster" and "packages"."""
+        return cls(Cluster.from_json(settings.get("cluster", {})), tuple(settings.get("packages", ())))
+
     @property
     def settings(self) -> dict[str, Any]:
-        """What `slurm.control.make_executor` needs to make this executor again."""
+        """What `of` needs to make this executor again."""
         return {"cluster": self.cluster.to_json(), "packages": list(self.packages)}
 
     def execute(self, run: Run) -> int:

@@ -4,39 +4,21 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from carryover.slurm import scheduler
-from carryover.slurm.cluster import Cluster
-from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.errors import RequestError, RunError
-from carryover.slurm.executor import Executor, GraphResult, OnEvent, run_graph
-from carryover.slurm.flights import Flights
+from carryover.slurm.executor import EXECUTORS, Executor, GraphResult, InlineExecutor, OnEvent, run_graph
 from carryover.slurm.graph import Graph
-from carryover.slurm.inline import InlineExecutor
 from carryover.slurm.ledger import Ledger
-from carryover.slurm.local import LocalExecutor
 from carryover.slurm.processes import lives
 from carryover.slurm.status import status
-from carryover.slurm.submission import Submission, holder, submission, submissions
+from carryover.slurm.submission import Flights, Submission, holder, submission, submissions
 
 _STOP_SECONDS = 120.0
 _POLL_SECONDS = 0.5
-
-
-def make_executor(name: str, settings: Mapping[str, Any] | None = None) -> Executor:
-    """Return an executor by name, with the settings that an executor's own `settings` gave."""
-    chosen = dict(settings or {})
-    if name == "inline":
-        return InlineExecutor()
-    if name == "local":
-        return LocalExecutor(int(chosen.get("at_once", 2)), packages=tuple(chosen.get("packages", ())))
-    if name == "slurm":
-        cluster = Cluster.from_json(chosen.get("cluster", {}))
-        return SlurmExecutor(cluster, tuple(chosen.get("packages", ())))
-    raise RequestError(f"there is no executor {name!r}; there are: inline, local, slurm")
 
 
 def retry(
@@ -63,7 +45,7 @@ def retry(
     past = [s for s in submissions(ledger, of_original=True) if s.executor != "cancel"]
     if executor is None:
         last = past[-1] if past else None
-        executor = make_executor(last.executor, last.settings) if last else InlineExecutor()
+        executor = EXECUTORS.get(last.executor).of(last.settings) if last else InlineExecutor()
     only = None
     if failed_only:
         only = {s.name for s in status(run_dir).stages if s.state in ("failed", "blocked", "damaged")}

@@ -1,17 +1,18 @@
-"""Running a graph: one call, whatever the executor."""
+"""Carrying a plan out: what executors are given, the one of this process, and all of them by name."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from carryover.slurm.flights import Flights
+from carryover.configs.registry import Registry
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger, StageRecord, State, now
-from carryover.slurm.plan import Action, Decision, carry_out, make_plan, refuse_missing
-from carryover.slurm.submission import OpenSubmission, submission
+from carryover.slurm.plan import Action, Decision, carry_out, make_plan, refuse_missing, working
+from carryover.slurm.runner import run_stage
+from carryover.slurm.submission import Flights, OpenSubmission, submission
 
 _WRITERS = 16
 _ENDED_BADLY = ("failed", "blocked", "cancelled", "interrupted")
@@ -145,7 +146,7 @@ def run_graph(
     A finished stage of the same content hash is skipped; a half-finished one is called again with the same
     output directory; one whose hash changed has its old output kept aside and is run anew. A stage that fails
     blocks those that need it; the others go on. With `only`, stages of other names are left as they are.
-    `origin` is written down with the submission: see `slurm.environment.describe`.
+    `origin` is written down with the submission: see `slurm.sbatch.describe`.
 
     Raises
     ------
@@ -179,3 +180,58 @@ def run_graph(
 
 def _outcome(decision: Decision, record: StageRecord, ledger: Ledger) -> Outcome:
     return Outcome(record.state, record.reason, decision.hash, ledger.out(record.name))
+
+
+class InlineExecutor:
+    """Runs each stage here. A stage that fails does not stop those that do not need it."""
+
+    name = "inline"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "InlineExecutor":
+        """Make one; nothing is to be set."""
+        return cls()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Nothing is to be set."""
+        return {}
+
+    def execute(self, run: Run) -> int:
+        """Run the plan's stages in order; a signal ends the run after the stage has saved its state."""
+        for decision in working(run.plan):
+            reason = run.blocked_by(decision)
+            if reason:
+                run.block(decision, reason)
+                continue
+            elsewhere = run.waits_for(decision)
+            if elsewhere:
+                run.tell(decision, "waiting", f"for {elsewhere}: {run.outcomes[elsewhere].reason}")
+                continue
+            run.tell(decision, "running", decision.reason)
+            ending = run_stage(decision.stage, run.ledger, self.name)
+            run.tell(decision, ending.state, ending.reason, run.record(decision).attempts[-1].seconds)
+            if ending.signum:
+                return ending.signum
+        return 0
+
+
+class Kind(Executor, Protocol):
+    """An executor's class."""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """Make one from plain data: its own `settings`, or what the command line knows.
+
+        The latter is "cluster" (`Cluster.to_json`), "packages" (import names of the code that jobs run) and
+        "at_once" (how many stages may run side by side on this machine); what is not needed is passed over.
+        """
+        ...
+
+
+EXECUTORS: Registry[type[Kind]] = Registry("executor", "carryover.executors")
+"""A user's package adds one by an entry point of the group."""
+
+EXECUTORS.register("inline", "carryover.slurm.executor:InlineExecutor")
+EXECUTORS.register("local", "carryover.slurm.local:LocalExecutor")
+EXECUTORS.register("slurm", "carryover.slurm.cluster_executor:SlurmExecutor")

@@ -9,8 +9,7 @@ from typing import Any
 
 from carryover.slurm.errors import RequestError
 from carryover.slurm.resources import Resources
-from carryover.slurm.stage import Output, Stage, decode, encode
-from carryover.slurm.statement import InputDigests, Statement
+from carryover.slurm.stage import InputDigests, Output, Stage, Statement, decode, encode
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*(/[A-Za-z0-9][A-Za-z0-9._+=,-]*)*")
 _LONGEST_NAME = 200

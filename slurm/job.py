@@ -1,24 +1,86 @@
-"""What a job runs: one stage, watched over, and queued again when the cluster takes its machine away."""
+"""What a job does: its ranks find each other, the stage runs, it is requeued where that is due."""
 
 import logging
 import os
+import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import submitit
 from submitit.helpers import DelayedSubmission
 
-from carryover.slurm import rendezvous, scheduler
+from carryover.configs.formats import Format
+from carryover.slurm import scheduler
 from carryover.slurm.errors import RunError
 from carryover.slurm.ledger import Ledger, StageRecord, now
-from carryover.slurm.processes import process_start
+from carryover.slurm.processes import deaf, process_start
 from carryover.slurm.resources import Resources
 from carryover.slurm.runner import Ending, call_stage, run_stage
-from carryover.slurm.signals import deaf
 from carryover.slurm.stage import Stage
+
+FORMAT = Format("rendezvous", 2)
+_WAIT_SECONDS = 300.0
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of a job this is: its rank among all, their number, and its rank on its machine."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+
+def join(path: Path, place: Place, hosts: Sequence[str], work: bool) -> bool:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; return whether there is work to do.
+
+    Rank 0 decides about the work, takes a port that is free at this moment, and writes both into `path`,
+    which is new for every attempt; the others read them there. A port fixed in advance would meet the last
+    attempt's socket, or another job's.
+
+    Raises
+    ------
+    RunError
+        Rank 0 has written nothing within five minutes.
+    """
+    if place.rank == 0:
+        address = "127.0.0.1" if len(hosts) == 1 else hosts[0]
+        said: dict[str, Any] = {"work": work, "address": address, "port": _free_port()}
+        FORMAT.write(path, said)
+    else:
+        said = _wait_for(path)
+    os.environ.update(
+        RANK=str(place.rank),
+        WORLD_SIZE=str(place.world_size),
+        LOCAL_RANK=str(place.local_rank),
+        MASTER_ADDR=said["address"],
+        MASTER_PORT=str(said["port"]),
+    )
+    return bool(said["work"])
+
+
+def _wait_for(path: Path) -> dict[str, Any]:
+    end = time.monotonic() + _WAIT_SECONDS
+    while time.monotonic() < end:
+        found = FORMAT.read(path)
+        if found is not None:
+            return found
+        time.sleep(_POLL_SECONDS)
+    raise RunError(f"rank 0 wrote nothing into {path} within {_WAIT_SECONDS:.0f} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("", 0))
+        port: int = held.getsockname()[1]
+        return port
+
 
 log = logging.getLogger(__name__)
 
@@ -147,9 +209,9 @@ def _join(directory: Path, environment: submitit.JobEnvironment, work: bool) -> 
         return work
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     launcher = process_start(os.getppid()) if environment.name() == "local" else 0
-    return rendezvous.join(
+    return join(
         directory / f"{environment.job_id}-{restart}-{launcher}.json",
-        rendezvous.Place(environment.global_rank, environment.num_tasks, environment.local_rank),
+        Place(environment.global_rank, environment.num_tasks, environment.local_rank),
         tuple(environment.hostnames),
         work,
     )

@@ -31,8 +31,7 @@ from carryover.slurm.calls import Call, load_function
 from carryover.slurm.errors import RequestError
 from carryover.slurm.graph import Graph
 from carryover.slurm.outputs import OutputFile, is_inside
-from carryover.slurm.stage import Output, Stage
-from carryover.slurm.statement import InputDigests, Statement, hash_of_v1
+from carryover.slurm.stage import InputDigests, Output, Stage, Statement, hash_of_v1
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +140,7 @@ class StageRecord(FileModel):
     missing
         Stages named in `Stage.after` that had not finished when this one did.
     stated
-        What the work is (`slurm.statement`), so that a later difference can be named; None in records of
+        What the work is (`slurm.stage`), so that a later difference can be named; None in records of
         version 1, which kept the hash alone.
     outputs
         What a finished stage left, by path relative to its output directory.

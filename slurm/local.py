@@ -15,11 +15,11 @@ import submitit
 from carryover.slurm import sbatch
 from carryover.slurm.errors import RequestError
 from carryover.slurm.executor import Run
-from carryover.slurm.flights import Flights
 from carryover.slurm.job import StageJob
 from carryover.slurm.plan import Action, Decision, working
-from carryover.slurm.signals import handling, noting
+from carryover.slurm.processes import handling, noting
 from carryover.slurm.stage import portable
+from carryover.slurm.submission import Flights
 
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 10.0
@@ -48,9 +48,14 @@ class LocalExecutor:
     packages: tuple[str, ...] = ()
     name = "local"
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "LocalExecutor":
+        """Make one from "at_once" and "packages"."""
+        return cls(int(settings.get("at_once", 2)), packages=tuple(settings.get("packages", ())))
+
     @property
     def settings(self) -> dict[str, Any]:
-        """What `slurm.control.make_executor` needs to make this executor again, on whatever machine."""
+        """What `of` needs to make this executor again, on whatever machine."""
         return {"at_once": self.at_once, "packages": list(self.packages)}
 
     def execute(self, run: Run) -> int:

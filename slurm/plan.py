@@ -12,8 +12,7 @@ from carryover.slurm.errors import RequestError
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger, StageRecord
 from carryover.slurm.outputs import unfit_outputs
-from carryover.slurm.stage import Stage
-from carryover.slurm.statement import InputDigests, Statement, hash_of_v1
+from carryover.slurm.stage import InputDigests, Stage, Statement, hash_of_v1
 
 
 class Action(Enum):
@@ -40,7 +39,7 @@ class Decision:
     Attributes
     ----------
     hash, stated
-        The work's content hash, and what it is (`slurm.statement`).
+        The work's content hash, and what it is (`slurm.stage`).
     kept
         The suffix under which RESTORE finds the finished output.
     differences

@@ -1,23 +1,127 @@
-"""Running one stage in this process, and keeping its record true whatever happens."""
+"""Running one stage in this process: its record, its progress, its log, its ending."""
 
+import io
+import json
 import logging
+import re
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import read_json
-from carryover.slurm.capture import captured
 from carryover.slurm.ledger import Attempt, Ledger, StageRecord, State, now
 from carryover.slurm.outputs import describe_outputs
-from carryover.slurm.processes import here
-from carryover.slurm.progress import read_progress
-from carryover.slurm.signals import leaving
+from carryover.slurm.processes import here, leaving
 from carryover.slurm.stage import Stage, replace_outputs
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# A progress bar redraws its line by moving the cursor; in a file that is only noise.
+_DRAWING = re.compile(r"\x1b\[\d*[ABCDFGHJK]|\x1b\[\?25[lh]|\r(?!\n)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m|\x1b\]8;[^\x1b\x07]*(?:\x1b\\|\x07)")
+_PROGRESS_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The last line's ``step``, and its ``total`` where the stage writes one."""
+
+    step: int
+    total: int | None = None
+
+
+def read_progress(out: Path) -> Progress | None:
+    """Return the progress of the stage that writes into `out`; None when it tells none.
+
+    Only the file's end is read, and a line cut off by a crash is passed over.
+    """
+    try:
+        with (out / "metrics.jsonl").open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _PROGRESS_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+            return Progress(int(row["step"]), int(row["total"]) if "total" in row else None)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+@contextmanager
+def captured(log_file: Path) -> Iterator[TextIO]:
+    """Copy log records into `log_file`, and what is written to stdout and stderr into ``<name>.out``.
+
+    Yields the open log file, for what belongs there and nowhere else.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    level, before = root.level, (sys.stdout, sys.stderr)
+    with (
+        log_file.open("a", encoding="utf-8", errors="replace") as log,
+        log_file.with_suffix(".out").open("a", encoding="utf-8", errors="replace") as printed,
+    ):
+        handlers = [_handler(log, logging.INFO)]
+        if not root.handlers:
+            # Without a handler of its own Python shows warnings; with ours alone it would not.
+            handlers.append(_handler(sys.stderr, logging.WARNING))
+        sys.stdout, sys.stderr = _Tee(before[0], printed), _Tee(before[1], printed)
+        root.setLevel(min(level, logging.INFO) if level else logging.INFO)
+        for handler in handlers:
+            root.addHandler(handler)
+        try:
+            yield log
+        finally:
+            for handler in handlers:
+                root.removeHandler(handler)
+            root.setLevel(level)
+            sys.stdout, sys.stderr = before
+
+
+def _handler(stream: TextIO, level: int) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    return handler
+
+
+class _Tee(io.TextIOBase):
+    """Writes to a stream, and to a file what is text rather than drawing."""
+
+    def __init__(self, stream: TextIO, copy: TextIO) -> None:
+        self._stream, self._copy = stream, copy
+
+    def write(self, text: str) -> int:
+        self._stream.write(text)
+        if not self._copy.closed and not _DRAWING.search(text):
+            self._copy.write(_COLOUR.sub("", text))
+            self._copy.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
 
 log = logging.getLogger(__name__)
 

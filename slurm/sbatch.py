@@ -1,18 +1,254 @@
-"""From a batch of stages to the options of one sbatch call, and the batch script itself."""
+"""Jobs: stages grouped into arrays, and what each job is given: script, environment, a copy of the code."""
 
+import getpass
+import hashlib
+import importlib.metadata
+import importlib.util
+import itertools
+import logging
 import os
+import platform
+import re
 import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from carryover.slurm.batches import Batch
-from carryover.slurm.cluster import Cluster
+from carryover.configs.files import temporary_name, write_atomic
+from carryover.slurm.errors import RequestError
 from carryover.slurm.ledger import Ledger
-from carryover.slurm.snapshot import git_revision, package_directory, take_snapshot
+from carryover.slurm.plan import Action, Decision
+from carryover.slurm.resources import Cluster, Resources
+from carryover.slurm.stage import Stage
+
+log = logging.getLogger(__name__)
+
+_IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Stages submitted with one sbatch, as a job or a job array; `needs` and `follows` are not done yet."""
+
+    stages: tuple[Stage, ...]
+    resources: Resources
+    needs: tuple[str, ...]
+    follows: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What the stages' names have in common, or the first's and how many more there are."""
+        first, last = min(s.name for s in self.stages), max(s.name for s in self.stages)
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+        common = re.sub(r"[^A-Za-z0-9]+$", "", "".join(c for c, _ in alike))
+        return common or f"{self.stages[0].name}+{len(self.stages) - 1}"
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours asked for, if every job of the batch took its whole time limit once."""
+        return len(self.stages) * self.resources.gpu_hours
+
+
+def make_batches(plan: Sequence[Decision], defaults: Resources, max_array_size: int) -> list[Batch]:
+    """Group a plan's stages into batches, in an order in which each follows all it waits for.
+
+    Stages share a batch when they ask for the same resources and wait for the same stages: a group that
+    waited for the union of several stages' dependencies would start late, and fail with any of them. A
+    chained stage is a batch of its own.
+    """
+    pending = {d.stage.name for d in plan if d.action.works or d.action is Action.IN_FLIGHT}
+    groups: dict[object, Batch] = {}
+    for decision in plan:
+        if not decision.action.works:
+            continue
+        stage = decision.stage
+        resources = stage.resources.over(defaults)
+        needs = tuple(sorted(pending.intersection(stage.upstream)))
+        follows = tuple(sorted(pending.intersection(stage.after).difference(needs)))
+        alone = stage.name if resources.chain > 1 else ""
+        key = (repr(resources), needs, follows, alone)
+        own = replace(stage, resources=resources)
+        group = groups.get(key)
+        groups[key] = (
+            Batch((own,), resources, needs, follows)
+            if group is None
+            else replace(group, stages=(*group.stages, own))
+        )
+    return [part for group in _in_order(groups.values()) for part in _parts(group, max_array_size)]
+
+
+def dependency(batch: Batch, jobs: Mapping[str, Sequence[str]]) -> str | None:
+    """Return sbatch's --dependency for a batch, given the jobs of what it waits for.
+
+    A stage's last job is the one that counts; an array of which every element is needed is named whole.
+    """
+    clauses = []
+    for kind, names in (("afterok", batch.needs), ("afterany", batch.follows)):
+        ids = _whole_arrays([jobs[name][-1] for name in names], jobs.values())
+        if ids:
+            clauses.append(":".join([kind, *ids]))
+    return ",".join(clauses) or None
+
+
+def _in_order(groups: Iterable[Batch]) -> list[Batch]:
+    waiting = list(groups)
+    unplaced = Counter(stage.name for group in waiting for stage in group.stages)
+    ordered: list[Batch] = []
+    while waiting:
+        ready = [g for g in waiting if not any(unplaced[n] for n in (*g.needs, *g.follows))]
+        ordered.extend(ready)
+        placed = {id(g) for g in ready}
+        waiting = [g for g in waiting if id(g) not in placed]
+        for group in ready:
+            unplaced.subtract(stage.name for stage in group.stages)
+    return ordered
+
+
+def _parts(batch: Batch, size: int) -> list[Batch]:
+    starts = range(0, len(batch.stages), size)
+    return [replace(batch, stages=batch.stages[start : start + size]) for start in starts]
+
+
+def _whole_arrays(ids: Sequence[str], known: Iterable[Sequence[str]]) -> list[str]:
+    sizes = Counter(job.partition("_")[0] for jobs in known for job in jobs if "_" in job)
+    asked = Counter(job.partition("_")[0] for job in ids if "_" in job)
+    whole = {base for base, count in asked.items() if count == sizes[base]}
+    return list(dict.fromkeys(b if (b := job.partition("_")[0]) in whole else job for job in ids))
+
+
+def take_snapshot(ledger: Ledger, packages: Sequence[str]) -> Path:
+    """Copy packages into ``code/<hash>`` of the run directory, once for the same contents; return the copy.
+
+    The diff against the last git revision is kept beside it, as ``code/<hash>.diff``.
+
+    Raises
+    ------
+    RequestError
+        There is no such package, or it is not a directory of files.
+    """
+    sources = {name: package_directory(name) for name in packages}
+    digest = _digest(sources)
+    target = ledger.run_dir / "code" / digest
+    if target.exists():
+        if _digest({name: target / name for name in sources}) == digest:
+            return target
+        # Jobs import it: it must be what it is called.
+        log.warning("%s is not as it was copied; copying it again", target)
+        shutil.rmtree(target)
+    temporary = temporary_name(target)
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, source in sources.items():
+        shutil.copytree(source, temporary / name, ignore=_IGNORED)
+    write_atomic(target.with_suffix(".diff"), _git_diff(list(sources.values())).encode())
+    temporary.rename(target)
+    return target
+
+
+def git_revision(*directories: Path) -> str:
+    """Return the git revision of directories, "+changes" behind it if their files differ; "" outside git."""
+    revision = _git(directories[0], "rev-parse", "HEAD").strip()
+    places = [place for directory in directories for place in _places(directory)]
+    changed = any(_git(d, "status", "--porcelain", "--", str(d)).strip() for d in places)
+    return revision + ("+changes" if revision and changed else "")
+
+
+def package_directory(package: str) -> Path:
+    """Return where a package lies; raises RequestError when it is not a directory of files."""
+    found = importlib.util.find_spec(package)
+    places = list(found.submodule_search_locations or []) if found else []
+    if not places:
+        raise RequestError(f"there is no package {package!r} to take a snapshot of")
+    return Path(places[0])
+
+
+def _places(directory: Path) -> list[Path]:
+    """Return where a package's files lie: the directory itself, and those that it links to."""
+    return [
+        directory.resolve(),
+        *(p.resolve() for p in sorted(directory.iterdir()) if p.is_symlink() and p.is_dir()),
+    ]
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    found = (Path(at, name) for at, _, names in os.walk(directory, followlinks=True) for name in names)
+    for path in sorted(found):
+        parts = path.relative_to(directory).parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+        if path.is_file() and not hidden and path.suffix != ".pyc":
+            yield path
+
+
+def _digest(sources: dict[str, Path]) -> str:
+    digest = hashlib.sha256()
+    for name, source in sorted(sources.items()):
+        for path in _files(source):
+            digest.update(f"{name}/{path.relative_to(source)}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _git_diff(directories: list[Path]) -> str:
+    places = [place for directory in directories for place in _places(directory)]
+    return "".join(_git(d, "diff", "HEAD", "--", str(d)) for d in places)
+
+
+def _git(directory: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *words],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+# Only variables known to bear on results are written; nobody can list all names that hold secrets.
+_RECORDED = re.compile(
+    r"(CUDA|CUBLAS|CUDNN|NCCL|GLOO|OMP|MKL|KMP|OPENBLAS|TORCH|PYTORCH|XLA|PYTHON|CONDA|LD|SLURM|SBATCH|DETECTRON2)_\w+"
+    r"|PATH|PYTHONPATH|PYTHONHASHSEED|PYTHONOPTIMIZE|VIRTUAL_ENV|LANG|LC_ALL|TZ|TMPDIR|LD_PRELOAD"
+)
+_SECRET = re.compile(
+    r"TOKEN|SECRET|PASSW|PWD|CREDENTIAL|AUTH|PRIVATE|COOKIE|SESSION|JWT|(?:^|_)KEY(?:$|_)|API", re.I
+)
+_URL_WITH_PASSWORD = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
+
+
+def describe(code: Path) -> dict[str, Any]:
+    """Return, as plain data, what a later reader needs to know of this process; `code` is in its git tree."""
+    return {
+        "user": getpass.getuser(),
+        "directory": str(Path.cwd()),
+        "python": sys.executable,
+        "python_version": platform.python_version(),
+        "libraries": dict(sorted(_libraries())),
+        "git_revision": git_revision(code),
+        "environment": recorded_environment(os.environ),
+    }
+
+
+def recorded_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that bear on results; none whose name or value looks like a secret."""
+    return {
+        name: value
+        for name, value in sorted(variables.items())
+        if _RECORDED.fullmatch(name) and not _SECRET.search(name) and not _URL_WITH_PASSWORD.search(value)
+    }
+
+
+def _libraries() -> set[tuple[str, str]]:
+    found = importlib.metadata.distributions()
+    return {(d.metadata["Name"], d.version) for d in found if d.metadata["Name"]}
 
 
 def parameters(

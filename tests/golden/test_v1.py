@@ -16,8 +16,7 @@ from carryover.core.formats.canonical import backbone_digest, load_canonical, sa
 from carryover.core.formats.receipt import read_receipt
 from carryover.core.formats.state import load_state
 from carryover.slurm.control import retry
-from carryover.slurm.executor import run_graph
-from carryover.slurm.inline import InlineExecutor
+from carryover.slurm.executor import InlineExecutor, run_graph
 from carryover.slurm.ledger import Ledger
 from carryover.slurm.plan import Action, make_plan
 from carryover.slurm.status import status

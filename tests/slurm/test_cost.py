@@ -7,8 +7,8 @@ import pytest
 
 from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
 from carryover.slurm.cluster_executor import SlurmExecutor
-from carryover.slurm.cost import Cost, stage_costs
 from carryover.slurm.ledger import Attempt, Change, StageRecord
+from carryover.slurm.scheduler import Cost, stage_costs
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
 

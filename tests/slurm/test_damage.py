@@ -20,10 +20,9 @@ from carryover.slurm import (
 )
 from carryover.slurm.control import cancel, retry
 from carryover.slurm.local import LocalExecutor
-from carryover.slurm.logs import log_files
 from carryover.slurm.plan import Action, make_plan
-from carryover.slurm.snapshot import take_snapshot
-from carryover.slurm.status import status
+from carryover.slurm.sbatch import take_snapshot
+from carryover.slurm.status import log_files, status
 from carryover.slurm.submission import holder, submission, submissions
 from tests.slurm import work
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from carryover.slurm import Graph, Ledger, Resources, RunError, Stage, rendezvous
-from carryover.slurm.job import StageJob
+from carryover.slurm import Graph, Ledger, Resources, RunError, Stage
+from carryover.slurm import job as jobs
+from carryover.slurm.job import Place, StageJob
 from carryover.slurm.ledger import StageRecord
 from carryover.slurm.plan import carry_out, make_plan
-from carryover.slurm.rendezvous import Place
 from carryover.slurm.stage import portable
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
@@ -181,7 +181,7 @@ def test_other_ranks_keep_no_record_and_leave_cleanly(
 ) -> None:
     job = job_of(TRAIN, tmp_path / "run")
     directory = Ledger(tmp_path / "run").directory("train") / "rendezvous"
-    rendezvous.join(directory / "77-0-0.json", Place(0, 2, 0), ["node1", "node2"], work=True)
+    jobs.join(directory / "77-0-0.json", Place(0, 2, 0), ["node1", "node2"], work=True)
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     for name, value in {"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}.items():
         monkeypatch.setenv(name, value)
@@ -215,7 +215,7 @@ def test_a_port_is_free_and_new_for_every_attempt(tmp_path: Path) -> None:
 
     ports = []
     for attempt in ("1-0", "1-1", "1-2"):
-        rendezvous.join(tmp_path / f"{attempt}.json", Place(0, 2, 0), ["here"], work=True)
+        job.join(tmp_path / f"{attempt}.json", Place(0, 2, 0), ["here"], work=True)
         port = int(os.environ["MASTER_PORT"])
         with socket.create_server(("127.0.0.1", port)):
             ports.append(port)
@@ -223,9 +223,9 @@ def test_a_port_is_free_and_new_for_every_attempt(tmp_path: Path) -> None:
 
 
 def test_a_missing_rank_0_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(jobs, "_WAIT_SECONDS", 0.05)
     with pytest.raises(RunError, match="rank 0 wrote nothing"):
-        rendezvous.join(tmp_path / "1-0.json", Place(1, 2, 1), ["here"], work=True)
+        job.join(tmp_path / "1-0.json", Place(1, 2, 1), ["here"], work=True)
 
 
 def test_signals_while_the_record_is_written_are_passed_over(tmp_path: Path, in_job: FakeSlurm) -> None:

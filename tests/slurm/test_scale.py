@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from carryover.slurm import Graph, Output, Resources, Stage, run_graph
-from carryover.slurm.cluster import Cluster
 from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.resources import Cluster
 from carryover.slurm.status import status
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm

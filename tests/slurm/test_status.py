@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from carryover.configs import UserError
 from carryover.slurm import (
     Event,
     Graph,
@@ -23,13 +24,12 @@ from carryover.slurm import (
     run_graph,
 )
 from carryover.slurm.cluster_executor import SlurmExecutor
-from carryover.slurm.control import cancel, make_executor, retry
-from carryover.slurm.follow import follow
+from carryover.slurm.control import cancel, retry
+from carryover.slurm.executor import EXECUTORS
 from carryover.slurm.ledger import Attempt
 from carryover.slurm.local import LocalExecutor
-from carryover.slurm.logs import log_files
-from carryover.slurm.progress import read_progress
-from carryover.slurm.status import StageStatus, status
+from carryover.slurm.runner import read_progress
+from carryover.slurm.status import StageStatus, follow, log_files, status
 from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
@@ -248,20 +248,20 @@ def test_executors_are_made_again_from_their_settings() -> None:
         LocalExecutor(at_once=3, packages=("slurm",)),
         SlurmExecutor(packages=("a",)),
     ):
-        assert make_executor(executor.name, executor.settings) == executor or executor.name == "inline"
-    with pytest.raises(RequestError, match="there is no executor 'pbs'"):
-        make_executor("pbs")
+        assert EXECUTORS.get(executor.name).of(executor.settings) == executor or executor.name == "inline"
+    with pytest.raises(UserError, match="no executor is called 'pbs'; there are: inline, local, slurm"):
+        EXECUTORS.get("pbs")
 
 
 def waiting_run(run_dir: Path, executor: str, door: Path) -> "subprocess.Popen[bytes]":
     program = (
         "from pathlib import Path\n"
         "from carryover.slurm import Graph, Stage, run_graph\n"
-        "from carryover.slurm.control import make_executor\n"
+        "from carryover.slurm.executor import EXECUTORS\n"
         "from tests.slurm import work\n"
         f"graph = Graph([Stage('train', work.wait_for, {{'path': {str(door)!r}}}), Stage('next', work.write, "
         "depends_on=('train',))])\n"
-        f"run_graph(graph, make_executor({executor!r}), Path({str(run_dir)!r}))\n"
+        f"run_graph(graph, EXECUTORS.get({executor!r}).of({{}}), Path({str(run_dir)!r}))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     begun = Ledger(run_dir).out("train") / "begun.txt"

@@ -21,11 +21,10 @@ from carryover.slurm import (
     run_graph,
     scheduler,
 )
-from carryover.slurm.cluster import Cluster
-from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.cluster_executor import SlurmExecutor, preview
 from carryover.slurm.job import StageJob
-from carryover.slurm.preview import preview
-from carryover.slurm.snapshot import git_revision
+from carryover.slurm.resources import Cluster
+from carryover.slurm.sbatch import git_revision
 from carryover.slurm.status import status
 from carryover.slurm.submission import submissions
 from tests.slurm import work
@@ -302,7 +301,7 @@ def test_jobs_of_a_snapshot_know_its_revision(tmp_path: Path, fake: FakeSlurm) -
 
 
 def test_no_secret_is_written(tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from carryover.slurm.environment import describe
+    from carryover.slurm.sbatch import describe
 
     for name in ("WANDB_API_KEY", "HF_TOKEN", "CUDA_AUTH", "PATH_PASSWORD", "SLURM_JWT", "TORCH_SECRET_KEY"):
         monkeypatch.setenv(name, "hush-hush")

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from carryover.configs import load
-from carryover.slurm.control import make_executor
-from carryover.slurm.executor import run_graph
-from carryover.slurm.inline import InlineExecutor
+from carryover.slurm.executor import EXECUTORS, InlineExecutor, run_graph
 from carryover.transfer.pipeline.costs import write_costs
 from carryover.transfer.pipeline.plan import plan
 from carryover.transfer.results.reading import read_records
@@ -24,7 +22,7 @@ def test_the_demo_gives_on_a_cluster_what_it_gives_inline(cluster: Cluster, tmp_
     place = load("clusters", "default", ["defaults.time_min=30"])
     settings = {"cluster": place.cluster.to_json(), "packages": list(place.packages)}
     config = load("pipelines", "demo", COMMON)
-    submitted = run_graph(plan(config, run), make_executor("slurm", settings), run)
+    submitted = run_graph(plan(config, run), EXECUTORS.get("slurm").of(settings), run)
     assert submitted.succeeded
     assert run_graph(plan(config, inline), InlineExecutor(), inline).succeeded
     now = at_rest(cluster, run)

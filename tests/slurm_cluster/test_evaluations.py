@@ -9,9 +9,9 @@ import pytest
 from carryover.configs import load
 from carryover.core.data.shapes.write import write_shapes
 from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
-from carryover.slurm.cluster import Cluster as Settings
 from carryover.slurm.cluster_executor import SlurmExecutor
-from carryover.slurm.progress import read_progress
+from carryover.slurm.resources import Cluster as Settings
+from carryover.slurm.runner import read_progress
 from carryover.transfer.pipeline import stages
 from carryover.transfer.results.reading import read_records
 from carryover.transfer.results.record import ResultRecord

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from carryover.slurm import Graph, Ledger, Output, RequestError, Resources, Stage, run_graph
-from carryover.slurm.cluster import Cluster as Settings
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.control import retry
-from carryover.slurm.cost import stage_costs
-from carryover.slurm.logs import log_files
-from carryover.slurm.status import status
+from carryover.slurm.resources import Cluster as Settings
+from carryover.slurm.scheduler import stage_costs
+from carryover.slurm.status import log_files, status
 from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster

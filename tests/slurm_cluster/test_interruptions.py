@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
-from carryover.slurm.cluster import Cluster as Settings
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.control import cancel, retry
 from carryover.slurm.ledger import StageRecord
 from carryover.slurm.processes import process_start
+from carryover.slurm.resources import Cluster as Settings
 from carryover.slurm.status import status
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster

@@ -9,9 +9,9 @@ import pytest
 from safetensors import safe_open
 
 from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
-from carryover.slurm.cluster import Cluster as Settings
 from carryover.slurm.cluster_executor import SlurmExecutor
-from carryover.slurm.progress import read_progress
+from carryover.slurm.resources import Cluster as Settings
+from carryover.slurm.runner import read_progress
 from tests.pretrain import tiny
 from tests.pretrain.tiny import write_images
 from tests.slurm_cluster import tiny_training

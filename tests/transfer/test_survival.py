@@ -18,8 +18,7 @@ from carryover.core.data.shapes.write import write_shapes
 from carryover.core.training.interrupt import Interrupted
 from carryover.pretrain.method_config import SiMoConfig, UniGradConfig
 from carryover.slurm.control import retry
-from carryover.slurm.executor import run_graph
-from carryover.slurm.inline import InlineExecutor
+from carryover.slurm.executor import InlineExecutor, run_graph
 from carryover.slurm.ledger import Ledger
 from carryover.slurm.plan import Action, Decision, make_plan
 from carryover.slurm.status import status

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from carryover.configs import UserError, dump, header, kind_of, load, recipe_names, title
-from carryover.configs.keys import nearest
+from carryover.configs.nearest import nearest
 
 if TYPE_CHECKING:
     from carryover.core.data.defects import Defect

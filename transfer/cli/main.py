@@ -173,7 +173,7 @@ def evaluate(
 def run(
     pipeline: Annotated[str, typer.Argument(help="A pipeline's name or YAML file.")],
     overrides: Overrides = None,
-    executor: Annotated[str, typer.Option(help="inline, local or slurm.")] = "inline",
+    executor: Annotated[str, typer.Option(help="inline, local, slurm, or a package's own.")] = "inline",
     cluster: Annotated[str, typer.Option(help="A cluster's name or YAML file (slurm).")] = "default",
     at_once: Annotated[int, typer.Option(help="Stages side by side (local).", min=1)] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; run nothing.")] = False,

@@ -16,11 +16,11 @@ import carryover.transfer.pipeline.stages  # noqa: F401 (makes the calls of a ru
 from carryover.configs import UserError, load
 
 if TYPE_CHECKING:
+    from carryover.slurm.cluster_executor import Preview
     from carryover.slurm.executor import Event, Executor, GraphResult
     from carryover.slurm.graph import Graph
     from carryover.slurm.plan import Decision
-    from carryover.slurm.preview import Preview
-    from carryover.slurm.progress import Progress
+    from carryover.slurm.runner import Progress
     from carryover.slurm.status import RunStatus
     from carryover.transfer.pipeline.clusters import ClusterConfig
     from carryover.transfer.pipeline.config import PipelineConfig
@@ -54,14 +54,14 @@ def run_pipeline(
     follow: bool = False,
 ) -> int:
     """Plan a pipeline and run or submit it; return the exit status."""
-    from carryover.slurm.environment import describe
-    from carryover.slurm.executor import run_graph
+    from carryover.slurm.executor import EXECUTORS, run_graph
     from carryover.slurm.plan import MissingPathsError
+    from carryover.slurm.sbatch import describe
     from carryover.transfer.pipeline.foresight import explain_missing
     from carryover.transfer.pipeline.plan import plan
 
-    if executor not in ("inline", "local", "slurm"):
-        raise UserError(f"--executor {executor}: unknown; there are: inline, local, slurm")
+    if executor not in EXECUTORS:
+        raise UserError(f"--executor: {EXECUTORS.unknown(executor)}")
     config: PipelineConfig = load("pipelines", name, overrides)
     graph = plan(config, run_dir)
     place: ClusterConfig = load("clusters", cluster)
@@ -78,7 +78,7 @@ def run_pipeline(
     except MissingPathsError as error:
         raise UserError("\n".join(explain_missing(error.paths, config.roots))) from None
     if follow and executor == "slurm" and result.succeeded:
-        from carryover.slurm.follow import follow as watch
+        from carryover.slurm.status import follow as watch
 
         watch(run_dir, _print_event)
         return print_status(run_dir)
@@ -132,7 +132,7 @@ def _steps(progress: "Progress | None") -> str:
 def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
     """Print everything that one attempt at a stage logged and printed."""
     from carryover.slurm.ledger import Ledger
-    from carryover.slurm.logs import log_files
+    from carryover.slurm.status import log_files
 
     files = log_files(Ledger.open(run_dir), stage, attempt)
     if not files:
@@ -156,28 +156,23 @@ def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
 def retry_run(run_dir: Path, failed_only: bool) -> int:
     """Run or submit again what has not finished, as it was last; return the exit status."""
     from carryover.slurm.control import retry
-    from carryover.slurm.environment import describe
+    from carryover.slurm.sbatch import describe
 
     origin = describe(Path(__file__).parent)
     return _conclude(retry(run_dir, failed_only=failed_only, on_event=_print_event, origin=origin))
 
 
 def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
-    from carryover.slurm.cluster_executor import SlurmExecutor
-    from carryover.slurm.inline import InlineExecutor
-    from carryover.slurm.local import LocalExecutor
+    from carryover.slurm.executor import EXECUTORS
 
-    if name == "inline":
-        return InlineExecutor()
-    if name == "local":
-        return LocalExecutor(at_once, packages=place.packages)
-    return SlurmExecutor(place.cluster, place.packages)
+    settings = {"cluster": place.cluster.to_json(), "packages": place.packages, "at_once": at_once}
+    return EXECUTORS.get(name).of(settings)
 
 
 def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor: str) -> "Preview":
     """Print what would be done with every stage, and on a cluster every sbatch header."""
+    from carryover.slurm.cluster_executor import preview
     from carryover.slurm.plan import Action
-    from carryover.slurm.preview import preview
 
     planned = preview(graph, run_dir, place.cluster)
     table = Table(box=None, pad_edge=False)

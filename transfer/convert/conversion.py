@@ -1,14 +1,12 @@
 """Carry one checkpoint to one library: write, let the library load it, compare, and only then keep it."""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from carryover.configs import CarryoverError, UserError, WorkError
-from carryover.configs.keys import nearest
 from carryover.core.backbones.architecture import expected_tensors
 from carryover.core.backbones.importers import Fate, Imported, take_backbone
 from carryover.core.backbones.inspection import live_backbone
@@ -23,13 +21,8 @@ from carryover.core.formats.receipt import (
     write_receipt,
 )
 from carryover.core.training.provenance import git_revision, library_versions
-from carryover.transfer.convert import canonical, detectron2, mmseg, timm, torchvision
 from carryover.transfer.convert.target import Target
-
-TARGETS: Mapping[str, Target] = {
-    target.name: target
-    for target in (torchvision.TARGET, detectron2.TARGET, mmseg.TARGET, timm.TARGET, canonical.TARGET)
-}
+from carryover.transfer.convert.targets import TARGETS
 
 
 def convert(checkpoint: Path, to: str, out: Path, encoder: str | None = None) -> Receipt:
@@ -42,7 +35,7 @@ def convert(checkpoint: Path, to: str, out: Path, encoder: str | None = None) ->
     Parameters
     ----------
     to
-        "detectron2", "mmseg", "torchvision", "timm" or "canonical".
+        "detectron2", "mmseg", "torchvision", "timm", "canonical", or what a user's package registered.
     encoder
         Which encoder of the file to take (see `import_checkpoint`).
 
@@ -53,7 +46,7 @@ def convert(checkpoint: Path, to: str, out: Path, encoder: str | None = None) ->
     WorkError
         When the proof does not hold; it names the tensor or the stage, and no file is left behind.
     """
-    target = _target(to)
+    target = TARGETS.get(to)
     _require_out(checkpoint, out, target)
     imported = take_backbone(checkpoint, encoder)
     try:
@@ -76,14 +69,6 @@ def convert(checkpoint: Path, to: str, out: Path, encoder: str | None = None) ->
             receipt_path(out).unlink()
             raise
     return receipt
-
-
-def _target(to: str) -> Target:
-    if to not in TARGETS:
-        guess = nearest(to, list(TARGETS))
-        hint = f"; did you mean '{guess}'?" if guess else ""
-        raise UserError(f"no target is called '{to}'{hint} There are: {', '.join(TARGETS)}")
-    return TARGETS[to]
 
 
 def _require_out(checkpoint: Path, out: Path, target: Target) -> None:

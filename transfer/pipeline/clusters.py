@@ -5,9 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt
 
 from carryover.configs import Recipe
-from carryover.slurm.cluster import Cluster
 from carryover.slurm.errors import RequestError
-from carryover.slurm.resources import Resources
+from carryover.slurm.resources import Cluster, Resources
 
 
 def read_resources(value: Any) -> Resources:
@@ -26,7 +25,7 @@ StageResources = Annotated[
 
 
 class ClusterConfig(Recipe):
-    """A file of configs/clusters; the keys are those of `slurm.cluster.Cluster`."""
+    """A file of configs/clusters; the keys are those of `slurm.resources.Cluster`."""
 
     defaults: StageResources = Resources()
     array_parallelism: PositiveInt = 64

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Recipe, Section
-from carryover.configs.keys import nearest
+from carryover.configs.nearest import nearest
 from carryover.transfer.pipeline.clusters import StageResources, read_resources
 
 

@@ -31,7 +31,7 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
 
     for target in to:
         try:
-            TARGETS[target].require(backbone)
+            TARGETS.get(target).require(backbone)
         except UserError as error:
             raise UserError(
                 f"{where}: {_described(backbone)} cannot be carried to convert: {target} ({error}); "

@@ -77,7 +77,7 @@ def convert(out: Path, checkpoint: str, to: Sequence[str]) -> None:
     from carryover.transfer.convert import convert as convert_to
 
     for target in to:
-        receipt = convert_to(Path(checkpoint), target, out / f"{target}{TARGETS[target].suffixes[0]}")
+        receipt = convert_to(Path(checkpoint), target, out / f"{target}{TARGETS.get(target).suffixes[0]}")
         log.info("%s: %s", target, receipt.summary)
 
 

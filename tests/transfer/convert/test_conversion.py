@@ -18,10 +18,12 @@ from carryover.core.backbones.inspection import load_backbone
 from carryover.core.backbones.verify import prove_carried
 from carryover.core.formats.canonical import CanonicalMetadata, load_canonical
 from carryover.core.formats.receipt import read_receipt, receipt_path
-from carryover.transfer.convert import SUFFIXES, TARGETS, convert
+from carryover.transfer.convert import TARGETS, convert
 from carryover.transfer.convert.target import Target
 from tests.core.backbones.layouts import moco_v1
 from tests.transfer.convert.backbones import write_backbone
+
+SUFFIXES = {name: TARGETS.get(name).suffixes[0] for name in TARGETS.names() if name != "canonical"}
 
 NAMES = ["torchvision", "detectron2", "timm", pytest.param("mmseg", marks=pytest.mark.mmseg)]
 State = Mapping[str, Tensor]
@@ -46,7 +48,7 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 def needs(name: str) -> None:
     """Skip, in words, when the target library cannot be imported."""
-    version, reason = TARGETS[name].version()
+    version, reason = TARGETS.get(name).version()
     if version is None and name != "detectron2":
         pytest.skip(f"{name} cannot be imported: {reason}")
 
@@ -203,7 +205,8 @@ def test_sabotaged_file_is_caught_by_the_tensors_name_and_not_kept(
     name: str, way: str, resnet18: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damage, named = SABOTAGE[way]
-    monkeypatch.setitem(TARGETS, name, sabotaged(TARGETS[name], damage))  # type: ignore[arg-type]
+    broken = sabotaged(TARGETS.get(name), damage)
+    monkeypatch.setattr(TARGETS, "get", lambda _: broken)
     with pytest.raises(WorkError, match=named):
         convert(resnet18, name, out / f"b{SUFFIXES[name]}")
     assert list(out.iterdir()) == []
@@ -215,17 +218,17 @@ def test_sabotaged_file_is_caught_by_the_tensors_name_and_not_kept(
 def test_library_itself_catches_a_sabotage_that_our_reader_does_not_see(
     way: str, resnet18: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = TARGETS["torchvision"]
+    target = TARGETS.get("torchvision")
     damage, named = SABOTAGE[way]
     blind = replace(sabotaged(target, damage), read=lambda _: load_canonical(resnet18)[0])
-    monkeypatch.setitem(TARGETS, "torchvision", blind)  # type: ignore[arg-type]
+    monkeypatch.setattr(TARGETS, "get", lambda _: blind)
 
     def load(path: Path, config: Any) -> Iterator[Any]:
         from carryover.transfer.convert.torchvision import _classifier
 
         yield _classifier(torch.load(path, weights_only=True), config)
 
-    monkeypatch.setitem(TARGETS, "torchvision", replace(blind, load=load))  # type: ignore[arg-type]
+    monkeypatch.setattr(TARGETS, "get", lambda _: replace(blind, load=load))
     with pytest.raises(WorkError, match=named):
         convert(resnet18, "torchvision", out / "b.pth")
     assert list(out.iterdir()) == []
@@ -234,14 +237,14 @@ def test_library_itself_catches_a_sabotage_that_our_reader_does_not_see(
 def test_library_that_computes_another_network_from_the_same_tensors_is_caught(
     resnet18: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = TARGETS["torchvision"]
+    target = TARGETS.get("torchvision")
 
     def load(path: Path, config: Any) -> Iterator[Any]:
         for model in target.load(path, config):
             stages = model.stages
             yield replace(model, stages=lambda x, stages=stages: {k: v + 2e-4 for k, v in stages(x).items()})
 
-    monkeypatch.setitem(TARGETS, "torchvision", replace(target, load=load))  # type: ignore[arg-type]
+    monkeypatch.setattr(TARGETS, "get", lambda _: replace(target, load=load))
     with pytest.raises(WorkError, match=r"feature map of 'stem' differs from the source's by 0\.0002"):
         convert(resnet18, "torchvision", out / "b.pth")
     assert list(out.iterdir()) == []
@@ -250,8 +253,8 @@ def test_library_that_computes_another_network_from_the_same_tensors_is_caught(
 def test_without_the_library_the_receipt_says_structure_only(
     resnet18: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    absent = replace(TARGETS["detectron2"], version=lambda: (None, "No module named 'detectron2'"))
-    monkeypatch.setitem(TARGETS, "detectron2", absent)  # type: ignore[arg-type]
+    absent = replace(TARGETS.get("detectron2"), version=lambda: (None, "No module named 'detectron2'"))
+    monkeypatch.setattr(TARGETS, "get", lambda _: absent)
     receipt = convert(resnet18, "detectron2", out / "b.pkl")
     assert receipt.verified_in == "structure only"
     assert receipt.proofs == ()
@@ -264,7 +267,8 @@ def test_earlier_file_survives_a_conversion_that_fails(
     convert(resnet18, "torchvision", out / "b.pth")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     damage, _ = SABOTAGE["a tensor lost"]
-    monkeypatch.setitem(TARGETS, "torchvision", sabotaged(TARGETS["torchvision"], damage))  # type: ignore[arg-type]
+    broken = sabotaged(TARGETS.get("torchvision"), damage)
+    monkeypatch.setattr(TARGETS, "get", lambda _: broken)
     with pytest.raises(WorkError):
         convert(resnet18, "torchvision", out / "b.pth")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before

@@ -145,7 +145,7 @@ def test_file_that_detectron2_would_silently_ignore_is_caught(
 
     TARGET = ours.TARGET
     source = write_backbone(folder / "b.safetensors")
-    monkeypatch.setitem(TARGETS, "detectron2", replace(TARGET, write=write))  # type: ignore[arg-type]
+    monkeypatch.setattr(TARGETS, "get", lambda _: replace(TARGET, write=write))
     with pytest.raises(WorkError, match=rf"Faster R-CNN resnet18 FPN: {named}"):
         convert(source, "detectron2", folder / "out" / "b.pkl")
     assert list((folder / "out").iterdir()) == []

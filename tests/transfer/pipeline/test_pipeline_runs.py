@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from carryover.configs import load
-from carryover.slurm.executor import Event, run_graph
-from carryover.slurm.inline import InlineExecutor
+from carryover.slurm.executor import Event, InlineExecutor, run_graph
 from carryover.transfer.pipeline.plan import plan
 from carryover.transfer.results.reading import read_records, to_frame
 from tests.transfer import tiny_demo
