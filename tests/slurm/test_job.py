@@ -215,7 +215,7 @@ def test_a_port_is_free_and_new_for_every_attempt(tmp_path: Path) -> None:
 
     ports = []
     for attempt in ("1-0", "1-1", "1-2"):
-        job.join(tmp_path / f"{attempt}.json", Place(0, 2, 0), ["here"], work=True)
+        jobs.join(tmp_path / f"{attempt}.json", Place(0, 2, 0), ["here"], work=True)
         port = int(os.environ["MASTER_PORT"])
         with socket.create_server(("127.0.0.1", port)):
             ports.append(port)
@@ -225,7 +225,7 @@ def test_a_port_is_free_and_new_for_every_attempt(tmp_path: Path) -> None:
 def test_a_missing_rank_0_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_WAIT_SECONDS", 0.05)
     with pytest.raises(RunError, match="rank 0 wrote nothing"):
-        job.join(tmp_path / "1-0.json", Place(1, 2, 1), ["here"], work=True)
+        jobs.join(tmp_path / "1-0.json", Place(1, 2, 1), ["here"], work=True)
 
 
 def test_signals_while_the_record_is_written_are_passed_over(tmp_path: Path, in_job: FakeSlurm) -> None:
