@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.backbones.config import BACKBONES, BackboneConfig
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
@@ -61,6 +61,10 @@ class ResNet(models.ResNet):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return "stem" (after max pooling) and "layer1" to "layer4"."""
+        return _resnet_maps(self, x)
+
 
 class MobileNet(nn.Module):
     """A torchvision network's `features`, pooled, without its classifier (MobileNetV2, V3, EfficientNet)."""
@@ -77,40 +81,58 @@ class MobileNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x).mean(dim=(2, 3))
 
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the feature blocks' outputs, "features.0", "features.1", ..."""
+        maps = {}
+        for index, block in enumerate(self.features):
+            x = block(x)
+            maps[f"features.{index}"] = x
+        return maps
 
-def build_backbone(config: BackboneConfig) -> ResNet | MobileNet:
-    """Build the backbone of a recipe, freshly initialised.
+
+def build_resnet(config: BackboneConfig) -> ResNet:
+    """Build a ResNet."""
+    return ResNet(config.arch, config.width, config.stem)
+
+
+def build_mobile(config: BackboneConfig) -> MobileNet:
+    """Build one of the small networks."""
+    return MobileNet(config.arch, config.stem)
+
+
+def build_backbone(config: BackboneConfig) -> Any:
+    """Build the backbone of a recipe, freshly initialised, by its registered builder.
 
     Returns
     -------
     nn.Module
-        Maps images (B, 3, H, W) to pooled features (B, feature_dim), under torchvision's names.
+        Maps images (B, 3, H, W) to pooled features (B, feature_dim); torchvision's networks are under
+        torchvision's names.
     """
-    if config.is_resnet:
-        return ResNet(config.arch, config.width, config.stem)
-    return MobileNet(config.arch, config.stem)
+    return BACKBONES.get(config.arch)(config)
 
 
 def feature_maps(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return every stage's output for images `x` (B, 3, H, W).
+    """Return every stage's output for images `x` (B, 3, H, W), by its own `feature_maps`.
 
-    A ResNet's stages are "stem" (after max pooling) and "layer1" to "layer4"; another network's are its
-    feature blocks "features.0", "features.1", ...
+    torchvision's own ResNets are taken as well.
     """
+    own: Any = getattr(backbone, "feature_maps", None)
+    if own is not None:
+        maps: dict[str, Tensor] = own(x)
+        return maps
     if isinstance(backbone, models.ResNet):
-        x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(x))))
-        maps = {"stem": x}
-        for name in STAGES[1:]:
-            x = getattr(backbone, name)(x)
-            maps[name] = x
-        return maps
-    if isinstance(backbone, MobileNet):
-        maps = {}
-        for index, block in enumerate(backbone.features):
-            x = block(x)
-            maps[f"features.{index}"] = x
-        return maps
-    raise TypeError(f"feature_maps knows ResNet and MobileNet backbones, not {type(backbone).__name__}")
+        return _resnet_maps(backbone, x)
+    raise TypeError(f"{type(backbone).__name__} has no method `feature_maps`")
+
+
+def _resnet_maps(backbone: models.ResNet, x: Tensor) -> dict[str, Tensor]:
+    x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(x))))
+    maps = {"stem": x}
+    for name in STAGES[1:]:
+        x = getattr(backbone, name)(x)
+        maps[name] = x
+    return maps
 
 
 def _out_channels(features: nn.Sequential) -> int:

@@ -4,7 +4,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -163,6 +163,15 @@ def run_task(task: Task[C, P, M], config: C, checkpoint: "Path | Source", out: P
     if (record := task.launch(config, checkpoint, out)) is not None:
         return record
 
+    from carryover.core.formats.claims import claimed_by_work_alone
+    from carryover.core.training.distributed import is_first
+
+    # Every rank of a job comes here; the first one writes.
+    with claimed_by_work_alone(out) if is_first() else nullcontext():
+        return _run(task, config, data, checkpoint, out)
+
+
+def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", out: Path) -> ResultRecord:
     from carryover.core.backbones.source import open_source
     from carryover.core.formats.claims import RECIPE_NAME, Work
     from carryover.core.formats.state import remove_states

@@ -1,7 +1,6 @@
 """One evaluation recipe on one checkpoint: finds the task, runs it, writes the result record."""
 
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,14 +24,11 @@ def evaluate(config: EvaluationRecipe, checkpoint: "Path | Source", out: Path) -
     Raises UserError, and changes nothing, when `out` holds other work: another protocol, version, seed,
     backbone or other data (`configs.identity`); each difference is named. Otherwise as `base.run_task`.
     """
-    from carryover.core.formats.claims import claimed_by_work_alone
+    record = run_task(implementation_of(config), config, checkpoint, out)
+
     from carryover.core.training.distributed import is_first
 
-    # Every rank of a job comes here, each with its own idea of host and seconds: the first one's is written.
-    first = is_first()
-    with claimed_by_work_alone(out) if first else nullcontext():
-        record = run_task(implementation_of(config), config, checkpoint, out)
-    if not first:
+    if not is_first():
         return record
     for metric in record.metrics:
         shown = "undefined" if metric.value is None else f"{metric.value:.2f} {metric.unit}"

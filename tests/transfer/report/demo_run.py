@@ -79,7 +79,8 @@ def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
                     split="2007/test" if k < 2 else "test",
                     metrics=_detection_metrics(value, masks="Mask" in detector),
                     train_images=200,
-                    facts={"detector": detector, "iterations": 80},
+                    model=detector,
+                    facts={"iterations": 80},
                     artifacts={"metrics": "metrics.jsonl", "samples": "samples"},
                 ),
                 out,
@@ -92,11 +93,14 @@ def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
 
 def _detection_metrics(value: float, masks: bool) -> tuple[Metric, ...]:
     found = {"AP": value, "AP50": value * 1.8, "AP75": value * 0.9}
-    if masks:
-        sizes = {"APs": None, "APm": value * 0.8, "APl": value * 1.1}
-        found |= sizes
-        found |= {f"mask {k}": None if v is None else v * 0.95 for k, v in found.items()}
-    return tuple(Metric(name=k, value=v, n=100) for k, v in found.items())
+    if not masks:
+        return tuple(Metric(name=k, value=v, n=100) for k, v in found.items())
+    found |= {"APs": None, "APm": value * 0.8, "APl": value * 1.1}
+    of_masks = {k: None if v is None else v * 0.95 for k, v in found.items()}
+    return (
+        *(Metric(name=k, value=v, n=100) for k, v in found.items()),
+        *(Metric(name=k, params={"of": "mask"}, value=v, n=100) for k, v in of_masks.items()),
+    )
 
 
 def _write_log(out: Path, rng: np.random.Generator, start: float, end: float) -> None:

@@ -27,7 +27,7 @@ def detector(method: str, ap: float, images: int, **changes: Any) -> ResultRecor
         "recipe": f"voc_{images}",
         "recipe_hash": f"{images % 7}" * 64,
         "metrics": (Metric(name="AP", value=ap, n=4952),),
-        "facts": {"detector": "Faster R-CNN C4"},
+        "model": "Faster R-CNN C4",
         "train_images": images,
     }
     return run(method, **(fields | changes))
@@ -80,7 +80,7 @@ def test_ap_is_drawn_against_the_training_images_of_one_detector() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"facts": {"detector": "Mask R-CNN FPN"}},
+        {"model": "Mask R-CNN FPN"},
         {"split": "2012/val"},
         {"backend": "detectron2"},
         {"metrics": (Metric(name="AP", value=50.0, n=100),)},

@@ -48,9 +48,9 @@ def test_mixed_protocols_backends_and_selections_are_named() -> None:
             "one_percent on shapes: 2 recipe hashes (bbbbbbbbbbbb, cccccccccccc)"
         ]
     }
-    facts = {"detector": "Faster R-CNN C4"}
-    theirs = record(task="detection", facts=facts, backend="detectron2", backend_version="0.6", recipe="d2")
-    assert titles(record(task="detection", facts=facts), theirs)["Different protocols under one name"] == [
+    model = "Faster R-CNN C4"
+    theirs = record(task="detection", model=model, backend="detectron2", backend_version="0.6", recipe="d2")
+    assert titles(record(task="detection", model=model), theirs)["Different protocols under one name"] == [
         "Faster R-CNN C4 on shapes: 2 backends (detectron2 0.6, torchvision 0.29)"
     ]
     best = record(selection="best", selected_on="held-out")

@@ -58,7 +58,7 @@ def test_every_page_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "host": attack,
         "hardware": attack,
     }
-    write_record(record(recipe=attack, facts={"detector": attack}, **named), hostile)
+    write_record(record(recipe=attack, model=attack, **named), hostile)
     monkeypatch.setattr(progress, "_ON_ITS_WAY", ("failed",))
     pages = []
     for run in (whole, partial, empty, hostile):

@@ -1,23 +1,28 @@
 """What readers call evaluations and metrics."""
 
+from typing import Any
+
 import pytest
 
 from carryover.transfer.report.collection import what
 from carryover.transfer.report.naming import metric_name
+from carryover.transfer.results.record import Metric
 from tests.transfer.records import record
 
 
 @pytest.mark.parametrize(
-    ("name", "heading"),
+    ("name", "params", "label", "heading"),
     [
-        ("top1", "Top 1"),
-        ("top1 k=20 T=0.07", "Top 1, k 20, T 0.07"),
-        ("mask AP50", "mask AP50"),
-        ("KL divergence", "KL divergence"),
+        ("top1", {}, "top1", "Top 1"),
+        ("top1", {"k": 20, "T": 0.07}, "top1 k=20 T=0.07", "Top 1, k 20, T 0.07"),
+        ("mAP", {"positives": 4}, "mAP positives=4", "mAP, positives 4"),
+        ("AP50", {"of": "mask"}, "mask AP50", "AP50"),
+        ("KL divergence", {}, "KL divergence", "KL divergence"),
     ],
 )
-def test_headings_of_metrics(name: str, heading: str) -> None:
-    assert metric_name(name) == heading
+def test_labels_and_headings_of_metrics(name: str, params: dict[str, Any], label: str, heading: str) -> None:
+    metric = Metric(name=name, params=params, value=1.0, n=1)
+    assert (metric.label, metric_name(metric)) == (label, heading)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carryover.transfer.report.tables import build_full_tables
-from carryover.transfer.results.record import Metric, ResultRecord
+from carryover.transfer.results.record import Metric, ResultRecord, Setting
 from tests.transfer.records import record
 from tests.transfer.report.gathered import gathered, tables_of
 
@@ -79,21 +79,22 @@ def test_shares_of_the_labels_stand_side_by_side_smallest_first() -> None:
 
 
 def test_boxes_and_masks_have_columns_as_in_table_8_and_the_rest_a_table_of_its_own() -> None:
-    names = ["AP", "AP50", "AP75", "APs", "mask AP", "mask AP50", "mask AP75", "mask APs"]
-    metrics = tuple(Metric(name=n, value=30.0, n=9) for n in names)
-    run = record(metrics=metrics, task="detection", facts={"detector": "Mask R-CNN FPN"})
+    names = ["AP", "AP50", "AP75", "APs"]
+    kinds: tuple[dict[str, Setting], ...] = ({}, {"of": "mask"})
+    metrics = tuple(Metric(name=n, params=p, value=30.0, n=9) for p in kinds for n in names)
+    run = record(metrics=metrics, task="detection", model="Mask R-CNN FPN")
     (table,) = tables_of(run)
     assert [(g.heading, [c.heading for c in g.columns]) for g in table.groups] == [
         ("Mask R-CNN FPN box", ["AP", "AP50", "AP75"]),
         ("Mask R-CNN FPN mask", ["AP", "AP50", "AP75"]),
     ]
     (full,) = build_full_tables(gathered(run))
-    assert [c.metric for _, c in full.columns] == names
+    assert [c.metric for _, c in full.columns] == names + [f"mask {n}" for n in names]
 
 
 def test_segmentation_has_a_table_a_data_set_and_a_group_a_backend() -> None:
     metrics = tuple(Metric(name=n, value=v, n=9) for n, v in (("mIoU", 50.0), ("aAcc", 90.0), ("mAcc", 60.0)))
-    shared = {"task": "segmentation", "dataset": "VOC 2012 aug", "facts": {"segmenter": "FCN-d8"}}
+    shared = {"task": "segmentation", "dataset": "VOC 2012 aug", "model": "FCN-d8"}
     ours = record(metrics=metrics, **shared)
     theirs = record(metrics=metrics, backend="mmsegmentation", backend_version="1.2.2", **shared)
     (table,) = tables_of(ours, theirs)

@@ -107,7 +107,7 @@ def test_curves_are_found_after_the_run_was_moved(tmp_path: Path) -> None:
 def test_text_from_records_is_escaped(tmp_path: Path) -> None:
     attack = '"><script>alert(1)</script>'
     named = {"pretrain_recipe": attack + "|b", "dataset": attack, "method": attack, "host": attack}
-    write_record(record(recipe=attack, facts={"detector": attack}, **named), tmp_path / "<b>run #1")
+    write_record(record(recipe=attack, model=attack, **named), tmp_path / "<b>run #1")
     write_report([tmp_path], tmp_path / "report", title=attack)
     page = outline(tmp_path / "report" / "index.html")
     assert page.counts["script"] == 3 and "b" not in page.counts and page.open == []
@@ -163,7 +163,7 @@ def test_an_unreadable_record_is_listed_and_the_report_still_comes(tmp_path: Pat
     "damage",
     [
         lambda text: text[: len(text) // 2],
-        lambda text: text.replace('"schema_version": 2', '"schema_version": 3'),
+        lambda text: text.replace('"schema_version": 3', '"schema_version": 4'),
         lambda text: text.replace('"value": 50.0', '"value": 60.0'),
     ],
     ids=["half-written", "of a newer release", "edited by hand"],

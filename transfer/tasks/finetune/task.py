@@ -9,8 +9,8 @@ from carryover.configs import WorkError
 from carryover.core.data.labelled.images import LabelledImages
 from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.transfer.tasks.base import Outcome, Run, Task
+from carryover.transfer.tasks.facts import LabelledFacts
 from carryover.transfer.tasks.finetune.config import FinetuneConfig, GridOfRates, LastEpoch
-from carryover.transfer.tasks.labelled import LabelledFacts, labelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,8 +149,8 @@ def _facts(run: FinetuneRun, chosen: "Chosen", unchanged: int | None) -> Finetun
     rates = (config.lr_backbone, config.lr_head)
     if chosen.rates is not None:
         rates = (scale * chosen.rates[0], scale * chosen.rates[1])
-    return FinetuneFacts(
-        **labelled(run.data, run.ranks),
+    return FinetuneFacts.of(
+        run,
         epochs=config.schedule.epochs,
         result_epoch=chosen.trained.epoch,
         batch_size=config.batch_size,

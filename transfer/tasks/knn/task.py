@@ -6,9 +6,9 @@ from carryover.configs import UserError
 from carryover.core.data.labelled.images import LabelledImages
 from carryover.transfer.results.record import Metric
 from carryover.transfer.tasks.base import Outcome, Run
+from carryover.transfer.tasks.facts import LabelledFacts
 from carryover.transfer.tasks.frozen.task import FrozenTask
 from carryover.transfer.tasks.knn.config import KnnConfig
-from carryover.transfer.tasks.labelled import LabelledFacts, labelled
 
 if TYPE_CHECKING:
     from carryover.transfer.tasks.frozen.backbone import Frozen
@@ -58,5 +58,5 @@ class Knn(FrozenTask[KnnConfig]):
             ],
             train_images=len(data.train.indices),
             label_fraction=data.label_fraction,
-            facts=KnnFacts(**labelled(data, ranks), feature_dimensions=train.pooled.shape[1]),
+            facts=KnnFacts.of(run, feature_dimensions=train.pooled.shape[1]),
         )

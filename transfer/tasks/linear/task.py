@@ -11,8 +11,8 @@ from carryover.core.data.labelled.images import LabelledImages
 from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.transfer.results.record import Metric
 from carryover.transfer.tasks.base import Outcome, Run, Task
+from carryover.transfer.tasks.facts import LabelledFacts
 from carryover.transfer.tasks.frozen.task import require_crops
-from carryover.transfer.tasks.labelled import LabelledFacts, labelled
 from carryover.transfer.tasks.linear.config import CachedMode, LinearConfig, ProtocolMode
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ def _tested_by_protocol(run: LinearRun, mode: ProtocolMode, model: Probed) -> Ou
         artifacts["choices"] = CHOICES_NAME
     require_finite(heads, index)
     tested = probe.accuracy(data.test)[index]
-    facts = ProtocolFacts(
-        **labelled(data, run.ranks),
+    facts = ProtocolFacts.of(
+        run,
         **held_out,
         mode="protocol",
         unchanged_tensors=_unchanged(model),
@@ -173,8 +173,8 @@ def _tested_on_cached_features(run: LinearRun, mode: CachedMode, model: Probed) 
     data = run.data
     fitted = fit_and_test(mode, data, model.frozen)
     _write_choices(run, fitted.choices)
-    facts = CachedFacts(
-        **labelled(data, run.ranks),
+    facts = CachedFacts.of(
+        run,
         mode="cached",
         held_out_images=fitted.held_out.images,
         held_out_top1=fitted.held_out.top1_percent,

@@ -155,19 +155,19 @@ class TestProof:
 
 def test_several_processes_without_gpus_are_refused():
     from carryover.core.training.distributed import Ranks
-    from carryover.transfer.tasks.segmentation.mmseg.backend import MMSEG
+    from carryover.transfer.tasks.segmentation.mmseg.backend import BACKEND
 
     with pytest.raises(UserError, match="on GPUs only"):
-        MMSEG.require(load("transfer", "upernet_r50_ade20k"), Ranks(0, 2, torch.device("cpu")))
+        BACKEND.require(load("transfer", "upernet_r50_ade20k"), Ranks(0, 2, torch.device("cpu")))
 
 
 def test_upernet_with_one_image_a_step_is_refused():
     from carryover.core.training.distributed import Ranks
-    from carryover.transfer.tasks.segmentation.mmseg.backend import MMSEG
+    from carryover.transfer.tasks.segmentation.mmseg.backend import BACKEND
 
     config = load("transfer", "upernet_r50_ade20k", ["solver.ims_per_batch=1"])
     with pytest.raises(UserError, match="at least 2 images"):
-        MMSEG.require(config, Ranks(0, 1, torch.device("cpu")))
+        BACKEND.require(config, Ranks(0, 1, torch.device("cpu")))
 
 
 def _data_of(root: Path) -> str:

@@ -1,0 +1,1 @@
+"""One task and one pretraining method for carryover."""
