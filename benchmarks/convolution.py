@@ -27,7 +27,7 @@ from torch.nn.grad import conv2d_weight
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, in_fresh_process, spread, write_table
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.allocation import freed_memory_kept
 from carryover.core.training.convolution import extent, product_conv2d, use_products
 from carryover.core.training.provenance import hardware

@@ -29,10 +29,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import write_table
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.datasets import MemoryImages
 from carryover.core.data.labelled.config import ImageConfig
 from carryover.core.data.prepared import Loader
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.distributed import Ranks
 from carryover.core.training.provenance import hardware
 from carryover.transfer.tasks.frozen.features import Request, stored_features

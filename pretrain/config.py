@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Recipe, Section
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.config import AugmentConfig, DataConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.schedules import check_milestones, warmup_cosine, warmup_multistep
 from carryover.pretrain.method_config import MethodConfig, MoCoConfig, SimCLRConfig, SiMoConfig
 

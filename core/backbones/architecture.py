@@ -12,7 +12,7 @@ from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import Architecture, BackboneConfig
+from carryover.core.formats.backbone import Architecture, BackboneConfig
 
 _DEPTHS: dict[tuple[str, tuple[int, ...]], Architecture] = {
     ("basic", (2, 2, 2, 2)): "resnet18",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from carryover.core.backbones.config import BACKBONES, BackboneConfig
+from carryover.core.formats.backbone import BACKBONES, BackboneConfig
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 

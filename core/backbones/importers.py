@@ -5,16 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.backbones.architecture import check_whole, expected_tensors, is_counter, recognise
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.makers import Encoder, choose, encoders, maker_of
 from carryover.core.backbones.reading import Contents, read_contents
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,6 +22,7 @@ from carryover.core.formats.canonical import (
     load_canonical,
     parse_metadata,
 )
+from carryover.core.formats.receipt import Fate
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +32,6 @@ _Triple = tuple[float, float, float]
 _TRAINING_STATE = re.compile(
     r"(^|\.)(optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
 )
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What became of one tensor of a file: carried to `target`, or dropped because of `reason`."""
-
-    source: str
-    fate: Literal["carried", "dropped"]
-    target: str | None = None
-    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from torch import nn
 
 from carryover.core.backbones.architecture import expected_tensors
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.importers import Fate, Imported, take_backbone
+from carryover.core.backbones.importers import Imported, take_backbone
 from carryover.core.formats.canonical import CanonicalMetadata
+from carryover.core.formats.receipt import Fate
 
 
 @dataclass(frozen=True)

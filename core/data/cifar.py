@@ -8,11 +8,11 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2 import functional as F
 
 from carryover.configs import UserError
-from carryover.core.data.config import DataConfig
 from carryover.core.data.datasets import MemoryImages
+from carryover.core.data.readers import ImageSection
 
 
-def read_cifar(config: DataConfig, root: Path) -> MemoryImages:
+def read_cifar(config: ImageSection, root: Path) -> MemoryImages:
     """Read torchvision's pickled batches, whose checksums torchvision verifies before it unpickles them."""
     maker = CIFAR10 if config.kind == "cifar10" else CIFAR100
     layout = f"{config.kind} as torchvision keeps it: {root / maker.base_folder}/{maker.train_list[0][0]} ..."

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from carryover.configs import UserError
-from carryover.core.data.config import DataConfig
 from carryover.core.data.digest import Contents, images_below, listed, named_in
-from carryover.core.data.readers import Files, Reader
+from carryover.core.data.readers import Files, ImageSection, Reader
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for images."""
@@ -21,7 +20,7 @@ _CIFAR_FILES = {
 }
 
 
-def _imagefolder(config: DataConfig, root: Path) -> Files:
+def _imagefolder(config: ImageSection, root: Path) -> Files:
     """Read root/<split>/<class>/.../image; for train, where there are no splits, root/<class>/.../image."""
     folder = root / config.split
     if not folder.is_dir():
@@ -50,7 +49,7 @@ def _imagefolder(config: DataConfig, root: Path) -> Files:
     return Files(folder, names, labels, classes)
 
 
-def _tiny_imagenet(config: DataConfig, root: Path) -> Files:
+def _tiny_imagenet(config: ImageSection, root: Path) -> Files:
     """Read train/<wnid>/images/*.JPEG, or val/images by val/val_annotations.txt; classes are the wnids."""
     train = root / "train"
     if not train.is_dir():
@@ -81,7 +80,7 @@ def _tiny_imagenet(config: DataConfig, root: Path) -> Files:
     return Files(root, names, labels, wnids)
 
 
-def _image_list(config: DataConfig, root: Path) -> Files:
+def _image_list(config: ImageSection, root: Path) -> Files:
     """Read one ``path[ label]`` a line, paths relative to root; labels are class indices from 0."""
     assert config.list_file is not None
     file = config.list_file.expanduser()
@@ -103,7 +102,7 @@ def _image_list(config: DataConfig, root: Path) -> Files:
     return Files(root, names, labels, [str(label) for label in range(max(labels, default=-1) + 1)])
 
 
-def _inaturalist(config: DataConfig, root: Path) -> Files:
+def _inaturalist(config: ImageSection, root: Path) -> Files:
     """Read <split>.json with images, annotations and categories; classes are the categories by id.
 
     Their names repeat: 2018's are numbers. Raises UserError for a missing or malformed file, an image without
@@ -135,30 +134,30 @@ def _inaturalist(config: DataConfig, root: Path) -> Files:
     return Files(root, [image.file_name for image in read.images], labels, names)
 
 
-def _cifar(config: DataConfig, root: Path) -> Any:
+def _cifar(config: ImageSection, root: Path) -> Any:
     from carryover.core.data.cifar import read_cifar
 
     return read_cifar(config, root)
 
 
-def _cifar_files(config: DataConfig, root: Path) -> Contents:
+def _cifar_files(config: ImageSection, root: Path) -> Contents:
     folder, *patterns = _CIFAR_FILES[config.kind]
     found = sorted({path for pattern in patterns for path in (root / folder).glob(pattern)})
     return Contents(texts=tuple((path.name, path) for path in found))
 
 
-def _tiny_imagenet_files(config: DataConfig, root: Path) -> Contents:
+def _tiny_imagenet_files(config: ImageSection, root: Path) -> Contents:
     annotations = ("val_annotations.txt", root / "val" / "val_annotations.txt")
     texts = () if config.split == "train" else (annotations,)
     return Contents(texts, tuple(images_below(root / config.split)))
 
 
-def _listed_files(config: DataConfig, root: Path) -> Contents:
+def _listed_files(config: ImageSection, root: Path) -> Contents:
     assert config.list_file is not None
     return listed(root, config.list_file)
 
 
-def _inaturalist_files(config: DataConfig, root: Path) -> Contents:
+def _inaturalist_files(config: ImageSection, root: Path) -> Contents:
     file = root / f"{config.split}.json"
     return Contents(((file.name, file),), tuple(named_in(file, root)))
 

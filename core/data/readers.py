@@ -7,13 +7,29 @@ A user's package adds one by an entry point of the group ``carryover.readers``; 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from carryover.configs.registry import Registry
 from carryover.core.data.digest import Contents, images_below
 
-if TYPE_CHECKING:
-    from carryover.core.data.config import DataConfig
+
+class ImageSection(Protocol):
+    """What a recipe's section says of a data set of images: a `core.data.config.DataConfig`."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def download(self) -> bool: ...
+
+    @property
+    def list_file(self) -> Path | None: ...
+
+    @property
+    def resize(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class Files:
     classes: list[str]
 
 
-def images_of_split(config: "DataConfig", root: Path) -> Contents:
+def images_of_split(config: ImageSection, root: Path) -> Contents:
     """Return the pictures below root/<split>, or below the root where there is no such folder."""
     below = root / config.split
     return Contents(images=tuple(images_below(below if below.is_dir() else root)))
@@ -60,8 +76,8 @@ class Reader:
     """
 
     expected: str
-    read: "Callable[[DataConfig, Path], Files | Any]"
-    contents: "Callable[[DataConfig, Path], Contents]" = images_of_split
+    read: Callable[[ImageSection, Path], Files | Any]
+    contents: Callable[[ImageSection, Path], Contents] = images_of_split
     splits: tuple[str, ...] | None = None
 
 

@@ -19,7 +19,7 @@ from carryover.configs import Section, UserError
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import atomic_file
 from carryover.configs.formats import VERSION_KEY, Format
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 
 
 def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """The receipt of a conversion: what was carried where, and how the target library proved it."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import JsonValue
 
 from carryover.configs import UserError
 from carryover.configs.files import sha256_file
 from carryover.configs.formats import FileModel, Format
-from carryover.core.backbones.importers import Fate
 from carryover.core.formats.canonical import CanonicalMetadata
 
 STRUCTURE_ONLY = "structure only"
@@ -20,6 +20,16 @@ def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 FORMAT: Final = Format("receipt", 2, {1: _from_v1})
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one tensor of a file: carried to `target`, or dropped because of `reason`."""
+
+    source: str
+    fate: Literal["carried", "dropped"]
+    target: str | None = None
+    reason: str | None = None
 
 
 class FileRecord(FileModel):

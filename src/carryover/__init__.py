@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from carryover import pretrain as pretrain
     from carryover.configs.errors import CarryoverError, UserError, WorkError
-    from carryover.core.backbones.config import register_backbone
     from carryover.core.backbones.given import Given
     from carryover.core.backbones.interface import Backbone
+    from carryover.core.formats.backbone import register_backbone
     from carryover.pretrain.method_config import register_method
     from carryover.transfer.api import convert, evaluate, inspect, load_backbone, read_results
     from carryover.transfer.convert.targets import register_target
@@ -46,7 +46,7 @@ _HOMES = {
     **{name: ("carryover.transfer.api", name) for name in _API},
     **{name: ("carryover.configs.errors", name) for name in ("CarryoverError", "UserError", "WorkError")},
     "Backbone": ("carryover.core.backbones.interface", "Backbone"),
-    "register_backbone": ("carryover.core.backbones.config", "register_backbone"),
+    "register_backbone": ("carryover.core.formats.backbone", "register_backbone"),
     "register_method": ("carryover.pretrain.method_config", "register_method"),
     "register_target": ("carryover.transfer.convert.targets", "register_target"),
     "register_task": ("carryover.transfer.tasks.config", "register_task"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from carryover.core.backbones.config import BACKBONES
+from carryover.core.formats.backbone import BACKBONES
 from carryover.transfer.report.published import published_numbers
 from tests.configs.published_values import numbers, value
 

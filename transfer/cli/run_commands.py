@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-import carryover.transfer.pipeline.stages  # noqa: F401 (makes the calls of a run directory known)
+import carryover.transfer.pipeline.calls  # noqa: F401 (makes the calls of a run directory known)
 from carryover.configs import UserError, load
 
 if TYPE_CHECKING:

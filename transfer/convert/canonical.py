@@ -8,9 +8,9 @@ from torch import Tensor
 
 from carryover.configs.formats import release
 from carryover.core.backbones.build import feature_maps
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.inspection import load_backbone
 from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, load_canonical, save_canonical
 from carryover.transfer.convert.target import Target, unchanged
 

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from carryover.configs import CarryoverError, UserError, WorkError
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.importers import Fate, Imported, take_backbone
+from carryover.core.backbones.importers import Imported, take_backbone
 from carryover.core.backbones.inspection import live_backbone
 from carryover.core.backbones.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
 from carryover.core.formats.receipt import (
     STRUCTURE_ONLY,
     CarriedTensor,
+    Fate,
     ModelProof,
     Receipt,
     file_record,

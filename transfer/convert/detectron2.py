@@ -15,11 +15,11 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from carryover.configs import UserError, WorkError
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.importers import EMBEDDED_KEY
 from carryover.core.backbones.naming import from_detectron2, to_detectron2
 from carryover.core.backbones.reading import read_contents
 from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
 from carryover.transfer.convert.target import Target, quiet, require_plain_resnet
 

@@ -9,9 +9,9 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from carryover.core.backbones.build import STAGES
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.importers import EMBEDDED_KEY
 from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
 from carryover.transfer.convert.mmcv_stub import install
 from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged

@@ -11,8 +11,8 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from carryover.configs import UserError
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.backbones.build import STAGES
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
 

@@ -13,8 +13,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_
 
 from carryover.configs import UserError
 from carryover.core.backbones.build import STAGES, ResNet, build_backbone
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.verify import LoadedModel
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.transfer.convert.target import Target, require_plain_resnet, unchanged
 

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import carryover.transfer.pipeline.stages  # noqa: F401 (makes the calls of a run directory known)
+import carryover.transfer.pipeline.calls  # noqa: F401 (makes the calls of a run directory known)
 from carryover.configs import UserError
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs import UserError
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 
 _DENSE = ("detection", "segmentation")
 _ORDINARY = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -10,6 +10,7 @@ from carryover.core.data.digest import Digests, recipe_digest
 from carryover.slurm.graph import Graph
 from carryover.slurm.resources import Resources
 from carryover.slurm.stage import Output, Stage
+from carryover.transfer.pipeline.calls import BACKBONE, STATE
 from carryover.transfer.pipeline.config import (
     CheckpointEntry,
     EvaluationEntry,
@@ -17,7 +18,6 @@ from carryover.transfer.pipeline.config import (
     PretrainEntry,
 )
 from carryover.transfer.pipeline.foresight import read_backbone, refuse_unfit
-from carryover.transfer.pipeline.stages import BACKBONE, STATE
 
 _Entry = TypeVar("_Entry", PretrainEntry, CheckpointEntry, EvaluationEntry)
 _SHAPES = "shapes:"

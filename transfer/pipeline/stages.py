@@ -9,35 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from carryover.slurm.calls import Call, register
+from carryover.transfer.pipeline.calls import BACKBONE
 
 log = logging.getLogger(__name__)
-
-BACKBONE = "backbone.safetensors"
-STATE = "checkpoint.pt"
-
-
-_UPGRADED = {"report": "carryover.transfer.pipeline.identity:upgraded_report"}
-for _name, _outputs in (
-    ("make_shapes", ("data",)),
-    ("pretrain", (BACKBONE,)),
-    ("import_foreign", (BACKBONE,)),
-    ("convert", ()),
-    ("evaluate", ("result.json",)),
-    ("report", ("../../../report/index.html",)),
-):
-    _target = f"carryover.transfer.pipeline.stages:{_name}"
-    _of_v1 = f"transfer.stages:{_name}"
-    register(
-        Call(
-            _name,
-            _target,
-            identify=f"carryover.transfer.pipeline.identity:of_{_name}",
-            outputs=_outputs,
-            known_as=(_target, _of_v1),
-            upgrade=_UPGRADED.get(_name, ""),
-        )
-    )
 
 
 def make_shapes(out: Path, **arguments: int) -> None:

@@ -1,6 +1,6 @@
 """Means, spreads over seeds, and Welch's interval for the difference of two means."""
 
-import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,33 +23,26 @@ class Interval:
 
 def mean(values: Sequence[float]) -> float:
     """Return the arithmetic mean of at least one value."""
-    return math.fsum(values) / len(values)
+    return statistics.fmean(values)
 
 
 def sample_std(values: Sequence[float]) -> float | None:
     """Return the standard deviation with n - 1 in the denominator, None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    centre = mean(values)
-    return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def welch(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval | None:
     """Return mean(first) - mean(second) with Welch's interval (Welch 1947), None without a spread in both.
 
-    Variances may differ; degrees of freedom after Satterthwaite. Where all values of both are equal among
-    themselves the interval is the difference itself.
+    Variances may differ; SciPy computes it, with Satterthwaite's degrees of freedom. Where all values of both
+    are equal among themselves the interval is the difference itself.
     """
-    from scipy.special import stdtrit
+    from scipy.stats import ttest_ind
 
-    spreads = sample_std(first), sample_std(second)
-    if spreads[0] is None or spreads[1] is None:
+    if min(len(first), len(second)) < 2:
         return None
-    parts = spreads[0] ** 2 / len(first), spreads[1] ** 2 / len(second)
-    error = math.sqrt(sum(parts))
     difference = mean(first) - mean(second)
-    if error == 0:
+    if len(set(first)) == len(set(second)) == 1:
         return Interval(difference, difference, difference)
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(first) - 1) + parts[1] ** 2 / (len(second) - 1))
-    half = float(stdtrit(freedom, (1 + level) / 2)) * error
-    return Interval(difference, difference - half, difference + half)
+    found = ttest_ind(first, second, equal_var=False).confidence_interval(level)
+    return Interval(difference, float(found.low), float(found.high))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs import UserError, protocol, recipe_hash
+from carryover.configs.loading import KINDS
 
 
 def migrated_from_1(plain: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -64,10 +65,9 @@ def _metric_from_2(plain: dict[str, Any]) -> dict[str, Any]:
 def _protocol_of(text: str, path: Path) -> tuple[str, str, dict[str, Any]] | None:
     """Return a recipe's hash of version 1, its hash of today and its protocol; None if it cannot be read."""
     from carryover.core.formats.claims import hash_of_v1, read_recipe
-    from carryover.transfer.tasks.config import TransferConfig
 
     try:
-        plain, recipe = read_recipe(path, TransferConfig)
+        plain, recipe = read_recipe(path, KINDS.get("transfer"))
     except UserError:
         return None
     return hash_of_v1(plain, recipe), recipe_hash(recipe), protocol(recipe)

@@ -17,6 +17,8 @@ from carryover.transfer.studies.writing import (
     out_console,
     print_table,
     provenance_line,
+    rounded,
+    short,
     write,
 )
 
@@ -104,19 +106,6 @@ def ratio_rows(compared: "GradientComparison") -> list[list[str]]:
     return _rows(compared, [[short(value) for value in row] for row in compared.norm_ratio.tolist()])
 
 
-def rounded(cosine: float) -> str:
-    """A cosine with two decimals, and no minus before what rounds to nothing."""
-    return f"{cosine:z.2f}"
-
-
-def short(ratio: float) -> str:
-    """A positive number with one digit or two, in as few characters as there can be."""
-    if 0.01 <= ratio < 1000:
-        return f"{float(f'{ratio:.2g}'):g}"
-    mantissa, exponent = f"{ratio:.0e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
 def _rows(compared: "GradientComparison", cells: Sequence[Sequence[str]]) -> list[list[str]]:
     return [
         [letter, name, *row]
@@ -140,8 +129,8 @@ def _embedded(asked: Asked, root: Path) -> "tuple[TwoViews, TwoViews]":
     import torch
 
     from carryover.core.backbones.build import build_backbone
-    from carryover.core.backbones.config import BackboneConfig
     from carryover.core.data.prepared import Loader, build_dataset
+    from carryover.core.formats.backbone import BackboneConfig
     from carryover.pretrain.heads import Encoder, build_projector
     from carryover.pretrain.studies.gradients import TwoViews
 

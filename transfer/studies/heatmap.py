@@ -5,6 +5,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from carryover.transfer.report.drawing import INK, SOFT, head
+from carryover.transfer.studies.writing import rounded, short
 
 if TYPE_CHECKING:
     from carryover.pretrain.studies.gradients import GradientComparison
@@ -14,8 +15,6 @@ def draw_gradients(compared: "GradientComparison", directory: Path) -> None:
     """Write gradients.svg and gradients.png: every cell annotated, its colour the same number's."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
-
-    from carryover.transfer.studies.gradients import rounded, short
 
     cosine, ratio = compared.cosine.numpy(), compared.norm_ratio.log10().numpy()
     cells = 0.5 * len(compared.names)

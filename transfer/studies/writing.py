@@ -57,3 +57,16 @@ def write(path: Path, text: str) -> None:
     """Write a file, whole or not at all, and say so."""
     write_atomic(path, text)
     out_console.print(Text(str(path)), soft_wrap=True)
+
+
+def rounded(cosine: float) -> str:
+    """A cosine with two decimals, and no minus before what rounds to nothing."""
+    return f"{cosine:z.2f}"
+
+
+def short(ratio: float) -> str:
+    """A positive number with one digit or two, in as few characters as there can be."""
+    if 0.01 <= ratio < 1000:
+        return f"{float(f'{ratio:.2g}'):g}"
+    mantissa, exponent = f"{ratio:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

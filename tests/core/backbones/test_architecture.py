@@ -7,7 +7,7 @@ import torch
 
 from carryover.core.backbones.architecture import expected_tensors, recognise
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import MOBILE, RESNETS, BackboneConfig
+from carryover.core.formats.backbone import MOBILE, RESNETS, BackboneConfig
 
 OTHERS = MOBILE
 

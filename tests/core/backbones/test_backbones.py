@@ -6,7 +6,7 @@ from torch import nn
 from torchvision import models
 
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import Architecture, BackboneConfig
+from carryover.core.formats.backbone import Architecture, BackboneConfig
 
 
 def _count(module: nn.Module) -> int:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from carryover.configs import UserError
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.importers import import_checkpoint
 from carryover.core.backbones.inspection import inspect_checkpoint, load_backbone
 from carryover.core.backbones.reading import read_contents
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 from tests.core.backbones.layouts import State, backbone_of, network, prefixed
 

@@ -153,7 +153,7 @@ def test_sequential_without_activation_or_pooling_modules_is_understood(folder: 
 
 def test_widened_and_shallow_networks_are_recognised_from_shapes(folder: Path) -> None:
     from carryover.core.backbones.build import build_backbone
-    from carryover.core.backbones.config import BackboneConfig
+    from carryover.core.formats.backbone import BackboneConfig
 
     for config in (
         BackboneConfig(arch="resnet34", stem="cifar"),

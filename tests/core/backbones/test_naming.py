@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.importers import import_checkpoint
 from carryover.core.backbones.inspection import inspect_checkpoint
 from carryover.core.backbones.naming import from_detectron2, to_detectron2
+from carryover.core.formats.backbone import BackboneConfig
 from tests.core.backbones.manifests import NAMES, arch_of, is_new_layer, manifest
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

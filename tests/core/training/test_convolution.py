@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d
 
 import carryover.core.training.convolution
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.convolution import Conv2d, product_conv2d, use_products
 
 

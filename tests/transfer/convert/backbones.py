@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 
 

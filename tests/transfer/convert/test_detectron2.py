@@ -11,10 +11,10 @@ from torch import Tensor
 
 from carryover.configs import WorkError
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.importers import import_checkpoint
 from carryover.core.backbones.inspection import load_backbone
 from carryover.core.backbones.verify import probe, prove_carried
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, load_canonical
 from carryover.core.formats.receipt import read_receipt
 from carryover.transfer.convert import TARGETS, convert

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from carryover.configs import UserError
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 from carryover.transfer.report.compare import compare
 from carryover.transfer.report.statistics import welch

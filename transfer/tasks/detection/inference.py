@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from carryover.core.data.objects.dataset import DetectionImage
 from carryover.core.training.distributed import share_buffers
 from carryover.core.training.progress import progress
 from carryover.transfer.tasks.detection.model import DetectionRun, Detector
-from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
-from carryover.transfer.tasks.detection.torchvision.masks import paste_masks
+from carryover.transfer.tasks.detection.predictions import ImagePrediction
 
 
 def recalibrate(run: DetectionRun, detector: Detector) -> int:
@@ -55,29 +52,3 @@ def predict(run: DetectionRun, detector: Detector, images: Sequence[DetectionIma
     dist.all_gather_object(parts, predictions)
     merged = [(i * ranks.world + r, p) for r, part in enumerate(parts) for i, p in enumerate(part)]
     return [p for _, p in sorted(merged, key=lambda pair: pair[0])]
-
-
-def to_original(
-    detections: dict[str, Tensor], shape: tuple[int, int], source: DetectionImage
-) -> ImagePrediction:
-    """Scale detections in a resized image of `shape` (height, width) to the original, clipped to it.
-
-    What is left without area is dropped; masks are pasted at the original resolution.
-    """
-    height, width = source.height, source.width
-    scale = detections["boxes"].new_tensor([width / shape[1], height / shape[0]]).repeat(2)
-    edge = detections["boxes"].new_tensor([width, height]).repeat(2)
-    boxes = torch.minimum((detections["boxes"] * scale).clamp(min=0), edge)
-    solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    boxes = boxes[solid]
-    masks = None
-    if "masks" in detections:
-        pasted = paste_masks(detections["masks"][solid], boxes, height, width)
-        masks = encode_masks(pasted.cpu().numpy())
-    return ImagePrediction(
-        image_id=source.id,
-        boxes=boxes.cpu().numpy().astype(np.float32),
-        scores=detections["scores"][solid].cpu().numpy().astype(np.float32),
-        labels=detections["labels"][solid].cpu().numpy() - 1,
-        masks=masks,
-    )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from tests.transfer.tasks.classification.samples import write_checkpoint, write_images
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 
 CLASSES = ["ant", "bee", "cow", "dog", "eel", "fox"]

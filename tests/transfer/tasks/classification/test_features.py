@@ -10,10 +10,10 @@ from torch import nn
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.build import build_backbone, feature_maps
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.config import DataConfig
 from carryover.core.data.labelled.config import ImageConfig
 from carryover.core.data.prepared import Dataset, EvaluationLoader, build_dataset
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.frozen.depths import pooled
 from carryover.transfer.tasks.frozen.features import FeatureSet, Request, digest, stored_features

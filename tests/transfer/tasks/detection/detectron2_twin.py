@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.config import DetectionConfig
 from carryover.transfer.tasks.detection.detectron2.config import Surroundings, build_cfg
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from carryover.configs import load
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.detectron2.config import (
     Surroundings,
     build_cfg,

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from carryover.configs import WorkError, load
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.objects.dataset import to_rle
 from carryover.core.data.objects.splits import read_splits
 from carryover.core.data.shapes.write import write_shapes
 from carryover.core.data.steps import Draw
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.data import annotated_images
 from carryover.transfer.tasks.detection.detectron2.config import Surroundings, build_cfg
 

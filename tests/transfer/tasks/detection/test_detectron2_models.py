@@ -9,10 +9,10 @@ import torch
 
 from carryover.configs import WorkError, load
 from carryover.core.backbones.build import feature_maps
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.inspection import load_backbone
 from carryover.core.backbones.source import Source, open_source
 from carryover.core.data.objects.splits import read_splits
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.base import Run

@@ -7,7 +7,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.build import build_backbone, feature_maps
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import (
     C4Config,

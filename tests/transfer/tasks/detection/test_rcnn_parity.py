@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import (
     C4Config,

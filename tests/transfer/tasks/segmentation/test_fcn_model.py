@@ -7,8 +7,8 @@ from torchvision.models.segmentation import fcn_resnet50
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.build import build_backbone, feature_maps
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.masks.dataset import IGNORED
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.segmentation.config import SolverConfig
 from carryover.transfer.tasks.segmentation.model_config import AuxiliaryConfig, FCNConfig
 from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate, require_segmentable

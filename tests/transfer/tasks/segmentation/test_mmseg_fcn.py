@@ -116,7 +116,7 @@ class TestProof:
 
     @pytest.fixture
     def parts(self, root, checkpoint, tmp_path):
-        from carryover.core.backbones.config import BackboneConfig
+        from carryover.core.formats.backbone import BackboneConfig
         from carryover.transfer.convert import convert
         from carryover.transfer.tasks.segmentation.mmseg.model import model_settings
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.convert.detectron2 import resnet_settings
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig

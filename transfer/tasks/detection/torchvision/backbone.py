@@ -12,7 +12,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.build import STAGES, ResNet
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig, NewNorm, Norm
 
 FPN_STRIDES = (4, 8, 16, 32, 64)

@@ -16,10 +16,10 @@ from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
 from carryover.transfer.tasks.detection.data import Steps, TrainingImages, annotated_images
-from carryover.transfer.tasks.detection.inference import to_original
 from carryover.transfer.tasks.detection.model import CAUSE, DetectionRun, Detector, Step, losses_of
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 from carryover.transfer.tasks.detection.torchvision.backbone import assert_carried
+from carryover.transfer.tasks.detection.torchvision.masks import to_original
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
 from carryover.transfer.tasks.detection.torchvision.precise_bn import recalibrate
 from carryover.transfer.tasks.detection.transforms import resize_for_test

@@ -1,9 +1,13 @@
-"""Masks between image and region: training targets cut out of objects, predictions pasted back."""
+"""Between image and region: training targets cut out of objects, detections and masks put back."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
+
+from carryover.core.data.objects.dataset import DetectionImage
+from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
 
 
 def mask_targets(
@@ -67,3 +71,29 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
         sampled = F.grid_sample(masks[index][None, None].float(), grid[None].float(), align_corners=False)
         pasted[index, top:bottom, left:right] = sampled[0, 0] >= 0.5
     return pasted
+
+
+def to_original(
+    detections: dict[str, Tensor], shape: tuple[int, int], source: DetectionImage
+) -> ImagePrediction:
+    """Scale detections in a resized image of `shape` (height, width) to the original, clipped to it.
+
+    What is left without area is dropped; masks are pasted at the original resolution.
+    """
+    height, width = source.height, source.width
+    scale = detections["boxes"].new_tensor([width / shape[1], height / shape[0]]).repeat(2)
+    edge = detections["boxes"].new_tensor([width, height]).repeat(2)
+    boxes = torch.minimum((detections["boxes"] * scale).clamp(min=0), edge)
+    solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes = boxes[solid]
+    masks = None
+    if "masks" in detections:
+        pasted = paste_masks(detections["masks"][solid], boxes, height, width)
+        masks = encode_masks(pasted.cpu().numpy())
+    return ImagePrediction(
+        image_id=source.id,
+        boxes=boxes.cpu().numpy().astype(np.float32),
+        scores=detections["scores"][solid].cpu().numpy().astype(np.float32),
+        labels=detections["labels"][solid].cpu().numpy() - 1,
+        masks=masks,
+    )

@@ -14,7 +14,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from carryover.core.backbones.build import ResNet
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
 from carryover.transfer.tasks.detection.torchvision.backbone import (

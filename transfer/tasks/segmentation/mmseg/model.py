@@ -8,9 +8,9 @@ from torch import nn
 
 from carryover.configs import WorkError
 from carryover.core.backbones.build import ResNet
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.backbones.verify import prove_carried
 from carryover.core.data.masks.dataset import IGNORED
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.receipt import Receipt
 from carryover.transfer.convert.mmcv_stub import install
 from carryover.transfer.convert.mmseg import resnet_settings

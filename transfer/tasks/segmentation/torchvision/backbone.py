@@ -5,7 +5,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from carryover.configs import UserError
 from carryover.core.backbones.build import ResNet
-from carryover.core.backbones.config import BackboneConfig
+from carryover.core.formats.backbone import BackboneConfig
 
 # Dilations of layer3 and layer4, by output stride.
 _DILATIONS = {8: (2, 4), 16: (1, 2), 32: (1, 1)}

@@ -15,8 +15,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN
 
 from carryover.core.backbones.build import ResNet
-from carryover.core.backbones.config import BackboneConfig
 from carryover.core.data.masks.dataset import IGNORED
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.segmentation.config import InputConfig
 from carryover.transfer.tasks.segmentation.model_config import FCNConfig
 from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate, require_segmentable

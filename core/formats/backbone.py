@@ -1,4 +1,4 @@
-"""Which backbone a recipe asks for (torch-free, so that recipes load fast)."""
+"""The description of a backbone, as recipes and checkpoints carry it; the architectures (torch-free)."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal

@@ -1,0 +1,30 @@
+"""What the stages of a pipeline call, by the short names that run directories keep."""
+
+from carryover.slurm.calls import Call, register
+
+BACKBONE = "backbone.safetensors"
+STATE = "checkpoint.pt"
+
+
+_UPGRADED = {"report": "carryover.transfer.pipeline.identity:upgraded_report"}
+for _name, _outputs in (
+    ("make_shapes", ("data",)),
+    ("pretrain", (BACKBONE,)),
+    ("import_foreign", (BACKBONE,)),
+    ("convert", ()),
+    ("evaluate", ("result.json",)),
+    ("report", ("../../../report/index.html",)),
+):
+    _target = f"carryover.transfer.pipeline.stages:{_name}"
+    # What carryover 0.1 wrote stands last.
+    _known_as = (_target, f"carryover.transfer.stages:{_name}", f"transfer.stages:{_name}")
+    register(
+        Call(
+            _name,
+            _target,
+            identify=f"carryover.transfer.pipeline.identity:of_{_name}",
+            outputs=_outputs,
+            known_as=_known_as,
+            upgrade=_UPGRADED.get(_name, ""),
+        )
+    )
