@@ -70,8 +70,9 @@ def place_of(kind: str, folder: Path, name_or_path: str | Path) -> Place:
         raise UserError(f"{kind} '{name_or_path}' is a table of several recipes; name one of them: {within}")
     names = recipes_in(folder)
     guess = nearest(str(name_or_path), names)
-    hint = f"; did you mean '{guess}'?" if guess else f"; there are: {', '.join(names) or 'none'}"
-    raise UserError(f"no {kind} recipe is called '{name_or_path}'{hint}")
+    hint = f"did you mean '{guess}'?" if guess else f"there are: {', '.join(names) or 'none'}"
+    beside = " (a file of your own is given by its path, with its ending .yaml)"
+    raise UserError(f"no {kind} recipe is called '{name_or_path}'; {hint}{beside}")
 
 
 def recipes_in(folder: Path) -> list[str]:

@@ -22,6 +22,15 @@ def sibling_keys(model: Any, location: Sequence[str | int]) -> list[str]:
     return sorted({name for t in types for m in _members(t) for name in m.model_fields})
 
 
+def narrowed(model: Any, data: Any) -> Any:
+    """Return the one model that `data` names, where `model` stands for several; else `model`."""
+    if get_origin(model) is Annotated and isinstance(data, Mapping):
+        for extra in get_args(model)[1:]:
+            if isinstance(extra, Tagged) and data.get(extra.tag) in extra.registry:
+                return extra.registry.get(data[extra.tag])
+    return model
+
+
 def with_default_tags(model: Any, data: Any) -> Any:
     """Fill in the tag of a discriminated union where a recipe states other keys of it but not the tag.
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from carryover.configs.catalogue import Place, place_in_file, place_of, recipes_in, row_at
 from carryover.configs.errors import UserError
-from carryover.configs.keys import sibling_keys, valid_keys, with_default_tags
+from carryover.configs.keys import narrowed, sibling_keys, valid_keys, with_default_tags
 from carryover.configs.merging import apply_overrides, interpolate, merge
 from carryover.configs.nearest import nearest
 from carryover.configs.registry import Registry
@@ -104,7 +104,8 @@ def _validate(
         return _adapter(model).validate_python(data)
     except ValidationError as error:
         given = [o.split("=", 1)[0] for o in overrides]
-        problems = [_explain(model, e, given, more) for e in error.errors()]
+        named = narrowed(model, data)
+        problems = [_explain(named, e, given, more) for e in error.errors()]
         raise UserError(f"{where}:\n  " + "\n  ".join(problems)) from None
 
 

@@ -34,6 +34,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T | str] = {}
         self._from: dict[str, str] = {}
         self._looked = False
+        self._warned: set[str] = set()
 
     def register(self, name: str, entry: T | str) -> None:
         """Add one of them: itself, or where it is as ``module:attribute``.
@@ -68,7 +69,9 @@ class Registry(Generic[T]):
             try:
                 yield self.get(name)
             except UserError as error:
-                log.warning("%s", error)
+                if name not in self._warned:
+                    self._warned.add(name)
+                    log.warning("%s", error)
 
     def unknown(self, name: str) -> str:
         """Return the message for a name that is not registered, with the nearest one."""

@@ -109,10 +109,11 @@ def stopped_after(looks: int) -> Iterator[None]:
 
 
 def run_pipeline(run: Path, overrides: list[str], executor: str, succeeds: bool = True) -> None:
+    from transfer.commands import register_recipes
+
     from configs import load
     from slurm.control import make_executor
     from slurm.executor import run_graph
-    from transfer.commands import register_recipes
     from transfer.pipeline import plan
 
     register_recipes()
@@ -166,9 +167,10 @@ def detectron2() -> bool:
 
 
 def evaluate(recipe: str, overrides: list[str], checkpoint: Path, out: Path) -> None:
-    from configs import load
     from transfer.commands import register_recipes
     from transfer.evaluate import evaluate as run
+
+    from configs import load
 
     register_recipes()
     run(load("transfer", recipe, overrides), checkpoint, out)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from carryover.transfer.results.reading import read_records, to_frame
-from carryover.transfer.results.record import Metric, write_record
+from carryover.transfer.results.record import Metric, load_record, write_record
 from tests.transfer.records import record
 
 
@@ -80,3 +80,27 @@ def test_the_frame_has_one_row_a_metric(tmp_path: Path) -> None:
 
 def test_a_frame_of_nothing_has_its_columns() -> None:
     assert {"metric", "value", "record", "recipe_hash"} <= set(to_frame([]).columns)
+
+
+def test_a_record_of_version_2_says_its_settings_and_its_model_apart(tmp_path: Path) -> None:
+    plain = json.loads(write_record(record(), tmp_path / "now").read_text(encoding="utf-8"))
+    del plain["digest"]
+    names = ["top1 k=20 T=0.07", "mask AP50", "mAP 4 positives", "top5", "mIoU"]
+    metrics = [{"name": n, "value": 50.0, "unit": "%", "higher_is_better": True, "n": 9} for n in names]
+    divergence = {"name": "KL divergence", "value": 1.0, "unit": "nats", "higher_is_better": False, "n": 9}
+    facts = {"detector": "Mask R-CNN FPN", "images per batch": 16}
+    old = {k: v for k, v in plain.items() if k != "model"}
+    old |= {"schema_version": 2, "metrics": [*metrics, divergence], "facts": facts}
+    (tmp_path / "then").mkdir()
+    (tmp_path / "then" / "result.json").write_text(json.dumps(old), encoding="utf-8")
+    found = load_record(tmp_path / "then" / "result.json")
+    assert [(m.name, m.params, m.direction) for m in found.metrics] == [
+        ("top1", {"k": 20, "T": 0.07}, "higher"),
+        ("AP50", {"of": "mask"}, "higher"),
+        ("mAP", {"positives": 4}, "higher"),
+        ("top5", {}, "higher"),
+        ("mIoU", {}, "higher"),
+        ("KL divergence", {}, "none"),
+    ]
+    assert [m.label for m in found.metrics][:3] == ["top1 k=20 T=0.07", "mask AP50", "mAP positives=4"]
+    assert found.model == "Mask R-CNN FPN" and found.facts == {"images per batch": 16}

@@ -20,8 +20,19 @@ app.add_typer(data_app, name="data")
 study_app = typer.Typer(help="The papers' experiments that need no training run.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
+
+def _keys(given: list[str] | None) -> list[str] | None:
+    from carryover.configs import UserError
+
+    for override in given or []:
+        if override.startswith("out="):
+            raise UserError(f"'{override}': where results go is no key of a recipe: --out {override[4:]}")
+    return given
+
+
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.", callback=_keys),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]

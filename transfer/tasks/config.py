@@ -31,13 +31,15 @@ def register_task(recipe: type[EvaluationRecipe]) -> type[EvaluationRecipe]:
     A package does the same for every process by an entry point of the group ``carryover.tasks``. May be used
     as a decorator.
 
-    Raises UserError where another task has the name, or the class does not say what carries it out.
+    Raises UserError where another task has the name, or what is given is no class of recipes with a name.
     """
-    name = recipe.model_fields["task"].default
-    if not isinstance(name, str) or not recipe.implementation:
+    name = None
+    if isinstance(recipe, type) and issubclass(recipe, EvaluationRecipe):
+        name = recipe.model_fields["task"].default
+    if not isinstance(name, str):
         raise UserError(
-            f"{recipe.__name__}: a task's recipe has a name, task: Literal['NAME'] = 'NAME', and says what"
-            " carries it out, implementation: ClassVar[str] = 'module:Class'"
+            f"{getattr(recipe, '__name__', recipe)}: a task is registered by the class of its recipes, an"
+            " EvaluationRecipe with a name, task: Literal['NAME'] = 'NAME'"
         )
     TASKS.register(name, recipe)
     return recipe
@@ -45,11 +47,23 @@ def register_task(recipe: type[EvaluationRecipe]) -> type[EvaluationRecipe]:
 
 def implementation_of(config: EvaluationRecipe) -> Any:
     """Return the task that evaluates by a recipe, ready to run; raises UserError where it is not there."""
-    where = config.implementation
+    from carryover.transfer.tasks.base import Task
+
+    where, what = config.implementation, f"task '{config.task}': implementation"
+    if ":" not in where:
+        raise UserError(
+            f"{what}: {type(config).__name__} must say what carries it out,"
+            f" implementation: ClassVar[str] = 'module:Class' (got {where!r})"
+        )
     try:
-        return imported(where)()
+        found = imported(where)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"task '{config.task}': {where or 'implementation'}: {error}") from error
+        raise UserError(f"{what}: {where}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise UserError(f"{what}: {where} is no Task")
+    if found.__abstractmethods__:
+        raise UserError(f"{what}: {where} lacks the method {', '.join(sorted(found.__abstractmethods__))}")
+    return found()
 
 
 def check_roots(config: Any) -> None:
