@@ -65,11 +65,6 @@ class Resources:
         object.__setattr__(self, "sbatch", dict(self.sbatch))
 
     @property
-    def tasks(self) -> int:
-        """Number of processes of the job."""
-        return self.nodes * self.tasks_per_node
-
-    @property
     def time_limit_min(self) -> int:
         """Time limit of one job, in minutes."""
         return _TIME_MIN if self.time_min is None else self.time_min

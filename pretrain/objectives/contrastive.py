@@ -125,32 +125,3 @@ def simo_loss(
     keys = keys.detach()
     margin = eqco_margin(alpha, negatives.shape[1], tau)
     return sampled_info_nce(queries, keys[own], keys, negatives, tau, margin)
-
-
-def _itself_and_other(num_images: int, device: torch.device) -> Tensor:
-    """(2B, 2) indices, in two views laid end to end, of every view itself and of its image's other view."""
-    itself = torch.arange(2 * num_images, device=device)
-    return torch.stack([itself, itself.roll(num_images)], dim=1)
-
-
-@at_least_float32
-def simclr_loss(u1: Tensor, u2: Tensor, tau: float) -> Tensor:
-    """SimCLR's NT-Xent over both branches, gradients through queries and keys alike (UniGrad Eqs. 19, 20).
-
-    u1, u2: (B, d), the two views of the whole (all-ranks) batch. Every one of the 2B views is a query, its
-    negatives the 2B - 2 views of other images; the mean is over 2B queries (N in Eq. 20).
-    """
-    views = torch.cat([u1, u2])
-    return batch_info_nce(views, torch.cat([u2, u1]), views, _itself_and_other(len(u1), u1.device), tau)
-
-
-@at_least_float32
-def simplified_simclr_loss(u1: Tensor, u2: Tensor, v1: Tensor, v2: Tensor, tau: float) -> Tensor:
-    """SimCLR with constant keys: only the query's half of the gradient is kept (UniGrad Eq. 21, Table 2 b).
-
-    u1, u2: (B, d) online views; v1, v2: (B, d) the same views' targets (the momentum encoder's, or u1 and u2
-    again for a stop-gradient). The value equals `simclr_loss` where v = u.
-    """
-    queries, keys = torch.cat([u1, u2]), torch.cat([v1, v2]).detach()
-    positives = torch.cat([v2, v1]).detach()
-    return batch_info_nce(queries, positives, keys, _itself_and_other(len(u1), u1.device), tau)

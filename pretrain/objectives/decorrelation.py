@@ -41,20 +41,10 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, lam: float) -> Tensor:
 
 
 @at_least_float32
-def barlow_twins_gradient(u1: Tensor, v2: Tensor, online: Tensor, target: Tensor, lam: float) -> Tensor:
-    """2 (-A v2 + lam sum_batch (v2.target / N) online), A = I - (1 - lam) W_diag: (B, d) (Eqs. 9, 32).
-
-    Table 2 (f); N x the gradient of `barlow_twins_loss` in the embeddings, their normalisation not included.
-    """
-    W_diagonal = (online * target).mean(0)
-    return 2 * (-(1 - (1 - lam) * W_diagonal) * v2 + lam * _related(v2, target, online))
-
-
-@at_least_float32
 def simplified_barlow_twins_gradient(
     v2: Tensor, online: Tensor, target: Tensor, lam: float, a: float = 1.0
 ) -> Tensor:
-    """`barlow_twins_gradient` with A replaced by a x I: (B, d) (Table 2 g and h).
+    """2 (-a v2 + lam sum_batch (v2.target / N) online): (B, d) (Eq. 9 with A = a x I; Table 2 g and h).
 
     a = 1 in Table 2 and in the public code (h, lam 50); the text under Eq. 9 takes 0.1 for (g).
     """

@@ -6,9 +6,6 @@ Embeddings are l2-normalised throughout. The correlation matrix F is formed from
 the public code and from the online ones in the paper's Algorithm 6: the caller chooses what it passes.
 """
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
 from carryover.pretrain.objectives.precision import at_least_float32
@@ -70,17 +67,3 @@ def multicrop_positives(targets: tuple[Tensor, Tensor], num_local: int) -> list[
     """
     first, second = targets
     return [second, first] + [(first + second) / 2] * num_local
-
-
-def unigrad_multicrop_loss(
-    views: Sequence[Tensor], targets: tuple[Tensor, Tensor], F: Tensor, lam: float
-) -> Tensor:
-    """UniGrad over two global and any number of local views, averaged over views.
-
-    views: online embeddings (B, d), the two global views first; targets: the two global views' targets. With
-    no local view this is the symmetrised and halved two-view loss. The paper does not say how views are
-    weighted; every view counts the same here.
-    """
-    positives = multicrop_positives(targets, len(views) - 2)
-    losses = [unigrad_loss(view, positive, F, lam) for view, positive in zip(views, positives, strict=True)]
-    return torch.stack(losses).mean()

@@ -16,10 +16,9 @@ from carryover.pretrain.objectives.contrastive import (
     info_nce,
     sample_negatives,
     sampled_info_nce,
-    simclr_loss,
     simo_loss,
-    simplified_simclr_loss,
 )
+from tests.pretrain.objectives.formulas import simclr_loss, simplified_simclr_loss
 
 TAU = 0.2
 

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from carryover.pretrain.objectives.decorrelation import (
-    barlow_twins_gradient,
     barlow_twins_loss,
     simplified_barlow_twins_gradient,
     simplified_vicreg_gradient,
@@ -15,6 +14,7 @@ from carryover.pretrain.objectives.decorrelation import (
     vicreg_gradient,
     vicreg_loss,
 )
+from tests.pretrain.objectives.formulas import barlow_twins_gradient
 
 
 def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -9,9 +9,9 @@ from carryover.pretrain.objectives.unigrad import (
     multicrop_positives,
     positive_mixture,
     unigrad_loss,
-    unigrad_multicrop_loss,
     update_correlation,
 )
+from tests.pretrain.objectives.formulas import unigrad_multicrop_loss
 
 LAM, RHO = 100.0, 0.9
 
