@@ -34,7 +34,7 @@ from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.iterations import train_iterations
 from carryover.core.training.provenance import hardware
 from carryover.transfer.tasks.base import Run
-from carryover.transfer.tasks.config import DetectionConfig
+from carryover.transfer.tasks.detection.config import DetectionConfig
 from carryover.transfer.tasks.detection.detectron2 import library
 from carryover.transfer.tasks.detection.task import backend_of
 from carryover.transfer.tasks.identity import identify
