@@ -14,7 +14,7 @@ import yaml
 from carryover.configs import dump, load, recipe_names
 from carryover.core.backbones.build import build_backbone
 from carryover.core.data.prepared import Batch
-from carryover.pretrain.config import BackboneConfig, PretrainConfig
+from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.method_config import METHODS
 from carryover.pretrain.methods import DataFacts, Moment, build_method
 from carryover.pretrain.optim import build_optimizer
@@ -108,7 +108,7 @@ def test_every_recipe_says_its_source_and_reads_back_equal() -> None:
         assert PretrainConfig.model_validate({**yaml.safe_load(dump(config)), "name": name}) == config, name
 
 
-@pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
-def test_every_backbone_that_a_recipe_names_exists(backbone: BackboneConfig) -> None:
-    with torch.device("meta"):
-        assert build_backbone(backbone).feature_dim >= 512
+def test_every_backbone_that_a_recipe_names_exists() -> None:
+    for name, backbone in BACKBONES.items():
+        with torch.device("meta"):
+            assert build_backbone(backbone).feature_dim >= 512, name
