@@ -8,7 +8,6 @@ from pathlib import Path
 from carryover.configs.errors import UserError
 from carryover.core.data.check_imagefolder import check_imagefolder
 from carryover.core.data.defects import Defect, DefectPolicy
-from carryover.core.data.image_files import decoding_errors
 from carryover.core.data.objects.coco import load_coco_json, scan_coco
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.core.data.objects.voc import scan_voc_folder, voc_folders
@@ -48,7 +47,7 @@ def _check_voc(root: Path, classes: Sequence[str] | None) -> list[Defect]:
     defects: list[Defect] = []
     for folder in voc_folders(root):
         dataset, found = scan_voc_folder(folder, classes, DefectPolicy())
-        defects += found + _undecodable(dataset)
+        defects += found
         _log_contents(dataset)
     return defects
 
@@ -67,7 +66,7 @@ def _check_coco(root: Path, classes: Sequence[str] | None) -> list[Defect]:
             continue
         names = [i["file_name"] for i in content["images"] if isinstance(i, dict) and "file_name" in i]
         dataset, found = scan_coco(file, _image_root(file, names), DefectPolicy(), classes)
-        defects += found + _undecodable(dataset)
+        defects += found
         _log_contents(dataset)
     return defects
 
@@ -87,14 +86,6 @@ def _image_root(file: Path, names: Sequence[str]) -> Path:
     split = file.stem.rpartition("_")[2]
     candidates = [top / split, top / "images" / split, top / "images", top / "JPEGImages", top, file.parent]
     return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in names[:50]))
-
-
-def _undecodable(dataset: DetectionDataset) -> list[Defect]:
-    errors = decoding_errors([image.path for image in dataset.images], dataset.name)
-    action = DefectPolicy().unreadable_image
-    return [
-        Defect(path, "unreadable_image", f"cannot be decoded ({e})", action) for path, e in errors.items()
-    ]
 
 
 def _log_contents(dataset: DetectionDataset) -> None:

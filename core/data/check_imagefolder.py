@@ -7,8 +7,8 @@ from pathlib import Path
 
 from carryover.configs.errors import UserError
 from carryover.core.data.defects import Defect
-from carryover.core.data.image_files import decoding_errors, in_parallel
 from carryover.core.data.layouts import IMAGE_SUFFIXES
+from carryover.core.data.pictures import in_parallel, picture_errors
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def check_imagefolder(root: Path) -> list[Defect]:
                 message = f"class '{name}' has no image"
                 defects.append(Defect(folder / name, "empty_class", message, "fatal"))
     paths = [path for classes in images.values() for group in classes.values() for path in group]
-    errors = decoding_errors(paths, str(root))
+    errors = picture_errors(paths, str(root))
     defects += [Defect(p, "unreadable_image", f"cannot be decoded ({e})", "drop") for p, e in errors.items()]
     return defects + _duplicates(paths)
 

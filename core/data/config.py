@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, Posit
 
 from carryover.configs import Incidental, Section
 from carryover.core.data.digest import Contents
+from carryover.core.data.pictures import Orientation
 from carryover.core.data.readers import READERS
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -69,6 +70,8 @@ class DataConfig(Section):
     resize
         Shorter side to which every image is resized on reading, then cropped centrally to a square;
         None: images stay as they are.
+    orientation
+        Whether the EXIF flag of a picture is applied ("exif"), or pixels are taken as stored.
     check
         What is tried before training: ``header`` opens every file, ``full`` decodes it, ``none`` trusts.
     max_unreadable
@@ -85,6 +88,7 @@ class DataConfig(Section):
     list_file: Annotated[Path | None, Incidental] = None
     subset: SubsetConfig | None = None
     resize: PositiveInt | None = None
+    orientation: Orientation = "exif"
     check: Annotated[Literal["header", "full", "none"], Incidental] = "header"
     max_unreadable: Annotated[NonNegativeInt, Incidental] = 10
     cache_gib: Annotated[float, Field(ge=0), Incidental] = 2.0

@@ -13,7 +13,8 @@ from torch import Tensor
 from carryover.configs import UserError
 from carryover.core.data.config import SubsetConfig
 from carryover.core.data.draws import permutation
-from carryover.core.data.images import UnreadableImage, read_image
+from carryover.core.data.images import read_image
+from carryover.core.data.pictures import Orientation, UnreadableImage
 
 
 class Dataset(Protocol):
@@ -88,7 +89,8 @@ class Paths(Sequence[Path]):
 class FileImages:
     """Images that are read from files when asked for.
 
-    `resize` as in `core.data.images.read_image`; `max_unreadable` images may turn out to be unreadable.
+    `resize` and `orientation` as in `core.data.images.read_image`; `max_unreadable` images may turn out to be
+    unreadable.
     """
 
     paths: Paths
@@ -96,13 +98,14 @@ class FileImages:
     classes: list[str]
     resize: int | None = None
     max_unreadable: int = 0
+    orientation: Orientation = "exif"
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, index: int) -> Tensor:
         """Return image `index`, uint8 (3, H, W); raises UnreadableImage."""
-        return read_image(self.paths[index], self.resize)
+        return read_image(self.paths[index], self.resize, self.orientation)
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "FileImages":
         """Return the data set of these images, in this order."""

@@ -32,7 +32,9 @@ class DefectPolicy(Section):
         The annotation states another size than the image file has. ``drop`` leaves the image out,
         ``keep`` trusts the file.
     missing_image, unreadable_image
-        No such image file, or one whose header PIL cannot read. ``drop`` leaves the image out.
+        No such image file, or one that cannot be decoded to its last pixel. ``drop`` leaves the image out.
+    ambiguous_range
+        A picture whose values are in no range that could be known (see `core.data.pictures`).
     missing_annotation
         VOC: no XML for an image of the split. ``keep`` takes it as an image without objects.
     unparsable_annotation
@@ -57,6 +59,7 @@ class DefectPolicy(Section):
     size_mismatch: Literal["fatal", "drop", "keep"] = "fatal"
     missing_image: Literal["fatal", "drop"] = "fatal"
     unreadable_image: Literal["fatal", "drop"] = "fatal"
+    ambiguous_range: Literal["fatal", "drop"] = "fatal"
     missing_annotation: Literal["fatal", "drop", "keep"] = "fatal"
     unparsable_annotation: Literal["fatal", "drop"] = "fatal"
     malformed_object: Literal["fatal", "drop"] = "fatal"
@@ -78,9 +81,11 @@ class MaskDefectPolicy(Section):
     ----------
     missing_image, missing_mask
         One of a pair's two files is not there.
+    ambiguous_range
+        An image whose values are in no range that could be known (see `core.data.pictures`).
     unreadable_image, unreadable_mask
-        An image file whose header PIL cannot read; a mask that cannot be decoded, or has colours where
-        indices are expected.
+        An image file that cannot be decoded to its last pixel; a mask that cannot be decoded, or has colours
+        where indices are expected.
     size_mismatch
         Image and mask are not of the same size.
     out_of_range
@@ -91,6 +96,7 @@ class MaskDefectPolicy(Section):
     missing_image: Literal["fatal", "drop"] = "fatal"
     missing_mask: Literal["fatal", "drop"] = "fatal"
     unreadable_image: Literal["fatal", "drop"] = "fatal"
+    ambiguous_range: Literal["fatal", "drop"] = "fatal"
     unreadable_mask: Literal["fatal", "drop"] = "fatal"
     size_mismatch: Literal["fatal", "drop"] = "fatal"
     out_of_range: Literal["fatal", "drop", "keep"] = "fatal"

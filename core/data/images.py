@@ -1,4 +1,4 @@
-"""Reading one image file: what becomes RGB and how, and what counts as unreadable."""
+"""One picture as a tensor, for pretraining and classification."""
 
 from pathlib import Path
 
@@ -7,16 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-
-class UnreadableImage(Exception):
-    """An image file that cannot be decoded; its message names the file and the reason."""
+from carryover.core.data.pictures import Orientation, UnreadableImage, header_error, read_picture
 
 
-def read_image(path: Path, resize: int | None = None) -> Tensor:
-    """Decode a file to RGB, uint8 (3, H, W).
-
-    As torchvision's ImageFolder does: greyscale, palette and CMYK images are converted, transparency is
-    dropped, EXIF orientation is not applied. Unlike it, 16-bit greyscale is scaled to 8 bits, not clipped.
+def read_image(path: Path, resize: int | None = None, orientation: Orientation = "exif") -> Tensor:
+    """Decode a file to RGB, uint8 (3, H, W), by the rule of `core.data.pictures`.
 
     Parameters
     ----------
@@ -26,15 +21,12 @@ def read_image(path: Path, resize: int | None = None) -> Tensor:
     Raises
     ------
     UnreadableImage
-        When Pillow cannot decode the file, whatever it says.
+        When Pillow cannot decode the file, whatever it says; the message begins with the path.
     """
     try:
-        with Image.open(path) as image:
-            rgb = _rgb(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly anything on malformed bytes.
-        raise UnreadableImage(f"{path}: {_reason(error)}") from error
+        rgb = read_picture(path, orientation)
+    except UnreadableImage as error:
+        raise type(error)(f"{path}: {error}") from error
     if resize is not None:
         rgb = _central_square(rgb, resize)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
@@ -42,12 +34,8 @@ def read_image(path: Path, resize: int | None = None) -> Tensor:
 
 def check_header(path: Path) -> str | None:
     """Return why the file is no image by its header, or None; pixels are not decoded."""
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except Exception as error:
-        return f"{path}: {_reason(error)}"
-    return None
+    error = header_error(path)
+    return None if error is None else f"{path}: {error}"
 
 
 def check_pixels(path: Path) -> str | None:
@@ -59,22 +47,9 @@ def check_pixels(path: Path) -> str | None:
     return None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow's own conversion of 16-bit greyscale clips everything above 255 to white.
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
-
-
 def _central_square(image: Image.Image, side: int) -> Image.Image:
     scale = side / min(image.size)
     width, height = (max(side, round(length * scale)) for length in image.size)
     left, top = (width - side) // 2, (height - side) // 2
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + side, top + side))
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return "not an image" if "cannot identify image file" in text else text

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from carryover.configs import UserError
 from carryover.core.data.config import DataConfig
@@ -23,6 +22,7 @@ from carryover.core.data.datasets import (
 )
 from carryover.core.data.images import check_header, check_pixels
 from carryover.core.data.loader import Batch, EvaluationLoader, Loader
+from carryover.core.data.pictures import read_header
 from carryover.core.data.readers import READERS, Files
 from carryover.core.training.distributed import rank, world_size
 
@@ -69,7 +69,14 @@ def _open(config: DataConfig) -> Dataset:
     if not found.names:
         raise UserError(f"{root}: no images; expected {reader.expected}")
     paths = Paths.of(found.root, found.names)
-    return FileImages(paths, found.labels or None, found.classes, config.resize, config.max_unreadable)
+    return FileImages(
+        paths,
+        found.labels or None,
+        found.classes,
+        config.resize,
+        config.max_unreadable,
+        config.orientation,
+    )
 
 
 def prepare(dataset: Dataset, config: DataConfig) -> Dataset:
@@ -139,7 +146,7 @@ def _size(dataset: FileImages, index: int) -> tuple[int, int] | None:
     if dataset.resize is not None:
         return dataset.resize, dataset.resize
     try:
-        with Image.open(dataset.paths[index]) as image:
-            return image.height, image.width
-    except Exception:  # Pillow's plugins raise nearly anything on malformed bytes; reported elsewhere.
+        header = read_header(dataset.paths[index], dataset.orientation)
+    except OSError:  # Reported elsewhere.
         return None
+    return header.height, header.width

@@ -69,6 +69,8 @@ class TrainedFacts(Facts):
         Normalisation of the backbone, in the library's words.
     defects_forgiven
         Defects of the data set that the recipe forgave.
+    turned_images
+        Pictures that carry an EXIF orientation; None where none does.
     """
 
     carried_tensors: int
@@ -78,11 +80,12 @@ class TrainedFacts(Facts):
     norm: str
     defects_forgiven: int
     processes: int
+    turned_images: int | None = None
 
 
 def trained(run: Run[Any, Any], model: Model[Any]) -> dict[str, Any]:
     """Return the fields of `TrainedFacts`, and those that the library adds."""
-    config = run.config
+    config, splits = run.config, (run.data.train, run.data.test)
     return {
         "carried_tensors": model.carried,
         "iterations": config.solver.iterations,
@@ -91,5 +94,6 @@ def trained(run: Run[Any, Any], model: Model[Any]) -> dict[str, Any]:
         "norm": config.model.norm,
         "defects_forgiven": len(run.data.defects),
         "processes": run.ranks.world,
+        "turned_images": sum(i.turned for split in splits for i in split.images) or None,
         **model.facts,
     }

@@ -10,6 +10,7 @@ from carryover.configs import Incidental, Section
 from carryover.core.data.defects import MaskDefectPolicy
 from carryover.core.data.digest import Contents, by_stem, images_below, lines_of
 from carryover.core.data.objects.voc import VOC_CLASSES
+from carryover.core.data.pictures import Orientation
 
 VOC_SEGMENTATION_CLASSES = ("background", *VOC_CLASSES)
 CITYSCAPES_CLASSES = (
@@ -43,6 +44,8 @@ class VocMasks(Section):
         Class names; their order gives the indices in the masks, from 0.
     train, test
         Lists; several for training are joined ("aug" is VOC's train and the lists of Hariharan et al. 2011).
+    orientation
+        Whether the EXIF flag of an image is applied ("exif"), or pixels are taken as stored.
     defects
         What each kind of defect does: stop before training, or drop the image.
     """
@@ -53,6 +56,7 @@ class VocMasks(Section):
     classes: Classes = VOC_SEGMENTATION_CLASSES
     train: tuple[VocPart, ...] = Field(min_length=1)
     test: VocPart
+    orientation: Orientation = "exif"
     defects: MaskDefectPolicy = MaskDefectPolicy()
 
     def contents(self) -> Contents:
@@ -82,6 +86,7 @@ class CityscapesMasks(Section):
     masks: Literal["labelIds", "labelTrainIds"] = "labelIds"
     train: str = "train"
     test: str = "val"
+    orientation: Orientation = "exif"
     defects: MaskDefectPolicy = MaskDefectPolicy()
 
     @property
@@ -109,6 +114,7 @@ class Ade20kMasks(Section):
     classes: Classes
     train: str = "training"
     test: str = "validation"
+    orientation: Orientation = "exif"
     defects: MaskDefectPolicy = MaskDefectPolicy()
 
     def contents(self) -> Contents:
@@ -149,6 +155,7 @@ class FolderMasks(Section):
     mask_suffix: str = ".png"
     palette: tuple[Colour, ...] | None = None
     ignore: Byte | Colour | None = 255
+    orientation: Orientation = "exif"
     defects: MaskDefectPolicy = MaskDefectPolicy()
 
     def contents(self) -> Contents:

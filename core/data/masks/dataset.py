@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from carryover.core.data.pictures import Orientation, turned_upright
+
 IGNORED: Final = 255
 """The label of pixels that neither teach nor count."""
 
@@ -32,13 +34,15 @@ class MaskCode:
 
 @dataclass(frozen=True)
 class SegmentationImage:
-    """One image file with its mask; width and height (pixels) are the files' own, as stored."""
+    """One image file with its mask; width and height (pixels) are those of the picture as it is read."""
 
     id: str
     path: Path
     mask: Path
     width: int
     height: int
+    orientation: Orientation = "exif"
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,21 @@ def index_code(classes: int, ignored: Sequence[int] = (IGNORED,), first: int = 0
     return MaskCode(tuple(labels))
 
 
-def load_labels(path: Path, code: MaskCode) -> np.ndarray:
+def load_labels(path: Path, code: MaskCode, orientation: Orientation = "exif") -> np.ndarray:
     """Decode a mask to labels (height, width) uint8; what the code does not know becomes `IGNORED`.
 
     Raises OSError where there is no readable image, ValueError where its pixels are no masks of this code.
     """
-    labels, _ = decode(path, code)
+    labels, _ = decode(path, code, orientation)
     return labels
 
 
-def decode(path: Path, code: MaskCode) -> tuple[np.ndarray, tuple[str, ...]]:
+def decode(
+    path: Path, code: MaskCode, orientation: Orientation = "exif"
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode a mask as `load_labels` does, and name the values that the code does not know."""
-    with Image.open(path) as image:
+    with Image.open(path) as opened:
+        image = turned_upright(opened, orientation)
         if code.colours is not None:
             return _from_colours(np.asarray(image.convert("RGB")), code.colours)
         if image.mode not in ("1", "L", "P", "I", "I;16"):

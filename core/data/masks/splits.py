@@ -10,7 +10,6 @@ import numpy as np
 
 from carryover.configs import UserError
 from carryover.core.data.defects import Defect, refuse_fatal, summarize
-from carryover.core.data.image_files import decoding_errors
 from carryover.core.data.masks.check import check_pairs
 from carryover.core.data.masks.config import SegmentationData
 from carryover.core.data.masks.dataset import IGNORED, SegmentationDataset, load_labels
@@ -55,12 +54,7 @@ def check_masks(data: SegmentationData) -> list[Defect]:
     parts: tuple[Literal["train", "test"], ...] = ("train", "test")
     for part in parts:
         dataset, found = _read(data, part)
-        errors = decoding_errors([image.path for image in dataset.images], dataset.name)
-        action = data.defects.unreadable_image
         defects += found
-        defects += [
-            Defect(path, "unreadable_image", f"cannot be decoded ({e})", action) for path, e in errors.items()
-        ]
         _log_contents(dataset)
     return defects
 
@@ -94,5 +88,5 @@ def _require_root(data: SegmentationData) -> None:
 
 def _read(data: SegmentationData, part: Literal["train", "test"]) -> tuple[SegmentationDataset, list[Defect]]:
     name, code = split_name(data, part), code_of(data)
-    images, defects = check_pairs(pairs_of(data, part), code, data.defects, name)
+    images, defects = check_pairs(pairs_of(data, part), code, data.defects, name, data.orientation)
     return SegmentationDataset(name, data.classes, images, code), defects

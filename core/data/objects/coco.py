@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from carryover.configs.errors import UserError
+from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
-from carryover.core.data.image_files import in_parallel, read_size
 from carryover.core.data.objects.coco_masks import settle_segmentation
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage, Segmentation
+from carryover.core.data.pictures import Header, Orientation, in_parallel, read_header
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class _ImageEntry:
     path: Path
     width: int
     height: int
+    turned: bool
 
 
 def read_coco(
@@ -52,6 +54,7 @@ def read_coco(
     image_root: Path,
     policy: DefectPolicy | None = None,
     classes: Sequence[str] | None = None,
+    orientation: Orientation = "exif",
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read a COCO instances file and the defects that were forgiven.
 
@@ -62,7 +65,7 @@ def read_coco(
 
     Raises UserError for a file that is not COCO's, and one that lists all fatal defects.
     """
-    dataset, defects = scan_coco(annotation_file, image_root, policy or DefectPolicy(), classes)
+    dataset, defects = scan_coco(annotation_file, image_root, policy or DefectPolicy(), classes, orientation)
     refuse_fatal(defects, f"COCO data in {annotation_file}")
     return dataset, defects
 
@@ -72,6 +75,7 @@ def scan_coco(
     image_root: Path,
     policy: DefectPolicy,
     classes: Sequence[str] | None = None,
+    orientation: Orientation = "exif",
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read as `read_coco` does, but return fatal defects with the others instead of raising them."""
     content = load_coco_json(annotation_file)
@@ -87,7 +91,7 @@ def scan_coco(
         if absent:
             raise UserError(f"{annotation_file}: no category is called {', '.join(absent)}")
         category_ids = tuple(by_name[name] for name in classes)
-    entries = _images(content["images"], annotation_file, image_root, policy, defects)
+    entries = _images(content["images"], annotation_file, image_root, policy, defects, orientation)
     known = {i["id"] for i in content["images"] if isinstance(i, dict) and isinstance(i.get("id"), int | str)}
     has_masks = any(isinstance(a, dict) and a.get("segmentation") for a in content["annotations"])
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
@@ -97,7 +101,15 @@ def scan_coco(
         name=annotation_file.stem,
         classes=tuple(names[category_id] for category_id in category_ids),
         images=tuple(
-            DetectionImage(e.id, e.path, e.width, e.height, _annotation(objects[e.id], has_masks))
+            DetectionImage(
+                e.id,
+                e.path,
+                e.width,
+                e.height,
+                _annotation(objects[e.id], has_masks),
+                orientation,
+                e.turned,
+            )
             for e in entries.values()
         ),
         kind="coco",
@@ -137,7 +149,12 @@ def _categories(
 
 
 def _images(
-    listed: list[Any], file: Path, root: Path, policy: DefectPolicy, defects: list[Defect]
+    listed: list[Any],
+    file: Path,
+    root: Path,
+    policy: DefectPolicy,
+    defects: list[Defect],
+    orientation: Orientation,
 ) -> dict[int | str, _ImageEntry]:
     """Return the usable images by id, in the file's order."""
     if not listed:
@@ -155,27 +172,30 @@ def _images(
             unique[image_id] = entry
     paths = [root / entry["file_name"] for entry in unique.values()]
     entries: dict[int | str, _ImageEntry] = {}
-    for (image_id, entry), path, size in zip(
-        unique.items(), paths, in_parallel(_size_or_error, paths), strict=True
-    ):
-        if isinstance(size, OSError):
-            kind = "missing_image" if isinstance(size, FileNotFoundError) else "unreadable_image"
-            message = "no such image file" if kind == "missing_image" else f"not a readable image ({size})"
+    headers = in_parallel(lambda path: _header_or_error(path, orientation), paths)
+    for (image_id, entry), path, header in zip(unique.items(), paths, headers, strict=True):
+        if isinstance(header, OSError):
+            kind = "missing_image" if isinstance(header, FileNotFoundError) else "unreadable_image"
+            message = "no such image file" if kind == "missing_image" else f"not a readable image ({header})"
             defects.append(Defect(path, kind, message, policy.action(kind)))
             continue
-        stated = (entry.get("width"), entry.get("height"))
+        size, stated = header.size, (entry.get("width"), entry.get("height"))
         if stated not in {size, (None, None)}:
             message = f"{file.name} states {stated[0]} x {stated[1]}, but the image is {size[0]} x {size[1]}"
             defects.append(Defect(path, "size_mismatch", message, policy.size_mismatch))
             if policy.size_mismatch != "keep":
                 continue
-        entries[image_id] = _ImageEntry(image_id, path, *size)
-    return entries
+        entries[image_id] = _ImageEntry(image_id, path, *size, header.turned)
+    bad = undecodable([entry.path for entry in entries.values()], root, file.name)
+    for path, found in bad.items():
+        message = f"cannot be decoded ({found.reason})"
+        defects.append(Defect(path, found.kind, message, policy.action(found.kind)))
+    return {image_id: entry for image_id, entry in entries.items() if entry.path not in bad}
 
 
-def _size_or_error(path: Path) -> tuple[int, int] | OSError:
+def _header_or_error(path: Path, orientation: Orientation) -> Header | OSError:
     try:
-        return read_size(path)
+        return read_header(path, orientation)
     except OSError as error:
         return error
 

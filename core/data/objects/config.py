@@ -10,6 +10,7 @@ from carryover.configs import Incidental, Section
 from carryover.core.data.defects import DefectPolicy
 from carryover.core.data.digest import Contents, by_stem, lines_of, named_in
 from carryover.core.data.objects.voc import VOC_CLASSES
+from carryover.core.data.pictures import Orientation
 
 VocSplit = Annotated[str, Field(pattern=r"^((19|20)\d\d/)?[\w.-]+$")]
 """``2007/trainval``: VOC2007/ImageSets/Main/trainval.txt; ``trainval`` where the root is one VOC folder."""
@@ -30,6 +31,9 @@ class VocData(Section):
         Splits; several training splits are joined.
     metric
         How precision is averaged over recall: VOC 2007's 11 points, or the area under the curve.
+    orientation
+        Whether the EXIF flag of a picture is applied, as labelling tools do ("exif"), or pixels are taken as
+        stored.
     defects
         What each kind of defect of the annotations does: stop before training, or drop, clip, keep.
     """
@@ -41,6 +45,7 @@ class VocData(Section):
     train: tuple[VocSplit, ...] = Field(min_length=1)
     test: VocSplit
     metric: Literal["11point", "area"] = "11point"
+    orientation: Orientation = "exif"
     defects: DefectPolicy = DefectPolicy()
 
     @property
@@ -78,7 +83,7 @@ class CocoData(Section):
         What the data set is called in records.
     train, test
         Annotation file and image directory of each split.
-    defects
+    orientation, defects
         As in VocData.
     """
 
@@ -87,6 +92,7 @@ class CocoData(Section):
     title: str = "COCO"
     train: CocoSplit
     test: CocoSplit
+    orientation: Orientation = "exif"
     defects: DefectPolicy = DefectPolicy()
 
     @property

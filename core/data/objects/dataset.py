@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from carryover.core.data.pictures import Orientation
+
 Polygon = list[float]
 """One closed outline ``[x1, y1, x2, y2, ...]`` in pixels, COCO's form."""
 
@@ -53,13 +55,23 @@ class Annotation:
 
 @dataclass(frozen=True)
 class DetectionImage:
-    """One image file with its annotation; width and height (pixels) are the file's own, as stored."""
+    """One image file with its annotation.
+
+    Attributes
+    ----------
+    width, height
+        Pixels of the picture as it is read, with its orientation applied if it is to be.
+    turned
+        Whether the file carries an orientation other than upright.
+    """
 
     id: str | int
     path: Path
     width: int
     height: int
     annotation: Annotation
+    orientation: Orientation = "exif"
+    turned: bool = False
 
 
 @dataclass(frozen=True)

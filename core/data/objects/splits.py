@@ -57,9 +57,11 @@ def _read(data: DetectionData, part: Literal["train", "test"]) -> tuple[Detectio
     root = data.root.expanduser()
     if isinstance(data, VocData):
         lists = data.train if part == "train" else (data.test,)
-        return read_voc(root, [data.year_and_list(s) for s in lists], data.classes, data.defects)
+        splits = [data.year_and_list(s) for s in lists]
+        return read_voc(root, splits, data.classes, data.defects, data.orientation)
     split = data.train if part == "train" else data.test
-    return read_coco(root / split.annotations, root / split.images, data.defects)
+    file, images = root / split.annotations, root / split.images
+    return read_coco(file, images, data.defects, orientation=data.orientation)
 
 
 def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:

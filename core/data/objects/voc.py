@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from carryover.configs.errors import UserError
+from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
-from carryover.core.data.image_files import in_parallel
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
 from carryover.core.data.objects.voc_xml import VocObject, VocRecord, read_record
+from carryover.core.data.pictures import Orientation, in_parallel
 
 LISTINGS = Path("ImageSets", "Main")
 
@@ -29,6 +30,7 @@ def read_voc(
     splits: Sequence[Split],
     classes: Sequence[str] | None = VOC_CLASSES,
     policy: DefectPolicy | None = None,
+    orientation: Orientation = "exif",
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read splits of a VOC data set and the defects that were forgiven.
 
@@ -49,13 +51,17 @@ def read_voc(
 
     Raises UserError where there is no such split, and one that lists all fatal defects.
     """
-    dataset, defects = scan_voc(root, splits, classes, policy or DefectPolicy())
+    dataset, defects = scan_voc(root, splits, classes, policy or DefectPolicy(), orientation)
     refuse_fatal(defects, f"VOC data in {root}")
     return dataset, defects
 
 
 def scan_voc(
-    root: Path, splits: Sequence[Split], classes: Sequence[str] | None, policy: DefectPolicy
+    root: Path,
+    splits: Sequence[Split],
+    classes: Sequence[str] | None,
+    policy: DefectPolicy,
+    orientation: Orientation = "exif",
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read as `read_voc` does, but return fatal defects with the others instead of raising them."""
     defects: list[Defect] = []
@@ -64,10 +70,11 @@ def scan_voc(
     for year, split in splits:
         folder = _voc_folder(root, year)
         ids = _unique_ids(_listing(folder, split), seen, policy, defects)
-        records += _read_records(folder, ids)
+        records += _read_records(folder, ids, orientation)
     years = {year for year, _ in splits}
     name = " + ".join(f"VOC{year or ''} {split}" for year, split in splits)
-    dataset = _dataset(name, records, classes, years.pop() if len(years) == 1 else None, policy, defects)
+    year = years.pop() if len(years) == 1 else None
+    dataset = _dataset(name, records, classes, year, policy, defects, orientation)
     if not dataset.classes:
         raise UserError(f"{root}: no object in {name} to take the classes from; list the classes")
     return dataset, defects
@@ -126,26 +133,32 @@ def _dataset(
     year: int | None,
     policy: DefectPolicy,
     defects: list[Defect],
+    orientation: Orientation = "exif",
 ) -> DetectionDataset:
     if classes is None:
         classes = sorted({o.name for record in records for o in record.objects})
     labels = {name: label for label, name in enumerate(classes)}
     if len(labels) < len(classes):
         raise UserError(f"classes: a name occurs twice in {list(classes)}")
-    settled = [_settle(record, labels, policy, defects) for record in records]
+    settled = [_settle(record, labels, policy, defects, orientation) for record in records]
+    readable = [image for image in settled if image is not None]
+    bad = undecodable([image.path for image in readable], readable[0].path.parent, name) if readable else {}
+    for path, found in bad.items():
+        message = f"cannot be decoded ({found.reason})"
+        defects.append(Defect(path, found.kind, message, policy.action(found.kind)))
     return DetectionDataset(
         name=name,
         classes=tuple(classes),
-        images=tuple(image for image in settled if image is not None),
+        images=tuple(image for image in readable if image.path not in bad),
         kind="voc",
         category_ids=tuple(range(1, len(classes) + 1)),
         year=year,
     )
 
 
-def _read_records(folder: Path, ids: Sequence[str]) -> list[VocRecord]:
+def _read_records(folder: Path, ids: Sequence[str], orientation: Orientation = "exif") -> list[VocRecord]:
     images = _images_by_stem(folder / "JPEGImages")
-    return in_parallel(lambda image_id: read_record(folder, images, image_id), ids)
+    return in_parallel(lambda image_id: read_record(folder, images, image_id, orientation), ids)
 
 
 def _listing(folder: Path, split: str) -> Path:
@@ -198,7 +211,11 @@ def _images_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _settle(
-    record: VocRecord, labels: dict[str, int], policy: DefectPolicy, defects: list[Defect]
+    record: VocRecord,
+    labels: dict[str, int],
+    policy: DefectPolicy,
+    defects: list[Defect],
+    orientation: Orientation,
 ) -> DetectionImage | None:
     """Apply the policy to one image; its defects are added to `defects`."""
     usable = True
@@ -208,10 +225,10 @@ def _settle(
         usable &= action == "keep"
     for kind, file, message in record.object_problems:
         defects.append(Defect(file, kind, message, policy.action(kind)))
-    if record.size is None:
+    if record.header is None:
         return None
-    width, height = record.size
-    if record.stated_size is not None and record.stated_size != record.size:
+    width, height = size = record.header.size
+    if record.stated_size is not None and record.stated_size != size:
         stated = "{} x {}".format(*record.stated_size)
         message = f"states a size of {stated}, but {record.image.name} is {width} x {height}"
         defects.append(Defect(record.xml, "size_mismatch", message, policy.size_mismatch))
@@ -228,7 +245,7 @@ def _settle(
         xmin, ymin, xmax, ymax = item.edges
         box = (xmin - 1, ymin - 1, xmax, ymax)
         is_flat = xmax == xmin or ymax == ymin
-        settled = settle_box(box, is_flat, record.size, policy, record.xml, what)
+        settled = settle_box(box, is_flat, size, policy, record.xml, what)
         defects += settled.defects
         if settled.box is not None:
             boxes.append(settled.box)
@@ -243,4 +260,5 @@ def _settle(
         iscrowd=np.zeros(len(kept), dtype=bool),
         area=(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]),
     )
-    return DetectionImage(record.id, record.image, width, height, annotation)
+    turned = record.header.turned
+    return DetectionImage(record.id, record.image, width, height, annotation, orientation, turned)

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 
-from carryover.core.data.image_files import read_size
+from carryover.core.data.pictures import Header, Orientation, read_header
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -28,8 +28,8 @@ class VocRecord:
 
     Attributes
     ----------
-    size, stated_size
-        (width, height) of the image file, and as the XML has it; None where either says nothing.
+    header, stated_size
+        What the image file says, and its (width, height) as the XML has it; None where either says nothing.
     image_problems, object_problems
         (kind of defect, file, message): what keeps the image from being used, and what only an object.
     """
@@ -37,21 +37,23 @@ class VocRecord:
     id: str
     image: Path
     xml: Path
-    size: tuple[int, int] | None = None
+    header: Header | None = None
     stated_size: tuple[int, int] | None = None
     objects: tuple[VocObject, ...] = ()
     image_problems: tuple[tuple[str, Path, str], ...] = ()
     object_problems: tuple[tuple[str, Path, str], ...] = ()
 
 
-def read_record(folder: Path, images: dict[str, Path], image_id: str) -> VocRecord:
+def read_record(
+    folder: Path, images: dict[str, Path], image_id: str, orientation: Orientation = "exif"
+) -> VocRecord:
     """Read what a VOC folder says about an image; `images` are the image files by name without suffix."""
     image = images.get(image_id, folder / "JPEGImages" / f"{image_id}.jpg")
     xml = folder / "Annotations" / f"{image_id}.xml"
     problems: list[tuple[str, Path, str]] = []
-    size = stated_size = None
+    header = stated_size = None
     try:
-        size = read_size(image)
+        header = read_header(image, orientation)
     except FileNotFoundError:
         problems.append(("missing_image", image, "no such image file"))
     except OSError as error:
@@ -74,7 +76,7 @@ def read_record(folder: Path, images: dict[str, Path], image_id: str) -> VocReco
             else:
                 objects.append(found)
     return VocRecord(
-        image_id, image, xml, size, stated_size, tuple(objects), tuple(problems), tuple(object_problems)
+        image_id, image, xml, header, stated_size, tuple(objects), tuple(problems), tuple(object_problems)
     )
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from carryover.configs import UserError
 from carryover.core.data.config import AugmentConfig, DataConfig, ViewConfig
 from carryover.core.data.datasets import MemoryImages
-from carryover.core.data.images import UnreadableImage, read_image
+from carryover.core.data.images import read_image
+from carryover.core.data.pictures import AmbiguousRange, UnreadableImage, read_header
 from carryover.core.data.prepared import EvaluationLoader, Loader, build_dataset
 from tests.core.data.folders import draw, image_folder, truncate
 
@@ -34,15 +35,68 @@ def test_every_mode_becomes_eight_bit_rgb(mode: str, tmp_path: Path) -> None:
         assert (image.int() - 128).abs().max() <= 1
 
 
-def test_transparency_is_dropped_and_orientation_is_not_applied(tmp_path: Path) -> None:
+def test_transparency_is_dropped(tmp_path: Path) -> None:
     clear = Image.new("RGBA", (4, 2), (10, 20, 30, 0))
     clear.save(tmp_path / "clear.png")
     assert read_image(tmp_path / "clear.png")[:, 0, 0].tolist() == [10, 20, 30]
-    turned = Image.new("RGB", (4, 2))
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (3, 2, 4)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_orientation_is_applied_unless_pixels_are_wanted_as_stored(
+    suffix: str, turn: int, tmp_path: Path
+) -> None:
+    upright = np.zeros((24, 40, 3), np.uint8)
+    upright[:8, :20], upright[8:16, 20:] = (250, 0, 0), (0, 250, 0)
+    path, picture = tmp_path / f"turned{suffix}", Image.fromarray(upright)
+    exif = picture.getexif()
+    exif[0x0112] = turn
+    options = {"lossless": True} if suffix == ".webp" else {"quality": 100} if suffix == ".jpg" else {}
+    picture.save(path, exif=exif, **options)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    shown, stored = read_image(path).permute(1, 2, 0).numpy(), read_image(path, orientation="stored")
+    assert np.array_equal(shown, expected)
+    Image.fromarray(upright).save(plain := tmp_path / f"plain{suffix}", **options)
+    assert torch.equal(stored, read_image(plain))
+    header = read_header(path)
+    assert (header.height, header.width) == shown.shape[:2] and header.turned == (turn > 1)
+    assert read_header(path, "stored").size == (40, 24)
+
+
+@pytest.mark.parametrize(
+    ("values", "suffix", "expected"),
+    [
+        (np.uint16([[0, 0x1234], [0x8000, 0xFFFF]]), ".png", [[0, 0x12], [0x80, 0xFF]]),
+        (np.uint16([[0, 0], [0, 0]]), ".png", [[0, 0], [0, 0]]),
+        (np.int32([[0, 100], [200, 255]]), ".tif", [[0, 100], [200, 255]]),
+        (np.int32([[0, 0x1234], [0x8000, 0xFFFF]]), ".tif", [[0, 0x12], [0x80, 0xFF]]),
+        (np.float32([[0, 0.25], [0.5, 1]]), ".tif", [[0, 64], [128, 255]]),
+        (np.float32([[0, 0.25], [100.6, 255]]), ".tif", [[0, 0], [101, 255]]),
+    ],
+)
+def test_many_levels_become_eight_bits_by_one_rule(
+    values: np.ndarray, suffix: str, expected: list[list[int]], tmp_path: Path
+) -> None:
+    path = tmp_path / f"deep{suffix}"
+    Image.fromarray(values).save(path)
+    assert read_image(path).tolist() == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.uint16([[0, 200], [17, 255]]), "16-bit picture with no value above 255"),
+        (np.int32([[0, 70000], [0, 0]]), "integers up to 70000, beyond 16 bits"),
+        (np.int32([[-1, 7], [0, 0]]), "negative values"),
+        (np.float32([[0, 300], [0, 0]]), "floating-point values up to 300, neither 0..1 nor 0..255"),
+        (np.float32([[0, np.nan], [0, 0]]), "values that are not finite"),
+    ],
+)
+def test_a_range_that_cannot_be_known_is_not_guessed(values: np.ndarray, why: str, tmp_path: Path) -> None:
+    path = tmp_path / ("deep.png" if values.dtype == np.uint16 else "deep.tif")
+    Image.fromarray(values).save(path)
+    with pytest.raises(AmbiguousRange, match=why):
+        read_image(path)
 
 
 def test_resizing_on_reading_makes_a_square(tmp_path: Path) -> None:

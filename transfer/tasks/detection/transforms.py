@@ -9,6 +9,7 @@ from torch import Tensor
 
 from carryover.configs import WorkError
 from carryover.core.data.objects.dataset import DetectionImage, decode_masks
+from carryover.core.data.pictures import UnreadableImage, read_picture
 from carryover.transfer.tasks.detection.config import InputConfig
 
 
@@ -82,11 +83,10 @@ def resized(size: tuple[int, int], short_edge: int, max_size: int) -> tuple[int,
 
 
 def load_image(source: DetectionImage) -> Image.Image:
-    """Decode an image to RGB as stored: annotations are in the file's own pixels, whatever its EXIF says."""
+    """Decode an image to RGB by the one rule of `core.data.pictures`."""
     try:
-        with Image.open(source.path) as file:
-            return file.convert("RGB")
-    except OSError as error:
+        return read_picture(source.path, source.orientation)
+    except UnreadableImage as error:
         raise WorkError(f"{source.path}: not readable as an image ({error})") from None
 
 

@@ -32,7 +32,7 @@ from carryover.transfer.tasks.frozen.depths import pooled
 
 log = logging.getLogger(__name__)
 
-FORMAT: Final = Format("feature store entry", 2)
+FORMAT: Final = Format("feature store entry", 3)
 _META, _LABELS = "meta.json", "labels.npy"
 _CHUNK = 1 << 24
 
@@ -59,6 +59,7 @@ class Request:
             "format": FORMAT.version,
             "checkpoint": self.backbone_digest,
             "images": digest(self.images),
+            "orientation": getattr(self.images, "orientation", None),
             "view": [view.resize, view.size, *self.augment.mean, *self.augment.std],
             "depths": self.depths,
             "precision": self.precision,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from carryover.configs import WorkError
 from carryover.core.data.masks.dataset import IGNORED, MaskCode, SegmentationImage, load_labels
+from carryover.core.data.pictures import UnreadableImage, read_picture
 from carryover.transfer.tasks.segmentation.config import InputConfig
 from carryover.transfer.tasks.segmentation.photometric import distort
 
@@ -64,18 +65,17 @@ def fitted(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
 
 
 def load_image(source: SegmentationImage) -> Image.Image:
-    """Decode an image to RGB as stored: masks are in the file's own pixels, whatever its EXIF says."""
+    """Decode an image to RGB by the one rule of `core.data.pictures`."""
     try:
-        with Image.open(source.path) as file:
-            return file.convert("RGB")
-    except OSError as error:
+        return read_picture(source.path, source.orientation)
+    except UnreadableImage as error:
         raise WorkError(f"{source.path}: not readable as an image ({error})") from None
 
 
 def load_truth(source: SegmentationImage, code: MaskCode) -> np.ndarray:
     """Decode an image's mask, (height, width) uint8 labels."""
     try:
-        return load_labels(source.mask, code)
+        return load_labels(source.mask, code, source.orientation)
     except (OSError, ValueError) as error:
         raise WorkError(f"{source.mask}: not readable as a mask ({error})") from None
 

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from carryover.configs import Incidental, Section
 from carryover.core.data.digest import Contents
 from carryover.core.data.objects.config import VocData, voc_contents
+from carryover.core.data.pictures import Orientation
 from carryover.transfer.tasks.frozen.config import FrozenRecipe
 
 
@@ -29,6 +30,7 @@ class VocImages(Section):
     train: str = "2007/trainval"
     test: str = "2007/test"
     classes: tuple[str, ...] | None = None
+    orientation: Orientation = "exif"
 
     @property
     def test_label(self) -> str:

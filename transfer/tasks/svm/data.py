@@ -35,7 +35,9 @@ def read_splits(data: VocImages) -> VocSplits:
         year, _, split = named.rpartition("/")
         if year and not year.isdecimal():
             raise UserError(f"data: split '{named}' must be year/name (2007/trainval) or a name alone")
-        dataset, _ = read_voc(root, [(int(year) if year else None, split)], classes)
+        dataset, _ = read_voc(
+            root, [(int(year) if year else None, split)], classes, orientation=data.orientation
+        )
         read.append(dataset)
     return VocSplits(*read)
 
@@ -46,4 +48,5 @@ def as_images(dataset: DetectionDataset) -> "Dataset":
 
     root = dataset.images[0].path.parent
     paths = Paths.of(root, [str(image.path) for image in dataset.images])
-    return FileImages(paths, [0] * len(dataset.images), ["image"])
+    orientation = dataset.images[0].orientation
+    return FileImages(paths, [0] * len(dataset.images), ["image"], orientation=orientation)

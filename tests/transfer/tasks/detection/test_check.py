@@ -78,7 +78,7 @@ def test_every_list_of_every_voc_folder_is_checked(tmp_path, caplog):
         ("unreadable_image", "c.jpg", "fatal"),
         ("zero_area", "c.xml", "drop"),
     ]
-    assert "VOC2012: 1 usable images (0 without objects), 1 objects (0 difficult or crowd)" in caplog.text
+    assert "VOC2012: 0 usable images (0 without objects), 0 objects (0 difficult or crowd)" in caplog.text
     kinds = [defect.kind for defect in check("voc", tmp_path, classes=["cat"])]
     assert kinds.count("unknown_class") == 3
 

@@ -15,10 +15,17 @@ from torch.utils.data import Dataset
 from carryover.core.data.masks.dataset import IGNORED, MaskCode, SegmentationDataset, SegmentationImage
 from carryover.core.data.steps import Draw
 from carryover.transfer.tasks.segmentation.config import InputConfig
-from carryover.transfer.tasks.segmentation.transforms import load_truth
+from carryover.transfer.tasks.segmentation.transforms import load_image, load_truth
 
-# As stored, whatever the EXIF orientation says: masks are in the file's own pixels.
-_LOAD = {"type": "LoadImageFromFile", "color_type": "color_ignore_orientation"}
+
+class LoadPicture(BaseTransform):
+    """Decodes the image as everything else here does (`core.data.pictures`), to BGR, mmseg's order."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        pixels = np.asarray(load_image(results["source"]))[:, :, ::-1]
+        results["img"] = np.ascontiguousarray(pixels)
+        results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
+        return results
 
 
 class LoadTruth(BaseTransform):
@@ -60,7 +67,7 @@ def compose(steps: Sequence[Any]) -> Compose:
 def training_pipeline(config: InputConfig, code: MaskCode) -> list[Any]:
     """Return mmseg's training transforms of a recipe; the preprocessor pads crops that come out too small."""
     steps: list[Any] = [
-        _LOAD,
+        LoadPicture(),
         LoadTruth(code),
         {
             "type": "RandomResize",
@@ -85,7 +92,7 @@ def training_pipeline(config: InputConfig, code: MaskCode) -> list[Any]:
 def pipeline_for_test(config: InputConfig) -> list[Any]:
     """Return mmseg's test transforms of a recipe."""
     resize = {"type": "Resize", "scale": config.test_scale, "keep_ratio": True}
-    return [_LOAD, *([] if config.test_scale is None else [resize]), {"type": "PackSegInputs"}]
+    return [LoadPicture(), *([] if config.test_scale is None else [resize]), {"type": "PackSegInputs"}]
 
 
 @contextmanager
