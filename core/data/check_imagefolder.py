@@ -7,8 +7,9 @@ from pathlib import Path
 
 from carryover.configs.errors import UserError
 from carryover.core.data.defects import Defect
-from carryover.core.data.layouts import IMAGE_SUFFIXES
-from carryover.core.data.pictures import in_parallel, picture_errors
+from carryover.core.data.layouts import NO_CLASSES
+from carryover.core.data.names import is_hidden
+from carryover.core.data.pictures import IMAGE_SUFFIXES, in_parallel, picture_errors
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def check_imagefolder(root: Path) -> list[Defect]:
         raise UserError(f"{root}: expected train/ and val/, or one folder a class")
     for folder, classes in images.items():
         if not classes:
-            raise UserError(f"{folder}: expected one folder a class in it")
+            raise UserError(f"{folder}: {NO_CLASSES}")
         log.info("%s: %d images, %d classes", folder, sum(map(len, classes.values())), len(classes))
     defects = _class_mismatches(images)
     for folder, classes in images.items():
@@ -51,9 +52,14 @@ def check_imagefolder(root: Path) -> list[Defect]:
 
 def _images_by_class(folder: Path) -> dict[str, list[Path]]:
     return {
-        entry.name: sorted(path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        entry.name: sorted(
+            path
+            for path in entry.rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and not any(is_hidden(part) for part in path.relative_to(entry).parts)
+        )
         for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
+        if entry.is_dir() and not is_hidden(entry.name)
     }
 
 

@@ -1,7 +1,8 @@
 """Which images a pretraining sees, and which random views of them: DataConfig and AugmentConfig."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -92,6 +93,14 @@ class DataConfig(Section):
     check: Annotated[Literal["header", "full", "none"], Incidental] = "header"
     max_unreadable: Annotated[NonNegativeInt, Incidental] = 10
     cache_gib: Annotated[float, Field(ge=0), Incidental] = 2.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _title_is_the_name(cls, given: Any) -> Any:
+        """Take ``title``, as the sections of detection and segmentation call it, for the name."""
+        if isinstance(given, Mapping) and "title" in given:
+            return {**{k: v for k, v in given.items() if k != "title"}, "name": given["title"]}
+        return given
 
     @property
     def title(self) -> str:

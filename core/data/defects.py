@@ -49,9 +49,16 @@ class DefectPolicy(Section):
         COCO: an annotation of an image that is not in the file.
     degenerate_mask
         A polygon with fewer than three points or no area, an RLE that is empty or of another size.
-        ``drop`` leaves the polygon out, and the object where nothing of its mask remains.
+        ``drop`` leaves the polygon out; the object keeps its box.
+    below_pixel
+        More than a quarter of the boxes are less than a pixel wide or high: they are normalised, most likely.
+    box_mask_mismatch
+        COCO: more than a quarter of the boxes overlap less than half with the box around their own mask.
+    test_in_train
+        A test image that is a training image too, by its content.
     missing_mask
-        COCO: an object without a mask in a file whose others have one. ``keep`` gives it an empty mask.
+        COCO: an object without a mask in a file whose others have one. ``keep``: its
+        box counts, and it takes no part in the metric of masks. ``drop`` leaves the object out.
     """
 
     zero_area: Literal["fatal", "drop", "keep"] = "drop"
@@ -68,6 +75,9 @@ class DefectPolicy(Section):
     orphan_annotation: Literal["fatal", "drop"] = "fatal"
     degenerate_mask: Literal["fatal", "drop", "keep"] = "drop"
     missing_mask: Literal["fatal", "drop", "keep"] = "keep"
+    below_pixel: Literal["fatal", "keep"] = "fatal"
+    box_mask_mismatch: Literal["fatal", "keep"] = "fatal"
+    test_in_train: Literal["fatal", "keep"] = "fatal"
 
     def action(self, kind: str) -> Action:
         """Return what is to be done with a defect of this kind."""
@@ -91,6 +101,10 @@ class MaskDefectPolicy(Section):
     out_of_range
         A mask value (or colour) that is neither a class nor the ignored one. ``keep`` keeps the image and
         ignores those pixels.
+    absent_class
+        A class of the recipe that has no pixel in the training masks.
+    test_in_train
+        A test image that is a training image too, by its content.
     """
 
     missing_image: Literal["fatal", "drop"] = "fatal"
@@ -100,6 +114,8 @@ class MaskDefectPolicy(Section):
     unreadable_mask: Literal["fatal", "drop"] = "fatal"
     size_mismatch: Literal["fatal", "drop"] = "fatal"
     out_of_range: Literal["fatal", "drop", "keep"] = "fatal"
+    absent_class: Literal["fatal", "keep"] = "fatal"
+    test_in_train: Literal["fatal", "keep"] = "fatal"
 
     def action(self, kind: str) -> Action:
         """Return what is to be done with a defect of this kind."""

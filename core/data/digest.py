@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from carryover.configs.files import sha256_file
+from carryover.core.data.names import is_hidden, located, read_text
 
 # Waiting is for the file server, and can be done side by side.
 _THREADS = 16
@@ -104,7 +105,7 @@ def listed(root: Path, list_file: Path) -> Contents:
 def images_below(folder: Path, prefix: str = "") -> Iterator[Named]:
     """Yield the pictures below a folder by their names relative to it; hidden files are none."""
     for directory, below, files in os.walk(folder, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not is_hidden(name))
         at = os.path.relpath(directory, folder)
         for name in sorted(files):
             if Path(name).suffix.lower() in _IMAGES and not name.startswith("."):
@@ -123,7 +124,7 @@ def named_in(file: Path, folder: Path) -> list[Named]:
             names.append(json.loads(found))
         except ValueError:
             names.append(found.decode(errors="replace"))
-    return [(name, folder / name) for name in dict.fromkeys(names)]
+    return [(name, located(folder, name)) for name in dict.fromkeys(names)]
 
 
 def by_stem(folder: Path, names: Iterable[str]) -> Iterator[Named]:
@@ -139,7 +140,7 @@ def by_stem(folder: Path, names: Iterable[str]) -> Iterator[Named]:
 def lines_of(file: Path) -> list[str]:
     """Return the lines of a text file; none where it cannot be read."""
     try:
-        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return read_text(file).splitlines()
     except OSError:
         return []
 
@@ -154,7 +155,7 @@ def prefixed(contents: Contents, prefix: str) -> Contents:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8", errors="surrogateescape")
+        return read_text(file)
     except OSError:
         return ""
 

@@ -3,16 +3,16 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from carryover.configs import UserError
 from carryover.core.data.digest import Contents, images_below, listed, named_in
+from carryover.core.data.names import is_hidden, read_text
+from carryover.core.data.pictures import IMAGE_SUFFIXES
 from carryover.core.data.readers import Files, ImageSection, Reader
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What torchvision's ImageFolder takes for images."""
-
-_FOLDER_A_CLASS = "one folder a class with its images, under train (val, ...) or in the root itself"
+FOLDER_A_CLASS = "one folder a class with its images, under train (val, ...) or in the root itself"
+NO_CLASSES = "no folder in it: images without labels; expected one folder a class, or a list (kind: list)"
 _TINY_IMAGENET = "Tiny-ImageNet's train/<wnid>/images/*.JPEG and val/val_annotations.txt"
 _CIFAR_FILES = {
     "cifar10": ("cifar-10-batches-py", "data_batch_*", "test_batch", "batches.meta"),
@@ -27,13 +27,13 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
         if config.split != "train" or any((root / other).is_dir() for other in ("val", "test")):
             raise UserError(f"{folder}: no such folder (data.split: {config.split}); {_holds(root)}")
         folder = root
-    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name))
     if not classes:
         return Files(folder, list(_images_below(folder)), [], [])
     loose = [e.name for e in os.scandir(folder) if _is_image(e.name)]
     if loose:
         raise UserError(
-            f"{folder}: holds images ({loose[0]}) beside folders ({classes[0]}); expected {_FOLDER_A_CLASS}"
+            f"{folder}: holds images ({loose[0]}) beside folders ({classes[0]}); expected {FOLDER_A_CLASS}"
         )
     names: list[str] = []
     labels: list[int] = []
@@ -54,7 +54,7 @@ def _tiny_imagenet(config: ImageSection, root: Path) -> Files:
     train = root / "train"
     if not train.is_dir():
         raise UserError(f"{train}: no such folder; expected {_TINY_IMAGENET}")
-    wnids = sorted(e.name for e in os.scandir(train) if e.is_dir() and not e.name.startswith("."))
+    wnids = sorted(e.name for e in os.scandir(train) if e.is_dir() and not is_hidden(e.name))
     names: list[str] = []
     labels: list[int] = []
     if config.split == "train":
@@ -167,7 +167,7 @@ def _images_below(folder: Path) -> Iterator[str]:
     if not folder.is_dir():
         return
     for directory, below, files in os.walk(folder, followlinks=True):
-        below.sort()
+        below[:] = sorted(name for name in below if not is_hidden(name))
         prefix = os.path.relpath(directory, folder)
         for name in sorted(files):
             if _is_image(name):
@@ -180,7 +180,7 @@ def _is_image(name: str) -> bool:
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_text(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     for number, line in enumerate(text.splitlines(), start=1):
@@ -193,7 +193,7 @@ def _holds(root: Path) -> str:
     return f"{root} holds {', '.join(found[:8])}" if found else f"{root} holds no folders"
 
 
-IMAGEFOLDER = Reader(_FOLDER_A_CLASS, _imagefolder)
+IMAGEFOLDER = Reader(FOLDER_A_CLASS, _imagefolder)
 CIFAR10 = Reader("CIFAR-10 as torchvision keeps it", _cifar, _cifar_files, ("train", "test"))
 CIFAR100 = Reader("CIFAR-100 as torchvision keeps it", _cifar, _cifar_files, ("train", "test"))
 TINY_IMAGENET = Reader(_TINY_IMAGENET, _tiny_imagenet, _tiny_imagenet_files, ("train", "val"))

@@ -1,11 +1,15 @@
 """One reading of a picture, for every part of the product: orientation, bit depth, colour (torch-free).
 
-The rule -------- Orientation: the EXIF flag in front of the pixels is applied, unless a recipe says
-``orientation: stored``. Colour: grey, palette, CMYK and YCbCr become RGB as Pillow converts them;
-transparency is dropped. Bit depth: 8 bits stay; 16 bits are scaled from 0..65535; 32-bit integers are 0..255
-or 0..65535, floating point is 0..1 or 0..255, by what their largest value fits into. Everything else has no
-range that could be known, and neither has a 16-bit picture of which no value is above 255: these are
-`AmbiguousRange`.
+The rule
+--------
+Orientation
+    The EXIF flag in front of the pixels is applied, unless a recipe says ``orientation: stored``.
+Colour
+    Grey, palette, CMYK and YCbCr become RGB as Pillow converts them; transparency is dropped.
+Bit depth
+    8 bits stay; 16 bits are scaled from 0..65535; 32-bit integers are 0..255 or 0..65535, floating point is
+    0..1 or 0..255, by what their largest value fits into. Everything else has no range that could be known,
+    and neither has a 16-bit picture of which no value is above 255: these are `AmbiguousRange`.
 """
 
 import os
@@ -21,6 +25,9 @@ from PIL import Image
 from carryover.core.training.progress import progress
 
 Orientation = Literal["exif", "stored"]
+
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision's ImageFolder takes for images."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")

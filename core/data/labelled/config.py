@@ -21,11 +21,14 @@ class ClassifyData(DataConfig):
         Names of the two splits in the layout (`list_file` and `test_list_file` for kind ``list``).
     max_unreadable
         No unreadable image is tolerated unless the recipe says so: each one changes what is measured.
+    test_in_train
+        What is done about test images that are training images too, by the content of their files.
     """
 
     test_split: str = "val"
     test_list_file: Annotated[Path | None, Incidental] = None
     max_unreadable: Annotated[NonNegativeInt, Incidental] = 0
+    test_in_train: Literal["fatal", "keep"] = "fatal"
 
     @property
     def train(self) -> DataConfig:

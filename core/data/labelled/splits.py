@@ -3,14 +3,18 @@
 import hashlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from carryover.configs import UserError
+from carryover.core.data.defects import refuse_fatal, summarize
 from carryover.core.data.labelled import subsets
 from carryover.core.data.labelled.config import ClassifyData
 from carryover.core.data.labelled.labels import FractionOfLabels, ImagesPerClass, Labels, ListedImages
 from carryover.core.data.labelled.subsets import Indices
+from carryover.core.data.layouts import NO_CLASSES
+from carryover.core.data.leakage import test_in_train
 from carryover.core.data.prepared import Dataset, build_dataset, open_dataset, prepare
 
 log = logging.getLogger(__name__)
@@ -71,18 +75,24 @@ class LabelledSubset:
 def open_splits(data: ClassifyData) -> Splits:
     """Open both splits.
 
-    Raises UserError for a split without labels, and for splits whose classes differ.
+    Raises UserError for a split without labels, for splits whose classes differ, and for test images that are
+    training images too, unless the recipe keeps them.
     """
     train, test = open_dataset(data.train), build_dataset(data.test)
     for dataset, split in ((train, data.split), (test, data.test_split)):
         if dataset.labels is None:
-            raise UserError(f"{data.root}: {data.title}, split {split}: the images have no labels")
+            raise UserError(f"{Path(data.root or '') / split}: {NO_CLASSES}")
     unseen = sorted(set(test.classes) - set(train.classes))
     if unseen:
         raise UserError(f"the test split has {len(unseen)} classes that training lacks: {_some(unseen)}")
     untested = sorted(set(train.classes) - set(test.classes))
     if untested:
         raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
+    if train.paths and test.paths:
+        shared = test_in_train(train.paths, test.paths, data.test_in_train)
+        refuse_fatal(shared, data.title)
+        if shared:
+            log.warning("%s", summarize(shared, data.title))
     return Splits(data, train, test, list(train.labels or []), list(train.classes))
 
 

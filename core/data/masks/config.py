@@ -142,6 +142,9 @@ class FolderMasks(Section):
     ----------
     palette
         The colour of each class, where the masks are painted; None where they hold indices.
+    first_index
+        The index of the first class in the masks; 1 where 0 stands for pixels without a label
+        (`reduce_zero_label`): 0 is then ignored.
     ignore
         The index, or with a palette the colour, of pixels that are not labelled; None where all are.
     """
@@ -155,6 +158,7 @@ class FolderMasks(Section):
     mask_suffix: str = ".png"
     palette: tuple[Colour, ...] | None = None
     ignore: Byte | Colour | None = 255
+    first_index: Byte = 0
     orientation: Orientation = "exif"
     defects: MaskDefectPolicy = MaskDefectPolicy()
 
@@ -173,9 +177,15 @@ class FolderMasks(Section):
         if self.palette is None:
             if isinstance(self.ignore, tuple):
                 raise ValueError("ignore: a colour needs a palette; masks of indices ignore an index")
-            if self.ignore is not None and self.ignore < len(self.classes):
-                raise ValueError(f"ignore: {self.ignore} is the class '{self.classes[self.ignore]}'")
+            index = None if self.ignore is None else self.ignore - self.first_index
+            if index is not None and 0 <= index < len(self.classes):
+                more = "" if index else "; where 0 means that a pixel has no label, say first_index: 1"
+                raise ValueError(f"ignore: {self.ignore} is the class '{self.classes[index]}'{more}")
+            if self.first_index + len(self.classes) > 256:
+                raise ValueError("first_index: masks of bytes have no index for the last class")
             return self
+        if self.first_index:
+            raise ValueError("first_index: painted masks have colours in place of indices")
         if len(self.palette) != len(self.classes):
             raise ValueError(
                 f"palette has {len(self.palette)} colours for {len(self.classes)} classes; one each"

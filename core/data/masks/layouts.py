@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from carryover.configs import UserError
-from carryover.core.data.layouts import IMAGE_SUFFIXES
 from carryover.core.data.masks.config import (
     Ade20kMasks,
     CityscapesMasks,
@@ -15,6 +14,8 @@ from carryover.core.data.masks.config import (
     VocMasks,
 )
 from carryover.core.data.masks.dataset import IGNORED, MaskCode, index_code
+from carryover.core.data.names import read_text
+from carryover.core.data.pictures import IMAGE_SUFFIXES
 
 # Cityscapes' own table: the id of each evaluated class, in the order of their train ids.
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -77,7 +78,9 @@ def split_name(data: SegmentationData, part: Literal["train", "test"]) -> str:
 
 def _folder_code(data: FolderMasks) -> MaskCode:
     if data.palette is None:
-        return index_code(len(data.classes), (data.ignore,) if isinstance(data.ignore, int) else ())
+        ignored = [data.ignore] if isinstance(data.ignore, int) else []
+        # What lies before the first class has no label.
+        return index_code(len(data.classes), [*ignored, *range(data.first_index)], first=data.first_index)
     colours = {colour: label for label, colour in enumerate(data.palette)}
     if isinstance(data.ignore, tuple):
         colours[data.ignore] = IGNORED
@@ -87,7 +90,7 @@ def _folder_code(data: FolderMasks) -> MaskCode:
 def _voc_pairs(root: Path, split: str, masks: Path) -> list[Pair]:
     listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        ids = listing.read_text(encoding="utf-8").split()
+        ids = read_text(listing).split()
     except OSError as error:
         raise UserError(f"{listing}: the list of the images of '{split}' cannot be read ({error})") from None
     if not ids:

@@ -10,6 +10,7 @@ import numpy as np
 
 from carryover.configs import UserError
 from carryover.core.data.defects import Defect, refuse_fatal, summarize
+from carryover.core.data.leakage import test_in_train
 from carryover.core.data.masks.check import check_pairs
 from carryover.core.data.masks.config import SegmentationData
 from carryover.core.data.masks.dataset import IGNORED, SegmentationDataset, load_labels
@@ -40,8 +41,11 @@ def read_splits(data: SegmentationData) -> Splits:
     test, test_defects = _read(data, "test")
     for dataset, defects in ((train, train_defects), (test, test_defects)):
         log.info("%s: %d images; %s", dataset.name, len(dataset.images), summarize(defects, dataset.name))
-    refuse_fatal([*train_defects, *test_defects], data.title)
-    return Splits(train, test, (*train_defects, *test_defects))
+    shared = test_in_train(
+        [i.path for i in train.images], [i.path for i in test.images], data.defects.action("test_in_train")
+    )
+    refuse_fatal([*train_defects, *test_defects, *shared], data.title)
+    return Splits(train, test, (*train_defects, *test_defects, *shared))
 
 
 def check_masks(data: SegmentationData) -> list[Defect]:
@@ -88,5 +92,12 @@ def _require_root(data: SegmentationData) -> None:
 
 def _read(data: SegmentationData, part: Literal["train", "test"]) -> tuple[SegmentationDataset, list[Defect]]:
     name, code = split_name(data, part), code_of(data)
-    images, defects = check_pairs(pairs_of(data, part), code, data.defects, name, data.orientation)
+    images, defects = check_pairs(
+        pairs_of(data, part),
+        code,
+        data.defects,
+        name,
+        data.orientation,
+        data.classes if part == "train" else (),
+    )
     return SegmentationDataset(name, data.classes, images, code), defects

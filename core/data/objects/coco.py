@@ -12,7 +12,9 @@ import numpy as np
 from carryover.configs.errors import UserError
 from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
-from carryover.core.data.objects.coco_masks import settle_segmentation
+from carryover.core.data.names import as_number, flag, located, say_once
+from carryover.core.data.objects.coco_masks import mask_area, settle_segmentation
+from carryover.core.data.objects.compare import compare_boxes
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage, Segmentation
 from carryover.core.data.pictures import Header, Orientation, in_parallel, read_header
 
@@ -24,6 +26,8 @@ class _Object:
     iscrowd: bool
     area: float
     mask: Segmentation
+    altered: bool
+    stated_box: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class _File:
     names: dict[int, str]
     labels: dict[int, int]
     has_masks: bool
+    needs_masks: bool
+    renumbered: list[str]
+    measured: list[str]
 
     def defect(self, kind: str, message: str) -> Defect:
         return Defect(self.path, kind, message, self.policy.action(kind))
@@ -55,17 +62,22 @@ def read_coco(
     policy: DefectPolicy | None = None,
     classes: Sequence[str] | None = None,
     orientation: Orientation = "exif",
+    needs_masks: bool = True,
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read a COCO instances file and the defects that were forgiven.
 
     Labels are the categories in the order of their ids (which may be sparse), or `classes` by name where
     given: objects of other categories are then defects of the kind ``unknown_class``. Images without
     annotations belong to the data set. Masks are kept in the file's own form (see `decode_masks`);
-    they are None where no annotation of the file has one. An annotation without an area gets its box's.
+    they are None where no annotation of the file has one. An annotation without an area gets its mask's, or
+    its box's. What is wrong with masks is no defect unless `needs_masks`; sound ones are compared with their
+    boxes all the same.
 
     Raises UserError for a file that is not COCO's, and one that lists all fatal defects.
     """
-    dataset, defects = scan_coco(annotation_file, image_root, policy or DefectPolicy(), classes, orientation)
+    dataset, defects = scan_coco(
+        annotation_file, image_root, policy or DefectPolicy(), classes, orientation, needs_masks
+    )
     refuse_fatal(defects, f"COCO data in {annotation_file}")
     return dataset, defects
 
@@ -76,6 +88,7 @@ def scan_coco(
     policy: DefectPolicy,
     classes: Sequence[str] | None = None,
     orientation: Orientation = "exif",
+    needs_masks: bool = True,
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read as `read_coco` does, but return fatal defects with the others instead of raising them."""
     content = load_coco_json(annotation_file)
@@ -95,8 +108,10 @@ def scan_coco(
     known = {i["id"] for i in content["images"] if isinstance(i, dict) and isinstance(i.get("id"), int | str)}
     has_masks = any(isinstance(a, dict) and a.get("segmentation") for a in content["annotations"])
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
-    context = _File(annotation_file, policy, names, labels, has_masks)
+    context = _File(annotation_file, policy, names, labels, has_masks, needs_masks, [], [])
     objects = _annotations(content["annotations"], entries, known, context, defects)
+    say_once(f"{annotation_file.name}: annotation ids that repeat are renumbered", context.renumbered)
+    say_once(f"{annotation_file.name}: areas that are no positive number are measured", context.measured)
     dataset = DetectionDataset(
         name=annotation_file.stem,
         classes=tuple(names[category_id] for category_id in category_ids),
@@ -114,6 +129,13 @@ def scan_coco(
         ),
         kind="coco",
         category_ids=category_ids,
+        altered=bool(context.renumbered) or any(o.altered for found in objects.values() for o in found),
+    )
+    defects += compare_boxes(
+        annotation_file,
+        dataset.images,
+        {i: [o.stated_box for o in found] for i, found in objects.items()},
+        policy,
     )
     return dataset, defects
 
@@ -170,7 +192,10 @@ def _images(
             defects.append(Defect(file, "duplicate_id", message, policy.duplicate_id))
         else:
             unique[image_id] = entry
-    paths = [root / entry["file_name"] for entry in unique.values()]
+    paths = in_parallel(lambda entry: located(root, entry["file_name"]), unique.values())
+    moved = [e["file_name"] for e, path in zip(unique.values(), paths) if path != root / e["file_name"]]
+    say_once(f"{file.name}: images found by the end of their names in {root}", moved)
+    unknown: list[str] = []
     entries: dict[int | str, _ImageEntry] = {}
     headers = in_parallel(lambda path: _header_or_error(path, orientation), paths)
     for (image_id, entry), path, header in zip(unique.items(), paths, headers, strict=True):
@@ -179,18 +204,29 @@ def _images(
             message = "no such image file" if kind == "missing_image" else f"not a readable image ({header})"
             defects.append(Defect(path, kind, message, policy.action(kind)))
             continue
-        size, stated = header.size, (entry.get("width"), entry.get("height"))
-        if stated not in {size, (None, None)}:
+        size, stated = header.size, _stated_size(entry)
+        if stated is None and (entry.get("width"), entry.get("height")) != (None, None):
+            unknown.append(entry["file_name"])
+        if stated not in {size, None}:
             message = f"{file.name} states {stated[0]} x {stated[1]}, but the image is {size[0]} x {size[1]}"
             defects.append(Defect(path, "size_mismatch", message, policy.size_mismatch))
             if policy.size_mismatch != "keep":
                 continue
         entries[image_id] = _ImageEntry(image_id, path, *size, header.turned)
+    say_once(f"{file.name}: images whose stated size is none; their files' own is taken", unknown)
     bad = undecodable([entry.path for entry in entries.values()], root, file.name)
     for path, found in bad.items():
         message = f"cannot be decoded ({found.reason})"
         defects.append(Defect(path, found.kind, message, policy.action(found.kind)))
     return {image_id: entry for image_id, entry in entries.items() if entry.path not in bad}
+
+
+def _stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """Return the (width, height) that an entry states; None where it states no size."""
+    width, height = (as_number(entry.get(key)) for key in ("width", "height"))
+    if width is None or height is None or width < 1 or height < 1:
+        return None
+    return round(width), round(height)
 
 
 def _header_or_error(path: Path, orientation: Orientation) -> Header | OSError:
@@ -220,9 +256,9 @@ def _annotations(
             message = f"{what}: its image_id is {image_id!r}; ids are numbers or text"
             defects.append(file.defect("malformed_object", message))
             continue
-        if annotation_id in seen:
-            defects.append(file.defect("duplicate_id", f"{what}: its id occurs twice"))
-        elif image_id not in known:
+        if annotation_id is not None and annotation_id in seen:
+            file.renumbered.append(str(annotation_id))
+        if image_id not in known:
             message = f"{what}: there is no image {image_id!r} in the file"
             defects.append(file.defect("orphan_annotation", message))
         elif image_id in entries:
@@ -252,16 +288,28 @@ def _settle(
     settled = settle_box((x, y, x + w, y + h), w == 0 or h == 0, size, file.policy, file.path, what)
     if settled.box is None:
         return None, list(settled.defects)
-    mask: Segmentation | None = []
+    crowd = flag(entry.get("iscrowd"))
+    if crowd is None:
+        message = f"{what}: its iscrowd is {entry.get('iscrowd')!r}, neither yes nor no"
+        return None, [*settled.defects, file.defect("malformed_object", message)]
+    mask: Segmentation = []
     faults: list[Defect] = []
+    stated = entry.get("segmentation")
     if file.has_masks:
-        mask, faults = settle_segmentation(entry.get("segmentation"), *size, file.policy, file.path, what)
-    defects = [*settled.defects, *faults]
-    if mask is None:
-        return None, defects
-    area = float(entry["area"]) if _is_number(entry.get("area")) else w * h
-    label = file.labels[category_id]
-    return _Object(settled.box, label, bool(entry.get("iscrowd", 0)), area, mask), defects
+        mask, faults = settle_segmentation(stated, (x, y, w, h), *size, file.policy, file.path, what)
+    if not file.needs_masks:
+        faults = []
+    if any(fault.kind == "missing_mask" and fault.action == "drop" for fault in faults):
+        return None, [*settled.defects, *faults]
+    area = as_number(entry.get("area"))
+    if area is None or area <= 0:
+        if "area" in entry:
+            file.measured.append(str(entry.get("id")))
+        area = mask_area(mask, *size) if mask else w * h
+    spelled = entry.get("iscrowd") in (None, 0, 1) and area == entry.get("area", area)
+    altered = not spelled or (file.has_masks and mask != stated)
+    found = _Object(settled.box, file.labels[category_id], crowd, area, mask, altered, (x, y, x + w, y + h))
+    return found, [*settled.defects, *faults]
 
 
 def _box_problem(box: Any) -> str | None:

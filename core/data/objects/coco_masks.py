@@ -5,43 +5,86 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from carryover.core.data.defects import Defect, DefectPolicy
-from carryover.core.data.objects.dataset import Polygon, Rle, Segmentation
+from carryover.core.data.objects.dataset import Polygon, Rle, Segmentation, to_rle
 
 
 def settle_segmentation(
-    segmentation: Any, width: int, height: int, policy: DefectPolicy, file: Path, what: str
-) -> tuple[Segmentation | None, list[Defect]]:
-    """Return a segmentation as the policy wants it, with what was wrong with it; None drops the object."""
+    segmentation: Any,
+    box: tuple[float, float, float, float],
+    width: int,
+    height: int,
+    policy: DefectPolicy,
+    file: Path,
+    what: str,
+) -> tuple[Segmentation, list[Defect]]:
+    """Return a segmentation as the policy wants it, with what was wrong; [] where nothing is left of it.
+
+    An object loses no more than its mask. A flat list of numbers is one polygon; two corners are a rectangle
+    where they are those of the object's `box` (x, y, width, height).
+    """
     if not segmentation:
-        defect = Defect(file, "missing_mask", f"{what}: it has no segmentation", policy.missing_mask)
-        return ([] if policy.missing_mask == "keep" else None), [defect]
+        return [], [Defect(file, "missing_mask", f"{what}: it has no segmentation", policy.missing_mask)]
     action = policy.degenerate_mask
     if isinstance(segmentation, dict):
         problem = _rle_problem(segmentation, width, height)
         if problem is None:
             return segmentation, []
-        defect = Defect(file, "degenerate_mask", f"{what}: its RLE {problem}", action)
-        return ([] if action == "keep" else None), [defect]
-    is_flat = not isinstance(segmentation, list) or not any(isinstance(part, list) for part in segmentation)
-    polygons = [None] if is_flat else segmentation
+        return [], [Defect(file, "degenerate_mask", f"{what}: its RLE {problem}", action)]
+    nested = isinstance(segmentation, list) and any(isinstance(part, list) for part in segmentation)
+    polygons = segmentation if nested else [segmentation]
     sound: list[Polygon] = []
     defects: list[Defect] = []
     for number, polygon in enumerate(polygons):
+        which = f"{what}: polygon {number} of {len(polygons)}"
+        if (rectangle := _two_corners(polygon, box)) is not None:
+            sound.append(rectangle)
+            message = f"{which} has two corners, those of its box: taken as a rectangle"
+            defects.append(Defect(file, "degenerate_mask", message, "keep"))
+            continue
         problem = _polygon_problem(polygon)
         if problem is None:
             sound.append(polygon)
         else:
-            message = f"{what}: polygon {number} of {len(polygons)} {problem}"
-            defects.append(Defect(file, "degenerate_mask", message, action))
-    return (sound if sound or action == "keep" else None), defects
+            defects.append(Defect(file, "degenerate_mask", f"{which} {problem}", action))
+    return sound, defects
+
+
+def mask_area(mask: Segmentation, width: int, height: int) -> float:
+    """Return a mask's area in square pixels."""
+    return float(coco_mask.area(to_rle(mask, height, width)))
+
+
+def mask_box(mask: Segmentation, width: int, height: int) -> tuple[float, float, float, float] | None:
+    """Return the box ``[x1, y1, x2, y2)`` around a mask (of polygons: their corners); None if it is empty."""
+    if isinstance(mask, list):
+        points = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in mask] or [np.empty(0)])
+        if not points.size:
+            return None
+        x, y = points[0::2], points[1::2]
+        return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+    x1, y1, w, h = coco_mask.toBbox(to_rle(mask, height, width)).tolist()
+    return (x1, y1, x1 + w, y1 + h) if w and h else None
+
+
+def _two_corners(polygon: Any, box: tuple[float, float, float, float]) -> Polygon | None:
+    if not isinstance(polygon, list) or len(polygon) != 4 or not all(map(_is_coordinate, polygon)):
+        return None
+    x, y, w, h = box
+    x1, y1, x2, y2 = (float(value) for value in polygon)
+    if max(abs(x1 - x), abs(y1 - y), abs(x2 - x - w), abs(y2 - y - h)) > 1:
+        return None
+    return [x1, y1, x2, y1, x2, y2, x1, y2]
+
+
+def _is_coordinate(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _polygon_problem(polygon: Any) -> str | None:
-    if not isinstance(polygon, list) or not all(
-        isinstance(value, int | float) and math.isfinite(value) for value in polygon
-    ):
+    if not isinstance(polygon, list) or not all(map(_is_coordinate, polygon)):
         return "is not a list of finite numbers inside the list of polygons"
     if len(polygon) < 6 or len(polygon) % 2:
         return f"has {len(polygon)} numbers, which are not three points or more"

@@ -90,6 +90,9 @@ class DetectionDataset:
         COCO's (sparse) category ids in label order; 1..C for VOC.
     year
         The year of a VOC split; None for COCO and where splits of several years are joined.
+    altered
+        Whether something was read otherwise than the file states it (ids, flags, areas, masks), so that the
+        file as it stands is no ground truth for reference evaluators.
     """
 
     name: str
@@ -98,6 +101,7 @@ class DetectionDataset:
     kind: Literal["voc", "coco"]
     category_ids: tuple[int, ...] = field(default=())
     year: int | None = None
+    altered: bool = False
 
 
 def decode_masks(image: DetectionImage) -> np.ndarray:

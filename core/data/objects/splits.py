@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from carryover.configs import UserError
-from carryover.core.data.defects import Defect, summarize
+from carryover.core.data.defects import Defect, refuse_fatal, summarize
+from carryover.core.data.leakage import test_in_train
 from carryover.core.data.objects.coco import read_coco
 from carryover.core.data.objects.config import DetectionData, VocData
 from carryover.core.data.objects.dataset import DetectionDataset
@@ -35,8 +36,8 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
     root = data.root.expanduser()
     if not root.is_dir():
         raise UserError(f"data.root: {root}: no such directory; say where {data.title} is with data.root=DIR")
-    train, train_defects = _read(data, "train")
-    test, test_defects = _read(data, "test")
+    train, train_defects = _read(data, "train", needs_masks)
+    test, test_defects = _read(data, "test", needs_masks)
     for dataset, defects in ((train, train_defects), (test, test_defects)):
         log.info("%s", summarize(defects, dataset.name))
     if train.classes != test.classes:
@@ -46,14 +47,24 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
     objects = [len(i.annotation) - int(i.annotation.iscrowd.sum()) for i in train.images]
     if not any(objects):
         raise UserError(f"{train.name}: no object of {', '.join(train.classes)} in any image")
+    if all(i.annotation.difficult.all() for i in train.images):
+        raise UserError(
+            f"{train.name}: all {sum(objects)} objects are marked difficult: nothing is left to train on"
+        )
+    shared = test_in_train(
+        [i.path for i in train.images], [i.path for i in test.images], data.defects.action("test_in_train")
+    )
+    refuse_fatal(shared, data.title)
     if needs_masks:
         for dataset in (train, test):
             if any(i.annotation.masks is None for i in dataset.images):
                 raise UserError(f"{dataset.name}: model.masks is true, but the annotations hold no masks")
-    return Splits(train, test, (*train_defects, *test_defects))
+    return Splits(train, test, (*train_defects, *test_defects, *shared))
 
 
-def _read(data: DetectionData, part: Literal["train", "test"]) -> tuple[DetectionDataset, list[Defect]]:
+def _read(
+    data: DetectionData, part: Literal["train", "test"], needs_masks: bool
+) -> tuple[DetectionDataset, list[Defect]]:
     root = data.root.expanduser()
     if isinstance(data, VocData):
         lists = data.train if part == "train" else (data.test,)
@@ -61,7 +72,7 @@ def _read(data: DetectionData, part: Literal["train", "test"]) -> tuple[Detectio
         return read_voc(root, splits, data.classes, data.defects, data.orientation)
     split = data.train if part == "train" else data.test
     file, images = root / split.annotations, root / split.images
-    return read_coco(file, images, data.defects, orientation=data.orientation)
+    return read_coco(file, images, data.defects, orientation=data.orientation, needs_masks=needs_masks)
 
 
 def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """Read the Pascal VOC layout: JPEGImages/, Annotations/*.xml and ImageSets/Main/*.txt."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import numpy as np
 from carryover.configs.errors import UserError
 from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
+from carryover.core.data.names import is_hidden, read_text
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
 from carryover.core.data.objects.voc_xml import VocObject, VocRecord, read_record
-from carryover.core.data.pictures import Orientation, in_parallel
+from carryover.core.data.pictures import IMAGE_SUFFIXES, Orientation, in_parallel
 
 LISTINGS = Path("ImageSets", "Main")
+_SUFFIXES = frozenset(IMAGE_SUFFIXES)
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -157,7 +160,7 @@ def _dataset(
 
 
 def _read_records(folder: Path, ids: Sequence[str], orientation: Orientation = "exif") -> list[VocRecord]:
-    images = _images_by_stem(folder / "JPEGImages")
+    images = _images_by_name(folder / "JPEGImages")
     return in_parallel(lambda image_id: read_record(folder, images, image_id, orientation), ids)
 
 
@@ -179,7 +182,7 @@ def _unique_ids(
     if not lines:
         defects.append(Defect(listing, "empty_split", "the split lists no image", "fatal"))
     for words in lines:
-        image_id = " ".join(words[:-1] if _has_flag(words) else words)
+        image_id = _image_id(words)
         if image_id in seen:
             message = f"image {image_id} is listed again (first in {seen[image_id]})"
             defects.append(Defect(listing, "duplicate_id", message, policy.duplicate_id))
@@ -190,8 +193,21 @@ def _unique_ids(
 
 
 def _lines(listing: Path) -> list[list[str]]:
-    lines = (line.split() for line in listing.read_text(encoding="utf-8").splitlines())
+    lines = (line.split() for line in read_text(listing).splitlines())
     return [words for words in lines if words]
+
+
+def _image_id(words: list[str]) -> str:
+    """Return the image that a line names: without a flag behind it, a path in front of it, quotes or suffix.
+
+    Folders below JPEGImages stay part of it. Of two paths (DeepLab's lists) the first is the image's.
+    """
+    words = words[:-1] if _has_flag(words) else words
+    if len(words) == 2 and all(Path(word).suffix.lower() in _SUFFIXES for word in words):
+        words = words[:1]
+    name = " ".join(words).strip("'\"").replace("\\", "/").lstrip("/")
+    name = name.split("JPEGImages/")[-1]
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in _SUFFIXES else name
 
 
 def _has_flag(words: list[str]) -> bool:
@@ -203,11 +219,16 @@ def _is_of_one_class(listing: Path) -> bool:
     return any(_has_flag(words) for words in _lines(listing)[:1])
 
 
-def _images_by_stem(folder: Path) -> dict[str, Path]:
-    """Return the image files by name without suffix; a .jpg goes before another file of its name."""
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    others = {path.stem: path for path in files if path.suffix.lower() in {".png", ".jpeg", ".bmp", ".webp"}}
-    return others | {path.stem: path for path in files if path.suffix.lower() == ".jpg"}
+def _images_by_name(folder: Path) -> dict[str, Path]:
+    """Return the image files below a folder by path without suffix; a .jpg goes before its namesakes."""
+    found: dict[str, Path] = {}
+    for directory, below, names in os.walk(folder, followlinks=True):
+        below[:] = sorted(name for name in below if not is_hidden(name))
+        for name in sorted(names, key=lambda name: not name.lower().endswith(".jpg")):
+            path = Path(directory, name)
+            if path.suffix.lower() in _SUFFIXES and not name.startswith("."):
+                found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    return found
 
 
 def _settle(

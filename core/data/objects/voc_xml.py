@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 
+from carryover.core.data.names import as_number, flag
 from carryover.core.data.pictures import Header, Orientation, read_header
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -50,6 +51,8 @@ def read_record(
     """Read what a VOC folder says about an image; `images` are the image files by name without suffix."""
     image = images.get(image_id, folder / "JPEGImages" / f"{image_id}.jpg")
     xml = folder / "Annotations" / f"{image_id}.xml"
+    if not xml.is_file() and (flat := folder / "Annotations" / f"{Path(image_id).name}.xml").is_file():
+        xml = flat
     problems: list[tuple[str, Path, str]] = []
     header = stated_size = None
     try:
@@ -61,7 +64,7 @@ def read_record(
     objects: list[VocObject] = []
     object_problems: list[tuple[str, Path, str]] = []
     try:
-        tree = ElementTree.fromstring(xml.read_bytes())
+        tree = _without_namespaces(ElementTree.fromstring(xml.read_bytes()))
     except FileNotFoundError:
         problems.append(("missing_annotation", xml, f"no XML for image {image_id}"))
     # ValueError: what defusedxml raises for entities and the like; LookupError: an unknown encoding.
@@ -80,11 +83,19 @@ def read_record(
     )
 
 
+def _without_namespaces(tree: Element) -> Element:
+    for element in tree.iter():
+        if isinstance(element.tag, str):
+            element.tag = element.tag.rpartition("}")[2]
+    return tree
+
+
 def _stated_size(tree: Element) -> tuple[int, int] | None:
-    try:
-        return round(float(tree.findtext("size/width", ""))), round(float(tree.findtext("size/height", "")))
-    except (ValueError, OverflowError):
+    """Return the size that is stated; None where none is, or one that no picture has."""
+    width, height = (as_number(tree.findtext(f"size/{key}")) for key in ("width", "height"))
+    if width is None or height is None or width < 1 or height < 1:
         return None
+    return round(width), round(height)
 
 
 def _read_object(element: Element, number: int) -> VocObject | str:
@@ -101,5 +112,7 @@ def _read_object(element: Element, number: int) -> VocObject | str:
         return f"'{name}': its box ({', '.join(map(str, texts))}) is not finite"
     if xmax < xmin or ymax < ymin:
         return f"'{name}': its box ends before it begins ({', '.join(map(str, texts))})"
-    difficult = (element.findtext("difficult") or "").strip() == "1"
+    difficult = flag(element.findtext("difficult"))
+    if difficult is None:
+        return f"'{name}': its <difficult> is {element.findtext('difficult')!r}, neither yes nor no"
     return VocObject(number, name, (xmin, ymin, xmax, ymax), difficult)

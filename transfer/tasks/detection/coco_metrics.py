@@ -151,7 +151,10 @@ def _from_dataset(dataset: DetectionDataset, iou_type: IouType) -> _GroundTruth:
                 "iscrowd": int(a.iscrowd[i]),
             }
             if iou_type == "segm" and a.masks is not None:
-                annotation["segmentation"] = to_rle(a.masks[i], image.height, image.width)
+                rectangle = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+                annotation["segmentation"] = to_rle(a.masks[i] or rectangle, image.height, image.width)
+                # Without a mask it is no object of this metric: what covers it is neither right nor wrong.
+                annotation["iscrowd"] = max(annotation["iscrowd"], int(not a.masks[i]))
             annotations.append(annotation)
     content = {
         "images": [{"id": numbers[i.id], "width": i.width, "height": i.height} for i in dataset.images],

@@ -18,7 +18,8 @@ def score(
 
     In percent; AP is the mean over IoU 0.50:0.95. None where a metric is undefined on this data. COCO is
     scored against the annotation file as it stands, as published numbers are; only where the recipe forgave
-    that images of it are missing, against what was read.
+    that images of it are missing, or something was read otherwise than the file states it, against what was
+    read.
     """
     n = len(dataset.images)
     if isinstance(data, VocData):
@@ -31,7 +32,7 @@ def score(
 
     annotations = data.root.expanduser() / data.test.annotations
     whole = n == len(json.loads(annotations.read_bytes())["images"])
-    truth = annotations if whole else dataset
+    truth = annotations if whole and not dataset.altered else dataset
     found: tuple[Metric, ...] = ()
     iou_types: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
     for iou_type in iou_types[: 1 + masks]:

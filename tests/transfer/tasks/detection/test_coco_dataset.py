@@ -124,13 +124,13 @@ def test_a_file_of_boxes_has_no_masks(tmp_path):
         ({"bbox": None}, "malformed_object", "four finite numbers"),
         ({"category_id": 2}, "unknown_class", "its category 2 is unknown"),
         ({"image_id": 9}, "orphan_annotation", "there is no image 9"),
-        ({"id": 1}, "duplicate_id", "its id occurs twice"),
         ({"image_id": [1]}, "malformed_object", "ids are numbers or text"),
         ({"image_id": None}, "malformed_object", "ids are numbers or text"),
         ({"segmentation": [[1, 1, 5, 5]]}, "degenerate_mask", "has 4 numbers"),
         ({"segmentation": [[1, 1, 5, 5, 9]]}, "degenerate_mask", "has 5 numbers"),
         ({"segmentation": [[1, 1, 5, 5, 9, 9]]}, "degenerate_mask", "encloses no area"),
-        ({"segmentation": [1, 1, 5, 5, 9, 9]}, "degenerate_mask", "not a list of finite numbers"),
+        ({"segmentation": ["1", 1, 5, 5, 9, 9]}, "degenerate_mask", "not a list of finite numbers"),
+        ({"iscrowd": "maybe"}, "malformed_object", "its iscrowd is 'maybe', neither yes nor no"),
         ({"segmentation": {"size": [40, 30], "counts": [1200]}}, "degenerate_mask", r"\[40, 30\], but"),
         ({"segmentation": {"size": [30, 40], "counts": [7, 3]}}, "degenerate_mask", "do not add up"),
         ({"segmentation": {"size": [30, 40], "counts": [1200]}}, "degenerate_mask", "is empty"),
@@ -148,7 +148,8 @@ def test_annotations_that_cannot_be_used(tmp_path, changes, kind, message):
         read(tmp_path, annotations, DefectPolicy(**{kind: "fatal"}))
     dataset, defects = read(tmp_path, annotations, DefectPolicy(**{kind: "drop"}))
     assert [(d.kind, d.action) for d in defects] == [(kind, "drop")]
-    assert len(dataset.images[0].annotation) == 1
+    # A bad mask costs the mask, and no more.
+    assert len(dataset.images[0].annotation) == (2 if kind == "degenerate_mask" else 1)
 
 
 def test_one_bad_polygon_goes_the_others_stay(tmp_path):
@@ -234,3 +235,102 @@ def test_missing_file_or_folder(tmp_path):
         read_coco(tmp_path / "none.json", root)
     with pytest.raises(UserError, match="nowhere: no such folder"):
         read_coco(file, tmp_path / "nowhere")
+
+
+def test_a_flat_list_is_one_polygon_and_two_corners_of_the_box_are_a_rectangle(tmp_path):
+    flat, corners = cat(segmentation=SQUARE), cat(bbox=[5, 6, 10, 10], segmentation=[[5, 6, 15, 16]])
+    dataset, defects = read(tmp_path, [flat, corners])
+    assert decode_masks(dataset.images[0]).sum(axis=(1, 2)).tolist() == [100, 100]
+    assert [(d.kind, d.action) for d in defects] == [("degenerate_mask", "keep")] and dataset.altered
+
+
+@pytest.mark.parametrize("value", ["0", "false", "No", None, 0.0, False, "null", ""])
+def test_no_in_every_spelling_is_no_crowd(tmp_path, value):
+    dataset, defects = read(tmp_path, [cat(iscrowd=value)])
+    assert not dataset.images[0].annotation.iscrowd.any() and defects == []
+
+
+@pytest.mark.parametrize("value", ["1", "TRUE", "yes", 1.0, True, "1.0"])
+def test_yes_in_every_spelling_is_a_crowd(tmp_path, value):
+    dataset, _ = read(tmp_path, [cat(iscrowd=value)])
+    assert dataset.images[0].annotation.iscrowd.all()
+
+
+@pytest.mark.parametrize(
+    ("area", "found"), [(77, 77), ("77", 77), (0, 100), (-5, 100), ("big", 100), (None, 100)]
+)
+def test_an_area_that_is_none_is_measured(tmp_path, area, found):
+    dataset, defects = read(tmp_path, [cat(area=area, segmentation=[SQUARE])])
+    assert dataset.images[0].annotation.area.tolist() == [found] and defects == []
+
+
+def test_ids_that_repeat_are_renumbered_and_said_once(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        dataset, defects = read(tmp_path, [cat(id=1), cat(id=1), cat(id=1, image_id=2)])
+    assert [len(i.annotation) for i in dataset.images] == [2, 1] and defects == [] and dataset.altered
+    assert sum("renumbered (2 of them" in line for line in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["images\\1.jpg", "C:\\data\\images\\1.jpg", "/home/me/images/1.jpg", "../images/1.jpg"]
+)
+def test_a_name_of_another_machine_is_found_by_its_tail(tmp_path, name):
+    file, root = write_coco(tmp_path, [cat()])
+    (root / "images").mkdir()
+    (root / "1.jpg").rename(root / "images" / "1.jpg")
+    rewrite(file, lambda c: c["images"][0].update(file_name=name))
+    dataset, defects = read_coco(file, root)
+    assert dataset.images[0].path == root / "images" / "1.jpg" and defects == []
+
+
+@pytest.mark.parametrize("size", [("40", "30"), (-1, -1), (0, 0), ("?", None), (40.0, 30.0)])
+def test_a_size_that_is_none_contradicts_nothing(tmp_path, size):
+    file, root = write_coco(tmp_path, [cat()])
+    rewrite(file, lambda c: c["images"][0].update(width=size[0], height=size[1]))
+    dataset, defects = read_coco(file, root)
+    assert (dataset.images[0].width, dataset.images[0].height) == (40, 30) and defects == []
+
+
+def rectangle(x, y, w, h):
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+@pytest.mark.parametrize(
+    ("written", "guess"),
+    [
+        (lambda x, y, w, h: [x, y, x + w, y + h], "corners x1, y1, x2, y2"),
+        (lambda x, y, w, h: [y, x, h, w], "x and y swapped"),
+        (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], "the centre"),
+        (lambda x, y, w, h: [x / 2, y / 2, w / 2, h / 2], "pictures of half the size"),
+        (lambda x, y, w, h: [x / 40, y / 30, w / 40, h / 30], "normalised"),
+    ],
+)
+def test_boxes_that_disagree_with_their_masks_are_one_defect_with_a_guess(tmp_path, written, guess):
+    where = [(20, 2, 8, 9), (22, 3, 7, 7), (25, 1, 6, 10), (18, 4, 9, 6), (24, 2, 10, 8)]
+    annotations = [cat(bbox=written(*box), segmentation=rectangle(*box)) for box in where]
+    with pytest.raises(UserError, match=rf"5 of 5 boxes .*{guess}"):
+        read(tmp_path, annotations)
+    keep = DefectPolicy(box_mask_mismatch="keep", below_pixel="keep", outside_image="keep")
+    assert len(read(tmp_path, annotations, keep)[0].images[0].annotation) == 5
+
+
+def test_run_lengths_by_rows_are_recognised(tmp_path):
+    where = [(20, 2, 8, 9), (2, 3, 7, 7), (25, 11, 6, 10), (18, 14, 9, 6)]
+    annotations = []
+    for x, y, w, h in where:
+        mask = np.zeros((30, 40), np.uint8)
+        mask[y : y + h, x : x + w] = 1
+        by_rows = uncompressed(np.ascontiguousarray(mask.T)) | {"size": [30, 40]}
+        annotations.append(cat(bbox=[x, y, w, h], segmentation=by_rows))
+    with pytest.raises(UserError, match="run lengths written by rows"):
+        read(tmp_path, annotations)
+
+
+@pytest.mark.parametrize("mask", [[[1, 1, 5, 5]], [], ["x"], {"size": [40, 30], "counts": [1200]}])
+def test_a_recipe_of_boxes_never_looks_at_bad_masks(tmp_path, mask):
+    policy = DefectPolicy(degenerate_mask="fatal", missing_mask="fatal")
+    file, root = write_coco(tmp_path, [cat(segmentation=[SQUARE]), cat(segmentation=mask)])
+    dataset, defects = read_coco(file, root, policy, needs_masks=False)
+    assert len(dataset.images[0].annotation) == 2 and defects == []
+    with pytest.raises(UserError, match=r"degenerate_mask|missing_mask"):
+        read_coco(file, root, policy)

@@ -144,7 +144,9 @@ def test_bfloat16(shapes, checkpoint, tmp_path):
         evaluate(recipe, checkpoint, tmp_path / precision)
         logs[precision] = [row["loss"] for row in read_metrics(tmp_path / precision / "metrics.jsonl")]
     assert logs["bf16"] != logs["fp32"], "the network is autocast"
-    assert logs["bf16"] == pytest.approx(logs["fp32"], rel=0.1)
+    # From the second step on the two sample other proposals.
+    assert logs["bf16"][0] == pytest.approx(logs["fp32"][0], rel=0.01)
+    assert logs["bf16"][-1] < logs["bf16"][0]
 
 
 class TestTwoProcesses:

@@ -261,3 +261,53 @@ def test_scanning_returns_fatal_defects_instead(tmp_path):
     write_image(tmp_path / "JPEGImages" / "a.jpg", (10, 10))
     _, defects = scan_voc(tmp_path, [(None, "train")], VOC_CLASSES, DefectPolicy())
     assert kinds(defects) == [("size_mismatch", "fatal"), ("unknown_class", "fatal")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a",
+        "a.jpg",
+        "a.jpg 1",
+        "'a'",
+        '"a.jpg"',
+        "JPEGImages/a.jpg",
+        "/JPEGImages/a.jpg /SegmentationClass/a.png",
+        "VOC2007\\JPEGImages\\a.jpg",
+        "/home/me/VOCdevkit/VOC2007/JPEGImages/a.jpg",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_lists_as_people_write_them(tmp_path, line, encoding):
+    folder = write_voc(tmp_path, {"a": [DOG], "b": [DOG]})
+    (folder / "ImageSets" / "Main" / "train.txt").write_bytes(f"{line}\r\nb\r\n".encode(encoding))
+    dataset, defects = read_voc(tmp_path, [(None, "train")])
+    assert [image.path.name for image in dataset.images] == ["a.jpg", "b.jpg"] and defects == []
+
+
+def test_images_in_folders_below_with_their_xml_beside_the_others(tmp_path):
+    folder = write_voc(tmp_path, {"a": [DOG]})
+    (folder / "JPEGImages" / "day").mkdir()
+    (folder / "JPEGImages" / "a.jpg").rename(folder / "JPEGImages" / "day" / "a.jpg")
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("day/a.jpg\n")
+    dataset, defects = read_voc(tmp_path, [(None, "train")])
+    assert [len(image.annotation) for image in dataset.images] == [1] and defects == []
+
+
+def test_xml_with_a_namespace(tmp_path):
+    folder = write_voc(tmp_path, {"a": [DOG]})
+    xml = folder / "Annotations" / "a.xml"
+    xml.write_text(xml.read_text().replace("<annotation", '<annotation xmlns="http://example.org/x"', 1))
+    assert len(read_voc(tmp_path, [(None, "train")])[0].images[0].annotation) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "difficult"), [("True", True), ("yes", True), ("0.0", False), ("no", False)]
+)
+def test_difficult_in_every_spelling(tmp_path, written, difficult):
+    folder = write_voc(tmp_path, {"a": [DOG]})
+    xml = folder / "Annotations" / "a.xml"
+    new = f"<difficult>{written}</difficult>"
+    xml.write_text(xml.read_text().replace("<difficult>0</difficult>", new))
+    assert new in xml.read_text()
+    assert read_voc(tmp_path, [(None, "train")])[0].images[0].annotation.difficult.tolist() == [difficult]

@@ -136,6 +136,7 @@ class TestDefects:
             "out_of_range": 1,
             "unreadable_mask": 2,
             "unreadable_image": 2,
+            "absent_class": 1,
         }
         assert "train/images: 1 usable pairs; of all pixels: ground 50.0 %, crop 50.0 %" in caplog.text
         assert "no pixel of weed" in caplog.text
@@ -204,7 +205,8 @@ class TestDefects:
 
 def test_the_scenes_of_these_tests_are_whole(tmp_path):
     splits = read_splits(recipe(write_folders(tmp_path)).data)
-    assert splits.defects == ()
+    # So few masks do not show every class, which the recipe of these tests forgives.
+    assert {defect.kind for defect in splits.defects} <= {"absent_class"}
     assert (len(splits.train.images), len(splits.test.images)) == (5, 5)
     found = {int(v) for i in splits.train.images for v in np.unique(load_labels(i.mask, splits.train.code))}
     assert len(found) > 2

@@ -102,7 +102,7 @@ def test_a_torn_state_gives_way_to_the_one_before(root, checkpoint, tmp_path, mo
 
 
 def test_upernet_takes_a_step_in_bfloat16(root, checkpoint, tmp_path):
-    keys = [o for o in overrides(root) if not o.startswith(("data.", "solver.max_iter"))]
+    keys = [o for o in overrides(root) if not o.startswith(("data.root", "data.classes", "solver.max_iter"))]
     path = tmp_path / "upernet.yaml"
     path.write_text("base: _segmentation\nmodel: {name: upernet}\n" + _data_of(root))
     more = ("backend=mmseg", "solver.max_iter=1", "solver.precision=bf16")
