@@ -203,6 +203,60 @@ class TestDefects:
             read_splits(self._data("/no/such/place"))
 
 
+class TestComparison:
+    """What is compared with the recipe, or the splits with each other."""
+
+    def _read(self, root, classes, *more):
+        keys = [f"data.root={root}", f"data.classes={classes}", *more]
+        return read_splits(load("transfer", "fcn_folders", keys).data)
+
+    def _write(self, root, *masks):
+        for split in ("train", "val"):
+            for number, mask in enumerate(masks):
+                write_pair(root / split, f"{number}", mask)
+        return root
+
+    def test_masks_painted_for_a_viewer(self, tmp_path):
+        root = self._write(tmp_path, _mask([0, 255], [0, 0]))
+        remedy = ["ignore: null", "palette: [[0, 0, 0], [255, 255, 255]]"]
+        with pytest.raises(
+            UserError, match=r"1 of 2 classes have no pixel .*'target' \(1\); 25\.0 %"
+        ) as refused:
+            self._read(root, "[ground, target]")
+        assert all(f"`{key}`" in str(refused.value) for key in remedy)
+        keys = [f"data.{key.replace(': ', '=', 1)}" for key in remedy]
+        splits = self._read(root, "[ground, target]", *keys)
+        assert load_labels(splits.train.images[0].mask, splits.train.code).tolist() == [[0, 1], [0, 0]]
+
+    def test_absent_classes_are_one_defect(self, tmp_path):
+        root = self._write(tmp_path, _mask([0, 1], [0, 0]))
+        with pytest.raises(UserError, match=r"2 of 4 classes have no pixel .*: 'c' \(2\), 'd' \(3\) \["):
+            self._read(root, "[a, b, c, d]")
+        splits = self._read(root, "[a, b, c, d]", "data.defects.absent_class=keep")
+        assert [defect.kind for defect in splits.defects] == ["absent_class"]
+
+    def test_zero_may_mean_no_label(self, tmp_path):
+        root = self._write(tmp_path, _mask([0, 1, 2, 255]))
+        with pytest.raises(UserError, match=r"ignore: 0 is the class 'a'; .* say first_index: 1"):
+            self._read(root, "[a, b]", "data.ignore=0")
+        splits = self._read(root, "[a, b]", "data.first_index=1")
+        assert load_labels(splits.train.images[0].mask, splits.train.code).tolist() == [
+            [IGNORED, 0, 1, IGNORED]
+        ]
+        assert splits.defects == ()
+
+    def test_a_test_image_that_is_a_training_image(self, tmp_path):
+        root = self._write(tmp_path, _mask([0, 1]))
+        copied = (root / "train" / "images" / "0.jpg").read_bytes()
+        (root / "val" / "images" / "0.jpg").write_bytes(copied)
+        with pytest.raises(
+            UserError, match=r"val/images/0\.jpg: is the training image .*train/images/0\.jpg too"
+        ):
+            self._read(root, "[a, b]")
+        splits = self._read(root, "[a, b]", "data.defects.test_in_train=keep")
+        assert [defect.kind for defect in splits.defects] == ["test_in_train"]
+
+
 def test_the_scenes_of_these_tests_are_whole(tmp_path):
     splits = read_splits(recipe(write_folders(tmp_path)).data)
     # So few masks do not show every class, which the recipe of these tests forgives.
