@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from carryover.configs import WorkError, load
 from carryover.core.data.objects.dataset import to_rle
@@ -162,7 +162,8 @@ class TestTrainInputs:
         assert len(image_dict(emptied, with_masks=True)["annotations"]) == len(image.annotation) - 1
         assert len(image_dict(emptied, with_masks=False)["annotations"]) == len(image.annotation)
 
-    def test_images_are_taken_as_stored(self, shapes, coco, tmp_path):
+    @pytest.mark.parametrize(("orientation", "size"), [("stored", (64, 128)), ("exif", (128, 64))])
+    def test_the_orientation_is_the_data_sets(self, shapes, coco, tmp_path, orientation, size):
         from carryover.transfer.tasks.detection.detectron2.data import TestInputs
 
         image = coco.test.images[0]
@@ -170,7 +171,11 @@ class TestTrainInputs:
         turned[0x0112] = 6  # "rotate by 90 degrees to see it"
         path = tmp_path / "turned.png"
         Image.open(image.path).crop((0, 0, 128, 64)).save(path, exif=turned)
-        source = replace(image, path=path, width=128, height=64)
+        height, width = size
+        source = replace(image, path=path, width=width, height=height, orientation=orientation)
         found = TestInputs([source], _cfg(_recipe("demo_mask_fpn", shapes)))[0]
-        assert found["image"].shape == (3, 64, 128)
-        assert (found["height"], found["width"]) == (64, 128)
+        assert found["image"].shape == (3, *size)
+        assert (found["height"], found["width"]) == size
+        with Image.open(path) as file:
+            expected = ImageOps.exif_transpose(file) if orientation == "exif" else file
+            assert np.array_equal(found["image"].permute(1, 2, 0).numpy(), np.asarray(expected))
