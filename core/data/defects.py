@@ -50,6 +50,8 @@ class DefectPolicy(Section):
     degenerate_mask
         A polygon with fewer than three points or no area, an RLE that is empty or of another size.
         ``drop`` leaves the polygon out; the object keeps its box.
+    absent_class
+        Classes of a VOC recipe without an object to train on; of COCO's, those that are tested all the same.
     below_pixel
         More than a quarter of the boxes are less than a pixel wide or high: they are normalised, most likely.
     box_mask_mismatch
@@ -75,6 +77,7 @@ class DefectPolicy(Section):
     orphan_annotation: Literal["fatal", "drop"] = "fatal"
     degenerate_mask: Literal["fatal", "drop", "keep"] = "drop"
     missing_mask: Literal["fatal", "drop", "keep"] = "keep"
+    absent_class: Literal["fatal", "keep"] = "fatal"
     below_pixel: Literal["fatal", "keep"] = "fatal"
     box_mask_mismatch: Literal["fatal", "keep"] = "fatal"
     test_in_train: Literal["fatal", "keep"] = "fatal"

@@ -51,6 +51,17 @@ class ScaledSolver(Section):
         """Return a number of iterations, given for the reference batch, at this batch."""
         return max(1, round(iterations / self.scale))
 
+    def describe(self) -> str:
+        """Return the schedule in words, with what the batch made of the stated rate and length."""
+        said = f"{self.ims_per_batch} images a step, rate {self.peak_lr:g}, {self.iterations:,} iterations"
+        if self.ims_per_batch == self.reference_ims_per_batch:
+            return said
+        return (
+            f"{said} (solver.base_lr {self.base_lr:g} and solver.max_iter {self.max_iter:,} are stated for"
+            f" {self.reference_ims_per_batch} images a step, and scale with solver.ims_per_batch by"
+            " themselves)"
+        )
+
     @model_validator(mode="after")
     def _rates_agree(self) -> Self:
         if self.lr is not None and not math.isclose(self.lr, self.peak_lr, rel_tol=1e-3):

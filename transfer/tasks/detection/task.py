@@ -11,6 +11,7 @@ from carryover.core.data.objects.splits import Splits, read_splits
 from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.transfer.results.record import ResultRecord
 from carryover.transfer.tasks.base import Outcome, Run, Task
+from carryover.transfer.tasks.detection.announce import announce
 from carryover.transfer.tasks.detection.config import DetectionConfig
 from carryover.transfer.tasks.detection.detectron2 import library
 
@@ -39,6 +40,7 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
         if config.backend == "detectron2":
             library.require_detectron2()
         splits = read_splits(config.data, needs_masks=config.model.masks)
+        log.info("%s", announce(config, splits))
         if config.backend == "detectron2":
             library.import_detectron2()
         return splits

@@ -11,6 +11,7 @@ from carryover.configs.registry import imported
 from carryover.core.data.masks.splits import Splits, read_splits
 from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.transfer.tasks.base import Outcome, Run, Task
+from carryover.transfer.tasks.segmentation.announce import announce
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
         """Read both splits; raises UserError for defects that the recipe does not forgive."""
         if config.backend == "mmseg" and importlib.util.find_spec("mmseg") is None:
             raise UserError("backend: mmseg needs mmsegmentation: pip install 'carryover-eval[mmseg]'")
-        return read_splits(config.data)
+        splits = read_splits(config.data)
+        log.info("%s", announce(config, splits))
+        return splits
 
     def require(self, config: SegmentationConfig, source: "Source") -> None:
         """Raise UserError for a checkpoint normalised differently, or a backbone that cannot be dilated."""

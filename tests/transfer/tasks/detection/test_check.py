@@ -6,9 +6,12 @@ import shutil
 
 import pytest
 
+from carryover.configs import load
 from carryover.configs.errors import UserError
 from carryover.core.data.check import check
 from carryover.core.data.defects import summarize
+from carryover.core.data.objects.config import CocoData
+from carryover.core.data.objects.splits import read_splits
 from tests.transfer.tasks.detection.layouts import write_coco, write_image, write_voc, write_voc_split
 
 DOG = ("dog", (5, 6, 20, 25))
@@ -119,3 +122,44 @@ def test_what_is_no_data_set_of_the_kind_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=expected):
             check(kind, tmp_path)
+
+
+class TestClassesWithoutObjects:
+    """Classes that nothing is trained on."""
+
+    def _voc(self, root, *more):
+        write_voc(root / "VOC2007", {"a": [("dog", (5, 6, 20, 25)), ("cat", (1, 2, 9, 9), True)]}, "trainval")
+        write_voc(root / "VOC2007", {"b": [("dog", (5, 6, 21, 25))]}, "test")
+        keys = [
+            "data.classes=[dog, cat]",
+            "data.train=[2007/trainval]",
+            "data.test=2007/test",
+            "data.defects.test_in_train=keep",
+        ]
+        recipe = load("transfer", "voc07_c4", [f"data.root={root}", *keys, *more])
+        return read_splits(recipe.data, needs_masks=False)
+
+    def test_a_recipes_class_is_wanted_and_a_difficult_object_is_none(self, tmp_path):
+        with pytest.raises(
+            UserError, match=r"1 of 2 classes have no object to train on: 'cat' \[absent_class"
+        ):
+            self._voc(tmp_path)
+        kept = self._voc(tmp_path, "data.defects.absent_class=keep").defects
+        assert "absent_class" in {defect.kind for defect in kept}
+
+    @pytest.mark.parametrize(("tested", "refused"), [(1, False), (2, True)])
+    def test_of_cocos_those_that_are_tested(self, tmp_path, tested, refused):
+        splits = {}
+        for split, category in (("train", 1), ("test", tested)):
+            box = {"image_id": 1, "category_id": category, "bbox": [1, 2, 9, 9]}
+            write_coco(tmp_path / split, [box], categories={1: "cell", 2: "all of them"})
+            splits[split] = {"annotations": f"{split}/instances.json", "images": f"{split}/images"}
+        keep = {"test_in_train": "keep"}
+        data = CocoData.model_validate(
+            {"kind": "coco", "title": "cells", "root": tmp_path, "defects": keep, **splits}
+        )
+        if refused:
+            with pytest.raises(UserError, match="no object to train on: 'all of them'"):
+                read_splits(data, needs_masks=False)
+        else:
+            assert read_splits(data, needs_masks=False).train.classes == ("cell", "all of them")

@@ -1,0 +1,37 @@
+"""What a detector will be trained and tested on, and how, in words: said once, before training."""
+
+from collections import Counter
+
+from carryover.core.data.objects.config import VocData
+from carryover.core.data.objects.dataset import DetectionDataset
+from carryover.core.data.objects.splits import Splits
+from carryover.transfer.tasks.detection.config import DetectionConfig
+
+
+def announce(config: DetectionConfig, splits: Splits) -> str:
+    """Return one block: images, objects of each class, sizes, schedule, and the rule of the metric."""
+    shown, dropped = config.input, Counter(d.kind for d in splits.defects if d.action == "drop")
+    sizes = (" to " if shown.min_size_sampling == "range" else ", ").join(map(str, shown.min_sizes_train))
+    if isinstance(config.data, VocData):
+        eleven = config.data.metric == "11point"
+        rule = "AP, 11-point VOC 2007" if eleven else "AP, area under the curve (VOC 2010 and later)"
+    else:
+        rule = "COCO's AP (IoU 0.50 to 0.95, 101 points of recall)"
+    lines = [
+        "what will be done",
+        f"  train on {_contents(splits.train)}",
+        f"  test on {_contents(splits.test)}",
+        f"  short edge {sizes} in training (long edge at most {shown.max_size_train}),"
+        f" {shown.min_size_test} in testing (at most {shown.max_size_test})",
+        f"  {config.solver.describe()}",
+        f"  {rule}",
+    ]
+    if dropped:
+        lines.append("  left out: " + ", ".join(f"{kind} {count}" for kind, count in dropped.most_common()))
+    return "\n".join(lines)
+
+
+def _contents(dataset: DetectionDataset) -> str:
+    counts = Counter(int(label) for image in dataset.images for label in image.annotation.labels)
+    of_each = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(dataset.classes))
+    return f"{dataset.name}: {len(dataset.images)} images, {counts.total()} objects ({of_each})"

@@ -1,0 +1,28 @@
+"""What a segmenter will be trained and tested on, and how, in words: said once, before training."""
+
+from collections import Counter
+
+from carryover.core.data.masks.splits import Splits
+from carryover.transfer.tasks.segmentation.config import SegmentationConfig
+
+
+def announce(config: SegmentationConfig, splits: Splits) -> str:
+    """Return one block: images, sizes, schedule, the rule of the metric, and what was left out."""
+    shown, dropped = config.input, Counter(d.kind for d in splits.defects if d.action == "drop")
+    tested = "their own size" if shown.test_scale is None else "{} x {}".format(*shown.test_scale)
+    lines = [
+        "what will be done",
+        f"  train on {splits.train.name}: {len(splits.train.images)} images",
+        f"  test on {splits.test.name}: {len(splits.test.images)} images",
+        "  scaled into {} x {}, times {:g} to {:g}, crops of {} x {} (height x width); tested {}".format(
+            *shown.scale,
+            *shown.ratio_range,
+            *shown.crop_size,
+            f"{'whole' if shown.test_mode == 'whole' else 'in windows'}, at {tested}",
+        ),
+        f"  {config.solver.describe()}",
+        f"  mean IoU over {len(splits.train.classes)} classes, of pixels summed over all test images",
+    ]
+    if dropped:
+        lines.append("  left out: " + ", ".join(f"{kind} {count}" for kind, count in dropped.most_common()))
+    return "\n".join(lines)
