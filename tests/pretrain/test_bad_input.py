@@ -44,14 +44,14 @@ def _silence(network: nn.Module) -> None:
             p.zero_()
 
 
-@pytest.mark.parametrize("case", NORMALISING)
 @pytest.mark.parametrize("parts", [1, 2])
-def test_embeddings_without_a_direction_are_refused(case: str, parts: int) -> None:
-    method, batch = _build(case)
-    _silence(method.online)
-    with pytest.raises(UserError, match=r"embedding of the online network cannot be l2-normalised"):
-        backward(method, method, batch, _moment(), parts)
-    assert all(p.grad is None for p in method.parameters())
+def test_embeddings_without_a_direction_are_refused(parts: int) -> None:
+    for case in NORMALISING:
+        method, batch = _build(case)
+        _silence(method.online)
+        with pytest.raises(UserError, match=r"embedding of the online network cannot be l2-normalised"):
+            backward(method, method, batch, _moment(), parts)
+        assert all(p.grad is None for p in method.parameters())
 
 
 def test_targets_that_are_not_finite_are_refused() -> None:
@@ -77,12 +77,12 @@ def test_an_objective_given_embeddings_that_are_not_normalised_is_refused() -> N
         method(batch, _moment())
 
 
-@pytest.mark.parametrize("case", list(CASES))
-def test_a_batch_of_one_is_refused(case: str) -> None:
-    method, batch = _build(case)
-    one = Batch(batch.index[:1], [v[:1] for v in batch.views], batch.label)
-    with pytest.raises(UserError, match=r"batch is a batch of 1: batch statistics .* at least 2"):
-        method(one, _moment())
+def test_a_batch_of_one_is_refused() -> None:
+    for case in CASES:
+        method, batch = _build(case)
+        one = Batch(batch.index[:1], [v[:1] for v in batch.views], batch.label)
+        with pytest.raises(UserError, match=r"batch is a batch of 1: batch statistics .* at least 2"):
+            method(one, _moment())
 
 
 @pytest.mark.parametrize("case", ["sqrtkl", "npid"])

@@ -42,44 +42,37 @@ def test_transparency_is_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_the_orientation_is_applied_unless_pixels_are_wanted_as_stored(
-    suffix: str, turn: int, tmp_path: Path
-) -> None:
+def test_the_orientation_is_applied_unless_pixels_are_wanted_as_stored(suffix: str, tmp_path: Path) -> None:
     upright = np.zeros((24, 40, 3), np.uint8)
     upright[:8, :20], upright[8:16, 20:] = (250, 0, 0), (0, 250, 0)
-    path, picture = tmp_path / f"turned{suffix}", Image.fromarray(upright)
-    exif = picture.getexif()
-    exif[0x0112] = turn
     options = {"lossless": True} if suffix == ".webp" else {"quality": 100} if suffix == ".jpg" else {}
-    picture.save(path, exif=exif, **options)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-    shown, stored = read_image(path).permute(1, 2, 0).numpy(), read_image(path, orientation="stored")
-    assert np.array_equal(shown, expected)
     Image.fromarray(upright).save(plain := tmp_path / f"plain{suffix}", **options)
-    assert torch.equal(stored, read_image(plain))
-    header = read_header(path)
-    assert (header.height, header.width) == shown.shape[:2] and header.turned == (turn > 1)
-    assert read_header(path, "stored").size == (40, 24)
+    for turn in range(1, 9):
+        path, picture = tmp_path / f"turned_{turn}{suffix}", Image.fromarray(upright)
+        exif = picture.getexif()
+        exif[0x0112] = turn
+        picture.save(path, exif=exif, **options)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+        shown, stored = read_image(path).permute(1, 2, 0).numpy(), read_image(path, orientation="stored")
+        assert np.array_equal(shown, expected)
+        assert torch.equal(stored, read_image(plain))
+        header = read_header(path)
+        assert (header.height, header.width) == shown.shape[:2] and header.turned == (turn > 1)
+        assert read_header(path, "stored").size == (40, 24)
 
 
-@pytest.mark.parametrize(
-    ("values", "suffix", "expected"),
-    [
+def test_many_levels_become_eight_bits_by_one_rule(tmp_path: Path) -> None:
+    for values, suffix, expected in (
         (np.uint16([[0, 0x1234], [0x8000, 0xFFFF]]), ".png", [[0, 0x12], [0x80, 0xFF]]),
         (np.uint16([[0, 0], [0, 0]]), ".png", [[0, 0], [0, 0]]),
         (np.int32([[0, 100], [200, 255]]), ".tif", [[0, 100], [200, 255]]),
         (np.int32([[0, 0x1234], [0x8000, 0xFFFF]]), ".tif", [[0, 0x12], [0x80, 0xFF]]),
         (np.float32([[0, 0.25], [0.5, 1]]), ".tif", [[0, 64], [128, 255]]),
         (np.float32([[0, 0.25], [100.6, 255]]), ".tif", [[0, 0], [101, 255]]),
-    ],
-)
-def test_many_levels_become_eight_bits_by_one_rule(
-    values: np.ndarray, suffix: str, expected: list[list[int]], tmp_path: Path
-) -> None:
-    path = tmp_path / f"deep{suffix}"
-    Image.fromarray(values).save(path)
-    assert read_image(path).tolist() == [expected] * 3
+    ):
+        path = tmp_path / f"deep{suffix}"
+        Image.fromarray(values).save(path)
+        assert read_image(path).tolist() == [expected] * 3
 
 
 @pytest.mark.parametrize(

@@ -244,24 +244,17 @@ def test_a_flat_list_is_one_polygon_and_two_corners_of_the_box_are_a_rectangle(t
     assert [(d.kind, d.action) for d in defects] == [("degenerate_mask", "keep")] and dataset.altered
 
 
-@pytest.mark.parametrize("value", ["0", "false", "No", None, 0.0, False, "null", ""])
-def test_no_in_every_spelling_is_no_crowd(tmp_path, value):
-    dataset, defects = read(tmp_path, [cat(iscrowd=value)])
-    assert not dataset.images[0].annotation.iscrowd.any() and defects == []
+def test_a_crowd_in_every_spelling_of_yes_and_no(tmp_path):
+    no, yes = ["0", "false", "No", None, 0.0, False, "null", ""], ["1", "TRUE", "yes", 1.0, True, "1.0"]
+    dataset, defects = read(tmp_path, [cat(iscrowd=value) for value in (*no, *yes)])
+    assert dataset.images[0].annotation.iscrowd.tolist() == [False] * len(no) + [True] * len(yes)
+    assert defects == []
 
 
-@pytest.mark.parametrize("value", ["1", "TRUE", "yes", 1.0, True, "1.0"])
-def test_yes_in_every_spelling_is_a_crowd(tmp_path, value):
-    dataset, _ = read(tmp_path, [cat(iscrowd=value)])
-    assert dataset.images[0].annotation.iscrowd.all()
-
-
-@pytest.mark.parametrize(
-    ("area", "found"), [(77, 77), ("77", 77), (0, 100), (-5, 100), ("big", 100), (None, 100)]
-)
-def test_an_area_that_is_none_is_measured(tmp_path, area, found):
-    dataset, defects = read(tmp_path, [cat(area=area, segmentation=[SQUARE])])
-    assert dataset.images[0].annotation.area.tolist() == [found] and defects == []
+def test_an_area_that_is_none_is_measured(tmp_path):
+    areas = {77: 77, "77": 77, 0: 100, -5: 100, "big": 100, None: 100}
+    dataset, defects = read(tmp_path, [cat(area=area, segmentation=[SQUARE]) for area in areas])
+    assert dataset.images[0].annotation.area.tolist() == list(areas.values()) and defects == []
 
 
 def test_ids_that_repeat_are_renumbered_and_said_once(tmp_path, caplog):
@@ -283,12 +276,12 @@ def test_a_name_of_another_machine_is_found_by_its_tail(tmp_path, name):
     assert dataset.images[0].path == root / "images" / "1.jpg" and defects == []
 
 
-@pytest.mark.parametrize("size", [("40", "30"), (-1, -1), (0, 0), ("?", None), (40.0, 30.0)])
-def test_a_size_that_is_none_contradicts_nothing(tmp_path, size):
+def test_a_size_that_is_none_contradicts_nothing(tmp_path):
     file, root = write_coco(tmp_path, [cat()])
-    rewrite(file, lambda c: c["images"][0].update(width=size[0], height=size[1]))
-    dataset, defects = read_coco(file, root)
-    assert (dataset.images[0].width, dataset.images[0].height) == (40, 30) and defects == []
+    for width, height in (("40", "30"), (-1, -1), (0, 0), ("?", None), (40.0, 30.0)):
+        rewrite(file, lambda c, w=width, h=height: c["images"][0].update(width=w, height=h))
+        dataset, defects = read_coco(file, root)
+        assert (dataset.images[0].width, dataset.images[0].height) == (40, 30) and defects == []
 
 
 def rectangle(x, y, w, h):

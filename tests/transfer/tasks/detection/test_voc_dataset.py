@@ -263,9 +263,10 @@ def test_scanning_returns_fatal_defects_instead(tmp_path):
     assert kinds(defects) == [("size_mismatch", "fatal"), ("unknown_class", "fatal")]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_lists_as_people_write_them(tmp_path, encoding):
+    folder = write_voc(tmp_path, {"a": [DOG], "b": [DOG]})
+    for line in (
         "a",
         "a.jpg",
         "a.jpg 1",
@@ -275,14 +276,10 @@ def test_scanning_returns_fatal_defects_instead(tmp_path):
         "/JPEGImages/a.jpg /SegmentationClass/a.png",
         "VOC2007\\JPEGImages\\a.jpg",
         "/home/me/VOCdevkit/VOC2007/JPEGImages/a.jpg",
-    ],
-)
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
-def test_lists_as_people_write_them(tmp_path, line, encoding):
-    folder = write_voc(tmp_path, {"a": [DOG], "b": [DOG]})
-    (folder / "ImageSets" / "Main" / "train.txt").write_bytes(f"{line}\r\nb\r\n".encode(encoding))
-    dataset, defects = read_voc(tmp_path, [(None, "train")])
-    assert [image.path.name for image in dataset.images] == ["a.jpg", "b.jpg"] and defects == []
+    ):
+        (folder / "ImageSets" / "Main" / "train.txt").write_bytes(f"{line}\r\nb\r\n".encode(encoding))
+        dataset, defects = read_voc(tmp_path, [(None, "train")])
+        assert [image.path.name for image in dataset.images] == ["a.jpg", "b.jpg"] and defects == []
 
 
 def test_images_in_folders_below_with_their_xml_beside_the_others(tmp_path):
@@ -301,13 +298,12 @@ def test_xml_with_a_namespace(tmp_path):
     assert len(read_voc(tmp_path, [(None, "train")])[0].images[0].annotation) == 1
 
 
-@pytest.mark.parametrize(
-    ("written", "difficult"), [("True", True), ("yes", True), ("0.0", False), ("no", False)]
-)
-def test_difficult_in_every_spelling(tmp_path, written, difficult):
+def test_difficult_in_every_spelling(tmp_path):
     folder = write_voc(tmp_path, {"a": [DOG]})
     xml = folder / "Annotations" / "a.xml"
-    new = f"<difficult>{written}</difficult>"
-    xml.write_text(xml.read_text().replace("<difficult>0</difficult>", new))
-    assert new in xml.read_text()
-    assert read_voc(tmp_path, [(None, "train")])[0].images[0].annotation.difficult.tolist() == [difficult]
+    text, stated = xml.read_text(), "<difficult>0</difficult>"
+    assert stated in text
+    for written, difficult in (("True", True), ("yes", True), ("0.0", False), ("no", False)):
+        xml.write_text(text.replace(stated, f"<difficult>{written}</difficult>"))
+        (image,) = read_voc(tmp_path, [(None, "train")])[0].images
+        assert image.annotation.difficult.tolist() == [difficult]
