@@ -77,7 +77,7 @@ class DefectPolicy(Section):
     orphan_annotation: Literal["fatal", "drop"] = "fatal"
     degenerate_mask: Literal["fatal", "drop", "keep"] = "drop"
     missing_mask: Literal["fatal", "drop", "keep"] = "keep"
-    absent_class: Literal["fatal", "keep"] = "fatal"
+    absent_class: Literal["fatal", "keep"] = "keep"
     below_pixel: Literal["fatal", "keep"] = "fatal"
     box_mask_mismatch: Literal["fatal", "keep"] = "fatal"
     test_in_train: Literal["fatal", "keep"] = "fatal"
@@ -106,6 +106,8 @@ class MaskDefectPolicy(Section):
         ignores those pixels.
     absent_class
         A class of the recipe that has no pixel in the training masks.
+    single_class
+        Only one of the recipe's classes has a pixel in the training masks.
     test_in_train
         A test image that is a training image too, by its content.
     """
@@ -117,7 +119,8 @@ class MaskDefectPolicy(Section):
     unreadable_mask: Literal["fatal", "drop"] = "fatal"
     size_mismatch: Literal["fatal", "drop"] = "fatal"
     out_of_range: Literal["fatal", "drop", "keep"] = "fatal"
-    absent_class: Literal["fatal", "keep"] = "fatal"
+    absent_class: Literal["fatal", "keep"] = "keep"
+    single_class: Literal["fatal", "keep"] = "fatal"
     test_in_train: Literal["fatal", "keep"] = "fatal"
 
     def action(self, kind: str) -> Action:

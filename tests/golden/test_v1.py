@@ -168,7 +168,7 @@ def test_features_of_then_are_computed_again(tmp_path: Path) -> None:
     run = unpack("v1", "run-local", tmp_path)
     stored = list(run.glob("stages/import/*/out/features/*/meta.json"))
     assert stored and all("schema_version" not in json.loads(p.read_text()) for p in stored)
-    assert FEATURES.version == 2, "the version is part of an entry's name"
+    assert FEATURES.version == 3, "the version is part of an entry's name"
 
 
 @pytest.mark.slow

@@ -102,4 +102,5 @@ def _absent(taught: Sequence[str], pixels: np.ndarray, policy: MaskDefectPolicy,
             f"; {100 * pixels[IGNORED] / pixels.sum():.1f} % of all pixels are ignored ({IGNORED}). Masks"
             " painted 0 and 255 need `ignore: null` and `palette: [[0, 0, 0], [255, 255, 255]]`"
         )
-    return [Defect(Path(name), "absent_class", message, policy.absent_class)]
+    kind = "single_class" if len(absent) == len(taught) - 1 else "absent_class"
+    return [Defect(Path(name), kind, message, policy.action(kind))]

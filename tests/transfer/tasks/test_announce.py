@@ -12,7 +12,7 @@ from carryover.transfer.tasks.segmentation.announce import announce as announce_
 from tests.transfer.tasks.detection.layouts import write_voc
 from tests.transfer.tasks.segmentation.scenes import recipe, write_folders
 
-KEEP = ("data.defects.test_in_train=keep", "data.defects.absent_class=keep")
+KEEP = ("data.defects.test_in_train=keep",)
 DOG, CAT = ("dog", (5, 6, 20, 25)), ("cat", (1, 2, 9, 9))
 
 

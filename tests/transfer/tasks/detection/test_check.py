@@ -143,8 +143,8 @@ class TestClassesWithoutObjects:
         with pytest.raises(
             UserError, match=r"1 of 2 classes have no object to train on: 'cat' \[absent_class"
         ):
-            self._voc(tmp_path)
-        kept = self._voc(tmp_path, "data.defects.absent_class=keep").defects
+            self._voc(tmp_path, "data.defects.absent_class=fatal")
+        kept = self._voc(tmp_path).defects
         assert "absent_class" in {defect.kind for defect in kept}
 
     @pytest.mark.parametrize(("tested", "refused"), [(1, False), (2, True)])
@@ -154,7 +154,7 @@ class TestClassesWithoutObjects:
             box = {"image_id": 1, "category_id": category, "bbox": [1, 2, 9, 9]}
             write_coco(tmp_path / split, [box], categories={1: "cell", 2: "all of them"})
             splits[split] = {"annotations": f"{split}/instances.json", "images": f"{split}/images"}
-        keep = {"test_in_train": "keep"}
+        keep = {"test_in_train": "keep", "absent_class": "fatal"}
         data = CocoData.model_validate(
             {"kind": "coco", "title": "cells", "root": tmp_path, "defects": keep, **splits}
         )

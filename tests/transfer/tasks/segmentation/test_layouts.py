@@ -231,8 +231,8 @@ class TestComparison:
     def test_absent_classes_are_one_defect(self, tmp_path):
         root = self._write(tmp_path, _mask([0, 1], [0, 0]))
         with pytest.raises(UserError, match=r"2 of 4 classes have no pixel .*: 'c' \(2\), 'd' \(3\) \["):
-            self._read(root, "[a, b, c, d]")
-        splits = self._read(root, "[a, b, c, d]", "data.defects.absent_class=keep")
+            self._read(root, "[a, b, c, d]", "data.defects.absent_class=fatal")
+        splits = self._read(root, "[a, b, c, d]")
         assert [defect.kind for defect in splits.defects] == ["absent_class"]
 
     def test_zero_may_mean_no_label(self, tmp_path):
@@ -259,7 +259,7 @@ class TestComparison:
 
 def test_the_scenes_of_these_tests_are_whole(tmp_path):
     splits = read_splits(recipe(write_folders(tmp_path)).data)
-    # So few masks do not show every class, which the recipe of these tests forgives.
+    # So few masks do not show every class.
     assert {defect.kind for defect in splits.defects} <= {"absent_class"}
     assert (len(splits.train.images), len(splits.test.images)) == (5, 5)
     found = {int(v) for i in splits.train.images for v in np.unique(load_labels(i.mask, splits.train.code))}
