@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -81,6 +81,29 @@ class Identity:
         found = differences(there, self.to_json(), {f"protocol.{key}" for key in defaults})
         # A recipe's task is the kind of its work.
         return [d for d in found if d.key != "kind" or not any(other.key == "task" for other in found)]
+
+
+_SINCE_V1: Final[Mapping[str, object]] = {
+    "orientation": "exif",
+    "first_index": 0,
+    "test_in_train": "fatal",
+    "ambiguous_range": "fatal",
+    "below_pixel": "fatal",
+    "box_mask_mismatch": "fatal",
+    "absent_class": "keep",
+    "single_class": "fatal",
+}
+"""Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""
+
+
+def as_of_v1(plain: Any) -> Any:
+    """Return a recipe's plain values without the newer keys that have their defaults."""
+    if isinstance(plain, list | tuple):
+        return [as_of_v1(value) for value in plain]
+    if not isinstance(plain, Mapping):
+        return plain
+    newer = {key for key, default in _SINCE_V1.items() if key in plain and plain[key] == default}
+    return {key: as_of_v1(value) for key, value in plain.items() if key not in newer}
 
 
 def protocol(recipe: BaseModel) -> dict[str, Any]:

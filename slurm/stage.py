@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs.files import sha256_file
-from carryover.configs.identity import Difference, Identity
+from carryover.configs.identity import Difference, Identity, as_of_v1
 from carryover.slurm.calls import Call
 from carryover.slurm.errors import RequestError
 from carryover.slurm.resources import Resources
@@ -235,7 +235,7 @@ def hash_of_v1(
     stage: Stage, plain: Mapping[str, Any], upstream: Mapping[str, str], inputs: InputDigests
 ) -> str:
     """Return the content hash that version 1 gave a stage, whose callable it names in `plain`."""
-    params = replace_outputs(stage.params, lambda o: _output_of_v1(o, upstream))
+    params = as_of_v1(replace_outputs(stage.params, lambda o: _output_of_v1(o, upstream)))
     content = {
         "call": plain["call"],
         "version": plain.get("version", 1),

@@ -146,3 +146,13 @@ def test_what_one_side_does_not_know_contradicts_nothing() -> None:
 def test_a_key_that_is_no_more_is_a_difference() -> None:
     found = differences({"protocol": {"a": 1, "b": 2}}, {"protocol": {"b": 2}})
     assert [str(d) for d in found] == ["a: 1 -> not stated"]
+
+
+def test_version_1_did_not_know_the_keys_of_today():
+    from carryover.configs.identity import as_of_v1
+
+    plain = {
+        "data": {"root": "x", "orientation": "exif", "defects": {"zero_area": "drop", "below_pixel": "fatal"}}
+    }
+    assert as_of_v1(plain) == {"data": {"root": "x", "defects": {"zero_area": "drop"}}}
+    assert as_of_v1({"data": [{"orientation": "stored"}]}) == {"data": [{"orientation": "stored"}]}
