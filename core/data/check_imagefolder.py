@@ -1,11 +1,11 @@
 """Check class folders of images: ImageNet's layout, torchvision's ImageFolder."""
 
-import hashlib
 import logging
 from collections import defaultdict
 from pathlib import Path
 
 from carryover.configs.errors import UserError
+from carryover.configs.files import sha256_file
 from carryover.core.data.defects import Defect
 from carryover.core.data.layouts import NO_CLASSES
 from carryover.core.data.names import is_hidden
@@ -79,14 +79,10 @@ def _duplicates(paths: list[Path]) -> list[Defect]:
     for path, size in zip(paths, in_parallel(lambda path: path.stat().st_size, paths), strict=True):
         by_size[size].append(path)
     suspects = [path for group in by_size.values() if len(group) > 1 for path in group]
-    first: dict[bytes, Path] = {}
+    first: dict[str, Path] = {}
     defects = []
-    for path, digest in zip(suspects, in_parallel(_digest, suspects), strict=True):
+    for path, digest in zip(suspects, in_parallel(sha256_file, suspects), strict=True):
         original = first.setdefault(digest, path)
         if original != path:
             defects.append(Defect(path, "duplicate_image", f"the same file as {original}", "keep"))
     return defects
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()

@@ -1,7 +1,7 @@
 """What can be wrong with a data set, and what a recipe wants done about it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -203,6 +203,12 @@ def summarize(defects: Sequence[Defect], what: str) -> str:
     return _listing(defects, f"{what}: {len(defects)} defects")
 
 
+def tally(defects: Iterable[Defect]) -> str:
+    """Return how many defects there are of each kind, the most frequent first: ``zero_area 3, ...``."""
+    counts = Counter(defect.kind for defect in defects)
+    return ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
+
+
 def _listing(defects: Sequence[Defect], heading: str) -> str:
     counts: Counter[str] = Counter()
     ranks: list[int] = []
@@ -211,8 +217,7 @@ def _listing(defects: Sequence[Defect], heading: str) -> str:
         ranks.append(counts[defect.kind])
     # A thousand defects of one kind must not crowd out the only one of another.
     shown = sorted(sorted(range(len(defects)), key=lambda i: ranks[i])[:LISTED])
-    tally = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-    lines = [f"{heading} ({tally})", *(f"  {defects[i]}" for i in shown)]
+    lines = [f"{heading} ({tally(defects)})", *(f"  {defects[i]}" for i in shown)]
     if len(defects) > len(shown):
         lines.append(f"  ... and {len(defects) - len(shown)} more")
     return "\n".join(lines)

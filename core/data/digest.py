@@ -4,17 +4,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from carryover.configs.files import sha256_file
 from carryover.core.data.names import is_hidden, located, read_text
+from carryover.core.data.pictures import in_parallel
 
-# Waiting is for the file server, and can be done side by side.
-_THREADS = 16
 _READ_WHOLE_BYTES = 256 * 2**20
 """Images that take no more than this together count with their contents, more of them with their sizes."""
 # Of these a mended picture usually has the size of the old one.
@@ -57,12 +55,12 @@ class Contents:
         `known` holds what was read of files a moment ago, and is added to. A file that is missing counts as
         missing: what is wrong with the data set is said by its reader.
         """
-        sizes = dict(zip(self.images, _in_threads(_size, (path for _, path in self.images)), strict=True))
+        sizes = dict(zip(self.images, in_parallel(_size, (path for _, path in self.images)), strict=True))
         whole = sum(sizes.values()) <= _READ_WHOLE_BYTES
         read = [*self.texts, *(i for i in self.images if whole or i[1].suffix.lower() in _UNCOMPRESSED)]
         known = {} if known is None else known
         new = list(dict.fromkeys(path for _, path in read if path not in known))
-        known.update(zip(new, _in_threads(_sha256, new), strict=True))
+        known.update(zip(new, in_parallel(_sha256, new), strict=True))
         contents = {(name, path): known[path] for name, path in read}
         files = (*self.texts, *self.images)
         rows = [(name, contents.get((name, path)) or sizes[name, path]) for name, path in files]
@@ -96,7 +94,7 @@ def listed(root: Path, list_file: Path) -> Contents:
     file = list_file.expanduser()
     file = file if file.is_file() else root / file
     names = []
-    for line in _text(file).splitlines():
+    for line in lines_of(file):
         before, _, last = line.strip().rpartition("\t" if "\t" in line else " ")
         names.append(before.strip() if before.strip() and last.strip().isdecimal() else line.strip())
     return Contents((("list", file),), tuple((name, root / name) for name in names if name))
@@ -153,13 +151,6 @@ def prefixed(contents: Contents, prefix: str) -> Contents:
     )
 
 
-def _text(file: Path) -> str:
-    try:
-        return read_text(file)
-    except OSError:
-        return ""
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -172,8 +163,3 @@ def _sha256(path: Path) -> str:
         return sha256_file(path)
     except OSError:
         return "missing"
-
-
-def _in_threads(function: Callable[[Path], Any], paths: Iterable[Path]) -> list[Any]:
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(function, paths, chunksize=64))

@@ -7,7 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from carryover.core.data.pictures import Orientation, UnreadableImage, header_error, read_picture
+from carryover.core.data.pictures import (
+    Orientation,
+    UnreadableImage,
+    header_error,
+    picture_error,
+    read_picture,
+)
 
 
 def read_image(path: Path, resize: int | None = None, orientation: Orientation = "exif") -> Tensor:
@@ -40,11 +46,8 @@ def check_header(path: Path) -> str | None:
 
 def check_pixels(path: Path) -> str | None:
     """Return why the file cannot be decoded, or None."""
-    try:
-        read_image(path)
-    except UnreadableImage as error:
-        return str(error)
-    return None
+    error = picture_error(path)
+    return None if error is None else f"{path}: {error}"
 
 
 def _central_square(image: Image.Image, side: int) -> Image.Image:

@@ -59,6 +59,14 @@ def as_number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def as_size(width: object, height: object) -> tuple[int, int] | None:
+    """Return a stated (width, height) in whole pixels; None where it is none that a picture could have."""
+    numbers = as_number(width), as_number(height)
+    if numbers[0] is None or numbers[1] is None or min(numbers[0], numbers[1]) < 1:
+        return None
+    return round(numbers[0]), round(numbers[1])
+
+
 def located(folder: Path, name: str) -> Path:
     """Return the file that a list or annotation calls `name`, below `folder`.
 

@@ -16,6 +16,7 @@ from carryover.core.data.pictures import Orientation, read_header
 from carryover.core.training.progress import progress
 
 _LISTED_VALUES = 10
+_NOTHING = np.zeros(IGNORED + 1, dtype=np.int64)
 
 
 def check_pairs(
@@ -25,64 +26,65 @@ def check_pairs(
     name: str,
     orientation: Orientation = "exif",
     taught: Sequence[str] = (),
-) -> tuple[tuple[SegmentationImage, ...], list[Defect]]:
-    """Return the usable pairs and every defect; images and masks are decoded whole.
+) -> tuple[tuple[SegmentationImage, ...], list[Defect], np.ndarray]:
+    """Return the usable pairs, every defect, and how many pixels the pairs have of each label (256,).
+
+    Images and masks are decoded whole.
 
     `taught` are the classes of a training split: one of them without a pixel is a defect.
     """
     images: list[SegmentationImage] = []
     defects: list[Defect] = []
-    pixels = np.zeros(IGNORED + 1, dtype=np.int64)
+    pixels: dict[Path, np.ndarray] = {}
     with ThreadPoolExecutor(os.cpu_count()) as threads, progress(f"checking {name}", len(pairs)) as bar:
         for image, found, counts in threads.map(lambda pair: _check(pair, code, policy, orientation), pairs):
             bar.advance(1)
             defects += found
-            pixels += counts
             if image is not None:
                 images.append(image)
+                pixels[image.mask] = counts
     bad = undecodable([image.path for image in images], images[0].path.parent, name) if images else {}
     for path, trouble in bad.items():
         message = f"cannot be decoded ({trouble.reason})"
         defects.append(Defect(path, trouble.kind, message, policy.action(trouble.kind)))
     images = [image for image in images if image.path not in bad]
+    counted = sum((pixels[image.mask] for image in images), _NOTHING)
     if not images:
         message = "no usable pair of an image and a mask"
         defects.append(Defect(Path(name), "empty_split", message, policy.action("empty_split")))
     else:
-        defects += _absent(taught, pixels, policy, name)
-    return tuple(images), defects
+        defects += _absent(taught, counted, policy, name)
+    return tuple(images), defects, counted
 
 
 def _check(
     pair: Pair, code: MaskCode, policy: MaskDefectPolicy, orientation: Orientation
 ) -> tuple[SegmentationImage | None, list[Defect], np.ndarray]:
-    nothing = np.zeros(IGNORED + 1, dtype=np.int64)
-
     def defect(file: Path, kind: str, message: str) -> list[Defect]:
         return [Defect(file, kind, message, policy.action(kind))]
 
     try:
         header = read_header(pair.image, orientation)
     except FileNotFoundError:
-        return None, defect(pair.image, "missing_image", "no such image"), nothing
+        return None, defect(pair.image, "missing_image", "no such image"), _NOTHING
     except OSError as error:
-        return None, defect(pair.image, "unreadable_image", f"not readable as an image ({error})"), nothing
+        return None, defect(pair.image, "unreadable_image", f"not readable as an image ({error})"), _NOTHING
     try:
         labels, unknown = decode(pair.mask, code, orientation)
     except FileNotFoundError:
-        return None, defect(pair.mask, "missing_mask", f"no such mask of {pair.image.name}"), nothing
+        return None, defect(pair.mask, "missing_mask", f"no such mask of {pair.image.name}"), _NOTHING
     except Image.DecompressionBombError as error:
-        return None, defect(pair.mask, "unreadable_mask", str(error)), nothing
+        return None, defect(pair.mask, "unreadable_mask", str(error)), _NOTHING
     # PIL passes on whatever its decoders meet in a broken file: struct.error, IndexError, SyntaxError, ...
     except Exception as error:
-        return None, defect(pair.mask, "unreadable_mask", f"not readable as a mask ({error})"), nothing
+        return None, defect(pair.mask, "unreadable_mask", f"not readable as a mask ({error})"), _NOTHING
     width, height = header.size
     image = SegmentationImage(pair.id, pair.image, pair.mask, width, height, orientation, header.turned)
     counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)
     if labels.shape != (height, width):
         size = f"{labels.shape[1]} x {labels.shape[0]}"
         message = f"is {size}, but {pair.image.name} is {width} x {height}"
-        return None, defect(pair.mask, "size_mismatch", message), nothing
+        return None, defect(pair.mask, "size_mismatch", message), _NOTHING
     if unknown:
         shown = ", ".join(unknown[:_LISTED_VALUES]) + (", ..." if len(unknown) > _LISTED_VALUES else "")
         found = defect(pair.mask, "out_of_range", f"has values that are no class and not ignored: {shown}")

@@ -1,8 +1,6 @@
 """The training and test pairs of a recipe, read and checked before anything heavy is imported."""
 
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +11,7 @@ from carryover.core.data.defects import Defect, refuse_fatal, summarize
 from carryover.core.data.leakage import test_in_train
 from carryover.core.data.masks.check import check_pairs
 from carryover.core.data.masks.config import SegmentationData
-from carryover.core.data.masks.dataset import IGNORED, SegmentationDataset, load_labels
+from carryover.core.data.masks.dataset import IGNORED, SegmentationDataset
 from carryover.core.data.masks.layouts import code_of, pairs_of, split_name
 
 log = logging.getLogger(__name__)
@@ -37,8 +35,8 @@ def read_splits(data: SegmentationData) -> Splits:
         A missing root, folder or list, or defects that the recipe does not forgive (listed by file).
     """
     _require_root(data)
-    train, train_defects = _read(data, "train")
-    test, test_defects = _read(data, "test")
+    train, train_defects, _ = _read(data, "train")
+    test, test_defects, _ = _read(data, "test")
     for dataset, defects in ((train, train_defects), (test, test_defects)):
         log.info("%s: %d images; %s", dataset.name, len(dataset.images), summarize(defects, dataset.name))
     shared = test_in_train(
@@ -57,18 +55,13 @@ def check_masks(data: SegmentationData) -> list[Defect]:
     defects: list[Defect] = []
     parts: tuple[Literal["train", "test"], ...] = ("train", "test")
     for part in parts:
-        dataset, found = _read(data, part)
+        dataset, found, pixels = _read(data, part)
         defects += found
-        _log_contents(dataset)
+        _log_contents(dataset, pixels)
     return defects
 
 
-def _log_contents(dataset: SegmentationDataset) -> None:
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        counted = threads.map(
-            lambda i: np.bincount(load_labels(i.mask, dataset.code).ravel(), minlength=256), dataset.images
-        )
-        pixels = sum(counted, np.zeros(256, dtype=np.int64))
+def _log_contents(dataset: SegmentationDataset, pixels: np.ndarray) -> None:
     shares = pixels / max(1, pixels.sum())
     log.info(
         "%s: %d usable pairs; of all pixels: %s; ignored %.1f %%",
@@ -90,9 +83,11 @@ def _require_root(data: SegmentationData) -> None:
         raise UserError(f"data.root: {root}: no such directory; say where {data.title} is with data.root=DIR")
 
 
-def _read(data: SegmentationData, part: Literal["train", "test"]) -> tuple[SegmentationDataset, list[Defect]]:
+def _read(
+    data: SegmentationData, part: Literal["train", "test"]
+) -> tuple[SegmentationDataset, list[Defect], np.ndarray]:
     name, code = split_name(data, part), code_of(data)
-    images, defects = check_pairs(
+    images, defects, pixels = check_pairs(
         pairs_of(data, part),
         code,
         data.defects,
@@ -100,4 +95,4 @@ def _read(data: SegmentationData, part: Literal["train", "test"]) -> tuple[Segme
         data.orientation,
         data.classes if part == "train" else (),
     )
-    return SegmentationDataset(name, data.classes, images, code), defects
+    return SegmentationDataset(name, data.classes, images, code), defects, pixels

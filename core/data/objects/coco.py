@@ -12,7 +12,7 @@ import numpy as np
 from carryover.configs.errors import UserError
 from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
-from carryover.core.data.names import as_number, flag, located, say_once
+from carryover.core.data.names import as_number, as_size, flag, located, say_once
 from carryover.core.data.objects.coco_masks import mask_area, settle_segmentation
 from carryover.core.data.objects.compare import compare_boxes
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage, Segmentation
@@ -204,7 +204,7 @@ def _images(
             message = "no such image file" if kind == "missing_image" else f"not a readable image ({header})"
             defects.append(Defect(path, kind, message, policy.action(kind)))
             continue
-        size, stated = header.size, _stated_size(entry)
+        size, stated = header.size, as_size(entry.get("width"), entry.get("height"))
         if stated is None and (entry.get("width"), entry.get("height")) != (None, None):
             unknown.append(entry["file_name"])
         if stated not in {size, None}:
@@ -219,14 +219,6 @@ def _images(
         message = f"cannot be decoded ({found.reason})"
         defects.append(Defect(path, found.kind, message, policy.action(found.kind)))
     return {image_id: entry for image_id, entry in entries.items() if entry.path not in bad}
-
-
-def _stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """Return the (width, height) that an entry states; None where it states no size."""
-    width, height = (as_number(entry.get(key)) for key in ("width", "height"))
-    if width is None or height is None or width < 1 or height < 1:
-        return None
-    return round(width), round(height)
 
 
 def _header_or_error(path: Path, orientation: Orientation) -> Header | OSError:

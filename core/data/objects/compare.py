@@ -30,12 +30,12 @@ def compare_boxes(
     written. `boxes` are [x1, y1, x2, y2) by image, parallel to the annotations.
     """
     defects: list[Defect] = []
-    small = [w * 1.0 for i in images for w in _shorter(i) if w < 1]
+    small = sum(edge < 1 for image in images for edge in _shorter(image))
     total = sum(len(i.annotation) for i in images)
-    normalised = total >= _FEW and len(small) > _MANY * total
+    normalised = total >= _FEW and small > _MANY * total
     if normalised:
         message = (
-            f"{len(small)} of {total} boxes are less than a pixel wide or high: are they normalised"
+            f"{small} of {total} boxes are less than a pixel wide or high: are they normalised"
             " (fractions of the image's size)?"
         )
         defects.append(Defect(file, "below_pixel", message, policy.below_pixel))

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 
-from carryover.core.data.names import as_number, flag
+from carryover.core.data.names import as_size, flag
 from carryover.core.data.pictures import Header, Orientation, read_header
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -71,7 +71,7 @@ def read_record(
     except (ParseError, ValueError, LookupError, OSError) as error:
         problems.append(("unparsable_annotation", xml, f"not XML that can be read safely ({error})"))
     else:
-        stated_size = _stated_size(tree)
+        stated_size = as_size(tree.findtext("size/width"), tree.findtext("size/height"))
         for number, element in enumerate(tree.findall("object"), start=1):
             found = _read_object(element, number)
             if isinstance(found, str):
@@ -88,14 +88,6 @@ def _without_namespaces(tree: Element) -> Element:
         if isinstance(element.tag, str):
             element.tag = element.tag.rpartition("}")[2]
     return tree
-
-
-def _stated_size(tree: Element) -> tuple[int, int] | None:
-    """Return the size that is stated; None where none is, or one that no picture has."""
-    width, height = (as_number(tree.findtext(f"size/{key}")) for key in ("width", "height"))
-    if width is None or height is None or width < 1 or height < 1:
-        return None
-    return round(width), round(height)
 
 
 def _read_object(element: Element, number: int) -> VocObject | str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from carryover.core.data.defects import tally
 from carryover.core.data.objects.config import VocData
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.core.data.objects.splits import Splits
@@ -10,7 +11,7 @@ from carryover.transfer.tasks.detection.config import DetectionConfig
 
 def announce(config: DetectionConfig, splits: Splits) -> str:
     """Return one block: images, objects of each class, sizes, schedule, and the rule of the metric."""
-    shown, dropped = config.input, Counter(d.kind for d in splits.defects if d.action == "drop")
+    shown, dropped = config.input, tally(d for d in splits.defects if d.action == "drop")
     sizes = (" to " if shown.min_size_sampling == "range" else ", ").join(map(str, shown.min_sizes_train))
     if isinstance(config.data, VocData):
         eleven = config.data.metric == "11point"
@@ -27,7 +28,7 @@ def announce(config: DetectionConfig, splits: Splits) -> str:
         f"  {rule}",
     ]
     if dropped:
-        lines.append("  left out: " + ", ".join(f"{kind} {count}" for kind, count in dropped.most_common()))
+        lines.append(f"  left out: {dropped}")
     return "\n".join(lines)
 
 

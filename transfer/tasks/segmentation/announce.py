@@ -1,14 +1,13 @@
 """What a segmenter will be trained and tested on, and how, in words: said once, before training."""
 
-from collections import Counter
-
+from carryover.core.data.defects import tally
 from carryover.core.data.masks.splits import Splits
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 
 
 def announce(config: SegmentationConfig, splits: Splits) -> str:
     """Return one block: images, sizes, schedule, the rule of the metric, and what was left out."""
-    shown, dropped = config.input, Counter(d.kind for d in splits.defects if d.action == "drop")
+    shown, dropped = config.input, tally(d for d in splits.defects if d.action == "drop")
     tested = "their own size" if shown.test_scale is None else "{} x {}".format(*shown.test_scale)
     lines = [
         "what will be done",
@@ -24,5 +23,5 @@ def announce(config: SegmentationConfig, splits: Splits) -> str:
         f"  mean IoU over {len(splits.train.classes)} classes, of pixels summed over all test images",
     ]
     if dropped:
-        lines.append("  left out: " + ", ".join(f"{kind} {count}" for kind, count in dropped.most_common()))
+        lines.append(f"  left out: {dropped}")
     return "\n".join(lines)
