@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from carryover.core.data.prepared import Batch
+from carryover.core.training.device import random_state, restore_random_state
 from carryover.pretrain.methods import Method, Moment, Outcome
 
 
@@ -32,7 +33,7 @@ def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, par
     seen = Batch(batch.index, method.seen(batch, moment), batch.label)
     pieces, clean = _cut(seen, parts), _cut(batch, parts)
     device = batch.views[0].device
-    randomness = _random_state(device)
+    randomness = random_state([device])
     with torch.no_grad():
         statistics = {name: value.clone() for name, value in method.named_buffers()}
         embedded = _joined([method.embed(piece.views) for piece in pieces])
@@ -43,7 +44,7 @@ def backward(model: nn.Module, method: Method, batch: Batch, moment: Moment, par
     _backward(outcome)
 
     gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves]
-    _restore(randomness, device)
+    restore_random_state(randomness)
     for number, piece in enumerate(pieces):
         upstream = [g.chunk(parts)[number] for g in gradients]
         last = number == parts - 1
@@ -77,13 +78,3 @@ def _cut(batch: Batch, parts: int) -> list[Batch]:
 
 def _joined(pieces: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [torch.cat(rows) for rows in zip(*pieces, strict=True)]
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _restore(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

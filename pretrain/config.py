@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from carryover.configs import Incidental, Recipe, Section
 from carryover.core.data.config import AugmentConfig, DataConfig
 from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.training.device_name import DeviceName
 from carryover.core.training.schedules import check_milestones, warmup_cosine, warmup_multistep
 from carryover.pretrain.method_config import MethodConfig, MoCoConfig, SimCLRConfig, SiMoConfig
 
@@ -188,6 +189,8 @@ class PretrainConfig(Recipe):
         numbers that differ by rounding.
     workers
         Data-loading processes of each rank; 0 loads in the training process.
+    device
+        What it runs on: auto (a GPU when there is one), cpu, cuda, xpu, mps, or another backend of torch.
     """
 
     method: MethodConfig
@@ -209,6 +212,7 @@ class PretrainConfig(Recipe):
     tensorboard: Annotated[bool, Incidental] = True
     compile: Annotated[bool, Incidental] = False
     workers: Annotated[NonNegativeInt, Incidental] = 4
+    device: DeviceName = "auto"
 
     @property
     def peak_lr(self) -> float:

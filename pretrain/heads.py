@@ -1,8 +1,8 @@
 """Heads: the layers between a backbone's features and the embeddings that an objective sees."""
 
-import torch
 from torch import Tensor, nn
 
+from carryover.core.training.device import bf16_autocast
 from carryover.pretrain.config import ProjectorConfig
 from carryover.pretrain.method_config import PredictorConfig
 from carryover.pretrain.objectives.precision import promote
@@ -40,7 +40,7 @@ class Predictor(nn.Module):
         self.bf16 = bf16
 
     def forward(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
+        with bf16_autocast(z.device, self.bf16):
             prediction: Tensor = self.layers(z)
         return promote(prediction)
 
@@ -59,6 +59,6 @@ class Encoder(nn.Module):
         self.bf16 = bf16
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with bf16_autocast(x.device, self.bf16):
             embedding: Tensor = self.head(self.backbone(x))
         return promote(embedding)

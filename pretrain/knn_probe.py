@@ -8,6 +8,7 @@ from carryover.configs import UserError
 from carryover.core.data.config import SubsetConfig
 from carryover.core.data.datasets import subset
 from carryover.core.data.prepared import Dataset, EvaluationLoader, build_dataset
+from carryover.core.training.device import bf16_autocast
 from carryover.pretrain.config import PretrainConfig
 
 
@@ -53,7 +54,7 @@ class KNNProbe:
         )
         features, labels = [], []
         for batch in loader:
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
+            with bf16_autocast(self._device, self._config.precision == "bf16"):
                 features.append(backbone(batch.views[0]).float())
             assert batch.label is not None
             labels.append(batch.label)

@@ -16,6 +16,7 @@ from carryover.core.formats.canonical import CanonicalMetadata, read_metadata, s
 from carryover.core.formats.claims import IDENTITY_NAME, RECIPE_NAME, Work
 from carryover.core.training import provenance
 from carryover.core.training.convolution import use_products
+from carryover.core.training.device import peak_memory_gib, reset_peak_memory, seeded_generator
 from carryover.core.training.distributed import Ranks, barrier, data_parallel, is_first, joined, with_sync_bn
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, require_finite
@@ -41,9 +42,9 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
     schedule, and gone on with from the checkpoint.pt (`start`) that the part before it left. The last part
     ends with the same weights, bit for bit, as a training in one go.
 
-    Runs on the GPU when there is one. Under torchrun (or any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK,
-    MASTER_ADDR and MASTER_PORT) every rank calls this with the same arguments and `out` on a shared file
-    system. SIGUSR2 or SIGTERM saves the state and leaves through `Interrupted`.
+    Runs on the recipe's `device`: a GPU when there is one. Under torchrun (or any launcher that sets RANK,
+    WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT) every rank calls this with the same arguments and
+    `out` on a shared file system. SIGUSR2 or SIGTERM saves the state and leaves through `Interrupted`.
 
     Returns
     -------
@@ -67,7 +68,7 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
         log.info("%s: already trained, nothing to do", out)
         return exported
 
-    with joined() as ranks, StopRequest() as stop:
+    with joined(config.device) as ranks, StopRequest() as stop:
         share = ranks.share_of(config.batch_size)
         if share < 2:
             raise UserError(
@@ -88,9 +89,7 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
         if config.sync_bn and ranks.world > 1:
             with_sync_bn(method, ranks.device)
         method.to(ranks.device)
-        if ranks.device.type == "cuda":
-            # This process may have done other work before, and the peak is this training's.
-            torch.cuda.reset_peak_memory_stats(ranks.device)
+        reset_peak_memory(ranks.device)
         if config.channels_last:
             method.to(memory_format=torch.channels_last)
         use_products(method)
@@ -244,7 +243,7 @@ def _randomness(seed: int, step: int, ranks: Ranks) -> torch.Generator:
     """
     shared, *own = np.random.SeedSequence([seed, step]).generate_state(1 + ranks.world, np.uint64).tolist()
     torch.manual_seed(own[ranks.rank])
-    return torch.Generator(ranks.device).manual_seed(shared)
+    return seeded_generator(ranks.device, shared)
 
 
 def _require_exported(exported: Path, work: Work) -> None:
@@ -267,7 +266,6 @@ def _facts(dataset: Dataset | None) -> DataFacts:
 
 
 def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float, epochs: int) -> CanonicalMetadata:
-    on_gpu = ranks.device.type == "cuda"
     return CanonicalMetadata(
         backbone=config.backbone,
         pixel_mean=config.augment.mean,
@@ -281,7 +279,7 @@ def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float, epochs: int)
         recipe_hash=recipe_hash(config),
         git_revision=provenance.git_revision(),
         library_versions=dict(provenance.library_versions()),
-        gpu_hours=seconds * ranks.world / 3600 if on_gpu else None,
+        gpu_hours=seconds * ranks.world / 3600 if ranks.device.type != "cpu" else None,
         wall_seconds=seconds,
-        peak_gpu_memory_gib=torch.cuda.max_memory_allocated(ranks.device) / 2**30 if on_gpu else None,
+        peak_gpu_memory_gib=peak_memory_gib(ranks.device),
     )

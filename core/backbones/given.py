@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from carryover.configs import UserError
 from carryover.core.backbones.source import Source
 from carryover.core.formats.canonical import IMAGENET_MEAN, IMAGENET_STD, tensors_digest
+from carryover.core.training.device import random_states_kept as kept
 
 Triple = tuple[float, float, float]
 
@@ -105,9 +105,9 @@ def source_of(module: nn.Module, said: Given, size: int) -> Iterator[Source]:
 @contextmanager
 def random_states_kept(module: nn.Module) -> Iterator[None]:
     """Give torch (on the CPU and the module's devices), numpy and Python their random states back."""
-    devices = list({p.device for p in module.parameters() if p.device.type == "cuda"})
+    devices = {p.device for p in module.parameters()}
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the caller's, whatever it is)
-    with torch.random.fork_rng(devices=devices):
+    with kept(devices):
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from carryover.core.data.config import AugmentConfig
 from carryover.core.data.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
 from carryover.core.data.draws import keys, permutation
 from carryover.core.data.views import batch_views, centre_view, image_views
+from carryover.core.training.device import pins_memory
 from carryover.core.training.interrupt import outlive_signals
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class _Source:
                 num_workers=workers,
                 persistent_workers=True,
                 prefetch_factor=4,
-                pin_memory=self._device.type == "cuda",
+                pin_memory=pins_memory(self._device),
                 # Its own, so that loading takes nothing from torch's global generator.
                 generator=torch.Generator().manual_seed(seed),
                 worker_init_fn=outlive_signals,
@@ -327,5 +328,6 @@ def _is_batched(dataset: Dataset, augment: AugmentConfig, device: torch.device) 
             " (data.resize=SIDE makes them so), no larger together than data.cache_gib"
         )
     widest = max(view.size for view in augment.view_list)
-    small = widest <= _BATCHED_UP_TO or device.type == "cuda"
+    # On a GPU always; MPS lacks the float64 that crops are computed in.
+    small = device.type != "mps" and (widest <= _BATCHED_UP_TO or device.type != "cpu")
     return augment.backend == "batched" or (augment.backend == "auto" and in_memory and small)

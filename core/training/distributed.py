@@ -18,6 +18,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from carryover.configs import UserError
+from carryover.core.training.device import (
+    AUTO,
+    choose_device,
+    device_ids,
+    has_own_sync_bn,
+    process_group_backend,
+)
 
 
 @dataclass(frozen=True)
@@ -44,27 +51,30 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(device: str = AUTO) -> Iterator[Ranks]:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
-    NCCL on GPUs, gloo on CPUs; a single process when WORLD_SIZE is unset or 1. A group that exists already is
-    used and left as it is. Raises UserError when a variable is missing or is no number.
+    NCCL on CUDA devices, gloo on CPUs; a single process when WORLD_SIZE is unset or 1. A group that exists
+    already is used and left as it is. `device` is a recipe's key of that name; see `choose_device`.
+
+    Raises UserError when a variable is missing or is no number, or when there is no such device.
     """
     if dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size(), _device(_number("LOCAL_RANK", dist.get_rank())))
+        found = choose_device(device, _number("LOCAL_RANK", dist.get_rank()))
+        yield Ranks(dist.get_rank(), dist.get_world_size(), found)
         return
     world = _number("WORLD_SIZE", 1)
     if world == 1:
-        yield Ranks(0, 1, _device(0))
+        yield Ranks(0, 1, choose_device(device))
         return
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise UserError(f"WORLD_SIZE is {world}, but {name} is not set: start the ranks with torchrun")
     rank = _number("RANK", 0)
-    device = _device(_number("LOCAL_RANK", rank))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
+    own = choose_device(device, _number("LOCAL_RANK", rank))
+    dist.init_process_group(process_group_backend(own), rank=rank, world_size=world)
     try:
-        yield Ranks(rank, world, device)
+        yield Ranks(rank, world, own)
     finally:
         dist.destroy_process_group()
 
@@ -210,8 +220,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def with_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch norm in `module` by a synchronised one: torch's on GPUs, ours elsewhere."""
-    if device.type == "cuda":
+    """Replace every batch norm in `module` by a synchronised one: torch's where it runs, else ours."""
+    if has_own_sync_bn(device):
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(module))
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         synced = SyncBatchNorm(module.num_features, module.eps, module.momentum, affine=module.affine)
@@ -244,18 +254,10 @@ def data_parallel(module: nn.Module, ranks: Ranks) -> nn.Module:
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return DistributedDataParallel(
             module,
-            device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+            device_ids=device_ids(ranks.device),
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
-
-
-def _device(local_rank: int) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
 
 
 def _number(variable: str, default: int) -> int:

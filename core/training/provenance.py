@@ -7,8 +7,12 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from carryover.configs.formats import DISTRIBUTION, release
+
+if TYPE_CHECKING:
+    import torch
 
 _LIBRARIES = (DISTRIBUTION, "torch", "torchvision", "numpy", "pillow", "faster-coco-eval", "scikit-learn")
 
@@ -45,13 +49,16 @@ def library_versions() -> tuple[tuple[str, str], ...]:
     return tuple(versions)
 
 
-def hardware() -> str:
-    """Return the accelerators in use, or the processor and its core count."""
-    import torch
+def hardware(device: "torch.device | None" = None, processes: int = 1) -> str:
+    """Return the accelerators in use ("8x NVIDIA H200"), or the processor and its core count.
 
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        return f"{count}x {torch.cuda.get_device_name(0)}"
+    Without a `device` the one that recipes are carried out on unless they say otherwise.
+    """
+    from carryover.core.training.device import choose_device, name_of
+
+    device = choose_device() if device is None else device
+    if device.type != "cpu":
+        return f"{processes}x {name_of(device)}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores"
 

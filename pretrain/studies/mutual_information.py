@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from carryover.core.training.device import random_states_kept
 from carryover.pretrain.objectives.contrastive import batch_info_nce, eqco_margin, mi_bound
 
 Estimator = Literal["infonce", "eqco"]
@@ -126,7 +127,7 @@ def lower_bound(
 
 
 def _critics(protocol: ToyProtocol, seed: int) -> tuple[nn.Module, nn.Module]:
-    with torch.random.fork_rng(devices=[]):
+    with random_states_kept():
         torch.manual_seed(seed)
         one, other = (
             nn.Sequential(

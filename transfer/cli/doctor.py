@@ -68,13 +68,12 @@ def _torchvision() -> Finding:
 
 
 def _gpu() -> Finding:
-    import torch
+    from carryover.core.training.device import choose_device, device_count, name_of
 
-    if not torch.cuda.is_available():
-        remedy = "everything runs on the CPU; a CUDA device and its driver make it faster"
-        return Finding("GPU", "missing", "no CUDA device", remedy=remedy)
-    names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return Finding("GPU", "ok", names)
+    device, remedy = choose_device(), "everything runs on the CPU; a GPU and its driver make it faster"
+    if device.type == "cpu":
+        return Finding("GPU", "missing", "no CUDA device, nor another that torch knows", remedy=remedy)
+    return Finding("GPU", "ok", f"device: {device.type}, {device_count()}x {name_of(device)}")
 
 
 def _bf16() -> Finding:

@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from carryover.configs import CarryoverError, UserError, WorkError
@@ -21,6 +20,7 @@ from carryover.core.formats.receipt import (
     receipt_path,
     write_receipt,
 )
+from carryover.core.training.device import random_states_kept
 from carryover.core.training.provenance import git_revision, library_versions
 from carryover.transfer.convert.target import Target
 from carryover.transfer.convert.targets import TARGETS
@@ -107,7 +107,7 @@ def _prove_structure(written: Path, target: Target, imported: Imported) -> None:
 
 def _load(written: Path, target: Target, imported: Imported, source: nn.Module) -> tuple[ModelProof, ...]:
     # Building the library's models draws random weights; the caller's random state is none of their business.
-    with torch.random.fork_rng(devices=[]):
+    with random_states_kept():
         try:
             return tuple(
                 prove_model(source, model) for model in target.load(written, imported.metadata.backbone)

@@ -19,6 +19,8 @@ from carryover.core.training.provenance import git_revision, hardware, host, job
 from carryover.transfer.results.migrations import migrated_from_1, migrated_from_2
 
 if TYPE_CHECKING:
+    import torch
+
     from carryover.core.backbones.source import Source
 
 log = logging.getLogger(__name__)
@@ -217,6 +219,8 @@ def make_record(
     model: str | None = None,
     facts: Facts | None = None,
     artifacts: dict[str, str] | None = None,
+    device: "torch.device | None" = None,
+    processes: int = 1,
 ) -> ResultRecord:
     """Build the record of a finished evaluation; provenance is filled in from the running process.
 
@@ -238,11 +242,11 @@ def make_record(
         Anything else a reader should know (iterations, images per class, tensors proven equal).
     artifacts
         Files beside the record, by name, relative to its directory.
+    device, processes
+        What it was computed on, and in how many processes, each on a device of its own; None: the CPU.
     """
-    import torch
-
     metadata = source.metadata
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    on_cpu = device is None or device.type == "cpu"
     return ResultRecord(
         method=metadata.method,
         pretrain_epochs=metadata.epochs,
@@ -273,8 +277,8 @@ def make_record(
         facts={} if facts is None else facts.model_dump(mode="json", exclude_none=True),
         artifacts=artifacts or {},
         wall_seconds=wall_seconds,
-        gpu_hours=gpus * wall_seconds / 3600,
-        hardware=hardware(),
+        gpu_hours=0.0 if on_cpu else processes * wall_seconds / 3600,
+        hardware=hardware(device, processes),
         git_revision=git_revision(),
         library_versions=dict(library_versions()),
         host=host(),

@@ -188,7 +188,7 @@ def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", o
         return record
     task.require(config, source)
     with ExitStack() as held:
-        ranks = held.enter_context(joined())
+        ranks = held.enter_context(joined(config.device))
         run = Run(config, data, source, out, ranks, work)
         run = replace(run, work=replace(work, v1=task.begun_by_v1(run)))
         if ranks.first:
@@ -222,6 +222,8 @@ def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", o
                 model=outcome.model,
                 facts=outcome.facts,
                 artifacts={"recipe": RECIPE_NAME, **outcome.artifacts},
+                device=ranks.device,
+                processes=ranks.world,
             )
             # The record comes before the state goes, so that there is always something to go on from.
             write_record(record, out)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import NonNegativeInt
 
 from carryover.configs import Incidental, Recipe
+from carryover.core.training.device_name import DeviceName
 
 
 class EvaluationRecipe(Recipe):
@@ -20,6 +21,8 @@ class EvaluationRecipe(Recipe):
     data
         The section that names the data set. It has `root`, `title`, `test_label` and `contents()`; see
         `core.data.labelled.config.ClassifyData`.
+    device
+        What it runs on: auto (a GPU when there is one), cpu, cuda, xpu, mps, or another backend of torch.
     """
 
     implementation: ClassVar[str] = ""
@@ -27,3 +30,4 @@ class EvaluationRecipe(Recipe):
     task: str
     data: Any
     seed: Annotated[NonNegativeInt, Incidental] = 0
+    device: DeviceName = "auto"

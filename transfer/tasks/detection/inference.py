@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from carryover.core.data.objects.dataset import DetectionImage
+from carryover.core.training.device import bf16_autocast
 from carryover.core.training.distributed import share_buffers
 from carryover.core.training.progress import progress
 from carryover.transfer.tasks.detection.model import DetectionRun, Detector
@@ -23,7 +24,7 @@ def recalibrate(run: DetectionRun, detector: Detector) -> int:
     if config.precise_bn:
         torch.manual_seed(config.seed)
         last = config.solver.iterations
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
+        with bf16_autocast(ranks.device, config.solver.precision == "bf16"):
             measured = detector.recalibrate(last, last + config.precise_bn)
     share_buffers(detector.model)
     return measured
@@ -43,7 +44,7 @@ def predict(run: DetectionRun, detector: Detector, images: Sequence[DetectionIma
     predictions = []
     with progress(f"test {config.model.label}", len(own), shown=ranks.first) as bar:
         for source, loaded in zip(own, loader):
-            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
+            with bf16_autocast(ranks.device, config.solver.precision == "bf16"):
                 predictions.append(detector.detect(loaded, source))
             bar.advance()
     if ranks.world == 1:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from carryover.configs import WorkError
 from carryover.core.data.objects.dataset import DetectionImage
 from carryover.core.data.objects.splits import Splits
+from carryover.core.training.device import bf16_autocast
 from carryover.transfer.tasks.backend import Model
 from carryover.transfer.tasks.base import Run
 from carryover.transfer.tasks.detection.config import DetectionConfig
@@ -42,7 +43,7 @@ def losses_of(run: DetectionRun, shared: nn.Module, step: Step, iteration: int) 
     Raises WorkError where the library finds something that is not finite before there is a loss.
     """
     bf16 = run.config.solver.precision == "bf16"
-    with torch.autocast(run.ranks.device.type, torch.bfloat16, enabled=bf16):
+    with bf16_autocast(run.ranks.device, bf16):
         try:
             losses: dict[str, Tensor] = shared(*step)
         except FloatingPointError as error:

@@ -47,7 +47,7 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
 
     def launch(self, config: DetectionConfig, checkpoint: "Path | Source", out: Path) -> ResultRecord | None:
         """Start one process a GPU with Detectron2's `launch`, unless a launcher has started them already."""
-        if config.backend != "detectron2" or (processes := library.own_processes()) < 2:
+        if config.backend != "detectron2" or (processes := library.own_processes(config.device)) < 2:
             return None
         from carryover.transfer.tasks.detection.detectron2.launch import evaluate_in_processes
 

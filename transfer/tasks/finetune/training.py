@@ -18,6 +18,7 @@ from carryover.core.data.labelled.loading import laid_out, training_loader
 from carryover.core.data.prepared import Batch, Dataset, EvaluationLoader
 from carryover.core.formats.claims import Work
 from carryover.core.training.convolution import use_products
+from carryover.core.training.device import bf16_autocast, device_ids
 from carryover.core.training.distributed import Ranks, share_buffers, with_sync_bn
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, epochs, require_finite, train
@@ -109,7 +110,7 @@ def _predictions(model: Classifier, images: Dataset, training: Training) -> Iter
     model.eval()
     with (
         torch.inference_mode(),
-        torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
+        bf16_autocast(ranks.device, config.precision == "bf16"),
     ):
         for batch in loader:
             assert batch.label is not None
@@ -176,7 +177,7 @@ class _Finetuning:
         if ranks.world > 1:
             self._wrapped = DistributedDataParallel(
                 self._model,
-                device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+                device_ids=device_ids(ranks.device),
                 broadcast_buffers=False,
             )
         self._model.train()
@@ -195,7 +196,7 @@ class _Finetuning:
         own = np.random.SeedSequence([config.seed, step, training.ranks.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(own[0]))
         assert batch.label is not None
-        with torch.autocast(training.ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with bf16_autocast(training.ranks.device, config.precision == "bf16"):
             logits = self._wrapped(laid_out(batch.views[0], config.channels_last))
         loss = cross_entropy(logits.float(), batch.label)
         self._optimizer.zero_grad(set_to_none=True)

@@ -26,6 +26,7 @@ from carryover.core.data.config import AugmentConfig
 from carryover.core.data.datasets import MemoryImages
 from carryover.core.data.digest import Contents
 from carryover.core.data.prepared import Dataset, EvaluationLoader
+from carryover.core.training.device import bf16_autocast
 from carryover.core.training.distributed import Ranks, barrier, world_size
 from carryover.core.training.progress import progress
 from carryover.transfer.tasks.frozen.depths import pooled
@@ -173,7 +174,7 @@ def _compute(
     at = int(bounds[0]) if len(bounds) else 0
     with (
         torch.inference_mode(),
-        torch.autocast(ranks.device.type, torch.bfloat16, enabled=request.precision == "bf16"),
+        bf16_autocast(ranks.device, request.precision == "bf16"),
         progress("features", len(loader), shown=ranks.first) as bar,
     ):
         for batch in loader:

@@ -12,6 +12,7 @@ from carryover.configs import WorkError
 from carryover.core.data.labelled.loading import laid_out, training_loader
 from carryover.core.data.prepared import Batch, Dataset, EvaluationLoader
 from carryover.core.formats.claims import Work
+from carryover.core.training.device import bf16_autocast, device_ids
 from carryover.core.training.distributed import sum_over_ranks
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, epochs, train
@@ -92,8 +93,7 @@ class Probe:
         """Share the heads among the ranks."""
         ranks = self._frozen.ranks
         if ranks.world > 1:
-            devices = [ranks.device] if ranks.device.type == "cuda" else None
-            self._wrapped = DistributedDataParallel(self.heads, device_ids=devices)
+            self._wrapped = DistributedDataParallel(self.heads, device_ids=device_ids(ranks.device))
 
     def batches(self, step: int) -> Generator[Batch, None, None]:
         """Yield labelled batches."""
@@ -141,7 +141,7 @@ class Probe:
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         """Look through the frozen network, all depths at once; features come out in float32."""
         bf16, device = self._config.precision == "bf16", self._frozen.ranks.device
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.no_grad(), bf16_autocast(device, bf16):
             found = pooled(self._frozen.backbone, laid_out(images, channels_last=True), self._mode.depths)
         return {depth: values.float() for depth, values in found.items()}
 

@@ -34,6 +34,7 @@ from carryover.core.backbones.verify import prove_carried
 from carryover.core.data.objects.dataset import DetectionImage
 from carryover.core.data.steps import step_loader
 from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
+from carryover.core.training.device import random_states_kept
 from carryover.core.training.distributed import Ranks, barrier
 from carryover.core.training.provenance import host
 from carryover.transfer.convert.conversion import convert
@@ -133,7 +134,7 @@ def carried_model(cfg: Any, receipt: Receipt) -> tuple[nn.Module, int]:
     not counted); everything new is initialised from `cfg.SEED`. Raises WorkError, naming the tensors, when
     one differs from the receipt.
     """
-    with torch.random.fork_rng(devices=[]), quiet("detectron2", "fvcore", "fvcore.common.checkpoint"):
+    with random_states_kept(), quiet("detectron2", "fvcore", "fvcore.common.checkpoint"):
         torch.manual_seed(cfg.SEED)
         model: nn.Module = build_model(cfg)
         DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)

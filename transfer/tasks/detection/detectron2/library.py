@@ -27,11 +27,15 @@ def import_detectron2() -> None:
         )
 
 
-def own_processes() -> int:
-    """Return how many processes to start: one a GPU, unless a launcher has started the processes already."""
-    if "WORLD_SIZE" in os.environ:
+def own_processes(device: str) -> int:
+    """Return how many processes to start: one a GPU, unless a launcher has started the processes already.
+
+    `device` is the recipe's; one that names a single device is one process.
+    """
+    if "WORLD_SIZE" in os.environ or ":" in device:
         return 1
-    import torch
     import torch.distributed as dist
 
-    return 1 if dist.is_initialized() else torch.cuda.device_count()
+    from carryover.core.training.device import device_count
+
+    return 1 if dist.is_initialized() else device_count(device)

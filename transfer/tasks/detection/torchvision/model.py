@@ -15,6 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from carryover.core.backbones.build import ResNet
 from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.training.device import random_states_kept
 from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
 from carryover.transfer.tasks.detection.torchvision.backbone import (
@@ -100,7 +101,7 @@ def build_detector(
         The backbone cannot carry a detector (not a ResNet, or without the ImageNet stem).
     """
     require_detectable(backbone)
-    with torch.random.fork_rng(devices=[]):
+    with random_states_kept():
         torch.manual_seed(seed)
         resnet = ResNet(backbone.arch, backbone.width, backbone.stem)
         resnet.load_state_dict(weights, strict=False)

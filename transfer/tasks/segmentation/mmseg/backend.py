@@ -18,6 +18,7 @@ from carryover.core.data.masks.dataset import SegmentationImage
 from carryover.core.data.steps import step_loader
 from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
 from carryover.core.formats.state import STATE_NAME, STATE_NAME_MMSEG_V1, load_state, previous, save_state
+from carryover.core.training.device import bf16_autocast
 from carryover.core.training.distributed import Ranks, barrier
 from carryover.transfer.convert import convert
 from carryover.transfer.tasks.backend import Backend
@@ -79,7 +80,7 @@ class MmsegSegmenter:
     def losses(self, shared: nn.Module, step: Any, iteration: int) -> dict[str, Tensor]:
         own: Any = _bare(shared)
         bf16 = self.run.config.solver.precision == "bf16"
-        with torch.autocast(self.run.ranks.device.type, torch.bfloat16, enabled=bf16):
+        with bf16_autocast(self.run.ranks.device, bf16):
             data = own.data_preprocessor(step, True)
             losses = shared(**data, mode="loss")
         total, named = own.parse_losses(losses)

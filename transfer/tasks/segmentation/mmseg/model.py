@@ -12,6 +12,7 @@ from carryover.core.backbones.verify import prove_carried
 from carryover.core.data.masks.dataset import IGNORED
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.receipt import Receipt
+from carryover.core.training.device import random_states_kept
 from carryover.transfer.convert.mmcv_stub import install
 from carryover.transfer.convert.mmseg import resnet_settings
 from carryover.transfer.convert.target import quiet
@@ -121,7 +122,7 @@ def build_model(settings: dict[str, Any], receipt: Receipt, seed: int) -> tuple[
     logger.setLevel("ERROR")
     try:
         with (
-            torch.random.fork_rng(devices=[]),
+            random_states_kept(),
             quiet(),
             DefaultScope.overwrite_default_scope("mmseg"),
         ):

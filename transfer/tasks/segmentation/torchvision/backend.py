@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from carryover.core.backbones.verify import prove_tensors
 from carryover.core.data.masks.dataset import SegmentationImage
 from carryover.core.data.steps import step_loader
+from carryover.core.training.device import bf16_autocast
 from carryover.core.training.distributed import Ranks, with_sync_bn
 from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
@@ -52,7 +53,7 @@ class TorchvisionSegmenter:
         config, device = self.run.config, self.run.ranks.device
         assert isinstance(config.model, FCNConfig)
         pixels, labels = batch_of(step, config.input, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.solver.precision == "bf16"):
+        with bf16_autocast(device, config.solver.precision == "bf16"):
             logits = shared(pixels)
         parts = losses(logits, labels, config.model)
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from carryover.core.data.masks.dataset import SegmentationImage
+from carryover.core.training.device import bf16_autocast
 from carryover.transfer.tasks.segmentation.config import InputConfig
 from carryover.transfer.tasks.segmentation.torchvision.model import DilatedFCN, normalised
 from carryover.transfer.tasks.segmentation.transforms import pixels_for_test
@@ -16,7 +17,7 @@ def segment(model: DilatedFCN, source: SegmentationImage, config: InputConfig, p
     model.eval()
     device = next(model.parameters()).device
     pixels = normalised(pixels_for_test(source, config).to(device), config)[None]
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with bf16_autocast(device, precision == "bf16"):
         if config.test_stride is None:
             logits = model(pixels)["out"]
         else:

@@ -17,6 +17,7 @@ from torchvision.models.segmentation.fcn import FCN
 from carryover.core.backbones.build import ResNet
 from carryover.core.data.masks.dataset import IGNORED
 from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.training.device import random_states_kept
 from carryover.transfer.tasks.segmentation.config import InputConfig
 from carryover.transfer.tasks.segmentation.model_config import FCNConfig
 from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate, require_segmentable
@@ -91,7 +92,7 @@ def build_segmenter(
         The backbone cannot carry a segmenter (not a ResNet, or without the ImageNet stem).
     """
     require_segmentable(backbone)
-    with torch.random.fork_rng(devices=[]):
+    with random_states_kept():
         torch.manual_seed(seed)
         resnet = ResNet(backbone.arch, backbone.width, backbone.stem)
         resnet.load_state_dict(weights, strict=False)
