@@ -11,7 +11,9 @@ from torch import Tensor
 
 from carryover.configs import Identity, UserError, recipe_hash
 from carryover.core.data.digest import recipe_digest
+from carryover.core.data.pictures import READING
 from carryover.core.data.prepared import Batch, Dataset, Loader, build_dataset
+from carryover.core.data.reading import reading_of_v1
 from carryover.core.formats.canonical import CanonicalMetadata, read_metadata, save_canonical
 from carryover.core.formats.claims import IDENTITY_NAME, RECIPE_NAME, Work
 from carryover.core.training import provenance
@@ -62,7 +64,7 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
     if epochs > config.schedule.epochs:
         raise UserError(f"until: {until} epochs of a schedule of {config.schedule.epochs}")
     exported = out / "backbone.safetensors"
-    work = Work(out, config, identify(config))
+    work = _work(config, out)
     if exported.exists():
         _require_exported(exported, work)
         log.info("%s: already trained, nothing to do", out)
@@ -84,7 +86,7 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
         dataset = build_dataset(config.data) if config.method.trains else None
         if config.data.download and work.identity.parts["data"] is None:
             # Now that it has been fetched.
-            work = Work(out, config, identify(config))
+            work = _work(config, out)
         method = build_method(config, _facts(dataset))
         if config.sync_bn and ranks.world > 1:
             with_sync_bn(method, ranks.device)
@@ -128,8 +130,19 @@ def _claim(work: Work, ranks: Ranks) -> None:
 
 def identify(config: PretrainConfig) -> Identity:
     """Return what decides a pretraining's weights."""
-    data = recipe_digest(config) if config.method.trains and is_first() else None
-    return Identity.of(config, kind="pretrain", version=config.method.version, seed=config.seed, data=data)
+    parts: dict[str, Any] = {"data": None}
+    if config.method.trains:
+        parts = {"data": recipe_digest(config) if is_first() else None, "reading": READING}
+    return Identity.of(config, kind="pretrain", version=config.method.version, seed=config.seed, **parts)
+
+
+def _work(config: PretrainConfig, out: Path) -> Work:
+    """Return what is trained, and where; what version 1 began is compared with how it read the images."""
+
+    def stated_by_v1() -> dict[str, Any]:
+        return {"reading": reading_of_v1(config)} if config.method.trains else {}
+
+    return Work(out, config, identify(config), stated_by_v1=stated_by_v1)
 
 
 class _Pretraining:

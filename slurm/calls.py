@@ -2,8 +2,9 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from carryover.configs.identity import Identity
@@ -31,6 +32,9 @@ class Call:
         Names that earlier releases wrote into run directories.
     upgrade
         Import string of a function that turns the parameters of a run directory of version 1 into today's.
+    of_v1
+        Import string of a function that returns, from a stage's parameters and the output directory that
+        version 1 left, what its statement says otherwise than today's; asked of version 1's stages alone.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Call:
     outputs: tuple[str, ...] = ()
     known_as: tuple[str, ...] = ()
     upgrade: str = ""
+    of_v1: str = ""
 
     @classmethod
     def of(cls, given: "Call | Callable[..., object] | str") -> "Call":
@@ -95,6 +100,10 @@ class Call:
             found = None
         if found is None:
             raise RequestError(f"stage {stage}: there is no module {module!r} to call {function!r} from")
+
+    def stated_by_v1(self, params: Mapping[str, Any], out: Path) -> dict[str, Any]:
+        """Return what version 1's statement of a stage says otherwise than today's; `out` is its output."""
+        return dict(load_function(self.of_v1)(params, out)) if self.of_v1 else {}
 
     @property
     def identifier(self) -> Callable[..., Identity] | None:

@@ -300,6 +300,7 @@ class Ledger:
                 continue
             try:
                 stated = Statement.of(stage, hashes, inputs).to_json()
+                stated |= stage.calls.stated_by_v1(stage.params, self.out(stage.name))
             except (UserError, KeyError) as error:
                 log.warning("%s: what version 1 did cannot be read by this release: %s", stage.name, error)
                 continue

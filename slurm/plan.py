@@ -216,7 +216,7 @@ class _Planner:
         whole = not any(".." in Path(name).parts for name in stage.leaves)
         for suffix, kept in ledger.kept(stage.name) if whole else ():
             out = ledger.directory(stage.name) / f"out.{suffix}"
-            if self._is_work_of(stage, statement, kept) and kept.state == "finished" and out.is_dir():
+            if kept.state == "finished" and out.is_dir() and self._is_work_of(stage, statement, kept, out):
                 if unfit_outputs(out, stage.leaves, kept.outputs):
                     continue
                 reason = (
@@ -230,12 +230,15 @@ class _Planner:
         reason = f"changed: {_listed(changes)}; the old output is kept in out.{record.hash[:8]}"
         return Decision(stage, statement.hash, Action.REPLACE, reason, differences=tuple(changes))
 
-    def _is_work_of(self, stage: Stage, statement: Statement, kept: StageRecord) -> bool:
+    def _is_work_of(self, stage: Stage, statement: Statement, kept: StageRecord, out: Path) -> bool:
         if kept.hash == statement.hash:
             return True
         if kept.stated is not None:
             return not statement.changed_from(kept.stated)
-        return kept.hash == self._hash_of_v1(stage)
+        if kept.hash != self._hash_of_v1(stage):
+            return False
+        stated = statement.to_json()
+        return not statement.changed_from(stated | stage.calls.stated_by_v1(stage.params, out))
 
     def _hash_of_v1(self, stage: Stage) -> str:
         """Return the hash that version 1 would give a stage of this graph."""

@@ -24,6 +24,12 @@ from PIL import Image
 
 from carryover.core.training.progress import progress
 
+READING: Final = 2
+"""Version of this module's rule, raised when it reads any picture differently; 1 is carryover 0.1's.
+
+It is a part of the identity of all work that reads pictures (`core.data.reading`).
+"""
+
 Orientation = Literal["exif", "stored"]
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -135,6 +141,23 @@ def header_error(path: Path) -> str | None:
             image.verify()
     except Exception as error:
         return _reason(error)
+    return None
+
+
+def unlike_v1(path: Path, orientation: Orientation) -> str | None:
+    """Return why carryover 0.1 read a picture differently, by its header; None where it did not.
+
+    A file that is no picture was none for 0.1 either.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I") or image.mode == "F":
+                return "has more than 8 bits a channel"
+            # A TIFF's own orientation is applied by Pillow, then as now.
+            if orientation == "exif" and image.format != "TIFF" and _turn(image) in _TURNS:
+                return "carries an orientation"
+    except Exception:
+        return None
     return None
 
 

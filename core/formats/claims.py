@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ class _IdentityFile(FileModel):
     seed: int | None = None
     backbone: str | None = None
     data: str | None = None
+    reading: int | str | None = None
     recipe_hash_v1: str | None = None
 
     def stated(self) -> dict[str, Any]:
@@ -56,12 +57,15 @@ class Work:
     ----------
     v1
         What a training state of version 1 hashed besides the recipe (seed, checkpoint, choice of images).
+    stated_by_v1
+        Returns what version 1's statement of this work says otherwise than today's; asked where it began it.
     """
 
     out: Path
     recipe: Recipe
     identity: Identity
     v1: tuple[object, ...] = ()
+    stated_by_v1: Callable[[], Mapping[str, Any]] = dict
 
     def claim(self) -> None:
         """Write down that `out` holds this work: identity.json and the resolved recipe.yaml.
@@ -117,7 +121,7 @@ class Work:
         plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
         seed = getattr(recipe, "seed", None)
         stated = {"kind": self.identity.kind, "version": 1, "protocol": protocol(recipe), "seed": seed}
-        require_same_work(self.out, self.identity, stated)
+        require_same_work(self.out, self.identity, stated | dict(self.stated_by_v1()))
         return hash_of_v1(plain, recipe)
 
 

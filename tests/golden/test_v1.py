@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from carryover.configs import UserError, load
@@ -102,6 +103,39 @@ def test_only_what_changed_since_is_done_again_and_says_so(finished: Path) -> No
     finetune = "evaluate/simo_demo-seed0/demo_finetune_10percent-seed"
     assert again.keys() == {f"{finetune}0", f"{finetune}1", "report"}
     assert again[f"{finetune}0"] == ["labels.fraction: 0.5 -> 0.4"]
+
+
+def test_results_of_then_count_unless_their_numbers_would_be_others(
+    files: Path, finished: Path, tmp_path: Path
+) -> None:
+    # Detectors are the same of one process, whose images come in the same order, and others of several.
+    run = copied(finished, tmp_path / "run")
+    detection = "evaluate/simo_demo-seed0/demo_faster_fpn-seed0"
+    _as_of_processes(Ledger(run).out(detection) / "result.json", 8)
+    again = {name: d for name, d in decisions(run).items() if d.action is not Action.SKIP}
+    assert again.keys() == {detection, "report"} and again[detection].action is Action.REPLACE
+    assert [str(d) for d in again[detection].differences] == ["version: 1 -> 2"]
+
+    # Pictures are read as they were, but for those that carry an orientation or more than 8 bits.
+    checkpoint, data = files / "canonical/backbone.safetensors", tmp_path / "shapes"
+    shutil.copytree(files / "shapes", data)
+    out = copied(files / "results/knn", tmp_path / "knn")
+    recipe = load("transfer", out / "recipe.yaml", [f"data.root={data / 'data/classification'}"])
+    assert evaluate(recipe, checkpoint, out).task == "knn", "nothing is done again"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = min((data / "data/classification/val").rglob("*.*"))
+    Image.new("RGB", (32, 32)).save(picture, exif=exif)
+    for there in (out, copied(files / "states/linear", tmp_path / "linear")):
+        recipe = load("transfer", there / "recipe.yaml", [f"data.root={data / 'data/classification'}"])
+        with pytest.raises(UserError, match=rf"reading: 1 \(.*{picture.name} carries an orientation\) -> 2"):
+            evaluate(recipe, checkpoint, there)
+
+
+def _as_of_processes(record: Path, count: int) -> None:
+    plain = json.loads(record.read_text(encoding="utf-8"))
+    plain["facts"]["devices"] = count
+    record.write_text(json.dumps(plain), encoding="utf-8")
 
 
 def test_run_again_the_records_of_then_say_what_they_are(finished: Path, tmp_path: Path) -> None:

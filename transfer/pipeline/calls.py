@@ -6,7 +6,9 @@ BACKBONE = "backbone.safetensors"
 STATE = "checkpoint.pt"
 
 
-_UPGRADED = {"report": "carryover.transfer.pipeline.identity:upgraded_report"}
+_IDENTITY = "carryover.transfer.pipeline.identity"
+_UPGRADED = {"report": f"{_IDENTITY}:upgraded_report"}
+_OF_V1 = {name: f"{_IDENTITY}:{name}_of_v1" for name in ("pretrain", "evaluate")}
 for _name, _outputs in (
     ("make_shapes", ("data",)),
     ("pretrain", (BACKBONE,)),
@@ -22,9 +24,10 @@ for _name, _outputs in (
         Call(
             _name,
             _target,
-            identify=f"carryover.transfer.pipeline.identity:of_{_name}",
+            identify=f"{_IDENTITY}:of_{_name}",
             outputs=_outputs,
             known_as=_known_as,
             upgrade=_UPGRADED.get(_name, ""),
+            of_v1=_OF_V1.get(_name, ""),
         )
     )

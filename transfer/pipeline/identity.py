@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from carryover.configs import Identity
+from carryover.configs import Identity, UserError
 from carryover.configs.loading import validate
+from carryover.core.data.pictures import READING
 from carryover.slurm.stage import Output, encode, replace_outputs
 
 
@@ -14,14 +16,38 @@ def of_pretrain(params: Mapping[str, Any]) -> Identity:
     """Return the identity of a pretraining, or of its part up to an epoch."""
     config = _recipe("pretrain", params["recipe"])
     until = params.get("until")
-    parts = {} if until is None else {"until": until}
+    parts: dict[str, Any] = {} if until is None else {"until": until}
+    if config.method.trains:
+        parts["reading"] = READING
     return Identity.of(config, kind="pretrain", version=config.method.version, seed=config.seed, **parts)
 
 
 def of_evaluate(params: Mapping[str, Any]) -> Identity:
     """Return the identity of an evaluation; its checkpoint is another stage's output."""
     config = _recipe("transfer", params["recipe"])
-    return Identity.of(config, kind=config.task, version=type(config).version, seed=config.seed)
+    return Identity.of(
+        config, kind=config.task, version=type(config).version, seed=config.seed, reading=READING
+    )
+
+
+def pretrain_of_v1(params: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Return what the statement of a pretraining by carryover 0.1 says otherwise than today's."""
+    from carryover.core.data.reading import reading_of_v1
+
+    config = _recipe("pretrain", params["recipe"])
+    return {"version": 1} | ({"reading": reading_of_v1(config)} if config.method.trains else {})
+
+
+def evaluate_of_v1(params: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Return what the statement of an evaluation by carryover 0.1, which lies in `out`, says otherwise."""
+    from carryover.transfer.results.record import RECORD_NAME, load_record
+    from carryover.transfer.tasks.identity import of_v1, processes_of_v1
+
+    try:
+        processes = processes_of_v1(load_record(out / RECORD_NAME).facts)
+    except (UserError, OSError):
+        processes = None
+    return of_v1(_recipe("transfer", params["recipe"]), processes)
 
 
 def of_convert(params: Mapping[str, Any]) -> Identity:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -178,19 +179,20 @@ def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", o
     from carryover.core.training.distributed import barrier, joined
     from carryover.core.training.interrupt import StopRequest
     from carryover.transfer.results.record import load_record, make_record, write_record
-    from carryover.transfer.tasks.identity import identify
+    from carryover.transfer.tasks.identity import identify, of_v1
     from carryover.transfer.tasks.outputs import RECORD_NAME, finished_record
 
     source = open_source(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     work = Work(out, config, identify(config, source))
-    if (record := finished_record(out, work.identity, source.sha256)) is not None:
+    if (record := finished_record(work, source.sha256)) is not None:
         log.info("%s: already evaluated, nothing to do", out)
         return record
     task.require(config, source)
     with ExitStack() as held:
         ranks = held.enter_context(joined(config.device))
         run = Run(config, data, source, out, ranks, work)
-        run = replace(run, work=replace(work, v1=task.begun_by_v1(run)))
+        stated_by_v1 = partial(of_v1, config, ranks.world)
+        run = replace(run, work=replace(work, v1=task.begun_by_v1(run), stated_by_v1=stated_by_v1))
         if ranks.first:
             run.work.claim()
         barrier()

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carryover.configs import Identity, UserError
+from carryover.configs import UserError
 from carryover.configs.files import atomic_file
-from carryover.core.formats.claims import RECIPE_NAME, require_same_work
+from carryover.core.formats.claims import RECIPE_NAME, Work, read_identity, require_same_work
 from carryover.transfer.results.record import RECORD_NAME, ResultRecord, load_record
+from carryover.transfer.tasks.identity import of_v1, processes_of_v1
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["RECIPE_NAME", "finished_record", "save_weights", "spread"]
 
 
-def finished_record(out: Path, identity: Identity, checkpoint_sha256: str) -> ResultRecord | None:
-    """Return the record in `out` if this evaluation is finished there, None if nothing is.
+def finished_record(work: Work, checkpoint_sha256: str) -> ResultRecord | None:
+    """Return the record in the work's directory if it is finished there, None if nothing is.
 
     Raises UserError naming every key in which the record's work differs from this one, and for a file that is
     no record.
     """
-    path = out / RECORD_NAME
+    path = work.out / RECORD_NAME
     if not path.exists() or path.stat().st_size == 0:
         return None
     record = load_record(path)
@@ -31,7 +32,10 @@ def finished_record(out: Path, identity: Identity, checkpoint_sha256: str) -> Re
             f"{path}: a result of carryover 0.1 whose recipe is not beside it, so that it cannot be compared"
             " with what is asked; choose another directory, or remove it"
         )
-    require_same_work(path, identity, there, "result")
+    if read_identity(work.out) is None:
+        # Version 1 left none.
+        there |= of_v1(work.recipe, processes_of_v1(record.facts))
+    require_same_work(path, work.identity, there, "result")
     if record.backbone_digest is None and record.checkpoint_sha256 != checkpoint_sha256:
         raise UserError(
             f"{path}: holds the result of another checkpoint ({record.checkpoint_sha256[:8]}, asked for"

@@ -1,7 +1,7 @@
-"""Which images make up which step: a pure function of the seed, so that a resumed run sees the same ones."""
+"""Which images make up which step: a function of seed and ranks, so that a resumed run sees the same ones."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -17,23 +17,28 @@ def annotated_images(dataset: DetectionDataset) -> tuple[DetectionImage, ...]:
     return tuple(i for i in dataset.images if (~i.annotation.iscrowd).any())
 
 
-def batches(is_wide: Sequence[bool], size: int, seed: int) -> Iterator[list[int]]:
-    """Yield steps of `size` image indices for ever: shuffled passes, wide and tall images apart.
+def batches(
+    is_wide: Sequence[bool], size: int, seed: int, rank: int = 0, world: int = 1
+) -> Iterator[list[int]]:
+    """Yield this rank's `size` image indices of every step for ever, wide and tall images apart.
 
-    Images of one shape are collected until they fill a step, so that little of it is padding (Detectron2's
-    aspect-ratio grouping); none is ever skipped.
+    The stream is shuffled passes over all images, of which each rank takes every `world`-th. A rank collects
+    images of one shape until they fill its part of a step, so that little of it is padding; none is ever
+    skipped. Ranks do not look at each other: a step holds both shapes where they come to others. These are
+    Detectron2's `TrainingSampler` and `AspectRatioGroupedDataset`, but for the shuffling's generator.
     """
     waiting: tuple[list[int], list[int]] = ([], [])
-    epoch = 0
-    while True:
-        order = np.random.default_rng([seed, epoch]).permutation(len(is_wide))
-        for index in order.tolist():
-            group = waiting[is_wide[index]]
-            group.append(index)
-            if len(group) == size:
-                yield list(group)
-                group.clear()
-        epoch += 1
+    for index in islice(_passes(len(is_wide), seed), rank, None, world):
+        group = waiting[is_wide[index]]
+        group.append(index)
+        if len(group) == size:
+            yield list(group)
+            group.clear()
+
+
+def _passes(images: int, seed: int) -> Iterator[int]:
+    for epoch in count():
+        yield from np.random.default_rng([seed, epoch]).permutation(images).tolist()
 
 
 class TrainingImages(Dataset[Example]):
@@ -50,7 +55,7 @@ class TrainingImages(Dataset[Example]):
 
 
 class Steps:
-    """The draws of this rank's share of steps `start` to `stop`, one list a step."""
+    """The draws of this rank's part of steps `start` to `stop`, one list a step; `size` is of all ranks."""
 
     def __init__(
         self,
@@ -70,7 +75,7 @@ class Steps:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        stream = islice(batches(self.is_wide, self.size, self.seed), self.start, self.stop)
-        for iteration, indices in enumerate(stream, start=self.start):
-            draws = [Draw(index, iteration, position) for position, index in enumerate(indices)]
-            yield draws[self.rank :: self.world]
+        own = batches(self.is_wide, self.size // self.world, self.seed, self.rank, self.world)
+        for iteration, indices in enumerate(islice(own, self.start, self.stop), start=self.start):
+            # No two images of a step have one position, whichever ranks they are on.
+            yield [Draw(index, iteration, self.rank + n * self.world) for n, index in enumerate(indices)]

@@ -1,9 +1,10 @@
 """Which images make up which step."""
 
 from collections import Counter
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
+import pytest
 
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
 from carryover.core.data.steps import Draw
@@ -43,13 +44,50 @@ def test_a_resumed_run_draws_what_an_uninterrupted_one_draws():
     assert whole[5][1] == Draw(whole[5][1].index, 5, 1)
 
 
-def test_ranks_share_every_step():
-    images = [_image(i, wide) for i, wide in enumerate(WIDE)]
-    whole = list(Steps(images, 4, 7, 0, 6))
-    parts = [list(Steps(images, 4, 7, 0, 6, rank, 2)) for rank in range(2)]
-    for step, one, two in zip(whole, *parts, strict=True):
-        assert sorted([*one, *two], key=lambda d: d.position) == step
-        assert len(one) == len(two) == 2
+def test_ranks_group_wide_and_tall_images_on_their_own():
+    is_wide = (np.random.default_rng(1).random(1000) > 0.25).tolist()
+    images = [_image(i, wide) for i, wide in enumerate(is_wide)]
+    parts = [list(Steps(images, 16, 7, 0, 300, rank, 8)) for rank in range(8)]
+    for rank, part in enumerate(parts):
+        assert [[d.index for d in step] for step in part] == _grouped(is_wide, 2, 7, rank, 8)[:300]
+        assert list(Steps(images, 16, 7, 123, 300, rank, 8)) == part[123:], "resumed"
+    steps = [[d for part in of_ranks for d in part] for of_ranks in zip(*parts, strict=True)]
+    assert all(sorted(d.position for d in step) == list(range(16)) for step in steps)
+    alike = np.mean([len({is_wide[d.index] for d in step}) == 1 for step in steps])
+    # By chance alone 0.75^8 of the steps are wide only; one process has steps of one orientation only.
+    assert 0.04 < alike < 0.2
+    assert all(len({is_wide[d.index] for d in step}) == 1 for step in Steps(images, 16, 7, 0, 300))
+
+
+def _grouped(is_wide: list[bool], size: int, seed: int, rank: int, world: int) -> list[list[int]]:
+    """What Detectron2 does, written out over twenty passes: sample, take this rank's, fill two buckets."""
+    passes = [np.random.default_rng([seed, e]).permutation(len(is_wide)) for e in range(20)]
+    own = np.concatenate(passes)[rank::world].tolist()
+    full, wide, tall = [], [], []
+    for index in own:
+        bucket = wide if is_wide[index] else tall
+        bucket.append(index)
+        if len(bucket) == size:
+            full.append(bucket[:])
+            bucket.clear()
+    return full
+
+
+@pytest.mark.detectron2
+def test_steps_are_those_of_detectron2s_aspect_ratio_grouping():
+    from detectron2.data.common import AspectRatioGroupedDataset
+
+    sizes = [(30, 20), (20, 30), (20, 20)]
+    drawn = [sizes[i] for i in np.random.default_rng(2).integers(0, 3, 90)]
+    images = [DetectionImage(i, None, *size, _image(0, True).annotation) for i, size in enumerate(drawn)]
+    for world in (1, 2, 4):
+        for rank in range(world):
+            stream = (i for e in count() for i in np.random.default_rng([3, e]).permutation(90).tolist())
+            seen = ({"index": i, "width": drawn[i][0], "height": drawn[i][1]} for i in stream)
+            theirs = AspectRatioGroupedDataset(islice(seen, rank, None, world), 8 // world)
+            expected = [[d["index"] for d in batch] for batch in islice(theirs, 200)]
+            ours = Steps(images, 8, 3, 0, 200, rank, world)
+            assert [[draw.index for draw in step] for step in ours] == expected
 
 
 def test_images_with_nothing_but_crowds_are_left_out():
