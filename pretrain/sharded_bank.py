@@ -69,10 +69,10 @@ class ShardedBank:
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows (B, d) of the images `index` (B,), the same on every rank."""
-        local = index.to(self.tensor.device) - self.first
-        here = (local >= 0) & (local < len(self.tensor))
-        found = torch.zeros(len(local), self.tensor.shape[1], device=self.tensor.device)
-        found[here] = self.tensor[local[here]].float()
+        place, here = self._places(index)
+        found = torch.zeros(len(place), self.tensor.shape[1], device=self.tensor.device)
+        if len(self.tensor):
+            found = torch.where(here, self.tensor[place].float(), found)
         # Every row has one owner, so the sum adds zeros to it: exact.
         return sum_over_ranks(found).to(self.tensor.dtype)
 
@@ -95,11 +95,22 @@ class ShardedBank:
 
     def update(self, index: Tensor, rows: Tensor) -> None:
         """Replace the rows of the images `index` (B,) by `rows` (B, d); a repeated one keeps its last."""
-        index = index.to(self.tensor.device)
-        rows = rows.to(self.tensor)[last_of_each(index)]
-        local = index - self.first
+        if len(self.tensor) == 0:
+            return
+        place, here = self._places(index)
+        rows = rows.to(self.tensor)[last_of_each(index.to(self.tensor.device))]
+        # Rows of other shards repeat one that is here, or rewrite what is there where none is: to leave them
+        # out by a mask, the host would have to wait for their number.
+        some = here[:, 0].int().argmax(dim=0, keepdim=True)
+        place = torch.where(here[:, 0], place, place[some])
+        rows = torch.where(here, rows, torch.where(here[some], rows[some], self.tensor[place]))
+        self.tensor[place] = rows
+
+    def _places(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the images' rows lie in this shard (B,), and whether they do (B, 1); else any place of it."""
+        local = index.to(self.tensor.device) - self.first
         here = (local >= 0) & (local < len(self.tensor))
-        self.tensor[local[here]] = rows[here]
+        return local.clamp(0, max(len(self.tensor) - 1, 0)), here.unsqueeze(1)
 
     def check(self, num_images: int, width: int) -> None:
         """Raises UserError where the bank does not hold one row of this width for every image."""

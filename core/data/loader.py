@@ -16,7 +16,7 @@ from carryover.core.data.config import AugmentConfig
 from carryover.core.data.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
 from carryover.core.data.draws import keys, permutation
 from carryover.core.data.views import batch_views, centre_view, image_views
-from carryover.core.training.device import pins_memory
+from carryover.core.training.device import copied_to, pins_memory
 from carryover.core.training.interrupt import outlive_signals
 
 log = logging.getLogger(__name__)
@@ -111,13 +111,14 @@ class _BatchMaker:
 
     def __getitem__(self, request: _Request) -> _Made:
         index = torch.from_numpy(request.indices)
-        images = self._pixels[index].to(self._device, non_blocking=True)
         label = None if self._labels is None else self._labels[index]
-        return _Made(index, self._views(images, request), label, [])
+        return _Made(index, self._views(self._pixels[index], request), label, [])
 
     def _views(self, images: Tensor, request: _Request) -> list[Tensor]:
         if request.epoch is None:
+            # On the host, whatever the device: there torch resizes in eight bits, elsewhere in floats.
             return [centre_view(images, self._augment.test_view)]
+        images = copied_to(images, self._device)
         b, _, height, width = images.shape
         heights, widths = np.full(b, height), np.full(b, width)
         views = []
@@ -176,12 +177,12 @@ class _Source:
     def _finished(self, made: _Made) -> Batch:
         views = []
         for view in made.views:
-            on_device = view.to(self._device, non_blocking=True)
+            on_device = copied_to(view, self._device)
             # In place: a large tensor is dearer to allocate than to fill.
             in_floats = on_device if on_device.is_floating_point() else on_device.float().mul_(1 / 255)
             views.append(in_floats.mul_(self._scale).add_(self._shift))
-        label = None if made.label is None else made.label.to(self._device, non_blocking=True)
-        return Batch(made.index.to(self._device, non_blocking=True), views, label)
+        label = None if made.label is None else copied_to(made.label, self._device)
+        return Batch(copied_to(made.index, self._device), views, label)
 
     def _count(self, unreadable: list[str]) -> None:
         for reason in unreadable:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from carryover.core.data.augment import CONTRAST, HUE, SATURATION, Flags, Floats, Ints, ViewParameters
 from carryover.core.data.resample import blurred
+from carryover.core.training.device import copied_to
 
 # Planes (b, H, W) of memory that `recolour` works in.
 SCRATCH = 7
@@ -105,7 +106,7 @@ def _gray(x: Tensor, out: Tensor) -> Tensor:
 
 def _column(values: Floats, device: torch.device) -> Tensor:
     """Return one number an image as float32 (b, 1, 1)."""
-    return torch.from_numpy(values).to(device, torch.float32)[:, None, None]
+    return copied_to(torch.from_numpy(values).float(), device)[:, None, None]
 
 
 def _runs(which: Flags) -> list[slice]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from carryover.core.data.augment import Flags, Floats, Ints
+from carryover.core.training.device import copied_to
 
 
 def resampled(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
@@ -30,9 +31,9 @@ def resampling(start: Ints, length: Ints, size: int, out: int, flip: Flags, devi
     place = np.arange(out) + 0.5
     places = np.where(flip[:, None], place[::-1], place)
     scale = length[:, None] / out
-    centre = torch.from_numpy(start[:, None] + scale * places).to(device)[:, :, None]
-    first = torch.from_numpy(start).to(device)[:, None, None]
-    last = torch.from_numpy(start + length - 1).to(device)[:, None, None]
+    centre = copied_to(torch.from_numpy(start[:, None] + scale * places), device)[:, :, None]
+    first = copied_to(torch.from_numpy(start), device)[:, None, None]
+    last = copied_to(torch.from_numpy(start + length - 1), device)[:, None, None]
     if (length <= out).all():
         # Enlarging: two neighbours each, found directly.
         centre = torch.minimum(torch.maximum(centre - 0.5, first), last)
@@ -44,7 +45,7 @@ def resampling(start: Ints, length: Ints, size: int, out: int, flip: Flags, devi
         matrix.scatter_(2, (at + 1).clamp_(max=size - 1), right_weight)
         return matrix.scatter_(2, at, 1 - right_weight)
     pixel = torch.arange(size, device=device)
-    width = torch.from_numpy(np.maximum(scale, 1.0)).to(device)[:, :, None]
+    width = copied_to(torch.from_numpy(np.maximum(scale, 1.0)), device)[:, :, None]
     weight = (1 - (pixel + 0.5 - centre).abs_() / width).clamp_(min=0).float()
     weight *= (pixel >= first) & (pixel <= last)
     return weight / weight.sum(2, keepdim=True)
@@ -54,7 +55,7 @@ def blurred(x: Tensor, sigma: Floats, radius: int) -> Tensor:
     """Blur each image by its own sigma, borders reflected."""
     offset = torch.arange(-radius, radius + 1)
     exponent = -((offset / torch.from_numpy(sigma)[:, None]) ** 2) / 2
-    kernel = exponent.softmax(1).to(x.device, torch.float32)
+    kernel = copied_to(exponent.softmax(1).float(), x.device)
     size = x.shape[-1]
     matrix = (kernel @ _reflected_shifts(size, radius, x.device)).view(-1, size, size)
     return resampled(x, matrix, matrix)

@@ -11,6 +11,7 @@ from carryover.core.data.augment import HUE, Ints, ViewParameters
 from carryover.core.data.config import TestViewConfig, ViewConfig
 from carryover.core.data.recolour import SCRATCH, recolour
 from carryover.core.data.resample import resampled, resampling
+from carryover.core.training.device import copied_to
 
 # Pixels of a plane of several images that stay in a CPU's cache while they are worked on.
 _BLOCK = 2**17
@@ -25,7 +26,7 @@ def batch_views(images: Tensor, config: ViewConfig, drawn: ViewParameters) -> Te
     _, _, height, width = images.shape
 
     def crop(rows: Ints, own: ViewParameters) -> Tensor:
-        some = images[torch.from_numpy(rows).to(images.device)]
+        some = images[copied_to(torch.from_numpy(rows), images.device)]
         x = some.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
         down = resampling(own.top, own.height, height, config.size, np.zeros(len(own), bool), x.device)
         across = resampling(own.left, own.width, width, config.size, own.flip, x.device)
@@ -80,6 +81,6 @@ def _made(
         rows, own = order[start:stop], drawn.rows(slice(start, stop))
         x = crop(rows, own)
         recolour(x, own, int(hue_place[start]), radius, scratch[:, : stop - start])
-        views[torch.from_numpy(rows).to(device)] = x.transpose(0, 1)
+        views[copied_to(torch.from_numpy(rows), device)] = x.transpose(0, 1)
         start = stop
     return views

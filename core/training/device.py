@@ -82,7 +82,7 @@ def copied_to(x: Tensor, device: torch.device) -> Tensor:
     the tensor goes through page-locked memory.
     """
     if x.device.type == "cpu" and pins_memory(device):
-        x = x.pin_memory()
+        x = x.pin_memory()  # itself where it is page-locked already
     return x.to(device, non_blocking=True)
 
 

@@ -21,6 +21,7 @@ from carryover.configs import UserError
 from carryover.core.training.device import (
     AUTO,
     choose_device,
+    copied_to,
     device_ids,
     has_own_sync_bn,
     process_group_backend,
@@ -121,7 +122,7 @@ def rows_of_batch(x: Tensor, wanted: Tensor) -> Tensor:
     every rank. Only the rows asked for travel; gradients do not.
     """
     if world_size() == 1:
-        return x[wanted.to(x.device)]
+        return x[copied_to(wanted, x.device)]
     b, me = len(x), rank()
     asked = wanted.view(world_size(), b)
     from_me = [row[row // b == me] - me * b for row in asked]
@@ -129,12 +130,12 @@ def rows_of_batch(x: Tensor, wanted: Tensor) -> Tensor:
     received = x.new_empty(x.shape)
     dist.all_to_all_single(
         received,
-        x[torch.cat(from_me).to(x.device)].contiguous(),
+        x[copied_to(torch.cat(from_me), x.device)].contiguous(),
         output_split_sizes=torch.bincount(mine, minlength=world_size()).tolist(),
         input_split_sizes=[len(rows) for rows in from_me],
     )
     # They come owner by owner, each owner's in the order asked for.
-    return received[mine.argsort(stable=True).argsort().to(x.device)]
+    return received[copied_to(mine.argsort(stable=True).argsort(), x.device)]
 
 
 def from_first(x: Tensor) -> Tensor:

@@ -183,8 +183,13 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 def require_finite(named: Mapping[str, Tensor], step: int) -> None:
     """Raise WorkError naming the first tensor that has values which are not finite."""
-    for name, value in named.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+    floating = {name: value for name, value in named.items() if value.is_floating_point()}
+    if not floating:
+        return
+    # All of them are looked at before the host waits for the answer.
+    finite = torch.stack([torch.isfinite(value).all() for value in floating.values()]).tolist()
+    for name, is_finite in zip(floating, finite, strict=True):
+        if not is_finite:
             raise WorkError(
                 f"'{name}' has values that are not finite after step {step}; stopped, and the last good state"
                 " is kept"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from carryover.core.data.config import CutMixConfig
 from carryover.core.data.prepared import Batch
+from carryover.core.training.device import copied_to
 from carryover.core.training.distributed import gather, mean_over_ranks, own_slice, rows_of_batch, world_size
 from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.cutmix import CutMix, draw_cutmix, paste
@@ -108,4 +109,4 @@ def _mixed_positive(v: Tensor, mix: CutMix) -> Tensor:
 
 
 def _on(mix: CutMix, device: torch.device, part: Callable[[Tensor], Tensor] = lambda x: x) -> CutMix:
-    return CutMix(*(part(x).to(device) for x in (mix.partner, mix.box, mix.kept)))
+    return CutMix(*(copied_to(part(x), device) for x in (mix.partner, mix.box, mix.kept)))

@@ -108,13 +108,12 @@ def _predictions(model: Classifier, images: Dataset, training: Training) -> Iter
         ranks.device,
     )
     model.eval()
-    with (
-        torch.inference_mode(),
-        bf16_autocast(ranks.device, config.precision == "bf16"),
-    ):
-        for batch in loader:
-            assert batch.label is not None
-            yield model(laid_out(batch.views[0], config.channels_last)), batch.label
+    for batch in loader:
+        assert batch.label is not None
+        # Around the network alone: what is yielded is looked at in the caller's own modes.
+        with torch.no_grad(), bf16_autocast(ranks.device, config.precision == "bf16"):
+            logits = model(laid_out(batch.views[0], config.channels_last))
+        yield logits, batch.label
 
 
 def _require_two_in_a_batch(training: Training) -> None:

@@ -133,10 +133,11 @@ class Probe:
         loader = EvaluationLoader(
             images, self._frozen.augment, share, ranks.rank, ranks.world, config.workers, ranks.device
         )
-        with torch.no_grad():
-            for batch in loader:
-                assert batch.label is not None
-                yield self.heads(self._features(batch.views[0])), batch.label
+        for batch in loader:
+            assert batch.label is not None
+            with torch.no_grad():
+                logits = self.heads(self._features(batch.views[0]))
+            yield logits, batch.label
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         """Look through the frozen network, all depths at once; features come out in float32."""
