@@ -92,6 +92,8 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "box_mask_mismatch": "fatal",
     "absent_class": "keep",
     "single_class": "fatal",
+    "whole": False,
+    "pool": None,
     "device": "auto",
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""

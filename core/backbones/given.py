@@ -68,6 +68,10 @@ class _Features(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.feature_maps(x)["output"].mean(dim=(2, 3))
+
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the network's own output as the only stage; vectors are maps of one cell."""
         found: Any = self.module(x)
         if not isinstance(found, Tensor) or found.dim() not in (2, 4) or len(found) != len(x):
             shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -75,7 +79,7 @@ class _Features(nn.Module):
                 f"the module returned {shown} for images {tuple(x.shape)}; expected features (B, D) or maps"
                 " (B, C, H, W): wrap it in one that returns those"
             )
-        return found.mean(dim=(2, 3)) if found.dim() == 4 else found
+        return {"output": found if found.dim() == 4 else found[:, :, None, None]}
 
 
 @contextmanager

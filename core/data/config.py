@@ -204,17 +204,24 @@ class CutMixConfig(Section):
 
 
 class TestViewConfig(Section):
-    """The view without randomness: shorter side to `resize`, then the centre of `size` pixels."""
+    """The view without randomness: shorter side to `resize`, then the centre of `size` pixels.
+
+    Attributes
+    ----------
+    whole
+        In place of the centre the whole image, resized once more to `size` x `size` whatever its shape.
+    """
 
     # pytest takes classes called Test... for tests.
     __test__: ClassVar[bool] = False
 
     resize: PositiveInt
     size: PositiveInt
+    whole: bool = False
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "TestViewConfig":
-        if self.size > self.resize:
+        if self.size > self.resize and not self.whole:
             raise ValueError(
                 f"a centre crop of {self.size} does not fit into images resized to {self.resize}"
             )

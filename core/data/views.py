@@ -54,8 +54,12 @@ def image_views(images: Sequence[Tensor], config: ViewConfig, drawn: ViewParamet
 
 
 def centre_view(images: Tensor, config: TestViewConfig) -> Tensor:
-    """Resize the shorter side of images (..., 3, H, W) and take the centre, (..., 3, size, size)."""
-    return F.center_crop(F.resize(images, [config.resize], antialias=True), [config.size, config.size])
+    """Resize the shorter side of images (..., 3, H, W) and take the centre, (..., 3, size, size).
+
+    With `config.whole` all of the resized image is taken, resized to the square.
+    """
+    resized, square = F.resize(images, [config.resize], antialias=True), [config.size, config.size]
+    return F.resize(resized, square, antialias=True) if config.whole else F.center_crop(resized, square)
 
 
 def _made(

@@ -72,6 +72,8 @@ class ImageConfig(Section):
     ----------
     size, resize
         Side of the crop, and the shorter side that test images are resized to first, in pixels.
+    whole
+        Test images are shown whole, resized to `size` x `size` whatever their shape; not their centre alone.
     scale, ratio, flip
         Area and aspect ratio of the training crop, probability of the horizontal flip.
     pixel_mean, pixel_std
@@ -82,6 +84,7 @@ class ImageConfig(Section):
 
     size: PositiveInt = 224
     resize: PositiveInt = 256
+    whole: bool = False
     scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -107,7 +110,7 @@ class ImageConfig(Section):
             grayscale=0.0,
             blur=None,
         )
-        test = TestViewConfig(resize=self.resize, size=self.size)
+        test = TestViewConfig(resize=self.resize, size=self.size, whole=self.whole)
         return AugmentConfig(views="single", view=view, test=test, mean=mean, std=std)
 
 

@@ -61,7 +61,7 @@ class Request:
             "checkpoint": self.backbone_digest,
             "images": digest(self.images),
             "orientation": getattr(self.images, "orientation", None),
-            "view": [view.resize, view.size, *self.augment.mean, *self.augment.std],
+            "view": [view.resize, view.size, view.whole, *self.augment.mean, *self.augment.std],
             "depths": self.depths,
             "precision": self.precision,
         }

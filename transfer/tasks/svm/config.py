@@ -56,6 +56,9 @@ class SvmConfig(FrozenRecipe):
 
     Attributes
     ----------
+    pool
+        Side in cells of the windows, one cell apart, over which the last stage's maps are averaged (6 makes
+        2 x 2 x 2,048 features of a ResNet-50's 7 x 7 cells); None: all of the map at once.
     costs
         Candidate values of C; each class takes the one that cross-validates best on the training split.
     low_shot
@@ -68,6 +71,7 @@ class SvmConfig(FrozenRecipe):
 
     task: Literal["svm"] = "svm"
     data: VocImages
+    pool: PositiveInt | None = None
     costs: tuple[PositiveFloat, ...] = Field(min_length=1)
     metric: Literal["area", "11point"] = "area"
     low_shot: LowShot | None = None

@@ -102,8 +102,11 @@ def _low_shots(
 
 
 def _split(dataset: "DetectionDataset", frozen: "Frozen") -> "Split":
+    from carryover.transfer.tasks.frozen.depths import POOLED
     from carryover.transfer.tasks.svm.data import as_images
     from carryover.transfer.tasks.svm.model import Split, normalise, presence
 
-    features = frozen.features(as_images(dataset)).pooled
+    assert isinstance(frozen.config, SvmConfig)
+    depth = POOLED if frozen.config.pool is None else f"pool{frozen.config.pool}"
+    features = frozen.features(as_images(dataset), depth).by_depth[depth]
     return Split(normalise(features.double().numpy()), presence(dataset), tuple(dataset.classes))

@@ -1,15 +1,26 @@
 """VOC07's SVM protocol against scikit-learn, the VOC rule by hand, and the draws it promises."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
+from torchvision.transforms import v2 as tv
 
-from carryover.configs import UserError
+from carryover.configs import UserError, load
+from carryover.core.backbones.build import build_backbone, feature_maps
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
+from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.training.distributed import Ranks
+from carryover.transfer.tasks.frozen.backbone import Frozen
+from carryover.transfer.tasks.svm.config import SvmConfig
 from carryover.transfer.tasks.svm.model import Split, average_precision, full, low_shot, normalise, presence
+from carryover.transfer.tasks.svm.task import _split
 
 CLASSES = ("a", "b", "c")
 
@@ -49,6 +60,38 @@ def test_the_eleven_points_are_those_of_the_voc_development_kit() -> None:
     scores, present = np.array([4.0, 3, 2, 1]), np.array([1, 0, 0, 1], bool)
     assert average_precision(scores, present, "11point") == pytest.approx((6 * 1.0 + 5 * 0.5) / 11)
     assert average_precision(scores, present, "area") == pytest.approx(0.75)
+
+
+def test_features_are_those_of_the_benchmark_written_out(tmp_path: Path) -> None:
+    generator, network = np.random.default_rng(0), build_backbone(BackboneConfig(arch="resnet50")).eval()
+    paths = [tmp_path / "wide.png", tmp_path / "tall.png"]
+    for path, (height, width) in zip(paths, ((150, 250), (300, 180))):
+        coarse = generator.integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    config = load("transfer", "svm_voc07", ["precision=fp32", "workers=0", f"store={tmp_path}"])
+    assert isinstance(config, SvmConfig)
+    augment = config.image.augment((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    source: Any = SimpleNamespace(backbone=network, digest="0" * 64, path=tmp_path / "none")
+    frozen = Frozen(config, source, augment, tmp_path, Ranks(0, 1, torch.device("cpu")))
+    shown = tuple(DetectionImage(p.stem, p, 1, 1, image([]).annotation) for p in paths)
+    found = _split(DetectionDataset("d", CLASSES, shown, "voc"), frozen).features
+
+    # VISSL: Resize(256), Resize([224, 224]), ToTensor, Normalize; AvgPool2d([6, 6], 1, 0) of res5.
+    expected = []
+    for path in paths:
+        picture = tv.Resize([224, 224])(tv.Resize(256)(Image.open(path)))
+        x = (np.asarray(picture) / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        with torch.no_grad():
+            res5 = feature_maps(network, torch.tensor(x, dtype=torch.float32).permute(2, 0, 1)[None])[
+                "layer4"
+            ]
+        cells = res5[0].numpy().astype(np.float64)
+        assert cells.shape == (2048, 7, 7)
+        windows = [cells[:, i : i + 6, j : j + 6].mean(axis=(1, 2)) for i in (0, 1) for j in (0, 1)]
+        expected.append(np.stack(windows, axis=1).ravel())
+    assert found.shape == (2, 8192)
+    # What is left is torchvision's rounding of pictures as tensors and as PIL's.
+    np.testing.assert_allclose(found, normalise(np.array(expected)), atol=5e-5)
 
 
 def splits() -> tuple[Split, Split]:
