@@ -94,6 +94,7 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "single_class": "fatal",
     "whole": False,
     "pool": None,
+    "refit": False,
     "device": "auto",
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""

@@ -45,6 +45,8 @@ class ProtocolMode(Section):
         forward pass. Depths are "pooled", or stages ("layer1" ... "layer4"), averaged over the image.
     held_out
         Part of every class on which one of several classifiers is chosen (and which is not trained on).
+    refit
+        Whether the one that was chosen is trained again, from the start, on all labelled images.
     """
 
     name: Literal["protocol"] = "protocol"
@@ -57,6 +59,18 @@ class ProtocolMode(Section):
     weight_decays: tuple[NonNegativeFloat, ...] = Field(default=(0.0,), min_length=1)
     depths: tuple[str, ...] = Field(default=("pooled",), min_length=1)
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
+    refit: bool = False
+
+    def only(self, index: int) -> "ProtocolMode":
+        """Return the protocol of one of its classifiers, numbered by depth, rate and weight decay."""
+        rest, decay = divmod(index, len(self.weight_decays))
+        depth, rate = divmod(rest, len(self.base_lrs))
+        alone = {
+            "base_lrs": (self.base_lrs[rate],),
+            "weight_decays": (self.weight_decays[decay],),
+            "depths": (self.depths[depth],),
+        }
+        return self.model_copy(update={**alone, "lrs": None, "held_out": None, "refit": False})
 
     @property
     def scaled_lrs(self) -> tuple[float, ...]:

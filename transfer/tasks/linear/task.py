@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from carryover.core.backbones.source import Source
     from carryover.core.training.interrupt import StopRequest
     from carryover.transfer.tasks.frozen.backbone import Frozen
-    from carryover.transfer.tasks.linear.training import Probe
+    from carryover.transfer.tasks.linear.selection import Trained
 
 CHOICES_NAME = "choices.csv"
 
@@ -68,11 +68,11 @@ class CachedFacts(LinearFacts):
 
 @dataclass
 class Probed:
-    """A frozen backbone and, in protocol mode, the classifiers that are trained on it."""
+    """A frozen backbone and, in protocol mode, the classifiers that were trained on it."""
 
     frozen: "Frozen"
     before: "dict[str, Tensor]"
-    probe: "Probe | None"
+    trained: "Trained | None" = None
 
 
 class Linear(Task[LinearConfig, LabelledImages, Probed]):
@@ -95,27 +95,23 @@ class Linear(Task[LinearConfig, LabelledImages, Probed]):
 
     @contextmanager
     def build(self, run: LinearRun) -> Iterator[Probed]:
-        """Fix the backbone; in protocol mode, put the heads on it."""
+        """Fix the backbone."""
         from carryover.transfer.tasks.frozen.backbone import frozen_of
-        from carryover.transfer.tasks.linear.training import Probe
 
-        frozen, mode = frozen_of(run), run.config.mode
-        before = {name: value.clone() for name, value in frozen.backbone.state_dict().items()}
-        probe = None
-        if isinstance(mode, ProtocolMode):
-            fit_on = (
-                run.data.train.positions if mode.held_out is None else run.data.hold_out(mode.held_out)[0]
-            )
-            images = run.data.train.images.take(fit_on)
-            probe = Probe(frozen, mode, images, run.work)
-        yield Probed(frozen, before, probe)
+        frozen = frozen_of(run)
+        yield Probed(frozen, {name: value.clone() for name, value in frozen.backbone.state_dict().items()})
 
     def train(self, run: LinearRun, model: Probed, stop: "StopRequest") -> float:
-        """Train every head at once; cached mode trains nothing that could be interrupted."""
-        return 0.0 if model.probe is None else model.probe.train(stop)
+        """Train every head at once, and choose; cached mode trains nothing that could be interrupted."""
+        from carryover.transfer.tasks.linear.selection import train_protocol
+
+        if not isinstance(run.config.mode, ProtocolMode):
+            return 0.0
+        model.trained = train_protocol(run, model.frozen, run.config.mode, stop)
+        return model.trained.seconds
 
     def test(self, run: LinearRun, model: Probed) -> Outcome:
-        """Choose on the held-out images, and test what was chosen.
+        """Test what was chosen.
 
         Raises WorkError for a chosen classifier that has diverged, or a frozen network that has changed.
         """
@@ -128,30 +124,27 @@ class Linear(Task[LinearConfig, LabelledImages, Probed]):
 def _tested_by_protocol(run: LinearRun, mode: ProtocolMode, model: Probed) -> Outcome:
     from carryover.transfer.tasks.linear.training import require_finite
 
-    probe, data = model.probe, run.data
-    assert probe is not None
-    heads, index, held_out = probe.heads, 0, {}
+    trained, data = model.trained, run.data
+    assert trained is not None
+    probe, index, chosen = trained.probe, trained.index, trained.chosen
     artifacts = {"metrics": METRICS_NAME}
-    if mode.held_out is not None:
-        held = data.hold_out(mode.held_out)[1]
-        found = probe.accuracy(data.train.images.take(held))
-        index = max(range(len(found)), key=lambda i: found[i].top1)
-        held_out = {"held_out_images": len(held), "held_out_top1": found[index].top1_percent}
+    if chosen is not None:
         rows: list[dict[str, float | str]] = [
-            {"depth": s.depth, "lr": s.lr, "weight_decay": s.weight_decay, "held_out_top1": a.top1_percent}
-            for s, a in zip(heads.specs, found)
+            {"depth": c.depth, "lr": c.lr, "weight_decay": c.weight_decay, "held_out_top1": c.top1_percent}
+            for c in trained.candidates
         ]
         _write_choices(run, rows)
         artifacts["choices"] = CHOICES_NAME
-    require_finite(heads, index)
+    require_finite(probe.heads, index)
     tested = probe.accuracy(data.test)[index]
     facts = ProtocolFacts.of(
         run,
-        **held_out,
+        held_out_images=None if chosen is None else chosen.images,
+        held_out_top1=None if chosen is None else chosen.top1_percent,
         mode="protocol",
         unchanged_tensors=_unchanged(model),
-        classifiers=len(heads.specs),
-        classifier=heads.specs[index].label,
+        classifiers=mode.heads,
+        classifier=probe.heads.specs[index].label,
         epochs=mode.schedule.epochs,
         batch_size=mode.batch_size,
         optimizer=mode.optimizer.name,
@@ -159,7 +152,8 @@ def _tested_by_protocol(run: LinearRun, mode: ProtocolMode, model: Probed) -> Ou
     return Outcome(
         metrics=_metrics(tested, data),
         train_images=len(probe.images),
-        label_fraction=data.label_fraction,
+        # Held-out images whose classifier is not trained again are no part of it.
+        label_fraction=len(probe.images) / len(data.splits.train),
         selected_on=_held(mode.held_out),
         facts=facts,
         artifacts=artifacts,

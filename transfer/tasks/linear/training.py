@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,8 +38,10 @@ class Probe:
         The labelled images that they are trained on.
     """
 
-    def __init__(self, frozen: Frozen, mode: ProtocolMode, images: Dataset, work: Work) -> None:
-        """Put new heads on the network.
+    def __init__(
+        self, frozen: Frozen, mode: ProtocolMode, images: Dataset, work: Work, out: Path | None = None
+    ) -> None:
+        """Put new heads on the network; state and log lie in `out`, if not in the work's own directory.
 
         Raises UserError for a batch that the ranks cannot share, or a depth that the network lacks.
         """
@@ -50,6 +53,7 @@ class Probe:
             images,
             work,
         )
+        self._out = out
         self.heads, self._optimizer = self._build()
         self._wrapped: nn.Module = self.heads
         self._loader = training_loader(
@@ -87,6 +91,7 @@ class Probe:
             reports=lambda step: step % each == 0 or step % config.log_every == 0,
             saves=lambda step: step % (each * config.checkpoint_every) == 0,
             images_per_step=mode.batch_size,
+            out=self._out,
         )
 
     def begin(self, step: int) -> None:

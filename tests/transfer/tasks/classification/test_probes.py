@@ -18,7 +18,7 @@ from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.results.record import Metric, ResultRecord
 from carryover.transfer.tasks.evaluate import evaluate
-from tests.interrupting import stop_after
+from tests.interrupting import stop_after, stop_after_all
 from tests.transfer.tasks.classification.samples import CLASSES
 
 SMALL = ("image.size=32", "image.resize=32", "precision=fp32", "workers=0", "extract_batch=16")
@@ -39,7 +39,7 @@ def stored(checkpoint: Path, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Read the pooled features of the split with so many images, with numpy alone."""
     for folder in (checkpoint.parent / "features").iterdir():
         labels = np.load(folder / "labels.npy")
-        if len(labels) == images:
+        if len(labels) == images and (folder / "features.pooled.npy").is_file():
             return np.load(folder / "features.pooled.npy"), labels
     raise AssertionError("no such entry")
 
@@ -103,20 +103,52 @@ GRID = ("mode.base_lrs=[0.3, 0.003]", "mode.weight_decays=[0.0, 0.1]", "mode.dep
 def test_many_heads_are_trained_at_once_and_one_is_chosen_on_held_out_images(
     images: Path, resnet: Path, tmp_path: Path
 ) -> None:
-    record = evaluate(
-        recipe("linear_cifar10", images, *PROTOCOL, *GRID, "mode.held_out=0.2"), resnet, tmp_path
-    )
+    once = ("mode.held_out=0.2", "mode.refit=false")
+    record = evaluate(recipe("linear_cifar10", images, *PROTOCOL, *GRID, *once), resnet, tmp_path)
     assert record.facts["classifiers"] == 8
     assert (record.selection, record.selected_on) == (
         "best",
         "held-out 20 % of the labelled training images",
     )
-    assert record.train_images == 48
+    assert (record.train_images, record.label_fraction) == (48, 0.8)
     choices = pd.read_csv(tmp_path / "choices.csv")
     best = choices.loc[choices["held_out_top1"].idxmax()]
     assert record.facts["classifier"] == f"{best.depth} lr={best.lr:g} wd={best.weight_decay:g}"
     with pytest.raises(UserError, match="8 classifiers need held_out"):
         recipe("linear_cifar10", images, *PROTOCOL, *GRID)
+
+
+def test_the_chosen_head_is_trained_again_on_all_labels_wherever_it_is_interrupted(
+    images: Path, resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = [load("transfer", f"linear_{name}") for name in ("cifar10", "cifar100", "tiny_imagenet")]
+    assert all(config.mode.refit and config.mode.held_out for config in shipped)
+    config = recipe("linear_cifar10", images, *PROTOCOL, *GRID, "mode.held_out=0.2", "log_every=1")
+    whole = evaluate(config, resnet, tmp_path / "whole")
+    assert (whole.train_images, whole.label_fraction, whole.selection) == (60, 1.0, "best")
+    choices = pd.read_csv(tmp_path / "whole" / "choices.csv")
+    best = choices.loc[choices["held_out_top1"].idxmax()]
+    assert (whole.facts["classifiers"], whole.facts["held_out_images"]) == (8, 12)
+
+    # As if no other classifier had ever been trained, and no image held out.
+    rate = f"mode.base_lrs=[{best.lr}]", f"mode.weight_decays=[{best.weight_decay}]"
+    alone = recipe("linear_cifar10", images, *PROTOCOL, *rate, f"mode.depths=[{best.depth}]", "log_every=1")
+    assert evaluate(alone, resnet, tmp_path / "alone").metrics == whole.metrics
+    logs = [read_metrics(tmp_path / out / "metrics.jsonl") for out in ("whole", "alone")]
+    assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
+
+    for steps, left in ((5, "selection/checkpoint.pt"), (17, "checkpoint.pt")):
+        out = tmp_path / str(steps)
+        stop_after_all(steps, signal.SIGTERM, monkeypatch)
+        with pytest.raises(Interrupted):
+            evaluate(config, resnet, out)
+        monkeypatch.undo()
+        assert [p.name for p in out.rglob("checkpoint.pt")] == ["checkpoint.pt"] and (out / left).is_file()
+        assert evaluate(config, resnet, out).metrics == whole.metrics
+        assert not list(out.rglob("checkpoint.pt*"))
+        for log in ("metrics.jsonl", "selection/metrics.jsonl"):
+            rows = [read_metrics(at / log) for at in (tmp_path / "whole", out)]
+            assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
 
 
 def test_an_interrupted_linear_evaluation_resumes_exactly(
