@@ -96,6 +96,9 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "pool": None,
     "refit": False,
     "device": "auto",
+    "stride_in_1x1": False,
+    "padding": "symmetric",
+    "input_size": None,
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""
 

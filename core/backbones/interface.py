@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from carryover.core.backbones.build import feature_maps
+from carryover.core.backbones.description import Description, description_of
 from carryover.core.formats.canonical import CanonicalMetadata
-
-_SIDE = 224
 
 
 class Backbone(nn.Module):
@@ -22,17 +20,20 @@ class Backbone(nn.Module):
         Pixels of the image per pixel of each stage's map.
     widths
         Channels of each stage's map.
+    description
+        All that the network declares: also the width of its pooled features, its patch size, which images it
+        takes.
     metadata
-        What the checkpoint says of itself.
+        What the checkpoint says of itself: pixel mean and deviation, input size, method, epochs.
     """
 
     def __init__(self, network: nn.Module, metadata: CanonicalMetadata) -> None:
         super().__init__()
         self.network, self.metadata = network, metadata
-        shapes = _shapes(network)
-        self.stages: tuple[str, ...] = tuple(shapes)
-        self.strides: tuple[int, ...] = tuple(_SIDE // side for _, side in shapes.values())
-        self.widths: tuple[int, ...] = tuple(width for width, _ in shapes.values())
+        self.description: Description = description_of(network)
+        self.stages: tuple[str, ...] = self.description.stages
+        self.strides: tuple[int, ...] = self.description.strides
+        self.widths: tuple[int, ...] = self.description.widths
 
     @classmethod
     def of(cls, path: Path, encoder: str | None = None) -> "Backbone":
@@ -54,14 +55,3 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `pooled(x)`."""
         return self.pooled(x)
-
-
-def _shapes(network: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return (channels, side) of every stage's map of a square image, without changing anything."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.no_grad():
-        maps = feature_maps(network, torch.zeros(1, 3, _SIDE, _SIDE))
-    for module, training in modes.items():
-        module.training = training
-    return {name: (found.shape[1], found.shape[-1]) for name, found in maps.items()}

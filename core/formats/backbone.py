@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, PositiveInt, model_validator
 
 from carryover.configs import Section
 from carryover.configs.registry import Registry
@@ -16,22 +16,32 @@ every stage's maps by name. A user's package adds one by an entry point, or by `
 """
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+BASIC = ("resnet18", "resnet34")
 MOBILE = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
 
 for _arch in RESNETS:
     BACKBONES.register(_arch, "carryover.core.backbones.build:build_resnet")
 for _arch in MOBILE:
     BACKBONES.register(_arch, "carryover.core.backbones.build:build_mobile")
+# A family of many networks is registered once: its networks are called FAMILY/NAME.
+FAMILIES: Registry[Callable[["BackboneConfig"], Any]] = Registry(
+    "backbone family", "carryover.backbone_families"
+)
+FAMILIES.register("timm", "carryover.core.backbones.timm_network:build_timm")
 
 
 def _known(arch: str) -> str:
+    family, slash, name = arch.partition("/")
+    if slash and family in FAMILIES and name:
+        return arch
     if arch not in BACKBONES:
-        raise ValueError(BACKBONES.unknown(arch))
+        raise ValueError(f"{BACKBONES.unknown(arch)}, and timm/NAME for any of timm's models")
     return arch
 
 
+_SINCE_V1 = ("arch", "width", "stem")
 Architecture = Annotated[str, AfterValidator(_known)]
-Stem = Literal["imagenet", "cifar"]
+Stem = Literal["imagenet", "cifar", "cifar_maxpool", "cifar_no_relu"]
 
 
 class BackboneConfig(Section):
@@ -40,22 +50,56 @@ class BackboneConfig(Section):
     Attributes
     ----------
     arch
-        torchvision's name of the network, or that of a registered one.
+        torchvision's name of the network, that of a registered one, or ``timm/NAME``.
     width
         Multiple of all channels; 2 and 4 are EqCo's ResNet-50 x2 and x4 (94 M and 375 M parameters, Table 8).
     stem
-        "imagenet" (7x7 stride 2, max pooling) or "cifar" (3x3 stride 1, no pooling; for 32 px images).
+        "imagenet" (7x7 stride 2, max pooling) or "cifar" (3x3 stride 1, no pooling; for 32 px images). Of
+        other makers: "cifar_maxpool" (3x3 stride 1, then max pooling), "cifar_no_relu" (lightly's
+        ResNetGenerator, no activation after the stem).
+    stride_in_1x1
+        Bottlenecks stride in their first 1x1 convolution (the original ResNet, "caffe"), not in the 3x3.
+    padding
+        "symmetric", or "same" as TensorFlow pads (of strided layers one pixel more at the end).
+    input_size
+        Side in pixels that a network with positions was built for; None: its own.
+    pool
+        How a model of timm pools, where that decides its layers ("avg": with `fc_norm`); None: its own way.
     """
 
     arch: Architecture = "resnet50"
     width: Literal[1, 2, 4] = 1
     stem: Stem = "imagenet"
+    stride_in_1x1: bool = False
+    padding: Literal["symmetric", "same"] = "symmetric"
+    input_size: PositiveInt | None = None
+    pool: str | None = None
 
     @model_validator(mode="after")
-    def _widened_only_resnets(self) -> "BackboneConfig":
+    def _resnets_alone_have_variants(self) -> "BackboneConfig":
         if self.width != 1 and not self.is_resnet:
             raise ValueError(f"width {self.width} is defined for ResNets only, not for {self.arch}")
+        if (self.stride_in_1x1 or self.padding != "symmetric") and not self.is_resnet:
+            raise ValueError(f"stride_in_1x1 and padding are defined for ResNets only, not for {self.arch}")
+        if self.stem in ("cifar_maxpool", "cifar_no_relu") and not self.is_resnet:
+            raise ValueError(f"stem {self.stem} is defined for ResNets only, not for {self.arch}")
+        if self.stride_in_1x1 and self.arch in BASIC:
+            raise ValueError(f"stride_in_1x1: {self.arch} is made of basic blocks, which have no 1x1")
         return self
+
+    @property
+    def family(self) -> str:
+        """The family of networks that it is one of: "resnet", "timm", or its own name."""
+        family, slash, _ = self.arch.partition("/")
+        return family if slash else "resnet" if self.is_resnet else self.arch
+
+    def stated(self) -> dict[str, Any]:
+        """Return it as plain data, without the newer fields that have their defaults.
+
+        What was written and hashed before they existed stays as it was.
+        """
+        plain = self.model_dump(mode="json")
+        return {k: v for k, v in plain.items() if k in _SINCE_V1 or v != type(self).model_fields[k].default}
 
     @property
     def is_resnet(self) -> bool:
@@ -63,9 +107,25 @@ class BackboneConfig(Section):
         return self.arch in RESNETS
 
     @property
+    def with_stem(self) -> str:
+        """The stem in words where it is not the usual one, for messages; empty otherwise."""
+        return "" if self.stem == "imagenet" else f" with the '{self.stem}' stem"
+
+    @property
     def label(self) -> str:
-        """The name used in reports, for example ``resnet50 x2``."""
-        return self.arch if self.width == 1 else f"{self.arch} x{self.width}"
+        """The name used in reports, for example ``resnet50 x2`` or ``vit_small_patch16_224``."""
+        name = self.arch.removeprefix("timm/")
+        return name if self.width == 1 else f"{name} x{self.width}"
+
+    @property
+    def variants(self) -> str:
+        """What tells it from the plain network of its name, in words; empty for the plain one."""
+        words = [f"{self.stem} stem"] if self.stem != "imagenet" else []
+        words += ["stride in the 1x1 convolution"] if self.stride_in_1x1 else []
+        words += ["TensorFlow's padding"] if self.padding == "same" else []
+        words += [f"positions for {self.input_size} px"] if self.input_size else []
+        words += [f"pool {self.pool}"] if self.pool else []
+        return ", ".join(words)
 
 
 def register_backbone(arch: str, build: Callable[[BackboneConfig], Any]) -> None:

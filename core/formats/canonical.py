@@ -26,7 +26,7 @@ def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "format"}
 
 
-FORMAT: Final = Format("canonical checkpoint", 2, {1: _from_v1})
+FORMAT: Final = Format("canonical checkpoint", 3, {1: _from_v1})
 METADATA_KEY: Final = "carryover"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -39,6 +39,8 @@ class CanonicalMetadata(Section):
     `pixel_mean` and `pixel_std` are in units of [0, 1] images, in `channel_order`; `input_size` is the side
     of the training crop in pixels; `maker` names the code that trained it ("carryover", "moco", ...);
     `peak_gpu_memory_gib` is the most that tensors took on the first GPU, since it last began or resumed.
+    `assumed` lists, in sentences, what another maker's file did not say and would change features if it were
+    otherwise; `label` is what tables call the checkpoint, where somebody said so.
     """
 
     backbone: BackboneConfig
@@ -60,6 +62,8 @@ class CanonicalMetadata(Section):
     gpu_hours: float | None = None
     wall_seconds: float | None = None
     peak_gpu_memory_gib: float | None = None
+    assumed: tuple[str, ...] = ()
+    label: str | None = None
 
 
 def save_canonical(path: Path, state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> None:
@@ -100,8 +104,9 @@ def backbone_digest(state: Mapping[str, Tensor], metadata: CanonicalMetadata) ->
     """
     about = metadata.model_dump(
         mode="json",
-        include={"backbone", "norm", "channel_order", "pixel_mean", "pixel_std", "input_size", "encoder"},
+        include={"norm", "channel_order", "pixel_mean", "pixel_std", "input_size", "encoder"},
     )
+    about["backbone"] = metadata.backbone.stated()
     return tensors_digest(state, json.dumps(about, sort_keys=True))
 
 

@@ -19,7 +19,7 @@ def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in plain.items() if k != "format"} | {"metadata": metadata}
 
 
-FORMAT: Final = Format("receipt", 2, {1: _from_v1})
+FORMAT: Final = Format("receipt", 3, {1: _from_v1})
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from carryover.configs import UserError, WorkError
 from carryover.core.backbones.importers import EMBEDDED_KEY
 from carryover.core.backbones.naming import from_detectron2, to_detectron2
 from carryover.core.backbones.reading import read_contents
+from carryover.core.backbones.resnet import STAGES
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
 from carryover.transfer.convert.target import Target, quiet, require_plain_resnet
 
 AUTHOR = "carryover"
-_STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
+_STAGES = dict(zip(("res2", "res3", "res4", "res5"), STAGES[1:]))
 _EXTRA_NORM = "res5.norm."
 _BASIC = ("resnet18", "resnet34")
 

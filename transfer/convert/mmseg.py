@@ -8,8 +8,8 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from carryover.core.backbones.build import STAGES
 from carryover.core.backbones.importers import EMBEDDED_KEY
+from carryover.core.backbones.resnet import STAGES
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from carryover.configs import UserError
-from carryover.core.backbones.build import STAGES
+from carryover.core.backbones.resnet import STAGES
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical

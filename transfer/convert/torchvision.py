@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
 
 from carryover.configs import UserError
-from carryover.core.backbones.build import STAGES, ResNet, build_backbone
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.resnet import STAGES
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata
@@ -82,11 +83,9 @@ def _detector_body(state: Mapping[str, Tensor], config: BackboneConfig) -> Loade
     else:
         # torchvision has no constructor for ResNets widened throughout; its FPN takes the widened class.
         name = "BackboneWithFPN body (widened ResNet)"
-        resnet = build_backbone(config)
-        assert isinstance(resnet, ResNet)
-        channels = [resnet.feature_dim // 2**halvings for halvings in (3, 2, 1, 0)]
+        network = build_backbone(config)
         layers = {stage: str(index) for index, stage in enumerate(STAGES[1:])}
-        pyramid = BackboneWithFPN(resnet, layers, channels, out_channels=256)
+        pyramid = BackboneWithFPN(network, layers, list(network.widths[1:]), out_channels=256)
     body: Any = pyramid.body
     body.load_state_dict(dict(state), strict=True)
     body.eval()
@@ -103,7 +102,7 @@ def _detector_body(state: Mapping[str, Tensor], config: BackboneConfig) -> Loade
 def _settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
     if about.backbone.width > 1:
         return {
-            "class": "carryover.core.backbones.build.ResNet",
+            "class": "carryover.core.backbones.resnet.ResNet",
             "arch": about.backbone.arch,
             "width": about.backbone.width,
         }

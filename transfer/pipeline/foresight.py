@@ -19,15 +19,17 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
     ordinary = backbone.arch in _ORDINARY and backbone.stem == "imagenet" and backbone.width == 1
     if ordinary:
         return
+    # Imports torch: only an unusual backbone has to wait for it.
+    from carryover.core.backbones.description import describe
+    from carryover.transfer.convert import TARGETS
+
     for recipe in recipes:
-        if recipe.task in _DENSE and not (backbone.is_resnet and backbone.stem == "imagenet"):
+        if recipe.task in _DENSE and not describe(backbone).hierarchical:
             raise UserError(
                 f"{where}: {_described(backbone)} cannot carry the {recipe.task} of evaluate: {recipe.name}, "
-                "which needs a ResNet with stages of strides 4 to 32: pretrain with backbone.stem=imagenet, "
+                "which needs stages of strides 4 to 32: pretrain with backbone.stem=imagenet, "
                 "or name under the evaluation's `of:` the pretrainings that it is for"
             )
-    # Imports torch: only an unusual backbone has to wait for it.
-    from carryover.transfer.convert import TARGETS
 
     for target in to:
         try:

@@ -105,7 +105,7 @@ class _DetectorConfig(Section):
 
 
 class C4Config(_DetectorConfig):
-    """C4: proposals from layer3 (stride 16); layer4, "res5", is the head of every region.
+    """C4: proposals from the stage of stride 16; the last one, "res5", is the head of every region.
 
     Attributes
     ----------

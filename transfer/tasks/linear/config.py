@@ -42,7 +42,7 @@ class ProtocolMode(Section):
         The scaled rates as the source states them. They decide nothing: when given, they must agree.
     weight_decays, depths
         Every weight decay and every feature depth is tried with every rate; all classifiers share one
-        forward pass. Depths are "pooled", or stages ("layer1" ... "layer4"), averaged over the image.
+        forward pass. Depths are "pooled", or the backbone's stages by name, averaged over the image.
     held_out
         Part of every class on which one of several classifiers is chosen (and which is not trained on).
     refit

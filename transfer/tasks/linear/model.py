@@ -19,7 +19,7 @@ class HeadSpec:
 
     @property
     def label(self) -> str:
-        """The name used in records, for example ``layer4 lr=30 wd=0``."""
+        """The name used in records, for example ``pooled lr=30 wd=0``."""
         return f"{self.depth} lr={self.lr:g} wd={self.weight_decay:g}"
 
 

@@ -68,7 +68,7 @@ class FCNConfig(_SegmenterConfig):
     Attributes
     ----------
     output_stride
-        8 dilates layer3 and layer4, 16 layer4 alone.
+        8 dilates the last two stages, 16 the last one alone.
     convs, concat_input
         3x3 convolutions of the head, and whether their input is joined to their output. torchvision's own
         FCNHead is ``convs: 1, concat_input: false, channels: 512`` (of a ResNet-50).
@@ -86,7 +86,7 @@ class FCNConfig(_SegmenterConfig):
 
 
 class UPerNetConfig(_SegmenterConfig):
-    """UPerNet (Xiao et al. 2018): pooling pyramid on layer4, feature pyramid over all stages; mmseg only.
+    """UPerNet (Xiao et al. 2018): pooling pyramid on the last stage, feature pyramid over all; mmseg only.
 
     Attributes
     ----------

@@ -41,9 +41,10 @@ C4 = C4Config(name="c4", mask_dim=16, roi=ROI, rpn=C4RPNConfig(**FEW))
         (BackboneConfig(arch="resnet18"), FPN, True),
         (BackboneConfig(arch="resnet18"), C4, False),
         (BackboneConfig(arch="resnet18", width=2), FPN, False),
+        (BackboneConfig(arch="mobilenet_v3_small"), FPN, False),
         (BackboneConfig(arch="resnet50"), C4, True),
     ],
-    ids=["faster fpn r18", "mask fpn r18", "faster c4 r18", "faster fpn r18 x2", "mask c4 r50"],
+    ids=["faster fpn r18", "mask fpn r18", "faster c4 r18", "faster fpn r18 x2", "fpn mobile", "mask c4 r50"],
 )
 def test_trains_and_detects(backbone, model, masks):
     detector, weights, model = _detector(backbone, model.model_copy(update={"masks": masks}))
@@ -207,12 +208,16 @@ class TestProofOfCarriage:
     ("backbone", "message"),
     [
         (BackboneConfig(arch="resnet18", stem="cifar"), "stem 'imagenet'"),
-        (BackboneConfig(arch="mobilenet_v2"), "ResNets only"),
+        (BackboneConfig(arch="mobilenet_v2", stem="cifar"), "stem 'imagenet'"),
     ],
 )
 def test_backbones_without_stages_of_those_strides_are_refused(backbone, message):
     with pytest.raises(UserError, match=message):
         build_detector(backbone, build_backbone(backbone).state_dict(), FPN, InputConfig(), 2, seed=0)
+    if not backbone.is_resnet:
+        whole = backbone.model_copy(update={"stem": "imagenet"})
+        with pytest.raises(UserError, match=r"mobilenet_v2: a C4 detector .* model\.name: fpn"):
+            build_detector(whole, build_backbone(whole).state_dict(), C4, InputConfig(), 2, seed=0)
 
 
 def _detector(backbone, model, seed=0):

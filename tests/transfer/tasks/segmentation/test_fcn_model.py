@@ -101,7 +101,10 @@ class TestProof:
 
     @pytest.mark.parametrize(
         ("about", "message"),
-        [({"arch": "mobilenet_v2"}, "ResNets only"), ({"arch": "resnet18", "stem": "cifar"}, "'cifar' stem")],
+        [
+            ({"arch": "mobilenet_v2", "stem": "cifar"}, "'cifar' stem"),
+            ({"arch": "resnet18", "stem": "cifar"}, "'cifar' stem"),
+        ],
     )
     def test_backbones_without_stages_are_refused(self, about, message):
         with pytest.raises(UserError, match=message):

@@ -1,17 +1,17 @@
 """The pretrained backbone inside a torchvision detector: norm, frozen stages, pyramid or C4 trunk."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from carryover.configs import UserError, WorkError
-from carryover.core.backbones.build import STAGES, ResNet
+from carryover.core.backbones.declared import Declared
+from carryover.core.backbones.description import describe, description_of
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig, NewNorm, Norm
 
@@ -20,13 +20,12 @@ C4_STRIDES = (16,)
 
 
 class C4Trunk(nn.Module):
-    """The backbone up to layer3, a map of stride 16 (Faster R-CNN's "C4")."""
+    """The backbone up to the stage of stride 16 (Faster R-CNN's "C4")."""
 
-    def __init__(self, resnet: ResNet) -> None:
+    def __init__(self, network: Declared) -> None:
         super().__init__()
-        # layer4 downsamples: what it takes in is what layer3 gives out.
-        self.out_channels = resnet.layer4[0].conv1.in_channels
-        self.body = IntermediateLayerGetter(resnet, {"layer3": "0"})
+        self.out_channels = network.widths[-2]
+        self.body = network.trunk({network.stages[-2]: "0"})
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         features: OrderedDict[str, Tensor] = self.body(x)
@@ -34,44 +33,73 @@ class C4Trunk(nn.Module):
 
 
 class Res5Head(nn.Module):
-    """layer4 as the head of every region, then the extra norm (MoCo's Res5ROIHeadsExtraNorm).
+    """The last stage as the head of every region, then the extra norm (MoCo's Res5ROIHeadsExtraNorm).
 
-    Maps regions (n, C, 14, 14) of layer3 to (n, 2C, 7, 7), for boxes and masks alike.
+    Maps regions (n, C, 14, 14) of the stage before to (n, 2C, 7, 7), for boxes and masks alike.
+
+    Attributes
+    ----------
+    stage
+        The backbone's name of the stage, under which its module lies here too.
     """
 
-    def __init__(self, resnet: ResNet, extra_norm: nn.Module) -> None:
+    def __init__(self, network: Declared, extra_norm: nn.Module) -> None:
         super().__init__()
-        self.layer4 = resnet.layer4
+        self.stage = network.stages[-1]
+        self.add_module(self.stage, getattr(network, self.stage))
         self.norm = extra_norm
-        self.out_channels = resnet.feature_dim
+        self.out_channels = network.feature_dim
 
     def forward(self, regions: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.layer4(regions))
+        out: Tensor = self.norm(self.get_submodule(self.stage)(regions))
         return out
 
 
-def require_detectable(backbone: BackboneConfig) -> None:
-    """Raise UserError for a backbone that has no stages of strides 4 to 32."""
-    if not backbone.is_resnet:
-        raise UserError(f"{backbone.label}: detectors are built on ResNets only")
-    if backbone.stem != "imagenet":
+class Pyramid(nn.Module):
+    """A feature pyramid on a backbone's stages, as torchvision's BackboneWithFPN with any network as `body`.
+
+    Maps images (B, 3, H, W) to maps (B, `out_channels`, H / s, W / s), s = 4, 8, 16, 32 and 64.
+    """
+
+    def __init__(self, network: Declared, channels: Sequence[int], config: FPNConfig) -> None:
+        super().__init__()
+        levels = description_of(cast(nn.Module, network)).levels
+        self.body = network.trunk({levels[stride]: str(i) for i, stride in enumerate(FPN_STRIDES[:4])})
+        self.fpn = FeaturePyramidNetwork(
+            list(channels),
+            config.fpn_dim,
+            extra_blocks=LastLevelMaxPool(),
+            norm_layer=norm_factory(config.fpn_norm),
+        )
+        self.out_channels = config.fpn_dim
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        maps: OrderedDict[str, Tensor] = self.fpn(self.body(x))
+        return maps
+
+
+def require_detectable(backbone: BackboneConfig, detector: str = "fpn") -> None:
+    """Raise UserError for a backbone that has no stages of strides 4 to 32, or no last one of its own."""
+    described = describe(backbone)
+    if not described.hierarchical:
+        strides = ", ".join(str(s) for s in dict.fromkeys(described.strides)) or "none"
+        hint = ", so a backbone pretrained with stem 'imagenet'" if backbone.stem != "imagenet" else ""
         raise UserError(
-            f"{backbone.label} with the '{backbone.stem}' stem: a detector needs stages of strides 4, 8, 16"
-            " and 32, so a backbone pretrained with stem 'imagenet'"
+            f"{backbone.label}{backbone.with_stem}: a detector needs stages of strides 4, 8, 16 and 32"
+            f"{hint}; this one has {strides}"
+        )
+    if detector == "c4" and not backbone.is_resnet:
+        raise UserError(
+            f"{backbone.label}: a C4 detector takes a ResNet's last stage for the head of its regions;"
+            " choose model.name: fpn"
         )
 
 
-def fpn_backbone(resnet: ResNet, config: FPNConfig) -> BackboneWithFPN:
-    """Put a feature pyramid of strides 4 to 64 on `resnet` (torchvision's names: `body`, `fpn`)."""
-    width = resnet.feature_dim // 8
-    return BackboneWithFPN(
-        resnet,
-        return_layers={f"layer{i + 1}": str(i) for i in range(4)},
-        in_channels_list=[width, 2 * width, 4 * width, 8 * width],
-        out_channels=config.fpn_dim,
-        extra_blocks=LastLevelMaxPool(),
-        norm_layer=norm_factory(config.fpn_norm),
-    )
+def fpn_backbone(network: Declared, config: FPNConfig) -> Pyramid:
+    """Put a feature pyramid of strides 4 to 64 on a network (torchvision's names: `body`, `fpn`)."""
+    described = description_of(cast(nn.Module, network))
+    channels = [described.width_of(described.levels[stride]) for stride in FPN_STRIDES[:4]]
+    return Pyramid(network, channels, config)
 
 
 def norm_factory(norm: Norm | NewNorm) -> Callable[[int], nn.Module] | None:
@@ -96,23 +124,30 @@ def replace_norms(module: nn.Module, norm: Norm) -> None:
             setattr(module, name, new)
 
 
-def freeze_stages(resnet: ResNet, freeze_at: int) -> None:
-    """Stop training the first `freeze_at` of stem, layer1 ... layer4, their statistics included."""
-    for stage in STAGES[:freeze_at]:
-        if stage == "stem":
-            parts: tuple[nn.Module, ...] = (resnet.conv1,)
-            if isinstance(resnet.bn1, nn.modules.batchnorm._BatchNorm):
-                resnet.bn1 = _frozen(resnet.bn1)
-        else:
-            parts = (getattr(resnet, stage),)
-            _freeze_norms(parts[0])
-        for part in parts:
-            part.requires_grad_(False)
+def freeze_stages(network: nn.Module, freeze_at: int) -> None:
+    """Stop training the first `freeze_at` of stem and four levels, their statistics included."""
+    assert isinstance(network, Declared)
+    for part in network.parts[:freeze_at]:
+        for name in part:
+            _freeze(network, name)
 
 
-def detector_names(canonical: Mapping[str, Tensor], config: C4Config | FPNConfig) -> dict[str, str]:
-    """Map every canonical backbone name to its name in the detector's state dict."""
-    head = "layer4." if config.name == "c4" else "\0"
+def _freeze(network: nn.Module, name: str) -> None:
+    parent, _, last = name.rpartition(".")
+    part = network.get_submodule(name)
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        setattr(network.get_submodule(parent), last, _frozen(part))
+    else:
+        _freeze_norms(part)
+        part.requires_grad_(False)
+
+
+def detector_names(canonical: Mapping[str, Tensor], head_stage: str | None) -> dict[str, str]:
+    """Map every canonical backbone name to its name in the detector's state dict.
+
+    `head_stage` is the stage that is the head of every region; None in a detector with a pyramid.
+    """
+    head = "\0" if head_stage is None else f"{head_stage}."
     return {
         name: f"roi_heads.box_head.{name}" if name.startswith(head) else f"backbone.body.{name}"
         for name in canonical
@@ -132,7 +167,9 @@ def assert_carried(detector: nn.Module, canonical: Mapping[str, Tensor], config:
         backbone tensor that the checkpoint does not account for; the tensor is named.
     """
     state = detector.state_dict()
-    names = detector_names(canonical, config)
+    head = detector.get_submodule("roi_heads.box_head")
+    stage = head.stage if isinstance(head, Res5Head) else None
+    names = detector_names(canonical, stage)
     for source, target in names.items():
         if target not in state:
             raise WorkError(f"the detector has no '{target}' for the checkpoint's '{source}'")
@@ -140,7 +177,7 @@ def assert_carried(detector: nn.Module, canonical: Mapping[str, Tensor], config:
             raise WorkError(
                 f"the detector's '{target}' differs from the checkpoint's '{source}': it was not carried over"
             )
-    prefixes = ("backbone.body.", "roi_heads.box_head.layer4.")
+    prefixes = ("backbone.body.", *([] if stage is None else [f"roi_heads.box_head.{stage}."]))
     backbone = {n for n in state if n.startswith(prefixes) and not n.endswith("num_batches_tracked")}
     if random := sorted(backbone - set(names.values())):
         raise WorkError(f"the checkpoint has nothing for the detector's '{random[0]}' ({len(random)} such)")

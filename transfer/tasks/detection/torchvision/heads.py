@@ -178,7 +178,7 @@ def mask_loss(logits: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
 
 
 def build_c4_heads(res5: Res5Head, classes: int, config: C4Config, stride: int) -> C4Heads:
-    """Build the second stage of a C4 detector around the backbone's own layer4."""
+    """Build the second stage of a C4 detector around the backbone's own last stage."""
     mask = MaskRCNNPredictor(res5.out_channels, config.mask_dim, classes + 1) if config.masks else None
     return C4Heads(
         box_roi_pool=RegionPool(14, (stride,)),

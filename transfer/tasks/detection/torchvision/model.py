@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.device import random_states_kept
 from carryover.transfer.tasks.detection.config import InputConfig
@@ -98,28 +98,28 @@ def build_detector(
     Raises
     ------
     UserError
-        The backbone cannot carry a detector (not a ResNet, or without the ImageNet stem).
+        The backbone cannot carry a detector (no stages of strides 4 to 32; for C4, not a ResNet).
     """
-    require_detectable(backbone)
+    require_detectable(backbone, model.name)
     with random_states_kept():
         torch.manual_seed(seed)
-        resnet = ResNet(backbone.arch, backbone.width, backbone.stem)
-        resnet.load_state_dict(weights, strict=False)
-        replace_norms(resnet, model.norm)
-        freeze_stages(resnet, model.freeze_at)
+        network = build_backbone(backbone)
+        network.load_state_dict(weights, strict=False)
+        replace_norms(network, model.norm)
+        freeze_stages(network, model.freeze_at)
         body: nn.Module
         heads: nn.Module
         if isinstance(model, FPNConfig):
-            body = fpn_backbone(resnet, model)
+            body = fpn_backbone(network, model)
             rpn = build_rpn(model.fpn_dim, model, FPN_STRIDES)
             # The coarsest level gives proposals only; regions are cut from the four others.
             heads = build_fpn_heads(classes, model, FPN_STRIDES[:4])
             divisor = 32
         else:
             make_norm = norm_factory(model.norm if model.extra_norm else "none")
-            extra_norm = make_norm(resnet.feature_dim) if make_norm else nn.Identity()
-            res5 = Res5Head(resnet, extra_norm)
-            body = C4Trunk(resnet)
+            extra_norm = make_norm(network.feature_dim) if make_norm else nn.Identity()
+            res5 = Res5Head(network, extra_norm)
+            body = C4Trunk(network)
             rpn = build_rpn(body.out_channels, model, C4_STRIDES)
             heads = build_c4_heads(res5, classes, model, C4_STRIDES[0])
             divisor = 1

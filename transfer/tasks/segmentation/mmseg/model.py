@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from carryover.configs import WorkError
-from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.description import describe
+from carryover.core.backbones.resnet import dilations
 from carryover.core.backbones.verify import prove_carried
 from carryover.core.data.masks.dataset import IGNORED
 from carryover.core.formats.backbone import BackboneConfig
@@ -18,7 +19,6 @@ from carryover.transfer.convert.mmseg import resnet_settings
 from carryover.transfer.convert.target import quiet
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 from carryover.transfer.tasks.segmentation.model_config import FCNConfig
-from carryover.transfer.tasks.segmentation.torchvision.backbone import dilations
 
 
 def model_settings(
@@ -143,9 +143,8 @@ def prove(model: Any, receipt: Receipt) -> int:
 
 
 def _widths(backbone: BackboneConfig) -> list[int]:
-    with torch.device("meta"):
-        width = ResNet(backbone.arch, backbone.width, backbone.stem).feature_dim
-    return [width // 8, width // 4, width // 2, width]
+    described = describe(backbone)
+    return [described.width_of(described.levels[stride]) for stride in (4, 8, 16, 32)]
 
 
 def _cross_entropy(weight: float) -> dict[str, Any]:

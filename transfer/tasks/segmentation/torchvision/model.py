@@ -11,10 +11,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN
 
-from carryover.core.backbones.build import ResNet
+from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.description import describe
 from carryover.core.data.masks.dataset import IGNORED
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.device import random_states_kept
@@ -89,20 +89,24 @@ def build_segmenter(
     Raises
     ------
     UserError
-        The backbone cannot carry a segmenter (not a ResNet, or without the ImageNet stem).
+        The backbone cannot carry a segmenter (no stages of strides 4 to 32, or none that can be dilated).
     """
     require_segmentable(backbone)
     with random_states_kept():
         torch.manual_seed(seed)
-        resnet = ResNet(backbone.arch, backbone.width, backbone.stem)
-        resnet.load_state_dict(weights, strict=False)
-        dilate(resnet, model.output_stride)
-        width = resnet.feature_dim
+        network = build_backbone(backbone)
+        network.load_state_dict(weights, strict=False)
+        dilate(network, model.output_stride)
+        described = describe(backbone)
+        middle, last = described.levels[16], described.levels[32]
+        width = described.width_of(last)
         head = ConvHead(width, model.channels, model.convs, model.concat_input, model.dropout, classes)
         auxiliary = None
         if (aux := model.auxiliary) is not None:
-            auxiliary = ConvHead(width // 2, aux.channels, aux.convs, False, model.dropout, classes)
-        body = IntermediateLayerGetter(resnet, {"layer3": "aux", "layer4": "out"})
+            auxiliary = ConvHead(
+                described.width_of(middle), aux.channels, aux.convs, False, model.dropout, classes
+            )
+        body = network.trunk({middle: "aux", last: "out"})
         segmenter = DilatedFCN(body, head, auxiliary, model.align_corners)
     return segmenter.to(memory_format=torch.channels_last)
 

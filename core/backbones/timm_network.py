@@ -1,0 +1,212 @@
+"""Any of timm's models by name: its own network and names, with the interface that ours declare."""
+
+import inspect
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from carryover.configs import UserError
+from carryover.configs.nearest import nearest
+from carryover.core.backbones.declared import InputRule
+from carryover.core.backbones.transparent import Transparent
+from carryover.core.formats.backbone import BackboneConfig
+
+_VECTOR = re.compile(r"(?:(cls)(?:@(\d+))?)?(\+)?(mean)?")
+# DINO's and DINOv2's choices for linear evaluation: the class token, the mean of the patches, both, and the
+# class tokens of the last four blocks.
+_VECTORS = ("cls", "mean", "cls+mean", "cls@4", "cls@4+mean")
+
+
+class TimmNetwork(Transparent):
+    """A model of timm without its classifier; see `declared.Declared`.
+
+    Maps images (B, 3, H, W) to timm's own pooled features (B, feature_dim). `inner` is timm's model.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__(_create(config))
+        facts = _facts(config)
+        self.feature_dim, self.stages, self.strides, self.widths = facts[:4]
+        self.patch_size, self.input_rule = facts[4:]
+        prefix = getattr(self.inner, "num_prefix_tokens", None)
+        tokens = self.patch_size is not None and prefix is not None
+        self._class_token = tokens and bool(getattr(self.inner, "cls_token", None) is not None)
+        self.vector_names = _VECTORS if self._class_token else ("mean",) if tokens else ()
+        self.parts = _parts(self.inner, self.stages, self.strides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.inner(x)
+        return pooled
+
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the maps (B, C, H, W) after every stage, by timm's names of them, before the last norm."""
+        found: list[Tensor] = _intermediates(self.inner)(x, intermediates_only=True)
+        return dict(zip(self.stages, found, strict=True))
+
+    def vectors(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return pooled features (B, D) of a vision transformer by name, all after the last norm.
+
+        "cls" is the class token, "mean" the mean of the patches, "cls+mean" both, "cls@4" the class tokens of
+        the last four blocks, "cls@4+mean" these and the last block's mean: the choices of DINO's and DINOv2's
+        linear evaluations.
+        """
+        asked = {name: _parsed(name) for name in names}
+        blocks = max(count for count, _ in asked.values())
+        layers: list[tuple[Tensor, Tensor]] = _intermediates(self.inner)(
+            x,
+            indices=max(blocks, 1),
+            norm=True,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
+            intermediates_only=True,
+        )
+        mean = layers[-1][0].mean(dim=1)
+        found = {}
+        for name, (count, with_mean) in asked.items():
+            parts = [prefix[:, 0] for _, prefix in layers[len(layers) - count :]] if count else []
+            found[name] = torch.cat([*parts, mean], dim=1) if with_mean else torch.cat(parts, dim=1)
+        return found
+
+    def trunk(self, names: Mapping[str, str]) -> nn.Module:
+        """Return the whole network, giving the maps of these stages."""
+        return _Trunk(self, names)
+
+
+class _Trunk(Transparent):
+    def __init__(self, network: TimmNetwork, names: Mapping[str, str]) -> None:
+        super().__init__(network)
+        self.names = dict(names)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        network: Any = self.inner
+        maps: dict[str, Tensor] = network.feature_maps(x)
+        return {name: maps[stage] for stage, name in self.names.items()}
+
+
+def build_timm(config: BackboneConfig) -> TimmNetwork:
+    """Build a model of timm by the name after ``timm/``.
+
+    Raises UserError where timm is not installed, or knows no model of that name.
+    """
+    return TimmNetwork(config)
+
+
+def model_name(config: BackboneConfig) -> str:
+    """Return timm's name of the model, with its tag where one was given."""
+    return config.arch.partition("/")[2]
+
+
+def require_model(name: str) -> None:
+    """Raise UserError with the nearest names where timm is not installed or has no such model."""
+    timm = library()
+    plain = name.partition(".")[0]
+    if not timm.is_model(plain):
+        guess = nearest(plain, timm.list_models())
+        hint = f"; did you mean 'timm/{guess}'?" if guess else ""
+        raise UserError(
+            f"timm {timm.__version__} has no model called '{plain}'{hint} (`python -c 'import timm;"
+            " print(timm.list_models())'` lists them)"
+        )
+
+
+def library() -> Any:
+    """Return the module timm; raises UserError where it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import timm
+    except ImportError as error:
+        raise UserError(f"timm's models need timm: pip install 'carryover-eval[timm]' ({error})") from None
+    return timm
+
+
+def pretrained_configuration(name: str) -> Mapping[str, Any]:
+    """Return timm's own configuration of a model's weights: mean, deviation, input size, classifier."""
+    with torch.device("meta"):
+        model = library().create_model(name, pretrained=False, num_classes=0)
+    found: Mapping[str, Any] = model.pretrained_cfg
+    return found
+
+
+def options_of(config: BackboneConfig) -> dict[str, Any]:
+    """Return what `timm.create_model` is told besides the name."""
+    known = _parameters(model_name(config))
+    options: dict[str, Any] = {"num_classes": 0}
+    if config.input_size is not None and "img_size" in known:
+        options["img_size"] = config.input_size
+    if "dynamic_img_size" in known and "strict_img_size" not in known:
+        # Positions are interpolated by timm where images are of another size.
+        options["dynamic_img_size"] = True
+    if config.pool is not None:
+        options["global_pool"] = config.pool
+    return options
+
+
+def _create(config: BackboneConfig) -> nn.Module:
+    name = model_name(config)
+    require_model(name)
+    model: nn.Module = library().create_model(name, pretrained=False, **options_of(config))
+    return model
+
+
+@cache
+def _parameters(name: str) -> frozenset[str]:
+    with torch.device("meta"):
+        model = library().create_model(name, pretrained=False, num_classes=0)
+    return frozenset(inspect.signature(type(model).__init__).parameters)
+
+
+@cache
+def _facts(
+    config: BackboneConfig,
+) -> tuple[int, tuple[str, ...], tuple[int, ...], tuple[int, ...], int | None, InputRule]:
+    """Return width, stages, strides, widths, patch size and input rule, found without any values."""
+    with torch.device("meta"):
+        model: Any = _create(config).eval()
+        side = config.input_size or model.pretrained_cfg["input_size"][-1]
+        with torch.no_grad():
+            images = torch.zeros(1, 3, side, side)
+            width = model(images).shape[1]
+            info = model.feature_info
+            stages = [entry["module"] for entry in (info if isinstance(info, list) else info.info)]
+            maps = _intermediates(model)(images, intermediates_only=True)
+    if len(maps) != len(stages):
+        raise UserError(f"{config.arch}: timm describes {len(stages)} stages but returns {len(maps)} maps")
+    strides = tuple(side // found.shape[-1] for found in maps)
+    patch = strides[0] if len(set(strides)) == 1 and hasattr(model, "patch_embed") else None
+    fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
+    dynamic = bool(getattr(model, "dynamic_img_size", False)) or "dynamic_img_size" in options_of(config)
+    rule = InputRule(side if fixed else None, patch or 1, any_size=dynamic or not fixed)
+    return width, tuple(stages), strides, tuple(found.shape[1] for found in maps), patch, rule
+
+
+def _intermediates(model: nn.Module) -> Any:
+    own: Any = getattr(model, "forward_intermediates", None)
+    if own is None:
+        raise UserError(f"timm's {type(model).__name__} gives no maps of its stages (forward_intermediates)")
+    return own
+
+
+def _parts(model: nn.Module, stages: Sequence[str], strides: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """Return the module names part by part: what comes before the first level, then each level."""
+    children = [name for name, _ in model.named_children()]
+    roots = [stage.partition(".")[0] for stage in stages]
+    before = tuple(children[: children.index(roots[0])]) if roots[0] in children else ()
+    levels = [tuple(s for s, r in zip(stages, strides) if r == stride) for stride in sorted(set(strides))]
+    if min(strides) < 4:
+        return (before + levels[0], *levels[1:])
+    return (before, *levels)
+
+
+def _parsed(name: str) -> tuple[int, bool]:
+    match = _VECTOR.fullmatch(name)
+    if not name or match is None or bool(match[3]) != bool(match[1] and match[4]):
+        raise UserError(
+            f"feature '{name}': a vision transformer has {', '.join(_VECTORS)} (or another number)"
+        )
+    return (int(match[2] or 1) if match[1] else 0), bool(match[4])
