@@ -1,10 +1,12 @@
 """A plan on SLURM: the preview of what would be submitted, and the executor that submits it."""
 
 import logging
+import os
+import re
 import shlex
-import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from carryover.slurm import sbatch, scheduler
+from carryover.slurm.commands import cleaned_environment, overriding
 from carryover.slurm.errors import RequestError, RunError
 from carryover.slurm.executor import Run
+from carryover.slurm.flights import Flights
 from carryover.slurm.graph import Graph
 from carryover.slurm.job import StageJob
 from carryover.slurm.ledger import Ledger
@@ -22,7 +26,6 @@ from carryover.slurm.processes import leaving
 from carryover.slurm.resources import Cluster
 from carryover.slurm.sbatch import Batch, dependency, make_batches
 from carryover.slurm.stage import portable
-from carryover.slurm.submission import Flights
 
 
 @dataclass(frozen=True)
@@ -69,25 +72,26 @@ def preview(graph: Graph, run_dir: Path, cluster: Cluster) -> Preview:
     """
     ledger = Ledger(run_dir)
     flights = Flights(ledger)
-    plan = make_plan(graph, ledger, flights)
+    plan = make_plan(graph, ledger, flights, withdrawable=flights.withdrawable)
     jobs: dict[str, tuple[str, ...]] = {}
     for decision in plan:
         record, _ = ledger.readable(decision.stage.name)
         if decision.action is Action.IN_FLIGHT and record is not None:
-            jobs[decision.stage.name] = flights.jobs(record) or ("elsewhere",)
+            live = tuple(job.job_id for job in flights.live(record))
+            jobs[decision.stage.name] = live or ("elsewhere",)
     planned: list[PlannedJob] = []
+    arrays: dict[str, int] = {}
     batches = make_batches(plan, cluster.defaults, cluster.max_array_size)
     for number, batch in enumerate(batches, 1):
-        planned.append(_planned(number, batch, jobs, cluster, ledger))
-        for i, stage in enumerate(batch.stages):
-            jobs[stage.name] = (f"${number}_{i}" if len(batch.stages) > 1 else f"${number}",)
+        planned.append(_planned(number, batch, dependency(batch, jobs, arrays), cluster, ledger))
+        ids = [f"${number}_{i}" if len(batch.stages) > 1 else f"${number}" for i in range(len(batch.stages))]
+        given = {stage.name: (job,) for stage, job in zip(batch.stages, ids, strict=True)}
+        jobs |= given
+        arrays |= sbatch.arrays_of(given)
     return Preview(tuple(plan), tuple(planned), missing(plan))
 
 
-def _planned(
-    number: int, batch: Batch, jobs: dict[str, tuple[str, ...]], cluster: Cluster, ledger: Ledger
-) -> PlannedJob:
-    waits = dependency(batch, jobs)
+def _planned(number: int, batch: Batch, waits: str | None, cluster: Cluster, ledger: Ledger) -> PlannedJob:
     chosen = sbatch.parameters(batch, cluster, ledger.run_dir.name, "", waits, ())
     text = sbatch.script(batch, chosen, sbatch.folder(ledger), "true")
     return PlannedJob(
@@ -103,13 +107,21 @@ def _planned(
 
 log = logging.getLogger(__name__)
 
+_PAUSES = (2.0, 5.0)
+_INVALID = re.compile(
+    r"[Ii]nvalid|unrecognized|Requested node configuration|More processors requested|[Nn]ode count"
+)
+_NO_ANSWER = "contact|timed out|Zero Bytes|onnection|ommunication|temporarily|standby|Unspecified"
+_REFUSED = re.compile(rf"Batch job submission failed: (?!.*({_NO_ANSWER}))|{_INVALID.pattern}")
+
 
 @dataclass(frozen=True)
 class SlurmExecutor:
     """Submits a plan's stages as jobs and job arrays.
 
     Every job carries the submission's token as its comment, and what it was given is written down as soon as
-    SLURM has taken it. Refused half-way, or interrupted, all that was submitted is cancelled.
+    SLURM has taken it. Refused half-way, or interrupted, all that was submitted is cancelled. Where sbatch
+    gave no answer, the queue is asked whether the job was taken all the same.
 
     `packages` are copied into the run directory, and the jobs import the copies.
     """
@@ -132,56 +144,63 @@ class SlurmExecutor:
         """Submit the plan; returns 0 when SLURM has taken all of it."""
         if not scheduler.available():
             raise RequestError("sbatch not found: this machine does not belong to a SLURM cluster")
-        orphans = run.flights.orphans(run.graph)
-        if orphans:
-            log.warning("cancelling %d jobs of a submitter that was killed: %s", len(orphans), orphans[0])
-            scheduler.cancel(orphans)
-        batches = make_batches(run.plan, self.cluster.defaults, self.cluster.max_array_size)
+        behind = {d.stage.name: _leaving(d, run) for d in working(run.plan)}
+        batches = make_batches(run.plan, self.cluster.defaults, self.cluster.max_array_size, behind)
         if not batches:
             return 0
+        _require_plain(run.ledger.run_dir)
+        ignored = overriding(os.environ)
+        if ignored:
+            log.warning(
+                "%s: not passed on to sbatch; recipes and the cluster's file decide", ", ".join(ignored)
+            )
         setup = self._setup(run.ledger)
-        self._check(batches, run.ledger.run_dir.name, setup)
+        run.submission.update(cluster=scheduler.controller().cluster)
         jobs = {d.stage.name: _jobs(d, run) for d in run.plan if d.action is Action.IN_FLIGHT}
         submitted: dict[str, tuple[str, ...]] = {}
+        arrays: dict[str, int] = {}
         try:
-            with leaving():
-                for batch in batches:
-                    submitted |= self._submit(batch, run, {**jobs, **submitted}, setup)
+            with leaving(), cleaned_environment():
+                for number, batch in enumerate(batches, 1):
+                    given = self._submit(number, batch, run, dependency(batch, jobs, arrays), setup)
+                    submitted |= given
                     run.submission.update(jobs=submitted)
+                    jobs |= given
+                    arrays |= sbatch.arrays_of(given)
         except BaseException as error:
             self._take_back(run, submitted)
             if isinstance(error, FailedJobError | FailedSubmissionError):
-                said = str(error).strip().splitlines() or [type(error).__name__]
-                raise RunError(
-                    f"SLURM refused {batch.name}: {said[-1]}; the {len(submitted)} stages submitted before "
-                    "it were cancelled"
-                ) from None
+                raise _refused(batch, error, len(submitted)) from None
             raise
         for decision in working(run.plan):
             run.tell(decision, "submitted", f"job {submitted[decision.stage.name][-1]}, {decision.reason}")
         return 0
 
     def _submit(
-        self, batch: Batch, run: Run, jobs: dict[str, tuple[str, ...]], setup: Sequence[str]
+        self,
+        number: int,
+        batch: Batch,
+        run: Run,
+        after: str | None,
+        setup: Sequence[str],
     ) -> dict[str, tuple[str, ...]]:
-        hashes = {d.stage.name: d.hash for d in run.plan}
         links: list[str] = []
         given: dict[str, tuple[str, ...]] = {}
         for link in range(1, batch.resources.chain + 1):
-            waits = dependency(batch, jobs)
-            if links:
-                waits = ",".join(filter(None, [waits, f"afterany:{links[-1]}"]))
-            token, run_dir = run.submission.record.token, run.ledger.run_dir
-            chosen = sbatch.parameters(batch, self.cluster, run_dir.name, token, waits, setup)
-            executor = submitit.SlurmExecutor(sbatch.folder(run.ledger), python=sbatch.interpreter())
+            waits = ",".join(filter(None, [after, *(f"afterany:{link}" for link in links[-1:])])) or None
+            run_dir = run.ledger.run_dir
+            comment = f"{run.submission.record.token}.{number}.{link}"
+            chosen = sbatch.parameters(batch, self.cluster, run_dir.name, comment, waits, setup)
+            executor = submitit.SlurmExecutor(sbatch.folder(run.ledger), python=sbatch.heedless_interpreter())
             executor.update_parameters(**chosen)
-            calls = [
-                StageJob(run_dir, portable(stage), hashes[stage.name], self.name, link)
-                for stage in batch.stages
-            ]
+            calls = []
+            for stage in batch.stages:
+                decision = run.decisions[stage.name]
+                earlier = len(run.record(decision).attempts)
+                calls.append(StageJob(run_dir, portable(stage), decision.hash, self.name, link, earlier))
             try:
-                accepted = executor.submit_array(calls)
-            except (FailedJobError, FailedSubmissionError, OSError):
+                accepted = _submitted(executor, calls, comment)
+            except (FailedJobError, FailedSubmissionError, OSError, RunError):
                 raise
             except Exception as error:  # whatever putting a user's function into a file raises
                 raise batch.stages[0].calls.cannot_be_sent(batch.stages[0].name, error) from error
@@ -190,29 +209,18 @@ class SlurmExecutor:
                 given[stage.name] = (*given.get(stage.name, ()), job.job_id)
         return given
 
-    def _check(self, batches: Sequence[Batch], run_name: str, setup: Sequence[str]) -> None:
-        """Ask SLURM about every kind of job in the plan before any is submitted."""
-        kinds = {repr(batch.resources): batch for batch in batches}
-        with tempfile.TemporaryDirectory() as directory:
-            for batch in kinds.values():
-                one = replace(batch, stages=batch.stages[:1])
-                chosen = sbatch.parameters(one, self.cluster, run_name, "check", None, setup)
-                path = Path(directory) / "check.sh"
-                path.write_text(sbatch.script(one, chosen, Path(directory), "true"))
-                try:
-                    scheduler.check_accepted(path)
-                except RequestError as error:
-                    raise RequestError(f"stage {batch.stages[0].name}: {error}") from None
-
     def _setup(self, ledger: Ledger) -> list[str]:
         variables = sbatch.job_environment(ledger, self.packages)
-        return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        return [*sbatch.BEFORE_ALL, *(f"export {k}={shlex.quote(v)}" for k, v in variables.items())]
 
     def _take_back(self, run: Run, submitted: dict[str, tuple[str, ...]]) -> None:
         token = run.submission.record.token
         try:
             scheduler.cancel([job for jobs in submitted.values() for job in jobs])
-            scheduler.cancel([job.job_id for job in scheduler.queue().values() if job.comment == token])
+            listed = scheduler.queue({os.getuid()}).values()
+            scheduler.cancel(
+                [j.job_id for j in listed if j.end is None and j.comment.startswith(f"{token}.")]
+            )
         except RunError as error:
             log.error("what was submitted stays recorded, but could not be cancelled: %s", error)
         else:
@@ -220,9 +228,52 @@ class SlurmExecutor:
 
 
 def _jobs(decision: Decision, run: Run) -> tuple[str, ...]:
-    jobs = run.flights.jobs(run.record(decision))
-    if not jobs:
+    live = run.flights.live(run.record(decision))
+    if not live:
         raise RunError(
             f"stage {decision.stage.name} is at work outside SLURM ({decision.reason}); wait for it"
         )
-    return jobs
+    return tuple(job.job_id for job in live)
+
+
+def _leaving(decision: Decision, run: Run) -> tuple[str, ...]:
+    return run.flights.leaving(run.record(decision))
+
+
+def _require_plain(run_dir: Path) -> None:
+    found = re.search(r"[%\\\n]", str(run_dir))
+    if found is not None:
+        raise RequestError(
+            f"run directory {run_dir}: SLURM gives {found.group()!r} in the names of log files a meaning of"
+            " its own; choose another directory"
+        )
+
+
+def _submitted(executor: submitit.SlurmExecutor, calls: Sequence[StageJob], comment: str) -> list[Any]:
+    """Submit a batch's calls; where sbatch gave no answer, cancel what it may have taken and ask again."""
+    for pause in (*_PAUSES, None):
+        try:
+            return executor.submit_array(calls)
+        except (FailedJobError, FailedSubmissionError) as error:
+            if pause is None or _REFUSED.search(str(error)):
+                raise
+            log.warning("sbatch gave no answer (%s); asking again", _last_words(error))
+            taken = [j for j in scheduler.queue({os.getuid()}).values() if j.comment == comment]
+            scheduler.cancel([job.job_id for job in taken if job.end is None])
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _last_words(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _refused(batch: Batch, error: Exception, count: int) -> RequestError | RunError:
+    rest = f"; the {count} stages submitted before it were cancelled" if count else ""
+    if _INVALID.search(str(error)):
+        said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        return RequestError(
+            f"stage {batch.stages[0].name}: SLURM does not accept these resources: {said}{rest}"
+        )
+    return RunError(f"SLURM refused {batch.name}: {_last_words(error)}{rest}")

@@ -2,20 +2,27 @@
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from carryover.slurm import scheduler
 from carryover.slurm.errors import RequestError, RunError
-from carryover.slurm.executor import EXECUTORS, Executor, GraphResult, InlineExecutor, OnEvent, run_graph
+from carryover.slurm.executor import (
+    EXECUTORS,
+    Executor,
+    GraphResult,
+    InlineExecutor,
+    OnEvent,
+    run_graph,
+    withdraw,
+)
+from carryover.slurm.flights import Flights
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger
-from carryover.slurm.processes import lives
+from carryover.slurm.processes import known_to_live, lives
 from carryover.slurm.status import status
-from carryover.slurm.submission import Flights, Submission, holder, submission, submissions
+from carryover.slurm.submission import Submission, holder, submission, submissions
 
 _STOP_SECONDS = 120.0
 _POLL_SECONDS = 0.5
@@ -31,7 +38,7 @@ def retry(
 ) -> GraphResult:
     """Run or submit again what has not finished and is not on its way, as it was run or submitted last.
 
-    With `failed_only`, only stages that failed, and those that they blocked.
+    With `failed_only`, only stages that failed or were killed, and those that they blocked.
 
     Raises
     ------
@@ -48,7 +55,8 @@ def retry(
         executor = EXECUTORS.get(last.executor).of(last.settings) if last else InlineExecutor()
     only = None
     if failed_only:
-        only = {s.name for s in status(run_dir).stages if s.state in ("failed", "blocked", "damaged")}
+        ended_badly = ("failed", "blocked", "damaged")
+        only = {s.name for s in status(run_dir).stages if s.state in ended_badly or s.lost}
     return run_graph(graph, executor, run_dir, on_event=on_event, only=only, origin=origin)
 
 
@@ -64,14 +72,16 @@ def _require_registered(graph: Graph) -> None:
 def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:
     """Stop a run's jobs and processes, or those of some stages; return the names of the stages stopped.
 
-    A running stage is given the time to save its state, and resumes when it is run again.
+    A running stage is given the time to save its state, and resumes when it is run again. Nothing is
+    cancelled but jobs of this cluster that have an id that was given to the run, and its token.
 
     Raises
     ------
     RequestError
         `run_dir` is not a run directory, or has no such stage.
     RunError
-        The run belongs to a process on another machine, or does not end within two minutes.
+        The run belongs to a process on another machine or its jobs to another cluster, SLURM does not answer,
+        or something does not end within two minutes.
     """
     ledger = Ledger.open(run_dir)
     graph = ledger.read_pipeline()
@@ -80,6 +90,7 @@ def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:
             raise RequestError(
                 f"{ledger.run_dir.name} has no stage {name!r}; it has: {', '.join(graph.names)}"
             )
+    _require_an_answer(ledger, graph)
     before = {s.name for s in status(run_dir).stages if s.state == "running"}
     held = holder(ledger)
     if held is not None:
@@ -90,9 +101,20 @@ def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:
     return [name for name in graph.names if name in stopped or name in ended]
 
 
+def _require_an_answer(ledger: Ledger, graph: Graph) -> None:
+    """Raise RunError unless it can be told which jobs are the run's own, where it has not finished."""
+    flights = Flights(ledger)
+    found = (ledger.readable(name)[0] for name in graph.names)
+    if any(record is None or record.state != "finished" for record in found):
+        flights.require_own_cluster()
+
+
 def _stop_holder(ledger: Ledger, held: Submission, stages: Collection[str] | None) -> None:
-    if held.host != socket.gethostname():
-        raise RunError(f"the run belongs to process {held.pid} on {held.host}; cancel it there")
+    if known_to_live(held.host, held.space, held.pid, held.process_start) is None:
+        raise RunError(
+            f"the run belongs to process {held.pid} on {held.host}, which cannot be seen from here (another"
+            " machine, or a container of its own); cancel it there"
+        )
     if stages and held.executor != "slurm":
         raise RunError(
             f"process {held.pid} runs the stages of {ledger.run_dir.name} itself: "
@@ -104,19 +126,17 @@ def _stop_holder(ledger: Ledger, held: Submission, stages: Collection[str] | Non
 
 def _cancel_jobs(ledger: Ledger, graph: Graph, stages: Collection[str] | None) -> set[str]:
     flights = Flights(ledger)
+    assert flights.queue is not None
     jobs: dict[str, list[str]] = {}
     for name in stages or graph.names:
         record, _ = ledger.readable(name)
-        ids = flights.jobs(record) if record is not None and record.state != "finished" else ()
-        queued = [job for job in ids if job in flights.queue]
-        if queued:
-            jobs[name] = queued
+        live = flights.live(record) if record is not None else ()
+        if live:
+            jobs[name] = [job.job_id for job in live]
     wanted = {job for ids in jobs.values() for job in ids}
-    if stages is None and scheduler.available():
+    if stages is None:
         wanted.update(flights.orphans(graph))
-    if wanted:
-        scheduler.cancel(wanted)
-        _wait(lambda: not wanted.intersection(scheduler.queue()), f"{len(wanted)} jobs")
+    withdraw(ledger, wanted)
     for name in jobs:
         record = ledger.read(name)
         assert record is not None

@@ -1,5 +1,7 @@
 """Carrying a plan out: what executors are given, the one of this process, and all of them by name."""
 
+import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -8,13 +10,20 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from carryover.configs.registry import Registry
+from carryover.slurm import scheduler
+from carryover.slurm.errors import RunError
+from carryover.slurm.flights import Flights
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger, StageRecord, State, now
 from carryover.slurm.plan import Action, Decision, carry_out, make_plan, refuse_missing, working
 from carryover.slurm.runner import run_stage
-from carryover.slurm.submission import Flights, OpenSubmission, submission
+from carryover.slurm.submission import OpenSubmission, submission
+
+log = logging.getLogger(__name__)
 
 _WRITERS = 16
+_LEAVE_SECONDS = 120.0
+_LOOK_SECONDS = 1.0
 _ENDED_BADLY = ("failed", "blocked", "cancelled", "interrupted")
 _NOT_ENDED = ("waiting", "submitted", "running")
 
@@ -102,6 +111,7 @@ class Run:
         self.submission = held
         self.outcomes: dict[str, Outcome] = {}
         self._on_event = on_event
+        self.decisions = {d.stage.name: d for d in plan}
         self._position = {d.stage.name: i for i, d in enumerate(plan, 1)}
 
     def tell(self, decision: Decision, state: State | str, reason: str, seconds: float = 0.0) -> None:
@@ -158,8 +168,14 @@ def run_graph(
     ledger = Ledger.create(run_dir)
     with submission(ledger, executor.name) as held:
         flights = Flights(ledger)
-        plan = make_plan(graph, ledger, flights, only)
+        orphans = flights.orphans(graph)
+        if orphans:
+            log.warning("cancelling %d jobs of a submitter that was killed: %s", len(orphans), orphans[0])
+            withdraw(ledger, orphans)
+        flights.look_at(r for name in graph.names if (r := ledger.readable(name)[0]) is not None)
+        plan = make_plan(graph, ledger, flights, only, flights.withdrawable)
         refuse_missing(plan)
+        withdraw(ledger, [job for decision in plan for job in decision.supersedes])
         ledger.write_pipeline(graph, {d.stage.name: d.hash for d in plan})
         held.update(origin=origin or {}, settings=executor.settings)
         run = Run(graph, plan, ledger, flights, held, on_event)
@@ -176,6 +192,18 @@ def run_graph(
                 run.outcomes[decision.stage.name] = _outcome(decision, record, ledger)
         signum = executor.execute(run)
     return GraphResult(ledger.run_dir, {name: run.outcomes[name] for name in graph.names}, signum)
+
+
+def withdraw(ledger: Ledger, jobs: Collection[str]) -> None:
+    """Cancel jobs of a run, and wait until they have left the queue; raises RunError if they do not."""
+    if not jobs:
+        return
+    scheduler.cancel(jobs)
+    end = time.monotonic() + _LEAVE_SECONDS
+    while any(job in jobs and row.end is None for job, row in Flights(ledger).queue.items()):
+        if time.monotonic() > end:
+            raise RunError(f"{len(jobs)} cancelled jobs did not end within {_LEAVE_SECONDS:.0f} s")
+        time.sleep(_LOOK_SECONDS)
 
 
 def _outcome(decision: Decision, record: StageRecord, ledger: Ledger) -> Outcome:

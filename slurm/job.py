@@ -2,12 +2,15 @@
 
 import logging
 import os
+import re
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,10 @@ from submitit.helpers import DelayedSubmission
 from carryover.configs.formats import Format
 from carryover.slurm import scheduler
 from carryover.slurm.errors import RunError
-from carryover.slurm.ledger import Ledger, StageRecord, now
-from carryover.slurm.processes import deaf, process_start
+from carryover.slurm.ledger import Ledger, StageRecord
+from carryover.slurm.processes import STOPPING, deaf, noting, process_start
 from carryover.slurm.resources import Resources
-from carryover.slurm.runner import Ending, call_stage, run_stage
+from carryover.slurm.runner import Ending, call_stage, restarts, run_stage
 from carryover.slurm.stage import Stage
 
 FORMAT = Format("rendezvous", 2)
@@ -91,6 +94,9 @@ _UPSTREAM_TRIES, _UPSTREAM_SECONDS = 10, 3.0
 # Not simply "other than RUNNING": a job that has just been signalled may be called SIGNALING.
 _ENDING = ("COMPLETING", "CANCELLED", "FAILED", "TIMEOUT", "COMPLETED")
 _REQUEUED = ("timeout", "preemption", "signal")
+_REQUEUE_SECONDS, _REQUEUE_PAUSE = 300.0, 2.0
+_NEVER = re.compile(r"disabled|[Ii]nvalid|denied|not found|already finished")
+_LEADER_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class StageJob:
     limit or signalled by hand goes back into the queue, with timeouts counted and the others not; one that
     was cancelled ends. The other processes leave with status 0, so that the job's end is process 0's.
 
-    `link` is the job's place in a chain of `Resources.chain` jobs.
+    `link` is the job's place in a chain of `Resources.chain` jobs; `earlier` is how many attempts the stage
+    had had when it was submitted, which are not this job's to count.
     """
 
     run_dir: Path
@@ -109,32 +116,39 @@ class StageJob:
     hash: str
     executor: str
     link: int = 1
+    earlier: int = 0
 
     def __call__(self) -> None:
         """Run the stage; leaves with a non-zero exit status unless the stage is finished."""
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        with deaf():
-            environment = submitit.JobEnvironment()
-            ledger = Ledger(self.run_dir)
-            directory = ledger.directory(self.stage.name) / "rendezvous"
-            if environment.global_rank == 0:
+        environment = submitit.JobEnvironment()
+        ledger = Ledger(self.run_dir)
+        directory = ledger.directory(self.stage.name) / "rendezvous"
+        if environment.global_rank == 0:
+            with noting(STOPPING) as signals:
                 refusal = self._why_not(ledger)
                 _join(directory, environment, refusal == "")
-                if refusal and not _finished(ledger, self.stage.name):
+                if refusal and not self._done(ledger):
                     raise RunError(f"{self.stage.name} is not run: {refusal}")
                 if not refusal:
-                    self._lead(ledger, environment)
-            elif _join(directory, environment, True):
-                self._follow(ledger)
+                    self._lead(ledger, environment, signals)
+        else:
+            with deaf():
+                if _join(directory, environment, True):
+                    self._follow(ledger, environment)
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit queues again when its own signal handler is the one that caught the signal."""
         return DelayedSubmission(self)
 
-    def _lead(self, ledger: Ledger, environment: submitit.JobEnvironment) -> None:
+    def _lead(self, ledger: Ledger, environment: submitit.JobEnvironment, signals: list[int]) -> None:
         job_id = environment.job_id
         judge = self._judge_slurm if self.executor == "slurm" else _judge_local
-        ending = run_stage(self.stage, ledger, self.executor, job_id, judge)
+        asked = partial(next, iter(signals), 0)
+        try:
+            ending = run_stage(self.stage, ledger, self.executor, job_id, judge, asked)
+        except OSError as error:
+            raise RunError(f"{self.stage.name}: its record cannot be written: {error}") from error
         if ending.state == "finished":
             return
         log.error("%s: %s%s", self.stage.name, ending.state, f" ({ending.reason})" if ending.reason else "")
@@ -150,7 +164,7 @@ class StageJob:
         record = ledger.read(self.stage.name)
         if record is None or record.hash != self.hash:
             return "it was changed in the ledger after this job was submitted"
-        if record.state == "finished":
+        if record.state == "finished" and not self._come_since(ledger, record):
             return "it is finished already"
         if self.link > 1 and record.state in ("failed", "cancelled"):
             return f"it {record.state} in an earlier job of its chain ({record.reason})"
@@ -163,9 +177,17 @@ class StageJob:
         ledger.write(record.changed("blocked", f"{missing[0]} is not finished"))
         return f"{missing[0]} is not finished"
 
-    def _follow(self, ledger: Ledger) -> None:
-        ending = call_stage(self.stage, ledger, sys.stderr)
-        if ending.state == "failed":
+    def _done(self, ledger: Ledger) -> bool:
+        return _finished(ledger, self.stage.name)
+
+    def _come_since(self, ledger: Ledger, record: StageRecord) -> bool:
+        """Whether a stage that it had to do without has finished since it ran."""
+        return any(_finished(ledger, name) for name in record.missing)
+
+    def _follow(self, ledger: Ledger, environment: submitit.JobEnvironment) -> None:
+        """Run the stage as one of the other processes, which heeds signals only where all of them agree."""
+        ending = call_stage(self.stage, ledger, sys.stderr, heeds_signals=False)
+        if ending.state == "failed" and not _leader_left(ledger, self.stage.name, environment.job_id):
             log.error("%s: %s", self.stage.name, ending.reason)
             sys.exit(1)
 
@@ -173,7 +195,8 @@ class StageJob:
         cause = _why_signalled(record, self.stage.resources)
         if cause == "cancel":
             return Ending("cancelled", "cancelled in SLURM", ending.signum, cause)
-        timeouts = sum(a.cause == "timeout" for a in record.attempts) + (cause == "timeout")
+        own = record.attempts[self.earlier :]
+        timeouts = sum(a.cause == "timeout" for a in own) + (cause == "timeout")
         allowed = self.stage.resources.timeouts_allowed
         judged = Ending("interrupted", f"{ending.reason} ({cause})", ending.signum, cause)
         if cause == "timeout" and timeouts > allowed and not self._link_follows(judged):
@@ -187,12 +210,20 @@ class StageJob:
     def _requeue(self, ledger: Ledger, job_id: str, ending: Ending) -> None:
         if ending.cause not in _REQUEUED:
             return
-        try:
-            scheduler.requeue(job_id)
-        except RunError as error:
-            record = ledger.read(self.stage.name)
-            assert record is not None
-            ledger.write(record.changed("interrupted", f"{ending.reason}; not queued again: {error}"))
+        end = time.monotonic() + _REQUEUE_SECONDS
+        while True:
+            try:
+                scheduler.requeue(job_id)
+            except RunError as error:
+                log.warning("%s", error)
+                if time.monotonic() > end or _NEVER.search(str(error)):
+                    record = ledger.read(self.stage.name)
+                    assert record is not None
+                    ledger.write(record.changed("interrupted", f"{ending.reason}; not queued again: {error}"))
+                    return
+                time.sleep(_REQUEUE_PAUSE)
+            else:
+                return
 
 
 def _judge_local(ending: Ending, record: StageRecord) -> Ending:
@@ -202,6 +233,21 @@ def _judge_local(ending: Ending, record: StageRecord) -> Ending:
 def _finished(ledger: Ledger, stage: str) -> bool:
     record, _ = ledger.readable(stage)
     return record is not None and record.state == "finished"
+
+
+def _leader_left(ledger: Ledger, stage: str, job_id: str) -> bool:
+    """Whether process 0 was stopped: where it leaves, what the others do together with it fails.
+
+    To be waited for: the exit of another process would end it while it still writes.
+    """
+    end = time.monotonic() + _LEADER_SECONDS
+    while time.monotonic() < end:
+        record, _ = ledger.readable(stage)
+        last = record.attempts[-1] if record is not None and record.attempts else None
+        if last is not None and last.job_id == job_id and last.ended is not None:
+            return last.state != "failed"
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _join(directory: Path, environment: submitit.JobEnvironment, work: bool) -> bool:
@@ -221,20 +267,33 @@ def _why_signalled(record: StageRecord, asked: Resources) -> str:
     """Find out why a signal came: "timeout", "preemption", "requeue", "cancel", or "signal" (by hand).
 
     The controller knows: a preempted job has a PreemptTime, a requeued one more restarts than this process
-    was started with, a cancelled one is completing. When it does not answer, the attempt's own clock decides.
+    was started with, a cancelled one is completing. Whether the time limit is near is told by this machine's
+    uptime: its clock and the controller's may differ. When the controller does not answer, the time limit
+    that was asked for counts.
     """
     margin = timedelta(seconds=asked.signal_delay) + _SIGNAL_EARLY
+    run_for = timedelta(seconds=_seconds_since_job_began())
     try:
         job = scheduler.own_job(os.environ["SLURM_JOB_ID"])
     except RunError as error:
         log.warning("why the signal came cannot be asked: %s", error)
-        left = timedelta(minutes=asked.time_limit_min) - timedelta(seconds=record.attempts[-1].seconds)
+        left = timedelta(minutes=asked.time_limit_min) - run_for
         return "timeout" if left <= margin else "preemption"
-    log.info("the controller says of this job: %s", job)
-    if job.restarts > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+    log.info("the controller says of this job, which has run for %s: %s", run_for, job)
+    if job.restarts > restarts():
         return "requeue"
     if job.preempted:
         return "preemption"
     if job.state in _ENDING:
         return "timeout" if job.reason == "TimeLimit" else "cancel"
-    return "timeout" if job.end is not None and job.end - now() <= margin else "signal"
+    return "timeout" if job.limit is not None and job.limit - run_for <= margin else "signal"
+
+
+def _seconds_since_job_began() -> float:
+    """Return how long this job has run, as its batch script noted it; at least this process's own age."""
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    began = process_start(os.getpid()) / os.sysconf("SC_CLK_TCK")
+    noted = os.environ.get("CARRYOVER_JOB_UPTIME", "")
+    with suppress(ValueError):
+        began = min(began, float(noted))
+    return max(uptime - began, 0.0)

@@ -53,9 +53,23 @@ PIPELINE_FORMAT = Format("run graph", 2, {1: _graph_from_v1})
 STAGE_FORMAT = Format("stage record", 2)
 
 State = Literal[
-    "waiting", "submitted", "running", "finished", "failed", "blocked", "interrupted", "cancelled", "damaged"
+    "waiting",
+    "submitted",
+    "running",
+    "finished",
+    "failed",
+    "blocked",
+    "interrupted",
+    "cancelled",
+    "damaged",
+    "unknown",
 ]
-"""`blocked`: a stage it needs did not finish. `interrupted`: stopped half-way, state saved, resumable."""
+"""`blocked`: a stage it needs did not finish. `interrupted`: stopped half-way, state saved, resumable.
+
+`damaged` and `unknown` are what `status` says; no record holds them."""
+
+
+GONE = "its process is gone and wrote nothing down: killed, or kept from writing"
 
 
 class _StageRow(FileModel):
@@ -97,6 +111,10 @@ class Attempt(FileModel):
         Log file, relative to the stage's directory.
     first_step
         Last step that metrics.jsonl held when the attempt began.
+    space
+        Which numbering of processes `pid` belongs to (`processes.pid_space`).
+    restarts
+        How often SLURM had started the job before this attempt.
     """
 
     number: int
@@ -112,6 +130,8 @@ class Attempt(FileModel):
     reason: str = ""
     log: str = ""
     first_step: int = 0
+    space: str = ""
+    restarts: int = 0
 
     def closed(self, life: datetime | None) -> "Attempt":
         """Return an attempt without an end as killed: it ended, for all we know, at its last sign of life."""
@@ -122,14 +142,14 @@ class Attempt(FileModel):
             "ended": ended,
             "state": "interrupted",
             "cause": "killed",
-            "reason": "its process was killed",
+            "reason": GONE,
         }
         return self.model_copy(update=update)
 
     @property
     def seconds(self) -> float:
-        """Wall seconds, up to now while it runs."""
-        return ((self.ended or now()) - self.started).total_seconds()
+        """Wall seconds, up to now while it runs; the clock of the machine that looks may be another."""
+        return max(((self.ended or now()) - self.started).total_seconds(), 0.0)
 
 
 class StageRecord(FileModel):

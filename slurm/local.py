@@ -15,11 +15,11 @@ import submitit
 from carryover.slurm import sbatch
 from carryover.slurm.errors import RequestError
 from carryover.slurm.executor import Run
+from carryover.slurm.flights import Flights
 from carryover.slurm.job import StageJob
 from carryover.slurm.plan import Action, Decision, working
 from carryover.slurm.processes import handling, noting
 from carryover.slurm.stage import portable
-from carryover.slurm.submission import Flights
 
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 10.0
@@ -117,25 +117,30 @@ class LocalExecutor:
         run.tell(decision, "running", decision.reason)
         return _Running(decision, job, gpus)
 
-    def _ended(self, run: Run, running: _Running) -> bool:
+    def _ended(self, run: Run, running: _Running, stopped: bool = False) -> bool:
         if running.job is not None and not running.job.done():
             return False
         if running.job is None and not self._left(run, running):
             return False
-        return self._tell_end(run, running.decision)
+        return self._tell_end(run, running.decision, stopped)
 
     def _left(self, run: Run, running: _Running) -> bool:
         """Whether a stage that somebody else has in flight is there no more; asked every few seconds."""
         if time.monotonic() - running.asked_at < _ASK_SECONDS:
             return False
         running.asked_at = time.monotonic()
-        return not Flights(run.ledger)(run.record(running.decision))
+        sight = Flights(run.ledger).sight(run.record(running.decision))
+        return not (sight.where or sight.unknown)
 
-    def _tell_end(self, run: Run, decision: Decision) -> bool:
+    def _tell_end(self, run: Run, decision: Decision, stopped: bool = False) -> bool:
         record = run.record(decision)
         if record.state in ("running", "waiting"):
+            attempts = run.ledger.closed(record, running=False)
             reason = "its process was killed, or could not start: see its logs"
-            record = record.changed("failed", reason, attempts=run.ledger.closed(record, running=False))
+            if stopped:
+                record = record.changed("interrupted", "stopped before it began", attempts=attempts)
+            else:
+                record = record.changed("failed", reason, attempts=attempts)
             run.ledger.write(record)
         seconds = record.attempts[-1].seconds if record.attempts else 0.0
         run.tell(decision, record.state, record.reason, seconds)
@@ -147,7 +152,7 @@ class LocalExecutor:
                 os.kill(int(one.job.job_id), signal.SIGTERM)
         while running:
             time.sleep(_POLL_SECONDS)
-            running = [r for r in running if r.job is not None and not self._ended(run, r)]
+            running = [r for r in running if r.job is not None and not self._ended(run, r, stopped=True)]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from carryover.configs.errors import DamagedFileError
 from carryover.configs.identity import Difference
 from carryover.slurm.errors import RequestError
 from carryover.slurm.graph import Graph
-from carryover.slurm.ledger import Ledger, StageRecord
+from carryover.slurm.ledger import GONE, Ledger, StageRecord
 from carryover.slurm.outputs import unfit_outputs
 from carryover.slurm.stage import InputDigests, Stage, Statement, hash_of_v1
 
@@ -48,6 +48,8 @@ class Decision:
         The stage's record cannot be read, and is set aside with what it was about.
     unfit
         Outputs that are no longer as they were left, and are made anew.
+    supersedes
+        Jobs that are to be cancelled first: they do not wait for all that the stage now has to wait for.
     """
 
     stage: Stage
@@ -59,6 +61,7 @@ class Decision:
     differences: tuple[Difference, ...] = ()
     damaged: bool = False
     unfit: tuple[str, ...] = ()
+    supersedes: tuple[str, ...] = ()
 
 
 class MissingPathsError(RequestError):
@@ -77,12 +80,21 @@ InFlight = Callable[[StageRecord], str]
 """Says where a stage is being worked on ("job 123 is pending"), or "" when nobody works on it."""
 
 
+Withdrawable = Callable[[StageRecord, bool], tuple[str, ...]]
+"""Returns the jobs of a stage that can be cancelled and submitted anew; running ones only if told so."""
+
+
 def make_plan(
-    graph: Graph, ledger: Ledger, in_flight: InFlight, only: Collection[str] | None = None
+    graph: Graph,
+    ledger: Ledger,
+    in_flight: InFlight,
+    only: Collection[str] | None = None,
+    withdrawable: Withdrawable = lambda record, running: (),
 ) -> list[Decision]:
     """Decide on every stage, in order; `missing` tells what those that will run would lack.
 
-    With `only`, stages that are neither named nor needed by one that is are left as they are.
+    With `only`, stages that are neither named nor needed by one that is are left as they are. A stage in
+    flight whose job does not wait for one that is now going to run is submitted anew, if `withdrawable`.
 
     Raises
     ------
@@ -96,6 +108,7 @@ def make_plan(
         plan = [d if d.stage.name in wanted or not d.action.works else _left(d) for d in plan]
     at_work = {d.stage.name for d in plan if d.action.works or d.action is Action.IN_FLIGHT}
     plan = [_again_if_missing(d, ledger, at_work) for d in plan]
+    plan = _waiting_for_all(plan, ledger, withdrawable)
     for decision in working(plan):
         planner.inputs.require(decision.stage)
         decision.stage.calls.require_module(decision.stage.name)
@@ -276,7 +289,7 @@ def _listed(changes: list[Difference], most: int = 5) -> str:
 
 def _why_unfinished(record: StageRecord) -> str:
     if record.state == "running":
-        return "its process was killed"
+        return GONE
     if record.state == "waiting":
         return "not started yet"
     return record.state + (f" ({record.reason})" if record.reason else "")
@@ -298,6 +311,26 @@ def _again_if_missing(decision: Decision, ledger: Ledger, working: set[str]) -> 
         return decision
     reason = f"runs again: {_some(come)} had not finished when it ran"
     return replace(decision, action=Action.RESUME, reason=reason)
+
+
+def _waiting_for_all(plan: list[Decision], ledger: Ledger, withdrawable: Withdrawable) -> list[Decision]:
+    """Withdraw what is in flight and does not wait for a stage that is going to run; a running one, if it may
+    end without having seen that stage's result."""
+    to_run = {d.stage.name for d in working(plan)}
+    decided = []
+    for decision in plan:
+        stage = decision.stage
+        if decision.action is Action.IN_FLIGHT and to_run.intersection((*stage.upstream, *stage.after)):
+            record = ledger.read(stage.name)
+            assert record is not None
+            jobs = withdrawable(record, bool(to_run.intersection(stage.after)))
+            if jobs:
+                late = [name for name in (*stage.upstream, *stage.after) if name in to_run]
+                reason = f"submitted anew, since it has to wait for {_some(late)}: {decision.reason}"
+                decision = replace(decision, action=Action.RESUME, reason=reason, supersedes=jobs)
+                to_run.add(stage.name)
+        decided.append(decision)
+    return decided
 
 
 def _some(names: list[str]) -> str:

@@ -24,12 +24,50 @@ def process_start(pid: int) -> int:
 
 def lives(pid: int, start: int) -> bool:
     """Tell whether the process that had this number and start time still runs on this machine."""
-    return start != 0 and process_start(pid) == start
+    found = process_start(pid)
+    if found == 0 and start != 0 and _hidden(pid):
+        return True
+    return start != 0 and found == start
+
+
+def _hidden(pid: int) -> bool:
+    """Whether /proc keeps a living process of another user from us (mount option hidepid)."""
+    if Path(f"/proc/{pid}").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def here() -> tuple[str, int, int]:
     """Return this process as (host, pid, start)."""
     return socket.gethostname(), os.getpid(), process_start(os.getpid())
+
+
+def pid_space() -> str:
+    """Return which numbering of processes this one lives in: the boot, and the namespace; "" if unknown.
+
+    Containers of one host name may number their processes apart: a number then says nothing in another.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def known_to_live(host: str, space: str, pid: int, start: int) -> bool | None:
+    """Tell whether a process lives, from its `here` and `pid_space`; None where that cannot be seen.
+
+    `space` is "" in records of earlier releases: a process that is not seen may then be in another container.
+    """
+    if host != socket.gethostname() or space not in ("", pid_space()):
+        return None
+    return lives(pid, start) or (None if space == "" else False)
 
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
@@ -54,10 +92,10 @@ def deaf() -> Iterator[None]:
 
 
 @contextmanager
-def noting() -> Iterator[list[int]]:
-    """Collect the numbers of stopping signals, and of Ctrl-C, instead of acting on them."""
+def noting(numbers: Iterable[int] = (*STOPPING, signal.SIGINT)) -> Iterator[list[int]]:
+    """Collect the numbers of stopping signals, and of Ctrl-C unless told, instead of acting on them."""
     noted: list[int] = []
-    with handling(lambda signum, frame: noted.append(signum), (*STOPPING, signal.SIGINT)):
+    with handling(lambda signum, frame: noted.append(signum), numbers):
         yield noted
 
 
@@ -66,6 +104,8 @@ def handling(handler: "signal._HANDLER", numbers: Iterable[int] = STOPPING) -> I
     """Install a handler for some signals, and the former ones again afterwards."""
     before = {}
     for number in numbers:
+        if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # started by nohup
         try:
             before[number] = signal.signal(number, handler)
         except ValueError:  # not the main thread: Python allows no handlers, and nothing changes
@@ -77,5 +117,16 @@ def handling(handler: "signal._HANDLER", numbers: Iterable[int] = STOPPING) -> I
             signal.signal(number, former)
 
 
+class Stopped(SystemExit):
+    """Raised where a signal asks a process to stop; exit status 128 + signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name}; run again to go on"
+
+
 def _leave(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
+    raise Stopped(signum)

@@ -3,13 +3,14 @@
 import io
 import json
 import logging
+import os
 import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,7 +19,7 @@ from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import read_json
 from carryover.slurm.ledger import Attempt, Ledger, StageRecord, State, now
 from carryover.slurm.outputs import describe_outputs
-from carryover.slurm.processes import here, leaving
+from carryover.slurm.processes import here, leaving, pid_space
 from carryover.slurm.stage import Stage, replace_outputs
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -149,11 +150,13 @@ def run_stage(
     executor: str,
     job_id: str | None = None,
     judge: Judge = lambda ending, record: ending,
+    asked_to_stop: Callable[[], int] = lambda: 0,
 ) -> Ending:
     """Call a stage's callable and record the attempt: running, then finished, failed or interrupted.
 
     What it prints and logs goes to its log files too, a traceback only there. The stage's record must exist
-    (`plan.carry_out` makes it). Nothing is raised for what the callable does; how it ended is returned.
+    (`plan.carry_out` makes it). Nothing is raised for what the callable does; how it ended is returned. It is
+    not called at all when a signal, whose number `asked_to_stop` tells, has come before.
     """
     record = ledger.read(stage.name)
     assert record is not None
@@ -161,21 +164,27 @@ def run_stage(
     ledger.write(record)
     missing = ledger.missing_after(stage)
     with captured(ledger.directory(stage.name) / record.attempts[-1].log) as log_file:
-        ending = call_stage(stage, ledger, log_file)
+        signum = asked_to_stop()
+        ending = _stopped_by(signum) if signum else call_stage(stage, ledger, log_file)
     if ending.signum:
+        # Written down before SLURM is asked why, which may take longer than the process is given.
+        ledger.write(_ended(record, ending, ()))
         ending = judge(ending, record)
-    record = _ended(record, ending, missing if ending.state == "finished" else ())
-    ledger.write(_described(record, stage, ledger))
+    ended = _ended(record, ending, missing if ending.state == "finished" else ())
+    ledger.write(_described(ended, stage, ledger))
     return ending
 
 
-def call_stage(stage: Stage, ledger: Ledger, log_file: TextIO) -> Ending:
-    """Call a stage's callable on its resolved parameters, without a record; tracebacks go to `log_file`."""
+def call_stage(stage: Stage, ledger: Ledger, log_file: TextIO, *, heeds_signals: bool = True) -> Ending:
+    """Call a stage's callable on its resolved parameters, without a record; tracebacks go to `log_file`.
+
+    Unless it `heeds_signals`, only the callable's own handlers act on them.
+    """
     start = time.monotonic()
     out = ledger.out(stage.name)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with leaving():
+        with leaving() if heeds_signals else nullcontext():
             params: dict[str, Any] = replace_outputs(stage.params, ledger.resolve)
             stage.calls.load()(**params, out=out)
     except KeyboardInterrupt:
@@ -233,8 +242,20 @@ def _begun(
         job_id=job_id,
         log=f"logs/{len(earlier) + 1:03d}.log",
         first_step=progress.step if progress else 0,
+        space=pid_space(),
+        restarts=restarts(),
     )
     return record.changed("running", attempts=(*earlier, attempt), missing=())
+
+
+def _stopped_by(number: int) -> Ending:
+    signum = signal.Signals(number)
+    return Ending("interrupted", f"stopped by {signum.name}", signum, signum.name)
+
+
+def restarts() -> int:
+    """Return how often SLURM has started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _ending_of_exit(left: SystemExit) -> Ending:
@@ -242,8 +263,7 @@ def _ending_of_exit(left: SystemExit) -> Ending:
     if code is None or code == 0:
         return Ending("finished")
     if isinstance(code, int) and code > 128 and code - 128 in set(signal.Signals):
-        signum = signal.Signals(code - 128)
-        return Ending("interrupted", f"stopped by {signum.name}", signum, signum.name)
+        return _stopped_by(code - 128)
     return Ending("failed", f"left with exit status {code}" if isinstance(code, int) else str(code))
 
 

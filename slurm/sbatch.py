@@ -35,12 +35,16 @@ _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 @dataclass(frozen=True)
 class Batch:
-    """Stages submitted with one sbatch, as a job or a job array; `needs` and `follows` are not done yet."""
+    """Stages submitted with one sbatch, as a job or a job array; `needs` and `follows` are not done yet.
+
+    `behind` are jobs of former submissions of these stages that are on their way out of the queue.
+    """
 
     stages: tuple[Stage, ...]
     resources: Resources
     needs: tuple[str, ...]
     follows: tuple[str, ...]
+    behind: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,12 +60,17 @@ class Batch:
         return len(self.stages) * self.resources.gpu_hours
 
 
-def make_batches(plan: Sequence[Decision], defaults: Resources, max_array_size: int) -> list[Batch]:
+def make_batches(
+    plan: Sequence[Decision],
+    defaults: Resources,
+    max_array_size: int,
+    behind: Mapping[str, tuple[str, ...]] | None = None,
+) -> list[Batch]:
     """Group a plan's stages into batches, in an order in which each follows all it waits for.
 
     Stages share a batch when they ask for the same resources and wait for the same stages: a group that
     waited for the union of several stages' dependencies would start late, and fail with any of them. A
-    chained stage is a batch of its own.
+    chained stage is a batch of its own. `behind` gives stages' former jobs that are leaving the queue.
     """
     pending = {d.stage.name for d in plan if d.action.works or d.action is Action.IN_FLIGHT}
     groups: dict[object, Batch] = {}
@@ -73,28 +82,35 @@ def make_batches(plan: Sequence[Decision], defaults: Resources, max_array_size: 
         needs = tuple(sorted(pending.intersection(stage.upstream)))
         follows = tuple(sorted(pending.intersection(stage.after).difference(needs)))
         alone = stage.name if resources.chain > 1 else ""
-        key = (repr(resources), needs, follows, alone)
+        former = (behind or {}).get(stage.name, ())
+        key = (repr(resources), needs, follows, alone, former)
         own = replace(stage, resources=resources)
         group = groups.get(key)
         groups[key] = (
-            Batch((own,), resources, needs, follows)
+            Batch((own,), resources, needs, follows, former)
             if group is None
             else replace(group, stages=(*group.stages, own))
         )
     return [part for group in _in_order(groups.values()) for part in _parts(group, max_array_size)]
 
 
-def dependency(batch: Batch, jobs: Mapping[str, Sequence[str]]) -> str | None:
+def dependency(
+    batch: Batch, jobs: Mapping[str, Sequence[str]], arrays: Mapping[str, int] | None = None
+) -> str | None:
     """Return sbatch's --dependency for a batch, given the jobs of what it waits for.
 
-    A stage's last job is the one that counts; an array of which every element is needed is named whole.
+    A stage's last job is the one that counts. An array of which every element is needed is named whole, if
+    `arrays` holds its size: of one submitted earlier, elements may have failed that nobody waits for now.
     """
-    clauses = []
-    for kind, names in (("afterok", batch.needs), ("afterany", batch.follows)):
-        ids = _whole_arrays([jobs[name][-1] for name in names], jobs.values())
-        if ids:
-            clauses.append(":".join([kind, *ids]))
-    return ",".join(clauses) or None
+    needs = _whole_arrays([jobs[name][-1] for name in batch.needs], arrays or {})
+    follows = _whole_arrays([jobs[name][-1] for name in batch.follows], arrays or {})
+    clauses = {"afterok": needs, "afterany": [*follows, *batch.behind]}
+    return ",".join(":".join([kind, *ids]) for kind, ids in clauses.items() if ids) or None
+
+
+def arrays_of(given: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the arrays among the jobs of one submission, each with the number of its elements."""
+    return dict(Counter(job.partition("_")[0] for jobs in given.values() for job in jobs if "_" in job))
 
 
 def _in_order(groups: Iterable[Batch]) -> list[Batch]:
@@ -116,10 +132,9 @@ def _parts(batch: Batch, size: int) -> list[Batch]:
     return [replace(batch, stages=batch.stages[start : start + size]) for start in starts]
 
 
-def _whole_arrays(ids: Sequence[str], known: Iterable[Sequence[str]]) -> list[str]:
-    sizes = Counter(job.partition("_")[0] for jobs in known for job in jobs if "_" in job)
+def _whole_arrays(ids: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
     asked = Counter(job.partition("_")[0] for job in ids if "_" in job)
-    whole = {base for base, count in asked.items() if count == sizes[base]}
+    whole = {base for base, count in asked.items() if count == sizes.get(base)}
     return list(dict.fromkeys(b if (b := job.partition("_")[0]) in whole else job for job in ids))
 
 
@@ -313,6 +328,23 @@ def interpreter() -> str:
     snapshot.
     """
     return f"{shlex.quote(sys.executable)} -P"
+
+
+BEFORE_ALL = (
+    # Until a stage can save its state, signals are passed over: they would kill the job, which SLURM takes
+    # for a failure. Whatever sent one either asks again (time limit, preemption) or kills in the end.
+    "trap '' USR2 TERM",
+    # submitit would act on USR2 by itself.
+    "export SUBMITIT_PREEMPT_SIGNAL=WINCH",
+    "export CARRYOVER_JOB_UPTIME=$(cut -d' ' -f1 /proc/uptime)",
+)
+"""First lines of every batch script; SLURM's tasks do not inherit what the script ignores."""
+
+
+def heedless_interpreter() -> str:
+    """Return the shell command of this interpreter for a task that ignores signals until it can heed them."""
+    heedless = "trap '' USR2 TERM; exec \"$@\""
+    return f"/bin/sh -c {shlex.quote(heedless)} sh {interpreter()}"
 
 
 def job_environment(ledger: Ledger, packages: Sequence[str]) -> dict[str, str]:

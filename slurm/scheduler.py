@@ -1,38 +1,103 @@
 """Asking and telling SLURM: queue, submission, cancellation, accounting."""
 
 import os
+import pwd
 import re
 import shutil
-import subprocess
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Literal
+from datetime import datetime, timedelta
 
-from carryover.slurm.errors import RequestError, RunError
-from carryover.slurm.ledger import Attempt, Ledger, StageRecord
-from carryover.slurm.stage import Stage
+from carryover.slurm.commands import run
+from carryover.slurm.errors import RunError
 
-_TIMEOUT_SECONDS = 60
-_SQUEUE_FORMAT = "%i|%T|%r|%k"
-_SACCT_FIELDS = ("JobID", "State", "Eligible", "Start", "End", "ElapsedRaw", "AllocTRES")
-_SACCT_JOBS_A_CALL = 200
-_MOST_IDS_A_CALL = 500
+_IDS_A_CALL = 2000
+
+# Name of squeue's column, its header, its width.
+_COLUMNS = (
+    ("JobArrayID", "JOBID", 40),
+    ("State", "STATE", 24),
+    ("exit_code", "EXIT_CODE", 12),
+    ("RestartCnt", "RESTART_C", 10),
+    ("Cluster", "CLUSTER", 80),
+    ("Reason", "REASON", 80),
+    ("Comment", "COMMENT", 120),
+)
+_SACCT_FIELDS = (
+    "JobID",
+    "State",
+    "ExitCode",
+    "Cluster",
+    "Eligible",
+    "Start",
+    "End",
+    "ElapsedRaw",
+    "AllocTRES",
+    "Comment",
+    "JobName",
+)
+
+ENDED = frozenset(
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    ]
+)
+"""States of jobs that are over. (COMPLETING is none of them: its processes may live.)"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended, in SLURM's own words; `status` is its exit status, or the signal that killed it."""
+
+    job_id: str
+    state: str
+    reason: str
+    status: str
+    restarts: int
+
+    def __str__(self) -> str:
+        said = [self.reason] if self.reason not in ("None", "") else []
+        said += [self.status] if self.status else []
+        return f"job {self.job_id} ended as {self.state}" + (f" ({', '.join(said)})" if said else "")
 
 
 @dataclass(frozen=True)
 class Queued:
-    """A job that has not left the queue: `state` and `reason` in squeue's words."""
+    """A job that the controller knows of: `state` and `reason` in squeue's words, `exit_code` as wait(2)."""
 
     job_id: str
     state: str
     reason: str
     comment: str
+    cluster: str = ""
+    exit_code: int = 0
+    restarts: int = 0
 
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason not in ("None", "") else ""
         return f"job {self.job_id} is {self.state.lower()}{why}"
+
+    @property
+    def pending(self) -> bool:
+        """Whether it waits for its start, or for its next one."""
+        return self.state == "PENDING" or self.state.startswith("REQUEUE")
+
+    @property
+    def end(self) -> Ended | None:
+        """How it ended; None while it has not."""
+        if self.state not in ENDED:
+            return None
+        status, signum = self.exit_code >> 8, self.exit_code & 0x7F
+        return Ended(self.job_id, self.state, self.reason, _status(status, signum), self.restarts)
 
 
 @dataclass(frozen=True)
@@ -43,7 +108,7 @@ class OwnJob:
     reason: str
     restarts: int
     preempted: bool
-    end: datetime | None
+    limit: timedelta | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +122,18 @@ class Accounted:
     ended: datetime | None
     seconds: int
     gpus: int
+    cluster: str = ""
+    status: str = ""
+    comment: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Controller:
+    """The cluster that this machine belongs to; `hides` tells whether users see only jobs of their own."""
+
+    cluster: str
+    hides: bool
 
 
 def available() -> bool:
@@ -64,105 +141,156 @@ def available() -> bool:
     return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
 
 
-def queue() -> dict[str, Queued]:
-    """Return this user's jobs in the queue by job id, array elements one by one: one call to squeue.
+_ASKED: dict[tuple[str, ...], Controller] = {}
+
+
+def controller() -> Controller:
+    """Return which cluster this machine belongs to, asked once; raises RunError when nobody answers."""
+    place = (os.environ.get("SLURM_CONF", ""), os.environ.get("PATH", ""))
+    if place not in _ASKED:
+        text = run("scontrol", "show", "config")
+        facts = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.M))
+        if not facts.get("ClusterName"):
+            raise RunError("scontrol show config says no ClusterName")
+        _ASKED[place] = Controller(facts["ClusterName"], "jobs" in facts.get("PrivateData", ""))
+    return _ASKED[place]
+
+
+def queue(users: Collection[int] = ()) -> dict[str, Queued]:
+    """Return users' jobs (everybody's, unless told) that the controller knows of, by job id: one squeue call.
+
+    Array elements come one by one. For some minutes (MinJobAge) those that have ended are among them.
 
     Raises
     ------
     RunError
-        squeue is missing, or the controller does not answer.
+        squeue is missing, the controller does not answer, or the answer is none: an empty queue has a header.
     """
-    done = _run("squeue", "--me", "--noheader", "--array", "--format", _SQUEUE_FORMAT)
-    lines = (line.split("|", 3) for line in done.splitlines() if line.count("|") >= 3)
-    return {f[0]: Queued(f[0], f[1], f[2], f[3]) for f in lines}
+    names = [_user_name(uid) for uid in sorted(users)]
+    only = [f"--user={','.join(n for n in names if n)}"] if names and None not in names else []
+    columns = ",".join(f"{name}:{width}" for name, _, width in _COLUMNS)
+    text = run("squeue", "--all", "--local", "--states=all", "--array", *only, f"--Format={columns}")
+    lines = text.splitlines()
+    if not lines or not lines[0].startswith("JOBID"):
+        raise RunError("squeue gave no answer: not even the header of an empty queue")
+    return {job.job_id: job for job in map(_queued, lines[1:]) if job.job_id}
 
 
 def own_job(job_id: str) -> OwnJob:
     """Return what the controller says of a running job; raises RunError when it does not answer."""
-    text = _run("scontrol", "show", "job", "--oneliner", job_id)
-    fields = dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0]))
+    text = run("scontrol", "show", "job", "--oneliner", job_id)
+    fields = dict(re.findall(r"(\w+)=(\S*)", text.partition("\n")[0]))
+    if "JobState" not in fields:
+        raise RunError(f"scontrol says nothing of job {job_id}")
     return OwnJob(
-        state=fields.get("JobState", ""),
+        state=fields["JobState"],
         reason=fields.get("Reason", ""),
         restarts=int(fields.get("Restarts", 0)),
         preempted=fields.get("PreemptTime", "None") != "None",
-        end=_time(fields.get("EndTime", "")),
+        limit=_duration(fields.get("TimeLimit", "")),
     )
+
+
+def known(job_id: str) -> Queued | None:
+    """Return a job as the controller sees it, None when it knows none of that id; raises RunError."""
+    try:
+        text = run("scontrol", "show", "job", "--oneliner", job_id)
+    except RunError as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise
+    fields = dict(re.findall(r"(\w+)=(\S*)", text.partition("\n")[0]))
+    if "JobState" not in fields:
+        raise RunError(f"scontrol says nothing of job {job_id}")
+    comment = fields.get("Comment", "")
+    return Queued(job_id, fields["JobState"], fields.get("Reason", ""), comment)
 
 
 def requeue(job_id: str) -> None:
     """Put a running job back into the queue, which ends it; raises RunError when SLURM refuses."""
-    _run("scontrol", "requeue", job_id)
+    run("scontrol", "requeue", job_id, pauses=())
 
 
 def cancel(job_ids: Collection[str]) -> None:
     """Cancel jobs; those that have ended already are no error."""
     ids = sorted(job_ids)
-    for start in range(0, len(ids), _MOST_IDS_A_CALL):
-        _run("scancel", "--quiet", *ids[start : start + _MOST_IDS_A_CALL])
-
-
-def check_accepted(script: Path) -> None:
-    """Ask the controller whether it would take a batch script, without submitting it; raises RequestError."""
-    try:
-        _run("sbatch", "--test-only", str(script))
-    except RunError as error:
-        raise RequestError(f"SLURM does not accept these resources: {error}") from None
+    for start in range(0, len(ids), _IDS_A_CALL):
+        run("scancel", "--quiet", *ids[start : start + _IDS_A_CALL])
 
 
 def accounting(job_ids: Collection[str]) -> list[Accounted]:
     """Return every start of the given jobs, from sacct; raises RunError where there is no accounting."""
     ids = sorted({job_id.partition("_")[0] for job_id in job_ids})
+    options = ("--duplicates", "--allocations", "--noheader", "--parsable2")
     rows: list[Accounted] = []
-    for start in range(0, len(ids), _SACCT_JOBS_A_CALL):
-        jobs = ",".join(ids[start : start + _SACCT_JOBS_A_CALL])
-        words = (
-            "--duplicates",
-            "--allocations",
-            "--noheader",
-            "--parsable2",
-            f"--format={','.join(_SACCT_FIELDS)}",
-        )
-        rows.extend(_accounted(_run("sacct", *words, f"--jobs={jobs}").splitlines()))
+    for start in range(0, len(ids), _IDS_A_CALL):
+        jobs = ",".join(ids[start : start + _IDS_A_CALL])
+        text = run("sacct", *options, f"--format={','.join(_SACCT_FIELDS)}", f"--jobs={jobs}")
+        rows.extend(_accounted(text.splitlines()))
     return rows
 
 
 def _accounted(lines: Sequence[str]) -> Iterator[Accounted]:
     for line in lines:
-        values = line.split("|")
-        if len(values) != len(_SACCT_FIELDS) or "[" in values[0]:
+        values = line.split("|", len(_SACCT_FIELDS) - 1)
+        if len(values) != len(_SACCT_FIELDS):
             continue
-        job_id, state, eligible, started, ended, seconds, tres = values
-        gpus = re.search(r"gres/gpu=(\d+)", tres)
-        yield Accounted(
-            job_id=job_id,
-            state=state.split()[0] if state else "",
-            eligible=_time(eligible),
-            started=_time(started),
-            ended=_time(ended),
-            seconds=int(seconds or 0),
-            gpus=int(gpus.group(1)) if gpus else 0,
-        )
+        field = dict(zip(_SACCT_FIELDS, values, strict=True))
+        gpus = re.search(r"gres/gpu=(\d+)", field["AllocTRES"])
+        status, _, signum = field["ExitCode"].partition(":")
+        for job_id in _elements(field["JobID"]):
+            yield Accounted(
+                job_id=job_id,
+                state=field["State"].split()[0] if field["State"] else "",
+                eligible=_time(field["Eligible"]),
+                started=_time(field["Start"]),
+                ended=_time(field["End"]),
+                seconds=int(field["ElapsedRaw"] or 0),
+                gpus=int(gpus.group(1)) if gpus else 0,
+                cluster=field["Cluster"],
+                status=_status(int(status or 0), int(signum or 0)),
+                comment=field["Comment"],
+                name=field["JobName"],
+            )
 
 
-def _run(*words: str) -> str:
+def _elements(job_id: str) -> Iterator[str]:
+    """Yield the jobs that a row is about: elements that never began share one, as ``12_[0-3,7%2]``."""
+    base, bracket, inside = job_id.partition("_[")
+    if not bracket:
+        yield job_id
+        return
+    for part in inside.rstrip("]").partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            yield from (f"{base}_{i}" for i in range(int(first), int(last or first) + 1))
+
+
+def _queued(line: str) -> Queued:
+    values, start = [], 0
+    for _, _, width in _COLUMNS:
+        values.append(line[start : start + width].strip())
+        start += width
+    job_id, state, code, restarts, cluster, reason, comment = values
+    return Queued(job_id, state, reason, comment, cluster, _integer(code), _integer(restarts))
+
+
+def _integer(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _status(status: int, signum: int) -> str:
+    if signum:
+        return f"killed by signal {signum}"
+    return f"exit status {status}" if status else ""
+
+
+def _user_name(uid: int) -> str | None:
+    """Return what squeue takes for a user; None where this machine does not know one of that number."""
     try:
-        done = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_SECONDS,
-            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
-        )
-    except FileNotFoundError:
-        raise RunError(f"{words[0]} not found: this machine does not belong to a SLURM cluster") from None
-    except subprocess.TimeoutExpired:
-        raise RunError(f"{words[0]} gave no answer in {_TIMEOUT_SECONDS} s") from None
-    if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise RunError(f"{words[0]}: {'; '.join(said[-2:]) or f'exit status {done.returncode}'}")
-    return done.stdout
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
 
 
 def _time(text: str) -> datetime | None:
@@ -173,92 +301,10 @@ def _time(text: str) -> datetime | None:
         return None
 
 
-@dataclass(frozen=True)
-class Cost:
-    """One stage, all its attempts together, in hours.
-
-    `waiting_hours` is time in the queue when nothing but the cluster stood in the way.
-    """
-
-    gpu_hours: float
-    wall_hours: float
-    waiting_hours: float
-    attempts: int
-    source: Literal["sacct", "clock"]
-
-
-def stage_costs(ledger: Ledger) -> dict[str, Cost]:
-    """Return the cost of every stage that has begun; sacct is asked about all jobs together."""
-    graph = ledger.read_pipeline()
-    found = {name: ledger.readable(name)[0] for name in graph.names}
-    records = {name: record for name, record in found.items() if record is not None and record.attempts}
-    accounted = _rows_by_job({job for record in records.values() for job in _jobs(record)})
-    costs: dict[str, Cost] = {}
-    for name, record in records.items():
-        rows = [row for job in _jobs(record) for row in accounted.get(job, [])]
-        attempts = ledger.closed(record, record.state == "running")
-        # The database hears of a job's end later than the ledger does.
-        if rows and (record.state == "running" or all(row.ended is not None for row in rows)):
-            costs[name] = _from_accounting(graph[name], rows, attempts)
-        else:
-            upstream = [records[n] for n in graph[name].upstream if n in records]
-            costs[name] = _from_clock(graph[name], record, attempts, upstream)
-    return costs
-
-
-def _jobs(record: StageRecord) -> set[str]:
-    return {a.job_id for a in record.attempts if a.executor == "slurm" and a.job_id is not None}
-
-
-def _rows_by_job(job_ids: Set[str]) -> dict[str, list[Accounted]]:
-    by_job: dict[str, list[Accounted]] = {}
-    try:
-        rows = accounting(job_ids) if job_ids else []
-    except RunError:
-        rows = []
-    for row in rows:
-        if row.started is not None:
-            by_job.setdefault(row.job_id, []).append(row)
-    return by_job
-
-
-def _from_accounting(stage: Stage, rows: Sequence[Accounted], attempts: Sequence[Attempt]) -> Cost:
-    waits = [row.started - row.eligible for row in rows if row.started and row.eligible]
-    outside = sum(a.seconds for a in attempts if a.executor != "slurm")
-    asked = _gpus(stage)
-    return Cost(
-        # A cluster that does not account for GPUs (AccountingStorageTRES) reports none.
-        gpu_hours=(outside * asked + sum(r.seconds * (r.gpus or asked) for r in rows)) / 3600,
-        wall_hours=(outside + sum(r.seconds for r in rows)) / 3600,
-        waiting_hours=sum(max(wait.total_seconds(), 0.0) for wait in waits) / 3600,
-        attempts=len(attempts),
-        source="sacct",
-    )
-
-
-def _from_clock(
-    stage: Stage, record: StageRecord, attempts: Sequence[Attempt], upstream: Sequence[StageRecord]
-) -> Cost:
-    seconds = sum(a.seconds for a in attempts)
-    submitted = [change.at for change in record.history if change.state == "waiting"]
-    ready = [r.history[-1].at for r in upstream if r.state == "finished"]
-    waited = 0.0
-    for before, attempt in zip([None, *attempts], attempts, strict=False):
-        if before is not None and before.ended is not None and before.job_id == attempt.job_id is not None:
-            waited += (attempt.started - before.ended).total_seconds()
-            continue
-        asked = [at for at in submitted if at <= attempt.started]
-        if asked and attempt.executor == "slurm":
-            eligible = max([asked[-1], *(at for at in ready if at <= attempt.started)])
-            waited += (attempt.started - eligible).total_seconds()
-    return Cost(
-        gpu_hours=seconds * _gpus(stage) / 3600,
-        wall_hours=seconds / 3600,
-        waiting_hours=waited / 3600,
-        attempts=len(attempts),
-        source="clock",
-    )
-
-
-def _gpus(stage: Stage) -> int:
-    return stage.resources.nodes * stage.resources.gpus_per_node
+def _duration(text: str) -> timedelta | None:
+    """Read SLURM's ``days-hours:minutes:seconds``; None for UNLIMITED and the like."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

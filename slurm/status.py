@@ -1,20 +1,21 @@
 """How a run stands: states, progress and logs of its stages, and watching them change."""
 
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from carryover.slurm.errors import RequestError, RunError
+from carryover.slurm.errors import RequestError
 from carryover.slurm.executor import Event
-from carryover.slurm.ledger import Attempt, Ledger, StageRecord, State
+from carryover.slurm.flights import Flights, Sight
+from carryover.slurm.ledger import GONE, Attempt, Ledger, StageRecord, State
 from carryover.slurm.outputs import unfit_outputs
-from carryover.slurm.processes import lives
+from carryover.slurm.processes import known_to_live
 from carryover.slurm.runner import Progress, read_progress
+from carryover.slurm.scheduler import Ended
 from carryover.slurm.stage import Stage
-from carryover.slurm.submission import Flights, Submission, holder, is_copy, submissions
+from carryover.slurm.submission import Submission, holder, is_copy, submissions
 
 _TAIL_BYTES = 16384
 
@@ -52,11 +53,12 @@ def log_files(ledger: Ledger, stage: str, attempt: int | None = None) -> list[Pa
 
 def last_line(ledger: Ledger, stage: str) -> str:
     """Return the last line that a stage's last attempt logged, or printed; "" when it said nothing."""
-    for path in log_files_newest_first(ledger, stage):
-        lines = [line for line in _tail(path).splitlines() if line.strip()]
-        if lines:
-            return lines[-1].strip()
-    return ""
+    return next(filter(None, map(_last_line_of, log_files_newest_first(ledger, stage))), "")
+
+
+def _last_line_of(path: Path) -> str:
+    lines = [line for line in _tail(path).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
 
 
 def log_files_newest_first(ledger: Ledger, stage: str) -> list[Path]:
@@ -73,13 +75,16 @@ def _tail(path: Path) -> str:
 
 
 _ENDED_BADLY = ("failed", "blocked", "cancelled", "damaged")
+_NEVER_SATISFIED = ("Dependency", "DependencyNeverSatisfied")
 
 
 @dataclass(frozen=True)
 class StageStatus:
     """One stage: its state, corrected for what it could not write down itself (a killed job, a lost one).
 
-    `state` is "damaged" where its record cannot be read, or where what it left is gone or changed.
+    `state` is "damaged" where its record cannot be read, or where what it left is gone or changed, and
+    "unknown" where SLURM, asked about its job, gave no answer that can be relied on. `lost` tells that nobody
+    works on it though it did not end by itself.
 
     `seconds` is the wall time of all attempts; `eta_seconds` what is left, where the stage tells its total;
     `last_line` the last line of the log of one that failed.
@@ -96,11 +101,12 @@ class StageStatus:
     progress: Progress | None = None
     eta_seconds: float | None = None
     last_line: str = ""
+    lost: bool = False
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A whole run. `holder` is the process at work on it now; `note` says what could not be asked."""
+    """A whole run. `holder` is the process at work on it now; `note` says why something is unknown."""
 
     run_dir: Path
     stages: tuple[StageStatus, ...]
@@ -110,8 +116,15 @@ class RunStatus:
 
     @property
     def in_flight(self) -> bool:
-        """Whether anything is running or on its way."""
-        return self.holder is not None or bool(self.counts["running"] + self.counts["submitted"])
+        """Whether anything is running or on its way, or may be."""
+        return self.holder is not None or any(self.counts[s] for s in ("running", "submitted", "unknown"))
+
+    @property
+    def ended_badly(self) -> bool:
+        """Whether a stage is known to need somebody's help: it ended badly, or nobody works on it."""
+        if any(self.counts[s] for s in (*_ENDED_BADLY, "interrupted")):
+            return True
+        return not self.in_flight and not self.succeeded
 
     @property
     def succeeded(self) -> bool:
@@ -131,19 +144,19 @@ def status(run_dir: Path) -> RunStatus:
     graph = ledger.read_pipeline()
     held = holder(ledger)
     flights, copied = Flights(ledger), is_copy(ledger)
+    found = {stage.name: ledger.readable(stage.name) for stage in graph}
+    flights.look_at(record for record, _ in found.values() if record is not None)
     note = ""
     stages: dict[str, StageStatus] = {}
     for stage in graph:
-        record, damage = ledger.readable(stage.name)
+        record, damage = found[stage.name]
         if damage:
             stages[stage.name] = StageStatus(stage.name, "damaged", damage)
             continue
-        try:
-            where = flights(record) if record is not None and record.state != "finished" else ""
-        except RunError as error:
-            note, where = str(error), "unknown"
-        lost = not where and flights.submitted(stage.name)
-        stages[stage.name] = _stage_status(stage, record, where, lost, stages, ledger, held, copied)
+        sight = flights.sight(record) if record is not None and record.state != "finished" else Sight()
+        note = note or (f"{stage.name}: {sight.unknown}" if sight.unknown else "")
+        lost = not sight.where and not sight.unknown and flights.submitted(stage.name)
+        stages[stage.name] = _stage_status(stage, record, sight, lost, stages, ledger, held, copied)
     counts: Counter[str] = Counter(s.state for s in stages.values())
     return RunStatus(ledger.run_dir, tuple(stages.values()), held, note, counts)
 
@@ -151,7 +164,7 @@ def status(run_dir: Path) -> RunStatus:
 def _stage_status(
     stage: Stage,
     record: StageRecord | None,
-    where: str,
+    sight: Sight,
     lost: bool,
     earlier: dict[str, StageStatus],
     ledger: Ledger,
@@ -166,8 +179,8 @@ def _stage_status(
     bad = next((name for name in stage.upstream if earlier[name].state in bad_states), "")
     if record is None:
         return StageStatus(stage.name, "blocked" if bad else "waiting", _because(bad, earlier))
-    state, reason = _true_state(record, where, lost, held, copied)
-    if bad and state in ("waiting", "cancelled", "blocked") and not where:
+    state, reason = _true_state(record, sight, lost, held, copied)
+    if bad and not sight.where and (state in ("waiting", "cancelled", "blocked") or _never_began(sight)):
         state, reason = "blocked", _because(bad, earlier)
     causes = Counter(attempt.cause for attempt in record.attempts)
     begun = bool(record.attempts) and state not in ("finished", "blocked")
@@ -183,7 +196,8 @@ def _stage_status(
         seconds=sum(a.seconds for a in ledger.closed(record, state == "running")),
         progress=progress,
         eta_seconds=_eta(record.attempts[-1], progress) if state == "running" and record.attempts else None,
-        last_line=last_line(ledger, stage.name) if state == "failed" else "",
+        last_line=_last_words(ledger, record, sight, state),
+        lost=lost and state == "interrupted",
     )
 
 
@@ -196,24 +210,54 @@ def _unfit(ledger: Ledger, stage: Stage, record: StageRecord | None) -> dict[str
 
 
 def _true_state(
-    record: StageRecord, where: str, lost: bool, held: Submission | None, copied: bool
+    record: StageRecord, sight: Sight, lost: bool, held: Submission | None, copied: bool
 ) -> tuple[State, str]:
     """Correct the state that a stage wrote last by what is known of its job or process."""
     if record.state == "finished":
         return record.state, _why_again(record)
-    if where == "unknown" or record.state == "blocked":
+    if sight.unknown:
+        return "unknown", sight.unknown
+    if record.state == "blocked":
         return record.state, record.reason
-    if " is pending" in where or " is requeue" in where:
-        return "submitted", where
-    if where:
-        return ("running" if record.state == "running" else "submitted"), where
-    if record.state == "waiting" and lost:
-        return "cancelled", "its job left the queue before it began"
+    if sight.pending:
+        return "submitted", sight.where
+    if sight.where:
+        return ("running" if record.state == "running" else "submitted"), sight.where
     if record.state in ("running", "submitted") and copied:
         return "interrupted", "at work in the run that this directory is a copy of"
+    if sight.ended is not None:
+        return _ended_in_slurm(record, sight.ended)
+    if record.state == "waiting" and lost:
+        return "cancelled", "its job left the queue before it began; SLURM no longer knows how it ended"
     if record.state == "running" and not _inline_lives(record.attempts[-1], held):
-        return "interrupted", "its process was killed"
+        return "interrupted", GONE
     return record.state, record.reason
+
+
+def _ended_in_slurm(record: StageRecord, end: Ended) -> tuple[State, str]:
+    """Say what became of a stage that has not ended by its own account, and whose job has by SLURM's."""
+    if end.state == "CANCELLED":
+        return "cancelled", str(end)
+    if record.state == "running":
+        return "interrupted", f"{end}; the stage wrote nothing down"
+    if record.state == "waiting":
+        return "failed", f"{end} before the stage began"
+    if record.attempts and end.restarts > record.attempts[-1].restarts:
+        return "failed", f"{end} before the stage began again"
+    return record.state, record.reason or str(end)
+
+
+def _never_began(sight: Sight) -> bool:
+    return sight.ended is not None and sight.ended.reason in _NEVER_SATISFIED
+
+
+def _last_words(ledger: Ledger, record: StageRecord, sight: Sight, state: State) -> str:
+    """Return the last line that tells why a stage failed, of the job's own log where the stage wrote none."""
+    if sight.ended is not None and state in ("failed", "interrupted"):
+        log = ledger.run_dir / "jobs" / f"{sight.ended.job_id}_0_log.err"
+        words = _last_line_of(log) if log.is_file() else ""
+        return words or last_line(ledger, record.name)
+    return last_line(ledger, record.name) if state == "failed" else ""
 
 
 def _why_again(record: StageRecord) -> str:
@@ -223,8 +267,9 @@ def _why_again(record: StageRecord) -> str:
 
 
 def _inline_lives(attempt: Attempt, held: Submission | None) -> bool:
-    if attempt.host == socket.gethostname():
-        return lives(attempt.pid, attempt.process_start)
+    known = known_to_live(attempt.host, attempt.space, attempt.pid, attempt.process_start)
+    if known is not None:
+        return known
     return held is not None and held.host == attempt.host and held.pid == attempt.pid
 
 
@@ -241,7 +286,8 @@ def _eta(attempt: Attempt, progress: Progress | None) -> float | None:
 def follow(run_dir: Path, on_event: Callable[[Event], None], poll_seconds: float = 20.0) -> RunStatus:
     """Tell every change of a stage's state as it happens; return the status at the end.
 
-    Each look is one call to squeue, so `poll_seconds` should not be short on a busy cluster.
+    Goes on while anything is running, on its way, or unknown. Each look is one call to squeue, so
+    `poll_seconds` should not be short on a busy cluster.
     """
     seen: dict[str, tuple[str, int]] = {}
     while True:

@@ -1,13 +1,13 @@
-"""Who works on a run: one submitter at a time, and what is in flight of it."""
+"""Who works on a run: one submitter at a time."""
 
 import logging
 import os
-import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,9 @@ from pydantic import Field
 from carryover.configs.errors import DamagedFileError, NewerFormatError
 from carryover.configs.files import create_json
 from carryover.configs.formats import FileModel, Format
-from carryover.slurm import scheduler
 from carryover.slurm.errors import RunError
-from carryover.slurm.graph import Graph
-from carryover.slurm.ledger import Attempt, Ledger, StageRecord, now
-from carryover.slurm.processes import here, lives
+from carryover.slurm.ledger import Ledger, now
+from carryover.slurm.processes import here, known_to_live, pid_space
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +36,10 @@ def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 FORMAT = Format("submission", 2, {1: _from_v1})
-_HEARTBEAT_SECONDS = 20.0
+_HEARTBEAT_SECONDS = 5.0
 _DEAD_AFTER_SECONDS = 180.0
+_WATCH_SECONDS = 25.0
+_SILENT_FOR_GOOD_SECONDS = 86400.0
 
 
 class Submission(FileModel):
@@ -51,8 +51,12 @@ class Submission(FileModel):
         Names this submission among all jobs of a cluster; every job carries it as its comment.
     state
         "open" while its process plans, submits or (inline, local) runs stages; then "done", or "failed".
+    space
+        Which numbering of processes `pid` belongs to (`processes.pid_space`).
     jobs
         Stage name -> job ids (several when chained), written as each job is accepted.
+    cluster, uid
+        SLURM's name of the cluster that the jobs were given to, and the user whose jobs they are.
     settings
         The executor's, so that a retry can use the same.
     run_dir
@@ -68,6 +72,9 @@ class Submission(FileModel):
     pid: int
     process_start: int
     started: datetime
+    space: str = ""
+    cluster: str = ""
+    uid: int | None = None
     state: Literal["open", "done", "failed"] = "open"
     ended: datetime | None = None
     reason: str = ""
@@ -97,8 +104,8 @@ def submission(ledger: Ledger, executor: str) -> Iterator[OpenSubmission]:
     Raises
     ------
     RunError
-        Another living process holds the run. One that was killed is recognised (its process is gone, or its
-        heartbeat stopped three minutes ago) and its place is taken.
+        Another living process holds the run. One that was killed is recognised (its process is gone; where
+        that cannot be seen, its heartbeat stopped) and its place is taken.
     """
     held = _take(ledger, executor)
     stop = threading.Event()
@@ -168,6 +175,8 @@ def _take(ledger: Ledger, executor: str) -> OpenSubmission:
         host=host,
         pid=pid,
         process_start=start,
+        space=pid_space(),
+        uid=os.getuid(),
         started=now(),
         run_dir=str(ledger.run_dir.resolve()),
     )
@@ -186,22 +195,35 @@ def _held(ledger: Ledger, other: Submission) -> str:
 
 
 def alive(ledger: Ledger, record: Submission) -> bool:
-    """Tell whether a submission's process is still at work on it."""
+    """Tell whether a submission's process is still at work on it; nothing is written to find out."""
     if record.state != "open":
         return False
-    if record.host == socket.gethostname():
-        return lives(record.pid, record.process_start)
-    return _age(_file(ledger, record.number)) < _DEAD_AFTER_SECONDS
+    known = known_to_live(record.host, record.space, record.pid, record.process_start)
+    return _beats(_file(ledger, record.number)) if known is None else known
 
 
-def _age(path: Path) -> float:
-    """Seconds since `path` was touched, by the file server's clock on both sides."""
-    probe = path.with_name(f".clock.{socket.gethostname()}.{os.getpid()}")
-    probe.touch()
-    try:
-        return probe.stat().st_mtime - path.stat().st_mtime
-    finally:
-        probe.unlink()
+_SEEN_DEAD: dict[Path, int] = {}
+
+
+def _beats(path: Path) -> bool:
+    """Whether a submission's heartbeat goes on.
+
+    The time of a beat is the file server's, and the clock here may be another. So one that seems to have
+    stopped is watched for some beats; what was found is remembered until there is another beat.
+    """
+    beat = path.stat().st_mtime_ns
+    age = time.time() - beat / 1e9
+    if abs(age) < _DEAD_AFTER_SECONDS:
+        return True
+    if age > _SILENT_FOR_GOOD_SECONDS or _SEEN_DEAD.get(path) == beat:
+        return False
+    end = time.monotonic() + _WATCH_SECONDS
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        if path.stat().st_mtime_ns != beat:
+            return True
+    _SEEN_DEAD[path] = beat
+    return False
 
 
 def _heartbeat(path: Path, stop: threading.Event) -> None:
@@ -217,103 +239,3 @@ def _directory(ledger: Ledger) -> Path:
 
 def _file(ledger: Ledger, number: int) -> Path:
     return _directory(ledger) / f"{number:04d}.json"
-
-
-_SILENT_AFTER = timedelta(minutes=15)
-
-
-class Flights:
-    """What is in flight of one run, as of now: squeue is called once, if the run has jobs at all.
-
-    Make it before reading records. A job writes its record before it leaves the queue, so a record read later
-    is final if the job was gone; the other way round, a stage that ends in between would look lost.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._submissions = submissions(ledger)
-        self._copied = is_copy(ledger)
-        self._queue: dict[str, scheduler.Queued] = {}
-        self._silence: RunError | None = None
-        if any(s.jobs or self._left_open(s) for s in self._submissions):
-            try:
-                self._queue = scheduler.queue()
-            except RunError as error:
-                self._silence = error
-
-    def __call__(self, record: StageRecord) -> str:
-        """Say where a stage is being worked on, or "" when nobody works on it.
-
-        Raises
-        ------
-        RunError
-            The stage was submitted to SLURM and has not ended, and SLURM cannot be asked from here.
-        """
-        if self._copied:
-            return ""
-        job_ids = self.jobs(record)
-        if job_ids:
-            queued = self._queued(record, job_ids)
-            return str(queued) if queued else ""
-        last = record.attempts[-1] if record.attempts else None
-        if last is None or last.executor != "local" or last.ended is not None:
-            return ""
-        return f"process {last.pid} on {last.host}" if self._process_lives(record.name, last) else ""
-
-    def jobs(self, record: StageRecord) -> tuple[str, ...]:
-        """Return the SLURM jobs that may still be at work on a stage: its last submission's."""
-        last = record.attempts[-1] if record.attempts else None
-        for submission in reversed(self._submissions):
-            if record.name in submission.jobs:
-                elsewhere = (
-                    last is not None and last.executor != "slurm" and last.started > submission.started
-                )
-                return () if elsewhere else submission.jobs[record.name]
-        return (last.job_id,) if last and last.executor == "slurm" and last.job_id else ()
-
-    def submitted(self, stage: str) -> bool:
-        """Whether SLURM was the last to be given a stage, rather than a process of its submitter's."""
-        for submission in reversed(self._submissions):
-            if submission.executor in ("inline", "local") or stage in submission.jobs:
-                return stage in submission.jobs
-        return False
-
-    def orphans(self, graph: Graph) -> list[str]:
-        """Return queued jobs of submitters that were killed before they could note them down.
-
-        Those that have begun are none: their stage's record names them.
-        """
-        dead = {s.token for s in self._submissions if self._left_open(s)}
-        if not dead:
-            return []
-        known = {job for s in self._submissions for jobs in s.jobs.values() for job in jobs}
-        for name in graph.names:
-            record, _ = self._ledger.readable(name)
-            known.update(record.job_ids if record else ())
-        return [j.job_id for j in self.queue.values() if j.comment in dead and j.job_id not in known]
-
-    @property
-    def queue(self) -> dict[str, scheduler.Queued]:
-        """This user's jobs in the queue; raises RunError when SLURM did not answer."""
-        if self._silence is not None:
-            raise self._silence
-        return self._queue
-
-    def _left_open(self, submission: Submission) -> bool:
-        """Whether a submission to SLURM was never closed, since its process was killed."""
-        is_open = submission.executor == "slurm" and submission.state == "open"
-        return is_open and not alive(self._ledger, submission)
-
-    def _queued(self, record: StageRecord, job_ids: tuple[str, ...]) -> scheduler.Queued | None:
-        if self._silence is not None and record.state in ("waiting", "running", "interrupted"):
-            raise RunError(
-                f"stage {record.name} was submitted as job {job_ids[0]}, and whether it is still at work "
-                f"cannot be told from here ({self._silence})"
-            )
-        return next((self._queue[job] for job in job_ids if job in self._queue), None)
-
-    def _process_lives(self, stage: str, attempt: Attempt) -> bool:
-        if attempt.host == socket.gethostname():
-            return lives(attempt.pid, attempt.process_start)
-        life = self._ledger.last_sign_of_life(stage)
-        return life is not None and now() - life < _SILENT_AFTER

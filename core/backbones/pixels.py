@@ -1,11 +1,10 @@
 """Pixel statistics: the ones a checkpoint was trained with and the ones a recipe feeds it."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol
 
 from carryover.configs import UserError
-from carryover.core.formats.canonical import CanonicalMetadata
 
 
 class StatedPixels(Protocol):
@@ -37,8 +36,37 @@ class StatedCrops(Protocol):
     def input_size(self) -> str: ...
 
 
-def require_same_pixels(stated: StatedPixels, metadata: CanonicalMetadata, checkpoint: Path) -> None:
-    """Raise UserError, naming the key, for a checkpoint that was trained on images normalised differently."""
+class TrainedOn(Protocol):
+    """What a checkpoint says of the images that it was trained on; statistics count in 0..1."""
+
+    @property
+    def pixel_mean(self) -> Sequence[float]: ...
+
+    @property
+    def pixel_std(self) -> Sequence[float]: ...
+
+    @property
+    def channel_order(self) -> str: ...
+
+    @property
+    def input_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class WillBeTrainedOn:
+    """What the checkpoint of a pretraining yet to come will say."""
+
+    pixel_mean: Sequence[float]
+    pixel_std: Sequence[float]
+    input_size: int
+    channel_order: str = "RGB"
+
+
+def require_same_pixels(stated: StatedPixels, metadata: TrainedOn, checkpoint: object) -> None:
+    """Raise UserError, naming the key, for a checkpoint that was trained on images normalised differently.
+
+    `checkpoint` is its path, or what it is called before there is one.
+    """
     for name, ours, theirs in (
         ("pixel_mean", stated.pixel_mean, metadata.pixel_mean),
         ("pixel_std", stated.pixel_std, metadata.pixel_std),
@@ -58,7 +86,7 @@ def require_same_pixels(stated: StatedPixels, metadata: CanonicalMetadata, check
         )
 
 
-def require_same_crops(stated: StatedCrops, metadata: CanonicalMetadata, checkpoint: Path) -> None:
+def require_same_crops(stated: StatedCrops, metadata: TrainedOn, checkpoint: object) -> None:
     """Raise UserError for a checkpoint trained on images of another size or normalisation than the recipe's.
 
     The message names the key, both values and the file.

@@ -6,10 +6,13 @@ import os
 import re
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from carryover.slurm import cluster_executor, commands, scheduler
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
 
@@ -47,8 +50,12 @@ class FakeSlurm:
         (self.root / "queue.json").write_text(json.dumps(queue))
 
     def say(self, command: str, text: str) -> None:
-        """Make scontrol or sacct print `text`."""
+        """Make scontrol print `text` when asked about a job."""
         (self.root / f"{command}.says").write_text(text)
+
+    def account(self, *rows: dict[str, object]) -> None:
+        """Let sacct know of jobs, by its fields' names; elements of an array as it lists them."""
+        (self.root / "sacct.json").write_text(json.dumps(rows))
 
     def refuse(self, pattern: str, message: str) -> None:
         """Make sbatch refuse scripts in which `pattern` is found, at submission but not at --test-only."""
@@ -58,9 +65,28 @@ class FakeSlurm:
         """Make sbatch refuse scripts in which `pattern` is found, at --test-only too."""
         (self.root / "refuse").write_text(json.dumps([pattern, message, True]))
 
-    def break_command(self, command: str, message: str) -> None:
-        """Make a command fail."""
-        (self.root / f"{command}.broken").write_text(message)
+    def break_command(self, command: str, message: str, times: int = 0) -> None:
+        """Make a command fail, always or so many times."""
+        (self.root / f"{command}.broken").write_text(f"{times}\n{message}")
+
+    def mend(self, command: str) -> None:
+        """Let a command that was broken or silenced work again."""
+        for kind in ("broken", "silent"):
+            (self.root / f"{command}.{kind}").unlink(missing_ok=True)
+
+    def silence(self, command: str) -> None:
+        """Make a command print nothing and end well."""
+        (self.root / f"{command}.silent").touch()
+
+    def slow_down(self, seconds: float) -> None:
+        """Make every command take its time."""
+        (self.root / "slow").write_text(str(seconds))
+
+    def move_to(self, cluster: str, private: bool = False) -> None:
+        """Let this machine belong to another cluster, whose users see only their own jobs if `private`."""
+        text = f"ClusterName = {cluster}\nPrivateData = {'jobs' if private else 'none'}\n"
+        (self.root / "config").write_text(text)
+        scheduler._ASKED.clear()
 
     def kill_submitter_at(self, number: int) -> None:
         """Make sbatch kill whoever calls it right after accepting its `number`-th job."""
@@ -70,7 +96,7 @@ class FakeSlurm:
 def install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     """Put the faked commands in front of PATH for this test."""
     text = Path(__file__).read_text()
-    imports = "import fcntl, json, os, re, signal, sys\nfrom pathlib import Path"
+    imports = "import fcntl, json, os, re, signal, sys, time\nfrom pathlib import Path"
     program = text.rpartition("# --- the commands\n")[2]
     bin_directory, root = directory / "bin", directory / "state"
     bin_directory.mkdir(parents=True)
@@ -81,7 +107,11 @@ def install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_directory}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(root))
-    return FakeSlurm(root)
+    monkeypatch.setattr(commands, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(cluster_executor, "_PAUSES", (0.0, 0.0))
+    fake = FakeSlurm(root)
+    fake.move_to("fake")
+    return fake
 
 
 # --- the commands
@@ -94,22 +124,56 @@ def main() -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (root / "calls").open("a") as calls:
             calls.write(" ".join([command, *sys.argv[1:]]) + "\n")
+        if (root / "watch").exists():
+            names = [name for name in (root / "watch").read_text().split() if name in os.environ]
+            with (root / "seen").open("a") as seen:
+                seen.write(f"{command} {' '.join(names)}\n")
+        if (root / "slow").exists():
+            time.sleep(float((root / "slow").read_text()))
         broken = root / f"{command}.broken"
         if broken.exists():
-            sys.stderr.write(broken.read_text() + "\n")
+            times, _, message = broken.read_text().partition("\n")
+            if times == "1":
+                broken.unlink()
+            elif times != "0":
+                broken.write_text(f"{int(times) - 1}\n{message}")
+            sys.stderr.write(message + "\n")
             return 1
+        if (root / f"{command}.silent").exists():
+            return 0
         queue_file = root / "queue.json"
         queue = json.loads(queue_file.read_text()) if queue_file.exists() else {}
         if command == "sbatch":
             return submit(root, queue, queue_file)
         if command == "squeue":
-            sys.stdout.writelines(f"{job}|{s}|{r}|{c}\n" for job, (s, r, c) in queue.items())
+            list_queue(root, queue)
         elif command == "scancel":
             kept = {j: v for j, v in queue.items() if j not in sys.argv and j.split("_")[0] not in sys.argv}
             queue_file.write_text(json.dumps(kept))
+        elif sys.argv[1:3] == ["show", "config"]:
+            sys.stdout.write((root / "config").read_text())
+        elif command == "sacct" and (root / "sacct.json").exists():
+            asked = next(w for w in sys.argv if w.startswith("--format=")).partition("=")[2].split(",")
+            blank = {"ExitCode": "0:0", "Cluster": "fake", "ElapsedRaw": "0"}
+            for row in json.loads((root / "sacct.json").read_text()):
+                sys.stdout.write("|".join(str((blank | row).get(name, "")) for name in asked) + "\n")
         elif (root / f"{command}.says").exists():
             sys.stdout.write((root / f"{command}.says").read_text())
     return 0
+
+
+def list_queue(root: Path, queue: dict) -> None:
+    cluster = (root / "config").read_text().split()[2]
+    asked = next(word for word in sys.argv if word.startswith("--Format="))
+    columns = [column.split(":") for column in asked.removeprefix("--Format=").split(",")]
+    rows = [{name: name for name, _ in columns} | {"JobArrayID": "JOBID"}]
+    for job, (state, reason, comment, *more) in queue.items():
+        row = {"JobArrayID": job, "State": state, "Reason": reason, "Comment": comment, "Cluster": cluster}
+        rows.append(
+            row | {"exit_code": "0", "RestartCnt": "0"} | dict(zip(["exit_code", "RestartCnt"], more))
+        )
+    for row in rows:
+        sys.stdout.write("".join(str(row[name])[: int(w)].ljust(int(w)) for name, w in columns) + "\n")
 
 
 def submit(root: Path, queue: dict, queue_file: Path) -> int:

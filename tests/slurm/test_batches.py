@@ -4,7 +4,7 @@ from pathlib import Path
 
 from carryover.slurm import Graph, Ledger, Resources, Stage
 from carryover.slurm.plan import make_plan
-from carryover.slurm.sbatch import Batch, dependency, make_batches
+from carryover.slurm.sbatch import Batch, arrays_of, dependency, make_batches
 from tests.slurm import work
 
 
@@ -57,10 +57,11 @@ def test_batches_follow_all_they_wait_for(tmp_path: Path) -> None:
 
 
 def test_dependencies_name_an_array_whole_only_when_all_of_it_is_needed(tmp_path: Path) -> None:
-    jobs = {"a": ("7_0",), "b": ("7_1",), "c": ("8",), "d": ("9", "10")}
+    jobs = {"a": ("7_0",), "b": ("7_1",), "c": ("8",), "d": ("9", "10"), "e": ("6_1",)}
+    arrays = arrays_of({name: jobs[name] for name in "abcd"})
 
-    def needs(*upstream: str, follows: tuple[str, ...] = ()) -> str | None:
-        return dependency(Batch((), Resources(), upstream, follows), jobs)
+    def needs(*upstream: str, follows: tuple[str, ...] = (), behind: tuple[str, ...] = ()) -> str | None:
+        return dependency(Batch((), Resources(), upstream, follows, behind), jobs, arrays)
 
     assert needs("a", "b") == "afterok:7"
     assert needs("a") == "afterok:7_0"
@@ -68,6 +69,8 @@ def test_dependencies_name_an_array_whole_only_when_all_of_it_is_needed(tmp_path
     assert needs("d") == "afterok:10"
     assert needs("c", follows=("a", "b")) == "afterok:8,afterany:7"
     assert needs() is None
+    assert needs("e") == "afterok:6_1", "of an array submitted earlier others may have failed"
+    assert needs("c", behind=("5",)) == "afterok:8,afterany:5"
 
 
 def test_a_batch_is_named_after_what_its_stages_have_in_common(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
 from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.costs import Cost, stage_costs
 from carryover.slurm.ledger import Attempt, Change, StageRecord
-from carryover.slurm.scheduler import Cost, stage_costs
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
 
@@ -75,14 +75,23 @@ def test_without_accounting_our_own_clock_tells(run_dir: Path, fake: FakeSlurm) 
 
 
 def test_accounting_knows_better(run_dir: Path, fake: FakeSlurm) -> None:
-    rows = [
-        "101|PREEMPTED|2026-11-20T12:00:00|2026-11-20T12:12:00|2026-11-20T13:12:00|3600|billing=8,gres/gpu=8",
-        "101|COMPLETED|2026-11-20T13:14:00|2026-11-20T13:20:00|2026-11-20T13:50:00|1800|billing=8,gres/gpu=8",
-        "102|COMPLETED|2026-11-20T13:50:00|2026-11-20T14:02:00|2026-11-20T14:20:00|1080|billing=1",
-        "103|PENDING|Unknown|Unknown|Unknown|0|",
-        "104_[0-3]|PENDING|Unknown|Unknown|Unknown|0|",
-    ]
-    fake.say("sacct", "\n".join(rows) + "\n")
+    day = "2026-11-20T"
+
+    def row(
+        job: str, state: str, *times: str, seconds: int = 0, tres: str = "", **more: str
+    ) -> dict[str, object]:
+        when = dict(zip(("Eligible", "Start", "End"), (day + t for t in times), strict=True)) if times else {}
+        return {"JobID": job, "State": state, **when, "ElapsedRaw": seconds, "AllocTRES": tres, **more}
+
+    gpus = "billing=8,gres/gpu=8"
+    fake.account(
+        row("101", "PREEMPTED", "12:00:00", "12:12:00", "13:12:00", seconds=3600, tres=gpus),
+        row("101", "COMPLETED", "13:14:00", "13:20:00", "13:50:00", seconds=1800, tres=gpus),
+        row("101", "COMPLETED", "13:14:00", "13:20:00", "19:50:00", seconds=9999, tres=gpus, Cluster="other"),
+        row("102", "COMPLETED", "13:50:00", "14:02:00", "14:20:00", seconds=1080, tres="billing=1"),
+        row("103", "PENDING"),
+        row("104_[0-3]", "PENDING"),
+    )
     costs = stage_costs(Ledger(run_dir))
     assert {c.source for c in costs.values()} == {"sacct"}
     assert approximately(costs["train"], gpu=1.5 * 8, wall=1.5, waiting=0.3)

@@ -24,6 +24,7 @@ from carryover.slurm import (
 )
 from carryover.slurm.cluster_executor import preview
 from carryover.slurm.control import retry
+from carryover.slurm.ledger import GONE
 from carryover.slurm.plan import MissingPathsError
 from carryover.slurm.resources import Cluster
 from carryover.slurm.status import status
@@ -312,6 +313,6 @@ def test_a_killed_run_is_taken_over_and_resumed(tmp_path: Path) -> None:
     stage = Stage("a", work.stop_half_way)
     ledger.write(record.model_copy(update={"hash": Graph([stage]).hashes()["a"]}))
     result, events = run(tmp_path, stage)
-    assert events[0].reason == "resumes: its process was killed"
+    assert events[0].reason == f"resumes: {GONE}"
     assert (result.stages["a"].out / "result.txt").read_text() == "resumed"
     assert [s.state for s in submissions(ledger)] == ["open", "done"]

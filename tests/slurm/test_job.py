@@ -36,9 +36,13 @@ def in_job(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 def controller_says(fake: FakeSlurm, left: timedelta = timedelta(hours=5), **fields: object) -> None:
+    """Let the controller, whose clock is an hour off, speak of a job of ten hours."""
     known = {"JobState": "RUNNING", "Reason": "None", "Restarts": 0, "PreemptTime": "None", **fields}
-    end = (datetime.now() + left).isoformat(timespec="seconds")
-    fake.say("scontrol", " ".join(f"{k}={v}" for k, v in {"JobId": 77, **known, "EndTime": end}.items()))
+    end = (datetime.now() + left - timedelta(hours=1)).isoformat(timespec="seconds")
+    known |= {"TimeLimit": "10:00:00", "EndTime": end}
+    fake.say("scontrol", " ".join(f"{k}={v}" for k, v in {"JobId": 77, **known}.items()))
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    os.environ["CARRYOVER_JOB_UPTIME"] = str(uptime - (timedelta(hours=10) - left).total_seconds())
 
 
 def run(stage: Stage, run_dir: Path, link: int = 1) -> tuple[int, StageRecord]:
@@ -124,8 +128,9 @@ def test_timeouts_are_counted_and_preemptions_are_not(tmp_path: Path, in_job: Fa
 
 
 def test_without_an_answer_from_the_controller_the_own_clock_decides(
-    tmp_path: Path, in_job: FakeSlurm
+    tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jobs, "_REQUEUE_SECONDS", 0)
     in_job.break_command("scontrol", "Unable to contact slurm controller")
     _, record = run(TRAIN, tmp_path / "run")
     assert record.attempts[0].cause == "preemption"

@@ -1,10 +1,12 @@
 """Status, logs, cancelling and retrying need the run directory and nothing else."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,11 +24,13 @@ from carryover.slurm import (
     RunError,
     Stage,
     run_graph,
+    scheduler,
+    submission,
 )
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.control import cancel, retry
 from carryover.slurm.executor import EXECUTORS
-from carryover.slurm.ledger import Attempt
+from carryover.slurm.ledger import GONE, Attempt
 from carryover.slurm.local import LocalExecutor
 from carryover.slurm.runner import read_progress
 from carryover.slurm.status import StageStatus, follow, log_files, status
@@ -120,7 +124,7 @@ def test_a_job_killed_with_its_machine_is_seen_as_interrupted(tmp_path: Path, fa
     begin(tmp_path, "train")
     fake.set_queue({})
     train = of(tmp_path, "train")
-    assert (train.state, train.reason) == ("interrupted", "its process was killed")
+    assert (train.state, train.reason) == ("interrupted", GONE)
     assert train.seconds == pytest.approx(0, abs=1)
     assert not status(tmp_path).in_flight
 
@@ -140,11 +144,232 @@ def test_dependents_of_a_failed_stage_are_blocked_not_pending(tmp_path: Path, fa
     assert now.stages[0].last_line == "ValueError: no"
 
 
-def test_a_job_that_somebody_removed_is_seen_as_cancelled(tmp_path: Path, fake: FakeSlurm) -> None:
+def test_how_a_job_ended_is_said_in_slurms_own_words(tmp_path: Path, fake: FakeSlurm) -> None:
+    """While the controller remembers it, by squeue; later by sacct, which may know others of its number."""
     submit(tmp_path)
+    comment = fake.queue["101"][2]
+    name = f"{tmp_path.name}:train"
+    cases: list[tuple[str, dict[str, object], tuple[str, str]]] = [
+        ("waiting", {}, ("cancelled", "SLURM no longer knows how it ended")),
+        ("waiting", {"State": "CANCELLED by 0"}, ("cancelled", "job 101 ended as CANCELLED")),
+        (
+            "waiting",
+            {"State": "FAILED", "ExitCode": "127:0"},
+            ("failed", "(exit status 127) before the stage"),
+        ),
+        ("waiting", {"State": "FAILED", "JobName": "other:x"}, ("cancelled", "no longer knows")),
+        ("waiting", {"State": "FAILED", "Cluster": "other"}, ("cancelled", "no longer knows")),
+        ("waiting", {"State": "FAILED", "Comment": "other"}, ("cancelled", "no longer knows")),
+        (
+            "running",
+            {"State": "OUT_OF_MEMORY", "ExitCode": "0:125"},
+            ("interrupted", "OUT_OF_MEMORY (killed"),
+        ),
+        ("running", {"State": "NODE_FAIL"}, ("interrupted", "job 101 ended as NODE_FAIL; the stage wrote")),
+    ]
     fake.set_queue({})
+    for state, row, (expected, words) in cases:
+        if state == "running" and of(tmp_path, "train").attempts == 0:
+            begin(tmp_path, "train")
+        fake.account({"JobID": "101", "JobName": name, **row} if row else {})
+        train = of(tmp_path, "train")
+        assert train.state == expected and words in train.reason, (row, train)
+    fake.set_queue({"101": ["TIMEOUT", "TimeLimit", comment, 15]})
     train = of(tmp_path, "train")
-    assert (train.state, train.reason) == ("cancelled", "its job left the queue before it began")
+    assert (
+        train.reason
+        == "job 101 ended as TIMEOUT (TimeLimit, killed by signal 15); the stage wrote nothing down"
+    )
+    assert train.lost
+
+
+def test_what_happened_after_the_last_attempt_is_not_hidden_by_its_reason(
+    tmp_path: Path, fake: FakeSlurm
+) -> None:
+    """Requeued after a time limit, a job whose interpreter is gone fails before the stage begins again."""
+    submit(tmp_path)
+    begin(tmp_path, "train")
+    ledger, comment = Ledger(tmp_path), fake.queue["101"][2]
+    record = ledger.read("train")
+    assert record is not None
+    ended = record.attempts[0].model_copy(update={"ended": datetime.now(UTC), "state": "interrupted"})
+    ledger.write(record.changed("interrupted", "stopped by SIGUSR2 (timeout)", attempts=(ended,)))
+    for restarts, state, words in (
+        (0, "interrupted", "SIGUSR2"),
+        (1, "failed", "status 127) before the stage"),
+    ):
+        fake.set_queue({"101": ["FAILED", "NonZeroExitCode", comment, 127 << 8, restarts]})
+        (tmp_path / "jobs/101_0_log.err").write_text("python: No such file or directory\n")
+        train = of(tmp_path, "train")
+        assert train.state == state and words in train.reason
+        assert train.last_line == "python: No such file or directory"
+
+
+def test_what_is_unknown_is_called_unknown(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is submitted again, and nothing cancelled, while SLURM says nothing that can be relied on."""
+    submit(tmp_path)
+    queued = fake.queue
+    foreign = {job: [state, reason, "other"] for job, (state, reason, _) in queued.items()}
+    everybody = os.getuid()
+
+    def broken() -> None:
+        fake.break_command("squeue", "Unable to contact slurm controller")
+
+    def silent() -> None:
+        fake.silence("squeue")
+
+    def no_name() -> None:
+        fake.set_queue({})
+        fake.break_command("scontrol", "Unable to contact slurm controller")
+        scheduler._ASKED.clear()
+
+    def elsewhere() -> None:
+        fake.move_to("other")
+        fake.set_queue(foreign)
+
+    def private() -> None:
+        fake.move_to("fake", private=True)
+        fake.set_queue({})
+        monkeypatch.setattr(os, "getuid", lambda: everybody + 1)
+
+    def contradicted() -> None:
+        fake.set_queue({})
+        fake.account(*({"JobID": j, "State": "RUNNING", "JobName": f"{tmp_path.name}:x"} for j in queued))
+        fake.say("scontrol", "JobId=101 JobState=RUNNING Reason=None\n")
+
+    for fault in (broken, silent, no_name, elsewhere, private, contradicted):
+        fault()
+        now = status(tmp_path)
+        assert {s.state for s in now.stages} == {"unknown"} and now.note, fault.__name__
+        assert now.in_flight and not now.ended_badly
+        with pytest.raises(RunError, match=r"cannot be told|squeue does not list"):
+            retry(tmp_path)
+        if fault in (broken, silent, elsewhere):
+            with pytest.raises(RunError):
+                cancel(tmp_path)
+        assert len(fake.scripts) == 3 and not fake.cancelled, fault.__name__
+        for command in ("squeue", "scontrol"):
+            fake.mend(command)
+        fake.account()
+        fake.move_to("fake")
+        fake.set_queue(queued)
+        monkeypatch.setattr(os, "getuid", lambda: everybody)
+        assert {s.state for s in status(tmp_path).stages} == {"submitted"}, fault.__name__
+
+
+def test_a_shell_does_not_steer_slurms_commands(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (fake.root / "watch").write_text(
+        "SQUEUE_PARTITION SBATCH_TIMELIMIT SLURM_CLUSTERS SACCT_FORMAT SLURM_CONF"
+    )
+    for name in ("SQUEUE_PARTITION", "SBATCH_TIMELIMIT", "SLURM_CLUSTERS", "SACCT_FORMAT", "SLURM_CONF"):
+        monkeypatch.setenv(name, "steered")
+    submit(tmp_path)
+    status(tmp_path)
+    fake.set_queue({})
+    status(tmp_path)
+    cancel(tmp_path)
+    seen = (fake.root / "seen").read_text().splitlines()
+    assert {line.split()[0] for line in seen} == {"sbatch", "squeue", "scontrol", "sacct"}
+    assert {line.split(" ", 1)[1] for line in seen} == {"SLURM_CONF"}
+    assert os.environ["SBATCH_TIMELIMIT"] == "steered"
+    assert "SBATCH_TIMELIMIT: not passed on to sbatch" in caplog.text
+
+
+def test_a_foreign_job_of_the_same_number_is_left_alone(tmp_path: Path, fake: FakeSlurm) -> None:
+    submit(tmp_path)
+    fake.set_queue({"101": ["RUNNING", "None", "somebody-else's"]})
+    assert cancel(tmp_path) == [] and not fake.cancelled
+    assert of(tmp_path, "train").state == "cancelled"
+
+
+def test_cancel_stops_every_job_of_a_stage(tmp_path: Path, fake: FakeSlurm) -> None:
+    """Should a stage ever have jobs of two submissions, the older one is stopped too."""
+    graph = Graph([Stage("train", work.write)])
+    submit(tmp_path, graph)
+    first = fake.queue
+    fake.set_queue({})
+    submit(tmp_path, graph)
+    fake.set_queue(first | fake.queue)
+    assert cancel(tmp_path) == ["train"] and fake.cancelled == ["101", "102"]
+
+
+def test_a_job_that_is_completing_is_at_work_only_while_its_stage_is(tmp_path: Path, fake: FakeSlurm) -> None:
+    graph = Graph([Stage("train", work.write)])
+    submit(tmp_path, graph)
+    begin(tmp_path, "train")
+    queue_state(fake, "101", "COMPLETING")
+    assert of(tmp_path, "train").state == "running"
+    record = Ledger(tmp_path).read("train")
+    assert record is not None
+    Ledger(tmp_path).write(record.changed("failed", "ValueError: no"))
+    assert of(tmp_path, "train").state == "failed"
+    assert retry(tmp_path).succeeded and "--dependency=afterany:101" in fake.scripts[1]
+
+
+def test_looking_writes_nothing(tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the run is on another machine, whose clock is ahead; its heart beats."""
+    monkeypatch.setattr(submission, "_WATCH_SECONDS", 1.0)
+    run = tmp_path / "run"
+    submit(run)
+    for age, beats, held in ((0, False, True), (-7200, True, True), (7200, True, True), (7200, False, False)):
+        path = run / "submissions/0001.json"
+        plain = json.loads(path.read_text()) | {"state": "open", "host": "elsewhere"}
+        path.write_text(json.dumps(plain))
+        beat = time.time() - age
+        os.utime(path, (beat, beat))
+        heart = threading.Timer(0.3, os.utime, (path, (beat + 5, beat + 5)))
+        if beats:
+            heart.start()
+        before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p != path}
+        assert (status(run).holder is not None) == held, (age, beats)
+        assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p != path} == before
+        heart.cancel()
+
+
+def test_a_number_of_another_container_says_nothing(tmp_path: Path) -> None:
+    """Same host name, processes numbered apart: the heartbeat tells, and nothing is signalled."""
+    run = tmp_path / "run"
+    process = waiting_run(run, "inline", tmp_path / "door")
+    path = run / "submissions/0001.json"
+    plain = json.loads(path.read_text())
+    there = {"space": "boot pid:[1]", "pid": 999_999}
+    path.write_text(json.dumps(plain | there))
+    record = Ledger(run).read("train")
+    assert record is not None
+    attempts = (record.attempts[0].model_copy(update=there),)
+    Ledger(run).write(record.model_copy(update={"attempts": attempts}))
+    assert of(run, "train").state == "running"
+    with pytest.raises(RunError, match="has been at work on this run"):
+        retry(run)
+    with pytest.raises(RunError, match="cannot be seen from here"):
+        cancel(run)
+    process.kill()
+    process.wait()
+
+
+def test_a_report_in_flight_waits_for_what_is_retried(tmp_path: Path, fake: FakeSlurm) -> None:
+    evaluate = [Stage(name, work.write, {"text": name}) for name in ("one", "two")]
+    graph = Graph([*evaluate, Stage("report", work.collect, {"directories": []}, after=("one", "two"))])
+    for state in ("PENDING", "RUNNING"):
+        run = tmp_path / state
+        fake.set_queue({})
+        submit(run, graph)
+        array, report = (next(j for j in fake.queue if f".{n}." in fake.queue[j][2]) for n in (1, 2))
+        record = Ledger(run).read("one")
+        assert record is not None
+        Ledger(run).write(record.changed("failed", "ValueError: no"))
+        base = array.partition("_")[0]
+        queue = {f"{base}_1": ["RUNNING", "None", fake.queue[array][2]]}
+        queue[report] = [state, "None", fake.queue[report][2]]
+        fake.set_queue(queue)
+        assert retry(run, failed_only=True).succeeded
+        assert fake.cancelled[-1] == report, state
+        (again,) = (job for job in fake.queue if job not in queue and ".1." in fake.queue[job][2])
+        assert f"--dependency=afterany:{again}:{base}_1" in fake.scripts[-1].replace("'", "")
 
 
 def test_a_run_taken_over_inline_is_not_taken_for_lost(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -160,7 +385,7 @@ def test_without_squeue_the_ledger_is_shown_and_a_note(tmp_path: Path, fake: Fak
     begin(tmp_path, "train")
     fake.break_command("squeue", "Unable to contact slurm controller")
     now = status(tmp_path)
-    assert now.stages[0].state == "running" and "Unable to contact" in now.note
+    assert now.stages[0].state == "unknown" and "Unable to contact" in now.note
 
 
 def test_a_finished_run_needs_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

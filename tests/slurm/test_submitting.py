@@ -135,13 +135,13 @@ def test_a_stage_that_ends_while_the_queue_is_read_is_not_submitted_again(
     submit(tmp_path / "run", graph)
     ledger, ask = Ledger(tmp_path / "run"), scheduler.queue
 
-    def ends_meanwhile() -> dict[str, scheduler.Queued]:
+    def ends_meanwhile(users: set[int]) -> dict[str, scheduler.Queued]:
         record = ledger.read("a")
         assert record is not None
         ledger.out("a").mkdir(exist_ok=True)
         ledger.write(record.changed("finished"))
         fake.set_queue({})
-        return ask()
+        return ask(users)
 
     monkeypatch.setattr(scheduler, "queue", ends_meanwhile)
     result, _ = submit(tmp_path / "run", graph)
@@ -167,7 +167,7 @@ def test_a_finished_report_is_drawn_up_again_though_its_job_has_not_left_the_que
     assert {e.stage: e.state for e in events} == {"late": "submitted", "report": "submitted"}
     assert "late had not finished when it ran" in events[-1].reason
     waited_for = "101" if late_is_queued else "103"
-    assert options(fake.scripts[-1])["dependency"] == f"afterany:{waited_for}"
+    assert options(fake.scripts[-1])["dependency"] == f"afterany:{waited_for}:102"
 
 
 def test_what_has_left_the_queue_unfinished_is_submitted_again(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -175,9 +175,12 @@ def test_what_has_left_the_queue_unfinished_is_submitted_again(tmp_path: Path, f
     kept = {job: value for job, value in fake.queue.items() if job not in ("103_1", "103_4")}
     fake.set_queue(kept)
     submit(tmp_path / "run")
-    assert len(fake.scripts) == 5
+    assert len(fake.scripts) == 6 and fake.cancelled == ["104"]
     assert options(fake.scripts[4])["array"] == "0-1%2"
     assert options(fake.scripts[4])["dependency"] == "afterok:102"
+    assert options(fake.scripts[5])["dependency"] == "afterany:103_0:105:103_2:103_3", (
+        "and so does the report"
+    )
 
 
 def test_a_changed_stage_is_not_submitted_beside_its_former_self(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -224,7 +227,7 @@ def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(
         RequestError, match=r"stage bad: SLURM does not accept .* invalid partition specified: nope"
     ):
         submit(tmp_path / "run", Graph([TRAIN, bad]))
-    assert not fake.scripts
+    assert not fake.queue and not [call for call in fake.calls if "--test-only" in call]
 
 
 def test_refused_half_way_all_is_taken_back(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -259,7 +262,7 @@ def test_a_machine_without_slurm_is_told_so(tmp_path: Path, monkeypatch: pytest.
 def test_a_controller_that_does_not_answer_stops_a_second_submission(tmp_path: Path, fake: FakeSlurm) -> None:
     submit(tmp_path / "run")
     fake.break_command("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
-    with pytest.raises(RunError, match=r"stage pretrain was submitted as job 101, .* Unable to contact"):
+    with pytest.raises(RunError, match=r"stage pretrain: it was submitted as job 101, .* Unable to contact"):
         submit(tmp_path / "run")
     assert len(fake.scripts) == 4
 

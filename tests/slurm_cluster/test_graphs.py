@@ -10,9 +10,9 @@ import pytest
 from carryover.slurm import Graph, Ledger, Output, RequestError, Resources, Stage, run_graph
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.control import retry
+from carryover.slurm.costs import stage_costs
 from carryover.slurm.resources import Cluster as Settings
-from carryover.slurm.scheduler import stage_costs
-from carryover.slurm.status import log_files, status
+from carryover.slurm.status import log_files
 from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
@@ -85,7 +85,10 @@ def test_a_process_killed_by_the_machine_is_not_lost_sight_of(cluster: Cluster, 
     run_graph(graph, EXECUTOR, run)
     now = at_rest(cluster, run)
     assert states(now) == {"dies": "interrupted", "needs": "blocked"}
-    assert now.stages[0].reason == "its process was killed"
+    (job,) = submissions(Ledger(run))[0].jobs["dies"]
+    assert now.stages[0].reason == (
+        f"job {job} ended as FAILED (NonZeroExitCode, exit status 137); the stage wrote nothing down"
+    )
 
 
 def test_a_submitter_killed_right_after_submission_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
@@ -109,21 +112,20 @@ def test_a_submitter_killed_right_after_submission_changes_nothing(cluster: Clus
 CHAIN = Graph([Stage("first", work.write), Stage("second", work.write, depends_on=("first",))])
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        (Resources(partition="nope"), "invalid partition specified: nope"),
-        (Resources(nodes=7), "More processors requested|Requested node configuration|node count"),
-        (Resources(gpus_per_node=8), "Invalid generic resource|Requested node configuration"),
-    ],
-)
-def test_what_the_controller_rejects_is_said_before_submission(
-    cluster: Cluster, tmp_path: Path, asked: Resources, message: str
+def test_what_the_controller_rejects_is_submitted_whole_or_not_at_all(
+    cluster: Cluster, tmp_path: Path
 ) -> None:
-    graph = Graph([Stage("good", work.write), Stage("bad", work.write, resources=asked)])
-    with pytest.raises(RequestError, match=f"stage bad: SLURM does not accept .*({message})"):
-        run_graph(graph, EXECUTOR, tmp_path / "run")
-    assert states(status(tmp_path / "run")) == {"good": "waiting", "bad": "waiting"}
+    for number, (asked, message) in enumerate(
+        (
+            (Resources(partition="nope"), "invalid partition specified: nope"),
+            (Resources(gpus_per_node=8), "Invalid generic resource|Requested node configuration"),
+        )
+    ):
+        run = tmp_path / str(number)
+        graph = Graph([Stage("good", work.write), Stage("bad", work.write, resources=asked)])
+        with pytest.raises(RequestError, match=f"stage bad: SLURM does not accept .*({message})"):
+            run_graph(graph, EXECUTOR, run)
+        assert not [job for job in cluster.command("squeue", "-h", "-o", "%j").split() if f"{number}:" in job]
 
 
 def test_a_cluster_without_accounting(bare_cluster: Cluster, tmp_path: Path) -> None:

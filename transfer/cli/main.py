@@ -136,8 +136,10 @@ def pretrain(
 
     config = load("pretrain", recipe, overrides or [])
     from carryover.pretrain.trainer import train
+    from carryover.slurm.processes import leaving
 
-    typer.echo(train(config, out or Path("runs") / f"{config.name}-seed{config.seed}"))
+    with leaving():
+        typer.echo(train(config, out or Path("runs") / f"{config.name}-seed{config.seed}"))
 
 
 @app.command()
@@ -175,9 +177,11 @@ def evaluate(
     encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
 ) -> None:
     """Run one evaluation recipe on a checkpoint; run again to resume."""
+    from carryover.slurm.processes import leaving
     from carryover.transfer.cli.commands import evaluate_checkpoint
 
-    evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder)
+    with leaving():
+        evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder)
 
 
 @app.command()
@@ -214,7 +218,7 @@ def status(
     run_dir: Run,
     follow: Annotated[bool, typer.Option("--follow", help="Stay until nothing is on its way.")] = False,
 ) -> None:
-    """Say where every stage of a run stands."""
+    """Say where every stage of a run stands; 0 finished or on its way, 1 something ended badly, 3 unknown."""
     from carryover.transfer.cli.run_commands import print_status
 
     raise typer.Exit(print_status(run_dir, follow=follow))
@@ -328,11 +332,16 @@ def _command_line() -> str:
 
 
 def main() -> None:
-    """Run the command line; 0 done, 1 the work failed, 2 what was asked is wrong."""
+    """Run the command line; 0 done, 1 the work failed, 2 what was asked is wrong, 128 + a signal stopped."""
     try:
         app()
     except BrokenPipeError:
         sys.exit(1)
+    except SystemExit as left:
+        # Raised by what a signal stopped, with what becomes of its work; others have said what they had to.
+        if getattr(left, "signum", 0):
+            typer.secho(str(left), fg="yellow", err=True)
+        raise
     except Exception as error:
         status = _status(error)
         if status is None or "--debug" in sys.argv[1:]:

@@ -32,6 +32,9 @@ err_console = Console(stderr=True)
 
 # Each look is a call to squeue, which asks not to be run in tight loops.
 _LOOK_SECONDS = 20.0
+UNKNOWN = 3
+"""Exit status of `status` where SLURM gave no answer that can be relied on."""
+
 _STYLES = {
     "finished": "green",
     "skipped": "dim",
@@ -39,6 +42,7 @@ _STYLES = {
     "blocked": "yellow",
     "interrupted": "yellow",
     "cancelled": "yellow",
+    "unknown": "bold yellow",
 }
 
 
@@ -86,9 +90,11 @@ def run_pipeline(
 
 
 def print_status(run_dir: Path, *, follow: bool = False) -> int:
-    """Print where every stage of a run stands; return 1 when one ended badly, else 0.
+    """Print where every stage of a run stands; return the exit status that says it in short.
 
-    With `follow`, the table is drawn anew until nothing is on its way any more.
+    0: every stage has finished, or is on its way. 1: one ended badly, or nobody works on it. 3: none did, but
+    of one it cannot be told. With `follow`, the table is drawn anew until nothing is on its way any more, nor
+    unknown.
     """
     from carryover.slurm.status import status
 
@@ -103,7 +109,9 @@ def print_status(run_dir: Path, *, follow: bool = False) -> int:
         out_console.print(_status_table(now))
     counted = ", ".join(f"{n} {state}" for state, n in now.counts.items())
     out_console.print(Text(f"{now.run_dir.name}: {counted}" + (f"; {now.note}" if now.note else "")))
-    return 1 if any(now.counts[s] for s in ("failed", "blocked", "cancelled", "damaged")) else 0
+    if now.ended_badly:
+        return 1
+    return UNKNOWN if now.counts["unknown"] else 0
 
 
 def _status_table(now: "RunStatus") -> Table:

@@ -6,9 +6,9 @@ from typing import Any
 
 import carryover.transfer.pipeline.calls  # noqa: F401 (makes the calls of a run directory known)
 from carryover.configs import UserError
+from carryover.slurm.costs import Cost, stage_costs
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger
-from carryover.slurm.scheduler import Cost, stage_costs
 from carryover.slurm.stage import Output
 from carryover.transfer.results.record import (
     RECORD_NAME,

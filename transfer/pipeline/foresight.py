@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carryover.configs import UserError
+from carryover.core.backbones.pixels import TrainedOn, require_same_crops, require_same_pixels
 from carryover.core.formats.backbone import BackboneConfig
+
+if TYPE_CHECKING:
+    from carryover.core.formats.canonical import CanonicalMetadata
 
 _DENSE = ("detection", "segmentation")
 _ORDINARY = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -41,11 +45,26 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
             ) from None
 
 
-def read_backbone(path: Path, encoder: str | None) -> BackboneConfig:
-    """Return what a checkpoint of any known maker holds; raises UserError when none is whole in it."""
+def refuse_other_pixels(where: str, trained_on: TrainedOn, recipes: Iterable[Any]) -> None:
+    """Raise UserError if a recipe feeds a checkpoint images of another size or normalisation than its own.
+
+    `where` names the pretraining or checkpoint; every evaluation would fail of it, after the training.
+    """
+    for recipe in recipes:
+        try:
+            if hasattr(getattr(recipe, "image", None), "input_size"):
+                require_same_crops(recipe.image, trained_on, f"the checkpoint of {where}")
+            elif hasattr(getattr(recipe, "input", None), "channel_order"):
+                require_same_pixels(recipe.input, trained_on, f"the checkpoint of {where}")
+        except UserError as error:
+            raise UserError(f"evaluate: {recipe.name}: {error}") from None
+
+
+def read_metadata(path: Path, encoder: str | None) -> "CanonicalMetadata":
+    """Return what a checkpoint of any known maker holds; raises UserError when no backbone is whole in it."""
     from carryover.core.backbones.importers import take_backbone
 
-    return take_backbone(path, encoder).metadata.backbone
+    return take_backbone(path, encoder).metadata
 
 
 def explain_missing(paths: Mapping[Path, Sequence[str]], roots: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from carryover.configs import UserError, load
+from carryover.core.backbones.pixels import WillBeTrainedOn
 from carryover.core.data.digest import Digests, recipe_digest
 from carryover.slurm.graph import Graph
 from carryover.slurm.resources import Resources
@@ -17,7 +18,7 @@ from carryover.transfer.pipeline.config import (
     PipelineConfig,
     PretrainEntry,
 )
-from carryover.transfer.pipeline.foresight import read_backbone, refuse_unfit
+from carryover.transfer.pipeline.foresight import read_metadata, refuse_other_pixels, refuse_unfit
 
 _Entry = TypeVar("_Entry", PretrainEntry, CheckpointEntry, EvaluationEntry)
 _SHAPES = "shapes:"
@@ -118,7 +119,10 @@ def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
     recipe = resolved(laid.config, "pretrain", entry, seed)
     where = f"pretrain: {entry.key}"
     judged = [e for e in laid.evaluations if _is_for(e.entry, entry.key)]
-    refuse_unfit(where, recipe.backbone, laid.config.convert, (r for e in judged for r in e.recipes.values()))
+    judges = [r for e in judged for r in e.recipes.values()]
+    refuse_unfit(where, recipe.backbone, laid.config.convert, judges)
+    augment = recipe.augment
+    refuse_other_pixels(where, WillBeTrainedOn(augment.mean, augment.std, augment.view.size), judges)
     requires = _roots(recipe, where) if recipe.method.trains else ()
     known = laid.digests.of(recipe) if recipe.method.trains else {}
     params: dict[str, Any] = {"recipe": _plain(laid.config, recipe), "name": entry.key}
@@ -148,10 +152,10 @@ def _add_import(laid: _Plan, given: CheckpointEntry) -> str:
     where = f"checkpoints: {given.label}"
     if not path.is_file():
         raise UserError(f"{where}: {path}: no such file")
-    backbone = read_backbone(path, given.encoder)
-    refuse_unfit(
-        where, backbone, laid.config.convert, (r for e in laid.evaluations for r in e.recipes.values())
-    )
+    metadata = read_metadata(path, given.encoder)
+    judges = [r for e in laid.evaluations for r in e.recipes.values()]
+    refuse_unfit(where, metadata.backbone, laid.config.convert, judges)
+    refuse_other_pixels(where, metadata, judges)
     params = {"checkpoint": str(path), "label": given.label, "encoder": given.encoder}
     _add(laid, "convert", f"import/{given.key}", "import_foreign", params, inputs=(path,))
     return f"import/{given.key}"

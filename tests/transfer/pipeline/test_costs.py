@@ -101,13 +101,13 @@ def test_our_own_clock_fills_in_where_there_is_no_accounting(run_dir: Path, fake
 
 
 def test_accounting_is_believed_once_it_knows_how_a_job_ended(run_dir: Path, fake: FakeSlurm) -> None:
-    ended = (
-        "103|COMPLETED|2026-11-20T14:00:00|2026-11-20T14:06:00|2026-11-20T14:26:00|1200|billing=1,gres/gpu=2"
-    )
-    fake.say("sacct", ended.replace("COMPLETED", "RUNNING").replace("2026-11-20T14:26:00", "Unknown") + "\n")
+    day = "2026-11-20T"
+    ended = {"JobID": "103", "State": "COMPLETED", "ElapsedRaw": 1200, "AllocTRES": "billing=1,gres/gpu=2"}
+    ended |= {"Eligible": f"{day}14:00:00", "Start": f"{day}14:06:00", "End": f"{day}14:26:00"}
+    fake.account(ended | {"State": "RUNNING", "End": "Unknown"})
     write_costs(run_dir)
     assert _only_record(run_dir).cost_source == "clock"
-    fake.say("sacct", ended + "\n")
+    fake.account(ended)
     assert write_costs(run_dir) == 1
     spent = _only_record(run_dir)
     assert (spent.cost_source, spent.wall_seconds, spent.waiting_seconds) == ("sacct", 1200, 360)

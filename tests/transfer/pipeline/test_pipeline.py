@@ -72,7 +72,7 @@ def test_a_root_of_the_users_own_must_exist_before_anything_runs(tmp_path: Path)
 def test_random_weights_need_no_images(tmp_path: Path) -> None:
     text = """
 pretrain: [{recipe: random_r18}]
-evaluate: [{recipe: knn_cifar10, overrides: [data.root=/images]}]
+evaluate: [{recipe: knn_cifar10, overrides: [data.root=/images, image.input_size=any]}]
 """
     graph = plan(pipeline(tmp_path, text), tmp_path)
     assert graph["pretrain/random_r18-seed0"].requires == ()
@@ -99,7 +99,9 @@ def test_a_checkpoint_of_ones_own_is_an_input_by_content(tmp_path: Path) -> None
     text = f"""
 checkpoints: [{{path: {theirs}, label: theirs}}]
 shapes: {{}}
-evaluate: [{{recipe: demo_finetune_1percent, overrides: ["data.root=shapes:classification"]}}]
+evaluate:
+  - recipe: demo_finetune_1percent
+    overrides: ["data.root=shapes:classification", image.input_size=any]
 """
     config = pipeline(tmp_path, text)
     before = plan(config, tmp_path).hashes()
@@ -159,6 +161,9 @@ def test_one_checkpoint_is_given_in_short(tmp_path: Path) -> None:
     path = tmp_path / "their best (v2).pth"
     torch.save({"state_dict": network(seed=0).state_dict()}, path)
     short = SMALL.replace(SMALL[SMALL.index("pretrain:") : SMALL.index("evaluate:")], "")
+    with pytest.raises(UserError, match=r"image.size is 64, but the checkpoint of checkpoints: their-best"):
+        plan(pipeline(tmp_path, short, f"checkpoint={path}"), tmp_path)
+    short = short.replace('.images}"]', '.images}", image.input_size=any]')
     with pytest.raises(UserError, match="checkpoint=FILE"):
         plan(pipeline(tmp_path, short), tmp_path)
     graph = plan(pipeline(tmp_path, short, f"checkpoint={path}"), tmp_path)
@@ -168,6 +173,24 @@ def test_one_checkpoint_is_given_in_short(tmp_path: Path) -> None:
         plan(pipeline(tmp_path, short, f"checkpoint={path}", "encoder=momentum"), tmp_path)
     with pytest.raises(UserError, match="encoder: belongs to checkpoint"):
         pipeline(tmp_path, SMALL, "encoder=momentum")
+
+
+def test_an_evaluation_of_other_images_than_trained_on_is_refused_before_the_training(tmp_path: Path) -> None:
+    """Of another size, or normalised differently: a classifier's and a detector's recipe alike."""
+    images = '"data.root=${roots.images}"]}'
+    for change, words in (
+        (
+            "augment.view.size=48",
+            r"1percent: image.size is 64, but .* of pretrain: unigrad_demo .* crops of 48",
+        ),
+        (
+            "augment.mean=[0.1,0.2,0.3]",
+            r"faster_fpn: the checkpoint of pretrain: unigrad_demo: was .* pixel_mean",
+        ),
+    ):
+        other = DETECTION.replace(images, images.replace("]}", f", '{change}']}}"), 1)
+        with pytest.raises(UserError, match=words):
+            plan(pipeline(tmp_path, other), tmp_path)
 
 
 DETECTION = SMALL + '  - {recipe: demo_faster_fpn, overrides: ["data.root=shapes:detection"]}\n'
