@@ -33,9 +33,13 @@ class Recipe(Section):
     version
         Version of what the recipe is carried out by (a task, a method): raised whenever the same recipe would
         give another number. Part of the identity of every piece of work.
+    trained_since
+        The oldest version that trains as this one does, and only tests otherwise: its half-finished trainings
+        are gone on with. None: only those of this version.
     """
 
     version: ClassVar[int] = 1
+    trained_since: ClassVar[int | None] = None
 
     def version_of_v1(self, processes: int | None) -> int:
         """Return the version that this recipe's work by carryover 0.1 counts as.

@@ -137,6 +137,14 @@ class MemoryImages:
         return replace(self, pixels=pixels, labels=labels, paths=paths)
 
 
+def names_of(dataset: Dataset) -> tuple[str, ...]:
+    """Return what the images are called: their paths below the data set's root, or their numbers."""
+    if dataset.paths is None:
+        return tuple(str(i) for i in range(len(dataset)))
+    root = dataset.paths.root
+    return tuple(str(p.relative_to(root)) if p.is_relative_to(root) else str(p) for p in dataset.paths)
+
+
 def read_or_next(dataset: Dataset, index: int) -> tuple[Tensor, int, list[str]]:
     """Read image `index`, or, where it cannot be read, the next one that can (the first follows the last).
 

@@ -78,7 +78,7 @@ class Work:
         there = read_identity(self.out)
         if there is not None:
             hash_v1, known = there.recipe_hash_v1, there.stated()
-            require_same_work(self.out, self.identity, known)
+            require_same_work(self.out, self.identity, self._as_trained(known))
         elif (self.out / RECIPE_NAME).exists():
             hash_v1 = self._begun_by_v1()
         for path in states_in(self.out):
@@ -94,9 +94,11 @@ class Work:
     def require(self, path: Path, there: Any, what: str = "training state") -> None:
         """Raise UserError unless a file is of this work, by the identity that it holds (`there`).
 
-        A file of version 1 holds a hash; it is accepted when that fits the recipe beside which it lies.
+        A file of version 1 holds a hash; it is accepted when that fits the recipe beside which it lies. A
+        training state of an older version of the task is accepted where that trained alike.
         """
         if isinstance(there, Mapping):
+            there = self._as_trained(there) if what == "training state" else there
             require_same_work(path, self.identity, there, what)
         elif there is None or there != self._hash_v1():
             raise UserError(
@@ -121,8 +123,14 @@ class Work:
         plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
         seed = getattr(recipe, "seed", None)
         stated = {"kind": self.identity.kind, "version": 1, "protocol": protocol(recipe), "seed": seed}
-        require_same_work(self.out, self.identity, stated | dict(self.stated_by_v1()))
+        require_same_work(self.out, self.identity, self._as_trained(stated | dict(self.stated_by_v1())))
         return hash_of_v1(plain, recipe)
+
+    def _as_trained(self, there: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is said of an unfinished work, in today's version where that trains alike."""
+        since, version = type(self.recipe).trained_since, there.get("version")
+        alike = since is not None and isinstance(version, int) and since <= version < self.identity.version
+        return {**there, "version": self.identity.version} if alike else dict(there)
 
 
 @contextmanager

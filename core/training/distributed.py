@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -108,6 +109,18 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 def mean_over_ranks(x: Tensor) -> Tensor:
     """Return the mean of every rank's `x`; gradients flow back to each rank."""
     return sum_over_ranks(x) / world_size() if world_size() > 1 else x
+
+
+def joined_rows(parts: list[np.ndarray]) -> np.ndarray:
+    """Return every rank's arrays (n, ...) one below the other, in the order of the ranks, on every rank.
+
+    A rank may have none.
+    """
+    everyone: list[list[np.ndarray]] = [parts]
+    if world_size() > 1:
+        everyone = [[] for _ in range(world_size())]
+        dist.all_gather_object(everyone, parts)
+    return np.concatenate([part for own in everyone for part in own])
 
 
 def own_slice(x: Tensor) -> Tensor:

@@ -14,7 +14,18 @@ from carryover.configs.formats import DISTRIBUTION, release
 if TYPE_CHECKING:
     import torch
 
-_LIBRARIES = (DISTRIBUTION, "torch", "torchvision", "numpy", "pillow", "faster-coco-eval", "scikit-learn")
+# OpenCV goes by several names, of which one is installed: mmseg reads and resizes with it.
+_LIBRARIES = (
+    DISTRIBUTION,
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "opencv-python",
+    "opencv-python-headless",
+    "faster-coco-eval",
+    "scikit-learn",
+)
 
 
 @cache

@@ -78,12 +78,17 @@ def decisions(run: Path, *more: str) -> dict[str, Any]:
     return {d.stage.name: d for d in make_plan(pipeline(run, *more), Ledger(run), lambda record: "")}
 
 
-def test_a_finished_run_is_listed_and_there_is_nothing_to_do_again(finished: Path) -> None:
+DETECTION = "evaluate/simo_demo-seed0/demo_faster_fpn-seed0"
+
+
+def test_a_finished_run_is_listed_and_only_what_would_be_another_number_is_done_again(finished: Path) -> None:
     now = status(finished)
     assert now.succeeded and len(now.stages) == 7
-    assert {name: d.action for name, d in decisions(finished).items()} == dict.fromkeys(
-        (s.name for s in now.stages), Action.SKIP
-    )
+    # Scores of VOC's rule are rounded, and their ties were the processor's.
+    plans = decisions(finished)
+    again = {name for name, d in plans.items() if d.action is not Action.SKIP}
+    assert again == {DETECTION, "report"}
+    assert [str(d) for d in plans[DETECTION].differences] == ["version: 2 -> 3"]
 
 
 @pytest.mark.parametrize("archive", ["run-inline", "run-local"])
@@ -101,7 +106,7 @@ def test_only_what_changed_since_is_done_again_and_says_so(finished: Path) -> No
         name: [str(x) for x in d.differences] for name, d in plans.items() if d.action is not Action.SKIP
     }
     finetune = "evaluate/simo_demo-seed0/demo_finetune_10percent-seed"
-    assert again.keys() == {f"{finetune}0", f"{finetune}1", "report"}
+    assert again.keys() == {f"{finetune}0", f"{finetune}1", DETECTION, "report"}
     assert again[f"{finetune}0"] == ["labels.fraction: 0.5 -> 0.4"]
 
 
@@ -110,11 +115,10 @@ def test_results_of_then_count_unless_their_numbers_would_be_others(
 ) -> None:
     # Detectors are the same of one process, whose images come in the same order, and others of several.
     run = copied(finished, tmp_path / "run")
-    detection = "evaluate/simo_demo-seed0/demo_faster_fpn-seed0"
-    _as_of_processes(Ledger(run).out(detection) / "result.json", 8)
+    _as_of_processes(Ledger(run).out(DETECTION) / "result.json", 8)
     again = {name: d for name, d in decisions(run).items() if d.action is not Action.SKIP}
-    assert again.keys() == {detection, "report"} and again[detection].action is Action.REPLACE
-    assert [str(d) for d in again[detection].differences] == ["version: 1 -> 2"]
+    assert again.keys() == {DETECTION, "report"} and again[DETECTION].action is Action.REPLACE
+    assert [str(d) for d in again[DETECTION].differences] == ["version: 1 -> 3"]
 
     # Pictures are read as they were, but for those that carry an orientation or more than 8 bits.
     checkpoint, data = files / "canonical/backbone.safetensors", tmp_path / "shapes"
@@ -248,7 +252,7 @@ def _recipe(out: Path, files: Path) -> Any:
 def test_what_version_1_kept_aside_is_brought_back(finished: Path, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     plain = json.loads((run / "pipeline.json").read_text(encoding="utf-8"))
-    stage = "evaluate/simo_demo-seed0/demo_faster_fpn-seed0"
+    stage = "evaluate/simo_demo-seed0/demo_finetune_10percent-seed0"
     directory = Ledger(run).directory(stage)
     hash8 = json.loads((directory / "stage.json").read_text(encoding="utf-8"))["hash"][:8]
     for name in ("out", "logs"):

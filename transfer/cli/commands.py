@@ -157,6 +157,32 @@ def _refresh_costs(run: Path) -> None:
         log.warning("%s: costs are shown as they were written: %s", run, error)
 
 
+def print_rescored(runs: Sequence[Path]) -> bool:
+    """Print the metrics of some runs counted again; return whether all of them are as they were recorded."""
+    from carryover.transfer.results.rescore import rescore
+
+    done, problems = rescore(runs)
+    well = True
+    for one in done:
+        wrong = {m.label for m in one.differing}
+        well = well and not wrong
+        counted = {m.label: m for m in one.counted}
+        for stated in one.stated:
+            again = counted.get(stated.label)
+            value = "not counted" if again is None else _shown(again.value, again.unit)
+            verdict = (
+                f"recorded as {_shown(stated.value, stated.unit)}" if stated.label in wrong else "agrees"
+            )
+            out_console.print(Text(f"{one.stored.path}: {stated.label} {value}: {verdict}"), soft_wrap=True)
+    for problem in problems:
+        err_console.print(Text(f"left out: {problem.path}: {problem.reason}", style="yellow"), soft_wrap=True)
+    return well and not problems
+
+
+def _shown(value: float | None, unit: str) -> str:
+    return "undefined" if value is None else f"{value:.4f} {unit}"
+
+
 def print_comparison(first: Path, second: Path) -> bool:
     """Print what tells two runs or checkpoints apart; return whether every record could be read."""
     from carryover.transfer.report.compare import compare

@@ -280,6 +280,17 @@ def report(
 
 
 @app.command()
+def rescore(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or result records.")],
+) -> None:
+    """Count the numbers of finished evaluations again, from what they found in every test image."""
+    from carryover.transfer.cli.commands import print_rescored
+
+    if not print_rescored(runs):
+        raise typer.Exit(1)
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A run directory or a canonical checkpoint.")],
     second: Annotated[Path, typer.Argument(help="Another of the same kind.")],

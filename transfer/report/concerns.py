@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, what
 from carryover.transfer.report.tables import missing_seeds
 
+_PICTURE_LIBRARIES = {
+    "Pillow": ("pillow",),
+    "OpenCV": ("opencv-python", "opencv-python-headless"),
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -47,6 +52,17 @@ def concerns(collection: Collection) -> list[Concern]:
             "Different data under one protocol",
             "The recipe is the same and the amounts of data are not: check the data sets before comparing.",
             tuple(_uneven_data(collection)),
+        ),
+        Concern(
+            "Pictures read by different libraries",
+            "Major versions of them resize or rotate some pictures to other pixels: small differences may be"
+            " theirs.",
+            tuple(_libraries(collection)),
+        ),
+        Concern(
+            "Equal scores",
+            "They are ranked by a rule (the first class, the earlier image), as if by a draw.",
+            tuple(_ties(collection)),
         ),
         Concern("Missing seeds", "The cell says how many it has.", tuple(_gaps(collection))),
         Concern(
@@ -118,6 +134,30 @@ def _uneven_data(collection: Collection) -> Iterable[Case]:
             if uneven and len(counts) > 1:
                 listed = ", ".join("not said" if c is None else f"{c:,}" for c in _sorted(counts))
                 yield Case(f"{collection.captions[evaluation]}: {word} on {listed} images")
+
+
+def _libraries(collection: Collection) -> Iterable[Case]:
+    for evaluation, runs in collection.by_evaluation.items():
+        for library, names in _PICTURE_LIBRARIES.items():
+            by_major: dict[str, list[Numbered]] = defaultdict(list)
+            for run in runs:
+                versions = [v for n, v in run.record.library_versions.items() if n in names]
+                for version in versions:
+                    by_major[version.partition(".")[0]].append(run)
+            if len(by_major) > 1:
+                told = ", ".join(f"{library} {major} ({len(of)} records)" for major, of in by_major.items())
+                yield Case(f"{collection.captions[evaluation]}: {told}")
+
+
+def _ties(collection: Collection) -> Iterable[Case]:
+    """Say where ties could move a number by a tenth of a percent or more: one test image in a thousand."""
+    for (pretraining, evaluation), runs in collection.runs.items():
+        for run in runs:
+            tested = max(m.n for m in run.record.metrics)
+            # Of detections many score alike at the low end, where it decides nothing.
+            if evaluation.task != "detection" and max(run.record.ties, default=0) * 1000 >= tested:
+                where = f"{collection.labels[pretraining]}, {collection.captions[evaluation]}"
+                yield Case(f"{where}: {max(run.record.ties)} of {tested:,} images", (run.number,))
 
 
 def _sorted(counts: Iterable[int | None]) -> Sequence[int | None]:

@@ -61,7 +61,7 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
     columns = [
         c
         for c in ResultRecord.model_fields
-        if c not in ("metrics", "facts", "artifacts", "library_versions", "protocol")
+        if c not in ("metrics", "facts", "artifacts", "digests", "ties", "library_versions", "protocol")
     ]
     rows = []
     for stored in records:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata as distributions
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from carryover.configs import Recipe, UserError, protocol, recipe_hash
+from carryover.configs import Recipe, UserError, WorkError, protocol, recipe_hash
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import read_json, write_json
 from carryover.configs.formats import VERSION_KEY, WRITER_KEY, FileModel, Format, release
@@ -81,6 +82,19 @@ class Metric(FileModel):
         return " ".join([*words, self.name, *settings])
 
 
+def require_same(stated: Iterable[Metric], counted: Iterable[Metric], where: Path) -> None:
+    """Raise WorkError naming the first metric that is not what was counted from the outcomes in `where`."""
+    there = {m.label: m.value for m in counted}
+    for metric in stated:
+        value = there.get(metric.label)
+        same = metric.value == value or (
+            metric.value is not None and value is not None and math.isclose(metric.value, value, abs_tol=1e-6)
+        )
+        if metric.label not in there or not same:
+            came_to = there.get(metric.label)
+            raise WorkError(f"{where}: {metric.label} is {metric.value}, but its outcomes come to {came_to}")
+
+
 class Facts(FileModel):
     """What a task tells besides its metrics; each task's own is a subclass with typed fields."""
 
@@ -122,6 +136,11 @@ class ResultRecord(FileModel):
         What was built around the backbone ("Faster R-CNN C4"); None where that is told by the task.
     facts
         What else the task tells, by the fields of its `Facts`.
+    digests
+        SHA-256 of those artifacts that the numbers are counted from, by the artifacts' names.
+    ties
+        How many outcomes were ranked by the rule for equal scores, for each set of guesses; () where that was
+        not counted.
     wall_seconds, gpu_hours
         Of all attempts together; `waiting_seconds` is time in a cluster's queue with nothing else in the way.
     cost_source
@@ -158,6 +177,8 @@ class ResultRecord(FileModel):
     model: str | None = None
     facts: dict[str, Fact] = Field(default_factory=dict)
     artifacts: dict[str, str] = Field(default_factory=dict)
+    digests: dict[str, str] = Field(default_factory=dict)
+    ties: tuple[int, ...] = ()
     wall_seconds: float
     gpu_hours: float
     hardware: str
@@ -221,6 +242,8 @@ def make_record(
     artifacts: dict[str, str] | None = None,
     device: "torch.device | None" = None,
     processes: int = 1,
+    digests: dict[str, str] | None = None,
+    ties: tuple[int, ...] = (),
 ) -> ResultRecord:
     """Build the record of a finished evaluation; provenance is filled in from the running process.
 
@@ -244,6 +267,8 @@ def make_record(
         Files beside the record, by name, relative to its directory.
     device, processes
         What it was computed on, and in how many processes, each on a device of its own; None: the CPU.
+    digests, ties
+        As in the record.
     """
     metadata = source.metadata
     on_cpu = device is None or device.type == "cpu"
@@ -276,6 +301,8 @@ def make_record(
         model=model,
         facts={} if facts is None else facts.model_dump(mode="json", exclude_none=True),
         artifacts=artifacts or {},
+        digests=digests or {},
+        ties=ties,
         wall_seconds=wall_seconds,
         gpu_hours=0.0 if on_cpu else processes * wall_seconds / 3600,
         hardware=hardware(device, processes),

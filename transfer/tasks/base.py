@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from carryover.configs import UserError
-from carryover.transfer.results.record import Facts, Metric, ResultRecord
+from carryover.transfer.results.record import Facts, Metric, ResultRecord, require_same
 from carryover.transfer.tasks.recipe import EvaluationRecipe
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from carryover.core.formats.claims import Work
     from carryover.core.training.distributed import Ranks
     from carryover.core.training.interrupt import StopRequest
+    from carryover.transfer.results.outcomes.base import Outcomes
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,10 @@ class Outcome:
     Attributes
     ----------
     metrics
-        At least one.
+        At least one; () where they are to be counted from `outcomes`.
+    outcomes
+        What was found in every test image. They are written before anything is counted from them, and the
+        metrics must be what comes of them.
     train_images, label_fraction
         Images that were trained on, and the labelled share of the training split; None where it does not
         apply.
@@ -80,7 +84,8 @@ class Outcome:
         What the record calls the task, where its recipe has modes whose numbers do not compare.
     """
 
-    metrics: Sequence[Metric]
+    metrics: Sequence[Metric] = ()
+    outcomes: "Outcomes | None" = None
     train_images: int | None = None
     label_fraction: float | None = None
     selected_on: str | None = None
@@ -172,6 +177,37 @@ def run_task(task: Task[C, P, M], config: C, checkpoint: "Path | Source", out: P
         return _run(task, config, data, checkpoint, out)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """An evaluation's metrics, the file that they were counted from, and its digest."""
+
+    metrics: Sequence[Metric]
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    ties: tuple[int, ...] = ()
+
+
+def count(outcome: Outcome, out: Path) -> Counted:
+    """Write an evaluation's per-image outcomes, then count its metrics from them.
+
+    Raises WorkError where the task's own metrics are others.
+    """
+    from carryover.configs.files import sha256_file
+    from carryover.transfer.results.outcomes.base import OUTCOMES_NAME, write_outcomes
+
+    if outcome.outcomes is None:
+        return Counted(outcome.metrics)
+    path = out / OUTCOMES_NAME
+    write_outcomes(path, outcome.outcomes)
+    ties, metrics = outcome.outcomes.ties(), outcome.outcomes.metrics()
+    if any(ties):
+        log.info("equal scores, broken by rule: %s", ", ".join(map(str, ties)))
+    if outcome.metrics:
+        require_same(outcome.metrics, metrics, path)
+        metrics = tuple(outcome.metrics)
+    return Counted(metrics, {"outcomes": OUTCOMES_NAME}, {"outcomes": sha256_file(path)}, ties)
+
+
 def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", out: Path) -> ResultRecord:
     from carryover.core.backbones.source import open_source
     from carryover.core.formats.claims import RECIPE_NAME, Work
@@ -205,6 +241,7 @@ def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", o
         outcome = task.test(run, model)
         if ranks.first:
             assert outcome is not None
+            counted = count(outcome, out)
             record = make_record(
                 recipe=config,
                 task=outcome.recorded_as or config.task,
@@ -215,7 +252,7 @@ def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", o
                 backend=outcome.backend,
                 backend_version=outcome.backend_version,
                 seed=config.seed,
-                metrics=outcome.metrics,
+                metrics=counted.metrics,
                 wall_seconds=seconds + time.monotonic() - began,
                 selection="last" if outcome.selected_on is None else "best",
                 selected_on=outcome.selected_on,
@@ -223,7 +260,9 @@ def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", o
                 label_fraction=outcome.label_fraction,
                 model=outcome.model,
                 facts=outcome.facts,
-                artifacts={"recipe": RECIPE_NAME, **outcome.artifacts},
+                artifacts={"recipe": RECIPE_NAME, **outcome.artifacts, **counted.artifacts},
+                digests=counted.digests,
+                ties=counted.ties,
                 device=ranks.device,
                 processes=ranks.world,
             )

@@ -72,6 +72,17 @@ def test_other_code_in_one_cell_is_named() -> None:
     assert titles(*runs)["Different code revisions in one cell"] == ["UniGrad, one_percent: abc, def"]
 
 
+def test_other_libraries_that_read_pictures_and_many_ties_are_named() -> None:
+    versions = [{"pillow": v, "opencv-python-headless": w} for v, w in (("12.1.0", "4.12"), ("13.0", "4.11"))]
+    runs = [record(seed=i, library_versions=v, ties=(i * 21,)) for i, v in enumerate(versions)]
+    found = titles(*runs)
+    assert found["Pictures read by different libraries"] == [
+        "one_percent: Pillow 12 (1 records), Pillow 13 (1 records)"
+    ]
+    assert found["Equal scores"] == ["UniGrad, one_percent: 21 of 500 images"]
+    assert "Equal scores" not in titles(record(ties=(0,))), "nor where nothing ties"
+
+
 def test_results_on_data_that_were_mended_stand_in_columns_of_their_own() -> None:
     same = {"recipe": "voc", "task": "detection"}
     runs = [record(50.0 + i, seed=i, data_digest=d * 64, **same) for i, d in enumerate("aab")]

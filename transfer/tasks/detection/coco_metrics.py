@@ -1,10 +1,11 @@
 """COCO's average precision of boxes and masks, through faster-coco-eval."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -13,11 +14,12 @@ from pycocotools import mask as coco_mask
 from carryover.configs.errors import UserError
 from carryover.core.data.objects.coco import load_coco_json
 from carryover.core.data.objects.dataset import DetectionDataset, to_rle
+from carryover.transfer.results.outcomes.detections import Detections
+from carryover.transfer.tasks.detection.coco_matching import GroundTruth, IouType, coco_outcomes
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, refuse_unscorable
 
 log = logging.getLogger(__name__)
 
-IouType = Literal["bbox", "segm"]
 AREA_RANGES = ("all", "small", "medium", "large")
 
 
@@ -36,6 +38,8 @@ class CocoResult:
         Small, medium and large objects, over IoU 0.50:0.95.
     per_class
         AP over IoU 0.50:0.95 by class name; classes without objects do not count in the means.
+    outcomes
+        What every detection matched.
     """
 
     ap: float
@@ -45,18 +49,7 @@ class CocoResult:
     apm: float
     apl: float
     per_class: dict[str, float]
-
-
-@dataclass(frozen=True)
-class _GroundTruth:
-    """COCO's own structure with what ties predictions to it."""
-
-    content: dict[str, Any]
-    # Our image id -> the integer id that COCO's tools ask for.
-    image_ids: dict[str | int, int]
-    # In label order.
-    category_ids: tuple[int, ...]
-    classes: tuple[str, ...]
+    outcomes: Detections
 
 
 def coco_ap(
@@ -67,14 +60,14 @@ def coco_ap(
     `truth` is a data set as read (what the defect policy dropped is not scored), or a COCO annotation file
     as it stands, whose labels are then its categories in the order of their ids: give the file where the
     number is to be compared with a published one. Crowd regions are ignored as COCO does; VOC's difficult
-    flag means nothing here. Images without a prediction count as images without detections.
+    flag means nothing here. Images without a prediction count as images without detections. In the metric of
+    masks an object without one is ignored, and what is found at its box counts for nothing. Of detections
+    with equal scores that of the image with the smaller id goes first, and within one the earlier one.
 
-    Raises UserError for predictions that do not belong to the data set and for masks that are missing,
+    Raises UserError for predictions that do not belong to the data set and for predictions without masks,
     WorkError for boxes or scores that are not finite.
     """
-    known = _from_file(truth) if isinstance(truth, Path) else _from_dataset(truth, iou_type)
-    if iou_type == "segm" and any(not a.get("segmentation") for a in known.content["annotations"]):
-        raise UserError(f"{_name(truth)}: an annotation holds no mask, so masks cannot be scored")
+    known = _from_file(truth, iou_type) if isinstance(truth, Path) else _from_dataset(truth, iou_type)
     # Neither COCO's loader nor its evaluator survives an empty list in all versions: index it ourselves.
     ground_truth, detections = COCO(), COCO()
     ground_truth.dataset = known.content
@@ -88,6 +81,7 @@ def coco_ap(
     # (IoU thresholds, recalls, categories, area ranges, detections an image); -1 where undefined.
     precision = evaluation.eval["precision"][..., -1]
     everything, small, medium, large = (precision[..., i] for i in range(len(AREA_RANGES)))
+    outcomes = coco_outcomes(evaluation, known, iou_type)
     column = {category_id: k for k, category_id in enumerate(sorted(known.category_ids))}
     return CocoResult(
         ap=_mean(everything),
@@ -100,6 +94,7 @@ def coco_ap(
             name: _mean(everything[:, :, column[category_id]])
             for name, category_id in zip(known.classes, known.category_ids, strict=True)
         },
+        outcomes=outcomes,
     )
 
 
@@ -112,17 +107,21 @@ def _name(truth: DetectionDataset | Path) -> str:
     return str(truth) if isinstance(truth, Path) else truth.name
 
 
-def _from_file(path: Path) -> _GroundTruth:
+def _from_file(path: Path, iou_type: IouType) -> GroundTruth:
     content = load_coco_json(path)
+    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in content["images"]}
     annotations = []
     # An id of 0 would read as "unmatched" inside the evaluation.
     for number, annotation in enumerate(content["annotations"], start=1):
         if not {"image_id", "category_id", "bbox"} <= annotation.keys():
             raise UserError(f"{path}: annotations[{number - 1}] needs image_id, category_id and bbox")
         width, height = annotation["bbox"][2:]
-        annotations.append({"area": width * height, "iscrowd": 0} | annotation | {"id": number})
+        complete = {"area": width * height, "iscrowd": 0} | annotation | {"id": number}
+        if iou_type == "segm" and not complete.get("segmentation"):
+            complete |= _without_a_mask(complete["bbox"], *sizes.get(complete["image_id"], (None, None)))
+        annotations.append(complete)
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    return _GroundTruth(
+    return GroundTruth(
         {"images": content["images"], "annotations": annotations, "categories": categories},
         {image["id"]: image["id"] for image in content["images"]},
         tuple(category["id"] for category in categories),
@@ -130,7 +129,18 @@ def _from_file(path: Path) -> _GroundTruth:
     )
 
 
-def _from_dataset(dataset: DetectionDataset, iou_type: IouType) -> _GroundTruth:
+def _without_a_mask(box: Sequence[float], height: int | None, width: int | None) -> dict[str, Any]:
+    """Return what stands for a mask that is not there: a crowd over the box (x, y, width, height).
+
+    Without a mask it is no object of this metric: what covers it is neither right nor wrong.
+    """
+    x, y, w, h = box
+    rectangle = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    size = (height or math.ceil(y + h), width or math.ceil(x + w))
+    return {"segmentation": to_rle(rectangle, *size), "iscrowd": 1}
+
+
+def _from_dataset(dataset: DetectionDataset, iou_type: IouType) -> GroundTruth:
     ids = [image.id for image in dataset.images]
     # Tied detections are ranked by image id: keep COCO's own.
     numbers: dict[str | int, int] = {i: i for i in ids if isinstance(i, int)}
@@ -151,10 +161,12 @@ def _from_dataset(dataset: DetectionDataset, iou_type: IouType) -> _GroundTruth:
                 "iscrowd": int(a.iscrowd[i]),
             }
             if iou_type == "segm" and a.masks is not None:
-                rectangle = [[x1, y1, x2, y1, x2, y2, x1, y2]]
-                annotation["segmentation"] = to_rle(a.masks[i] or rectangle, image.height, image.width)
-                # Without a mask it is no object of this metric: what covers it is neither right nor wrong.
-                annotation["iscrowd"] = max(annotation["iscrowd"], int(not a.masks[i]))
+                mask = a.masks[i]
+                annotation |= (
+                    {"segmentation": to_rle(mask, image.height, image.width)}
+                    if mask
+                    else _without_a_mask(annotation["bbox"], image.height, image.width)
+                )
             annotations.append(annotation)
     content = {
         "images": [{"id": numbers[i.id], "width": i.width, "height": i.height} for i in dataset.images],
@@ -164,11 +176,11 @@ def _from_dataset(dataset: DetectionDataset, iou_type: IouType) -> _GroundTruth:
             for category_id, name in zip(dataset.category_ids, dataset.classes, strict=True)
         ],
     }
-    return _GroundTruth(content, numbers, dataset.category_ids, dataset.classes)
+    return GroundTruth(content, numbers, dataset.category_ids, dataset.classes)
 
 
 def _detections(
-    known: _GroundTruth,
+    known: GroundTruth,
     predictions: Sequence[ImagePrediction],
     iou_type: IouType,
     truth: DetectionDataset | Path,

@@ -7,7 +7,6 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from carryover.core.data.objects.dataset import DetectionImage
-from carryover.core.training.device import bf16_autocast
 from carryover.core.training.distributed import share_buffers
 from carryover.core.training.progress import progress
 from carryover.transfer.tasks.detection.model import DetectionRun, Detector
@@ -19,13 +18,13 @@ def recalibrate(run: DetectionRun, detector: Detector) -> int:
 
     Returns how many layers have any.
     """
-    config, ranks = run.config, run.ranks
+    config = run.config
     measured = 0
     if config.precise_bn:
         torch.manual_seed(config.seed)
         last = config.solver.iterations
-        with bf16_autocast(ranks.device, config.solver.precision == "bf16"):
-            measured = detector.recalibrate(last, last + config.precise_bn)
+        # In float32, as everything that follows: the statistics are those of the network that is tested.
+        measured = detector.recalibrate(last, last + config.precise_bn)
     share_buffers(detector.model)
     return measured
 
@@ -34,8 +33,8 @@ def recalibrate(run: DetectionRun, detector: Detector) -> int:
 def predict(run: DetectionRun, detector: Detector, images: Sequence[DetectionImage]) -> list[ImagePrediction]:
     """Run the detector on each image by itself, as Detectron2 does, and return one prediction an image.
 
-    Ranks share the images, and each returns the predictions of all. With precision "bf16" the network is
-    autocast; boxes, scores and non-maximum suppression are in float32.
+    Ranks share the images, and each returns the predictions of all. All of it is in float32, whatever the
+    precision of the training, as in Detectron2's own evaluation: scores of 8 bits would tie.
     """
     config, ranks = run.config, run.ranks
     detector.model.eval()
@@ -44,8 +43,7 @@ def predict(run: DetectionRun, detector: Detector, images: Sequence[DetectionIma
     predictions = []
     with progress(f"test {config.model.label}", len(own), shown=ranks.first) as bar:
         for source, loaded in zip(own, loader):
-            with bf16_autocast(ranks.device, config.solver.precision == "bf16"):
-                predictions.append(detector.detect(loaded, source))
+            predictions.append(detector.detect(loaded, source))
             bar.advance()
     if ranks.world == 1:
         return predictions

@@ -3,17 +3,27 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from carryover.core.data.objects.config import DetectionData, VocData
 from carryover.core.data.objects.dataset import DetectionDataset
+from carryover.transfer.results.outcomes.detections import Detections, joined
 from carryover.transfer.results.record import Metric, Setting
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The metrics, and what every detection matched, from which they can be counted again."""
+
+    metrics: tuple[Metric, ...]
+    outcomes: Detections
+
+
 def score(
     data: DetectionData, dataset: DetectionDataset, predictions: Sequence[ImagePrediction], masks: bool
-) -> tuple[Metric, ...]:
+) -> Scored:
     """Return AP, AP50, AP75 (VOC), with APs, APm, APl (COCO), and for masks the same "of" the "mask".
 
     In percent; AP is the mean over IoU 0.50:0.95. None where a metric is undefined on this data. COCO is
@@ -26,7 +36,7 @@ def score(
         from carryover.transfer.tasks.detection.voc_metrics import voc_ap
 
         voc = voc_ap(dataset, predictions, metric=data.metric)
-        return _metrics({"AP": voc.ap, "AP50": voc.ap50, "AP75": voc.ap75}, n)
+        return Scored(_metrics({"AP": voc.ap, "AP50": voc.ap50, "AP75": voc.ap75}, n), voc.outcomes)
 
     from carryover.transfer.tasks.detection.coco_metrics import coco_ap
 
@@ -34,13 +44,15 @@ def score(
     whole = n == len(json.loads(annotations.read_bytes())["images"])
     truth = annotations if whole and not dataset.altered else dataset
     found: tuple[Metric, ...] = ()
+    outcomes: list[Detections] = []
     iou_types: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
     for iou_type in iou_types[: 1 + masks]:
         coco = coco_ap(truth, predictions, iou_type)
         values = {"AP": coco.ap, "AP50": coco.ap50, "AP75": coco.ap75}
         values |= {"APs": coco.aps, "APm": coco.apm, "APl": coco.apl}
         found += _metrics(values, n, of="mask" if iou_type == "segm" else None)
-    return found
+        outcomes.append(coco.outcomes)
+    return Scored(found, joined(outcomes))
 
 
 def _metrics(values: Mapping[str, float], n: int, of: str | None = None) -> tuple[Metric, ...]:

@@ -29,10 +29,10 @@ WEIGHTS_NAME, SAMPLES_NAME = "detector.safetensors", "samples"
 class Detection(Task[DetectionConfig, Splits, "Detector"]):
     """Train a detector on the backbone, and test it, with torchvision or Detectron2.
 
-    `out` then holds metrics.jsonl (losses), predictions.json.gz, detector.safetensors (the tested weights,
-    under the library's own names) and samples/*.png. With Detectron2 it also holds the receipt of the
-    conversion that the model was proven against (backbone.pkl.receipt.json) and the recipe in Detectron2's
-    own terms (detectron2.yaml).
+    `out` then holds metrics.jsonl (losses), predictions.json.gz, outcomes.npz, detector.safetensors (the
+    tested weights, under the library's own names) and samples/*.png. With Detectron2 it also holds the
+    receipt of the conversion that the model was proven against (backbone.pkl.receipt.json) and the recipe in
+    Detectron2's own terms (detectron2.yaml).
     """
 
     def prepare(self, config: DetectionConfig) -> Splits:
@@ -97,13 +97,16 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
         if run.ranks.first:
             save_weights(out / WEIGHTS_NAME, model.model)
         predictions = predict(run, model, test.images)
-        metrics = score(config.data, test, predictions, config.model.masks)
         if run.ranks.first:
+            # Before anything is made of them: an error in what follows leaves them there.
             write_predictions(out / FILE_NAME, predictions)
+        scored = score(config.data, test, predictions, config.model.masks)
+        if run.ranks.first:
             draw_samples(test, predictions, out / SAMPLES_NAME, config.samples)
         backend, images = backend_of(config), len(annotated_images(run.data.train))
         return Outcome(
-            metrics=metrics,
+            metrics=scored.metrics,
+            outcomes=scored.outcomes,
             train_images=images,
             backend=backend.name,
             backend_version=backend.version,

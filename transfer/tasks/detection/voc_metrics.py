@@ -8,8 +8,10 @@ its peculiarities included, since the published VOC rows are its numbers:
 - a box from a to b is b - a + 1 wide, and a detection counts when its IoU is *greater* than the threshold;
 - a detection is compared with the one object of its class it overlaps most. If that object was taken by a
   better detection it is a false positive, if it is difficult the detection counts for nothing;
-- detections are ranked by numpy's default sort, in the order in which the predictions are given: it is not
-  stable, so which of several tied detections goes first is its affair;
+- detections are ranked by their scores. The reference leaves ties to numpy's default sort, whose order is
+  the processor's (with AVX-512, AVX2 or neither: 57.179, 57.163 and 57.127 of one file's AP50). Here the
+  detection of the earlier prediction goes first, and within one the earlier one: on files without ties the
+  numbers are the reference's, on others they are the same everywhere;
 - a class without (non-difficult) objects counts as AP 0 in the means. With the area metric and at least
   one detection of it, its AP is 0 / 0, NaN, and so are the means: leave such a class out of the class list.
 """
@@ -22,15 +24,13 @@ from typing import Literal
 import numpy as np
 
 from carryover.core.data.objects.dataset import DetectionDataset
+from carryover.transfer.results.outcomes.detections import Detections, pack
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, refuse_unscorable
 
 log = logging.getLogger(__name__)
 
 COCO_IOUS = tuple(percent / 100 for percent in range(50, 100, 5))
 """0.50, 0.55, ..., 0.95."""
-
-# The recall levels of VOC2007, as Detectron2 spells them: 0.1 * 3 is a little more than 0.3.
-RECALL_LEVELS = np.arange(0.0, 1.1, 0.1)
 
 Metric = Literal["11point", "area"]
 
@@ -52,7 +52,8 @@ class VocClassResult:
 class VocResult:
     """AP in percent, means over the classes: over all IoU thresholds, at 0.50 and at 0.75.
 
-    NaN where it is undefined (see above), or where that threshold was not asked for.
+    NaN where it is undefined (see above), or where that threshold was not asked for. `outcomes` is what the
+    numbers were counted from.
     """
 
     ap: float
@@ -60,6 +61,7 @@ class VocResult:
     ap75: float
     per_class: dict[str, VocClassResult]
     ious: tuple[float, ...]
+    outcomes: Detections
 
 
 @dataclass(frozen=True)
@@ -81,36 +83,73 @@ def voc_ap(
     """Score detections as Detectron2's PascalVOCDetectionEvaluator does, to 1e-6 and better.
 
     `metric` is the mean of 11 precisions (VOC2007) or the area under the precision envelope (VOC2010 on).
-    Images without a prediction count as images without detections. Predictions are scored in the order
-    given, which decides between ties (see above).
+    Images without a prediction count as images without detections. Of tied detections that of the earlier
+    image goes first, in the order of the data set.
 
     Raises UserError for predictions that do not belong to the data set, WorkError for ones that are not
     finite.
     """
+    outcomes = voc_outcomes(dataset, predictions, metric, ious)
+    aps = outcomes.aps()
+    objects = np.bincount(
+        outcomes.object_label, weights=outcomes.objects[:, 0], minlength=len(dataset.classes)
+    ).astype(int)
+    for name, n in zip(dataset.classes, objects, strict=True):
+        if n == 0:
+            counted = "NaN with detections, else 0" if metric == "area" else "0"
+            log.warning(
+                "%s: no object of class '%s' to find; it counts as AP %s in the means",
+                dataset.name, name, counted,
+            )  # fmt: skip
+    per_class = {
+        name: VocClassResult(tuple(aps[label].tolist()), int(objects[label]))
+        for label, name in enumerate(dataset.classes)
+    }
+    means = aps.mean(axis=0)
+    at = {round(iou, 6): float(mean) for iou, mean in zip(ious, means, strict=True)}
+    ap50, ap75 = at.get(0.5, np.nan), at.get(0.75, np.nan)
+    return VocResult(float(means.mean()), ap50, ap75, per_class, tuple(ious), outcomes)
+
+
+def voc_outcomes(
+    dataset: DetectionDataset,
+    predictions: Sequence[ImagePrediction],
+    metric: Metric,
+    ious: Sequence[float] = COCO_IOUS,
+) -> Detections:
+    """Match every detection; raises what `voc_ap` does."""
     objects, difficult = _objects(dataset)
     detections, scores = _detections(dataset, predictions)
-    per_class: dict[str, VocClassResult] = {}
-    for label, name in enumerate(dataset.classes):
+    true = np.zeros((len(scores), len(ious)), dtype=bool)
+    ignored = np.zeros_like(true)
+    for label in range(len(dataset.classes)):
         of_class = objects.label == label
         mine = np.flatnonzero(detections.label == label)
-        # Not a stable sort, on purpose: the reference's, on the very array it sorts.
-        ranking = mine[np.argsort(-scores[mine])]
+        ranking = mine[np.argsort(-scores[mine], kind="stable")]
         overlap, target = _best_overlaps(_rows(detections, ranking), _rows(objects, of_class))
-        is_difficult = difficult[of_class]
-        n_objects = int((~is_difficult).sum())
-        if n_objects == 0:
-            log.warning(
-                "%s: no object of class '%s' to find (%d detections); it counts as AP %s in the means",
-                dataset.name, name, len(ranking), "NaN" if metric == "area" and len(ranking) else "0",
-            )  # fmt: skip
-        aps = tuple(
-            _average_precision(*_hits_and_misses(overlap, target, is_difficult, iou), n_objects, metric)
-            for iou in ious
-        )
-        per_class[name] = VocClassResult(aps, n_objects)
-    means = np.mean([result.aps for result in per_class.values()], axis=0)
-    at = {round(iou, 6): float(mean) for iou, mean in zip(ious, means, strict=True)}
-    return VocResult(float(means.mean()), at.get(0.5, np.nan), at.get(0.75, np.nan), per_class, tuple(ious))
+        for t, iou in enumerate(ious):
+            is_true, is_false = _hits_and_misses(overlap, target, difficult[of_class], iou)
+            true[ranking, t], ignored[ranking, t] = is_true, ~(is_true | is_false)
+    wanted, times = np.unique(
+        np.stack([objects.image, objects.label])[:, ~difficult], axis=1, return_counts=True
+    )
+    return Detections(
+        ids=tuple(str(image.id) for image in dataset.images),
+        rule=metric,
+        names=dataset.classes,
+        ious=tuple(ious),
+        parts=({},),
+        part=np.zeros(len(scores), dtype=np.uint8),
+        image=detections.image.astype(np.int32),
+        label=detections.label.astype(np.int32),
+        score=scores,
+        true=pack(true)[:, None],
+        ignored=pack(ignored)[:, None],
+        object_part=np.zeros(len(times), dtype=np.uint8),
+        object_image=wanted[0].astype(np.int32),
+        object_label=wanted[1].astype(np.int32),
+        objects=times.astype(np.int32)[:, None],
+    )
 
 
 def _rows(table: _Table, which: np.ndarray) -> _Table:
@@ -132,9 +171,10 @@ def _objects(dataset: DetectionDataset) -> tuple[_Table, np.ndarray]:
 def _detections(
     dataset: DetectionDataset, predictions: Sequence[ImagePrediction]
 ) -> tuple[_Table, np.ndarray]:
-    """Return all detections in the order given, with boxes and scores as Detectron2 writes them down."""
+    """Return all detections, image by image, with boxes and scores as Detectron2 writes them down."""
     index = {image.id: number for number, image in enumerate(dataset.images)}
     refuse_unscorable(predictions, index, len(dataset.classes), dataset.name)
+    predictions = sorted(predictions, key=lambda p: index[p.image_id])
     images = np.repeat([index[p.image_id] for p in predictions], [len(p.scores) for p in predictions])
     labels = np.concatenate([np.empty(0, dtype=np.int64), *(p.labels for p in predictions)])
     boxes = np.concatenate([np.empty((0, 4), dtype=np.float32), *(p.boxes for p in predictions)])
@@ -195,17 +235,3 @@ def _hits_and_misses(
     is_false[counted] = True
     is_false[first] = False
     return is_true, is_false
-
-
-def _average_precision(is_true: np.ndarray, is_false: np.ndarray, n_objects: int, metric: Metric) -> float:
-    """Return the average precision (percent) of ranked detections; NaN where it is undefined."""
-    if n_objects == 0:
-        return float("nan") if metric == "area" and len(is_true) else 0.0
-    true = np.cumsum(is_true)
-    recall = true / n_objects
-    precision = true / np.maximum(true + np.cumsum(is_false), np.finfo(np.float64).eps)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    if metric == "11point":
-        reached = np.searchsorted(recall, RECALL_LEVELS, side="left")
-        return 100 * float(np.append(envelope, 0.0)[reached].mean())
-    return 100 * float(np.sum(np.diff(recall, prepend=0.0) * envelope))

@@ -116,6 +116,9 @@ class FinetuneConfig(EvaluationRecipe):
     """
 
     implementation: ClassVar[str] = "carryover.transfer.tasks.finetune.task:Finetune"
+    # Since 2 all testing is in float32, and of equal scores the first class counts.
+    version: ClassVar[int] = 2
+    trained_since: ClassVar[int | None] = 1
 
     task: Literal["finetune"] = "finetune"
     data: ClassifyData
@@ -137,6 +140,10 @@ class FinetuneConfig(EvaluationRecipe):
     log_every: Annotated[PositiveInt, Incidental] = 10
     keep_weights: Annotated[bool, Incidental] = True
     workers: Annotated[NonNegativeInt, Incidental] = 4
+
+    def version_of_v1(self, processes: int | None) -> int:
+        """Return 2 for float32, in which classes do not tie."""
+        return 2 if self.precision == "fp32" else 1
 
     @property
     def lr_backbone(self) -> float:

@@ -107,16 +107,15 @@ class Finetune(Task[FinetuneConfig, LabelledImages, Tuned]):
 
         Raises WorkError for a frozen backbone that has changed.
         """
-        from carryover.transfer.tasks.accuracy import accuracy_metrics
         from carryover.transfer.tasks.finetune.grid import GRID_NAME
-        from carryover.transfer.tasks.finetune.training import accuracy
+        from carryover.transfer.tasks.finetune.training import ranked
         from carryover.transfer.tasks.outputs import save_weights
 
         config, data, chosen = run.config, run.data, model.chosen
         assert chosen is not None
         classifier = chosen.trained.model
         as_trained = model.candidates.training(run.out, data.train.positions)
-        tested = accuracy(classifier, data.test, as_trained)
+        outcomes = ranked(classifier, data.test, as_trained)
         unchanged = _assert_frozen(classifier, model.candidates.weights) if config.freeze_backbone else None
         artifacts = {"metrics": METRICS_NAME}
         if isinstance(config.selection, GridOfRates):
@@ -126,7 +125,7 @@ class Finetune(Task[FinetuneConfig, LabelledImages, Tuned]):
             if run.ranks.first:
                 save_weights(run.out / WEIGHTS_NAME, classifier)
         return Outcome(
-            metrics=accuracy_metrics(tested, len(data.classes)),
+            outcomes=outcomes,
             train_images=chosen.train_images,
             label_fraction=data.label_fraction,
             selected_on=_selected_on(config),
@@ -142,7 +141,7 @@ def _selected_on(config: FinetuneConfig) -> str | None:
 
 
 def _facts(run: FinetuneRun, chosen: "Chosen", unchanged: int | None) -> FinetuneFacts:
-    from carryover.transfer.tasks.accuracy import TOP
+    from carryover.transfer.results.outcomes.rankings import TOP
 
     config = run.config
     scale = config.batch_size / config.optimizer.lr_per

@@ -22,7 +22,8 @@ from carryover.core.training.device import bf16_autocast, device_ids
 from carryover.core.training.distributed import Ranks, share_buffers, with_sync_bn
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, epochs, require_finite, train
-from carryover.transfer.tasks.accuracy import Accuracy, count
+from carryover.transfer.results.outcomes.rankings import Rankings
+from carryover.transfer.tasks.accuracy import Accuracy, count, rankings
 from carryover.transfer.tasks.finetune.config import FinetuneConfig
 from carryover.transfer.tasks.finetune.model import Classifier, build_optimizer, set_rates
 from carryover.transfer.tasks.schedules import rate_factor
@@ -93,10 +94,20 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
 def accuracy(model: Classifier, images: Dataset, training: Training) -> Accuracy:
     """Test on all of `images`, each resized and cropped centrally; every rank gets the same answer."""
     share_buffers(model)
-    return count(_predictions(model, images, training), training.ranks.device)
+    return count(_predictions(model, images, training), training.ranks.device)[0]
+
+
+def ranked(model: Classifier, images: Dataset, training: Training) -> Rankings:
+    """Rank the classes for all of `images`, as `accuracy` counts them; every rank gets the same answer."""
+    share_buffers(model)
+    return rankings(_predictions(model, images, training), images)
 
 
 def _predictions(model: Classifier, images: Dataset, training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits (B, 1, classes) and labels, in float32 whatever the precision of the training.
+
+    In bfloat16 logits have 8 bits, and the best classes of several images in a hundred are equals.
+    """
     config, ranks = training.config, training.ranks
     loader = EvaluationLoader(
         images,
@@ -111,9 +122,9 @@ def _predictions(model: Classifier, images: Dataset, training: Training) -> Iter
     for batch in loader:
         assert batch.label is not None
         # Around the network alone: what is yielded is looked at in the caller's own modes.
-        with torch.no_grad(), bf16_autocast(ranks.device, config.precision == "bf16"):
+        with torch.no_grad():
             logits = model(laid_out(batch.views[0], config.channels_last))
-        yield logits, batch.label
+        yield logits.unsqueeze(1), batch.label
 
 
 def _require_two_in_a_batch(training: Training) -> None:

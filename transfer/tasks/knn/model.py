@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from carryover.transfer.tasks.accuracy import best_guesses
+
 
 @dataclass(frozen=True)
 class Neighbourhood:
@@ -24,7 +26,7 @@ class Neighbourhood:
 def nearest(
     queries: Tensor, bank: Tensor, k: int, query_rows: int = 512, bank_rows: int = 4096
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Find every query's k most similar bank rows by cosine.
+    """Find every query's k most similar bank rows by cosine; of equal ones the first rows.
 
     Parameters
     ----------
@@ -46,11 +48,28 @@ def nearest(
         index = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
         for offset in range(0, len(bank), bank_rows):
             part = normalize(bank[offset : offset + bank_rows].float(), dim=1)
-            similarity, position = (query @ part.T).topk(min(k, len(part)), dim=1)
-            merged = torch.cat([best, similarity], dim=1)
-            best, kept = merged.topk(min(k, merged.shape[1]), dim=1)
-            index = torch.cat([index, position + offset], dim=1).gather(1, kept)
+            similarity, position = largest(query @ part.T, min(k, len(part)))
+            # Both lists descend, and the rows of the first come before those of the second.
+            merged, order = torch.cat([best, similarity], dim=1).sort(dim=1, descending=True, stable=True)
+            best = merged[:, :k]
+            index = torch.cat([index, position + offset], dim=1).gather(1, order[:, :k])
         yield rows, best, index
+
+
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest of every row (m, n) from the largest down, and their places; of equals the first.
+
+    As a stable sort of everything would, which takes several times as long: only rows in which the k-th
+    value occurs among the others as well are sorted.
+    """
+    found, place = values.topk(k, dim=1)
+    beyond = ((values >= found[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
+    if len(beyond):
+        ranked, order = values[beyond].sort(dim=1, descending=True, stable=True)
+        found[beyond], place[beyond] = ranked[:, :k], order[:, :k]
+    place, order = place.sort(dim=1)
+    found, order = found.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return found, place.gather(1, order)
 
 
 def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighbourhood) -> Tensor:
@@ -72,29 +91,19 @@ def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighbourhood) 
     return s.new_zeros((len(s), classes)).scatter_add_(1, labels[:, : how.k], weights)
 
 
-def count_correct(
-    queries: Tensor,
-    query_labels: Tensor,
-    bank: Tensor,
-    bank_labels: Tensor,
-    classes: int,
-    hows: Sequence[Neighbourhood],
-    top: Sequence[int] = (1, 5),
-) -> Tensor:
-    """Count queries whose class is among the `top` most voted for, for every neighbourhood at once.
+def classify(
+    queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, hows: Sequence[Neighbourhood]
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Rank the classes for every query by its neighbours' votes, for every neighbourhood at once.
 
-    A class that no neighbour belongs to is never among them, however few classes were voted for.
-
-    Returns
-    -------
-    Tensor
-        int64 (len(hows), len(top)). One search of the largest k serves all of them.
+    Yields
+    ------
+    The rows of a chunk of queries, and as `accuracy.best_guesses` returns them: the classes with most votes
+    (m, len(hows), k), their votes, and whether several have most. A class without a vote is -1. One search of
+    the largest k serves all neighbourhoods.
     """
-    correct = torch.zeros((len(hows), len(top)), dtype=torch.int64, device=queries.device)
     for rows, similarity, index in nearest(queries, bank, max(h.k for h in hows)):
-        neighbours, truth = bank_labels[index], query_labels[rows].unsqueeze(1)
-        for i, how in enumerate(hows):
-            vote, ranked = votes(similarity, neighbours, classes, how).topk(min(max(top), classes), dim=1)
-            hit = (ranked == truth) & (vote > 0)
-            correct[i] += torch.stack([hit[:, :n].any(dim=1).sum() for n in top])
-    return correct
+        neighbours = bank_labels[index]
+        cast = torch.stack([votes(similarity, neighbours, classes, how) for how in hows], dim=1)
+        guesses, most, tied = best_guesses(cast)
+        yield rows, guesses.where(most > 0, -1), most, tied

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from carryover.configs import UserError
 from carryover.core.data.labelled.images import LabelledImages
-from carryover.transfer.results.record import Metric
 from carryover.transfer.tasks.base import Outcome, Run
 from carryover.transfer.tasks.facts import LabelledFacts
 from carryover.transfer.tasks.frozen.task import FrozenTask
@@ -31,8 +30,8 @@ class Knn(FrozenTask[KnnConfig]):
         """
         import numpy as np
 
-        from carryover.core.training.distributed import sum_over_ranks
-        from carryover.transfer.tasks.knn.model import Neighbourhood, count_correct
+        from carryover.transfer.tasks.accuracy import from_rows
+        from carryover.transfer.tasks.knn.model import Neighbourhood, classify
 
         config, data, ranks = run.config, run.data, run.ranks
         if max(config.k) > len(data.train.indices):
@@ -41,21 +40,15 @@ class Knn(FrozenTask[KnnConfig]):
         hows = [Neighbourhood(k, t) for k in config.k for t in config.temperatures]
         own = np.array_split(np.arange(len(test.labels)), ranks.world)[ranks.rank]
         mine = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
-        correct = count_correct(
-            test.pooled[mine].to(ranks.device),
-            test.labels[mine].to(ranks.device),
-            train.pooled.to(ranks.device),
-            train.labels.to(ranks.device),
-            len(data.classes),
-            hows,
-        )
-        n = len(test.labels)
-        top1 = 100.0 * sum_over_ranks(correct)[:, 0].double() / n
+        queries, truth = test.pooled[mine].to(ranks.device), test.labels[mine]
+        bank, labels = train.pooled.to(ranks.device), train.labels.to(ranks.device)
+        rows = [
+            (guesses, most, tied, truth[at])
+            for at, guesses, most, tied in classify(queries, bank, labels, len(data.classes), hows)
+        ]
+        params = [{"k": how.k, "T": how.temperature} for how in hows]
         return Outcome(
-            metrics=[
-                Metric(name="top1", params={"k": how.k, "T": how.temperature}, value=float(value), n=n)
-                for how, value in zip(hows, top1)
-            ],
+            outcomes=from_rows(rows, data.test, params, top=(1,)),
             train_images=len(data.train.indices),
             label_fraction=data.label_fraction,
             facts=KnnFacts.of(run, feature_dimensions=train.pooled.shape[1]),

@@ -1,7 +1,9 @@
 """Linear evaluation on cached features: logistic regression by L-BFGS, its cost chosen on held-out images."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -10,11 +12,15 @@ from torch import Tensor
 from carryover.core.data.labelled.images import LabelledImages
 from carryover.core.data.labelled.subsets import Indices
 from carryover.core.training.distributed import Ranks
-from carryover.transfer.tasks.accuracy import Accuracy, count
+from carryover.transfer.results.outcomes.rankings import Rankings
+from carryover.transfer.tasks.accuracy import Accuracy, count, rankings
 from carryover.transfer.tasks.frozen.backbone import Frozen
 from carryover.transfer.tasks.frozen.features import FeatureSet
 from carryover.transfer.tasks.linear.config import CachedMode
 from carryover.transfer.tasks.linear.logistic import Logistic, fit, fit_path
+
+DOUBLE_UP_TO: Final = 1 << 27
+"""Numbers of training features (rows x dimensions) up to which a classifier is fitted in float64: 1 GiB."""
 
 # Rows of features in memory at a time.
 _CHUNK = 65_536
@@ -22,9 +28,9 @@ _CHUNK = 65_536
 
 @dataclass(frozen=True)
 class Fitted:
-    """The classifier that was chosen, its accuracy, and that of every candidate on the held-out images."""
+    """The classifier that was chosen, what it says of the test images, and every candidate's accuracy."""
 
-    tested: Accuracy
+    tested: Rankings
     cost: float
     held_out: Accuracy
     gradient: float
@@ -41,16 +47,18 @@ def fit_and_test(mode: CachedMode, data: LabelledImages, frozen: Frozen) -> Fitt
     extracted = time.monotonic()
 
     fit_on, held = data.hold_out(mode.held_out)
+    dtype = torch.float64 if train.pooled.numel() <= DOUBLE_UP_TO else torch.float32
     scale = _Scale.of(train.pooled, fit_on, mode)
-    candidates = fit_path(*_rows(train, fit_on, scale, ranks), classes, mode.costs, mode.tolerance)
-    found = [_accuracy(c, *_rows(train, held, scale, ranks), ranks) for c in candidates]
+    candidates = fit_path(*_rows(train, fit_on, scale, ranks, dtype), classes, mode.costs, mode.tolerance)
+    found = [_accuracy(c, *_rows(train, held, scale, ranks, dtype), ranks) for c in candidates]
     best = max(range(len(found)), key=lambda i: found[i].top1)
     cost = mode.costs[best]
 
     scale = _Scale.of(train.pooled, data.train.positions, mode)
-    rows = _rows(train, data.train.positions, scale, ranks)
+    rows = _rows(train, data.train.positions, scale, ranks, dtype)
     final = fit(*rows, classes, cost, start=candidates[best], tolerance=mode.tolerance)
-    tested = _accuracy(final, *_rows(test, np.arange(len(test.labels)), scale, ranks), ranks)
+    x, y = _rows(test, np.arange(len(test.labels)), scale, ranks, dtype)
+    tested = rankings(_predictions(final, x, y), data.test)
     return Fitted(
         tested=tested,
         cost=cost,
@@ -87,13 +95,19 @@ class _Scale:
         return cls(mean.float(), torch.where(deviation > 0, deviation, 1.0))
 
 
-def _rows(features: FeatureSet, indices: Indices, scale: _Scale, ranks: Ranks) -> tuple[Tensor, Tensor]:
+def _rows(
+    features: FeatureSet, indices: Indices, scale: _Scale, ranks: Ranks, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Return this rank's part of the chosen features, scaled, and of the labels, on its device."""
     own = torch.from_numpy(np.array_split(indices, ranks.world)[ranks.rank])
-    x = (features.pooled[own] - scale.mean) / scale.deviation
+    x = (features.pooled[own].to(dtype) - scale.mean.to(dtype)) / scale.deviation.to(dtype)
     return x.to(ranks.device), features.labels[own].to(ranks.device)
 
 
 def _accuracy(classifier: Logistic, x: Tensor, y: Tensor, ranks: Ranks) -> Accuracy:
+    return count(_predictions(classifier, x, y), ranks.device)[0]
+
+
+def _predictions(classifier: Logistic, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     chunks = zip(x.split(_CHUNK), y.split(_CHUNK))
-    return count(((classifier.logits(a), b) for a, b in chunks), ranks.device)
+    return ((classifier.logits(a).float().unsqueeze(1), b) for a, b in chunks)

@@ -107,6 +107,9 @@ class ProtocolMode(Section):
 class CachedMode(Section):
     """Logistic regression by L-BFGS on features of the central crops, extracted once.
 
+    Up to 2^27 numbers of features (a GiB) it is fitted in float64, where it reaches the tolerance; beyond in
+    float32.
+
     Attributes
     ----------
     costs
@@ -140,6 +143,9 @@ class LinearConfig(FrozenRecipe):
     """
 
     implementation: ClassVar[str] = "carryover.transfer.tasks.linear.task:Linear"
+    # Since 2 cached mode fits small problems in float64, and of equal scores the first class counts.
+    version: ClassVar[int] = 2
+    trained_since: ClassVar[int | None] = 1
 
     task: Literal["linear"] = "linear"
     data: ClassifyData
@@ -147,3 +153,7 @@ class LinearConfig(FrozenRecipe):
     mode: Annotated[ProtocolMode | CachedMode, Field(discriminator="name")]
     checkpoint_every: Annotated[PositiveInt, Incidental] = 1
     log_every: Annotated[PositiveInt, Incidental] = 10
+
+    def version_of_v1(self, processes: int | None) -> int:
+        """Return 2 for the protocol, whose scores of float32 do not tie."""
+        return 2 if self.mode.name == "protocol" else 1

@@ -94,10 +94,13 @@ def fit(
     largest = float(gradient.abs().max())
     if largest > tolerance:
         log.warning(
-            "logistic regression at C = %g stopped at a gradient of %.2g, above %.2g",
+            "logistic regression at C = %g stopped at a gradient of %.2g, above mode.tolerance %.2g: %s",
             cost,
             largest,
             tolerance,
+            "in float32 rounding keeps it there; mode.tolerance=1e-3 accepts it"
+            if dtype == torch.float32
+            else f"it was given {max_iterations} iterations; leave out the largest of mode.costs",
         )
     matrix = flat.detach().view(classes, -1)
     return Logistic(matrix[:, :-1].contiguous(), matrix[:, -1].contiguous(), largest, evaluations)

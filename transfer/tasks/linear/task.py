@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from carryover.configs import WorkError
 from carryover.configs.files import write_atomic
 from carryover.core.data.labelled.images import LabelledImages
 from carryover.core.formats.metrics_log import METRICS_NAME
-from carryover.transfer.results.record import Metric
 from carryover.transfer.tasks.base import Outcome, Run, Task
 from carryover.transfer.tasks.facts import LabelledFacts
 from carryover.transfer.tasks.frozen.task import require_crops
@@ -136,7 +135,7 @@ def _tested_by_protocol(run: LinearRun, mode: ProtocolMode, model: Probed) -> Ou
         _write_choices(run, rows)
         artifacts["choices"] = CHOICES_NAME
     require_finite(probe.heads, index)
-    tested = probe.accuracy(data.test)[index]
+    outcomes = probe.ranked(data.test, index)
     facts = ProtocolFacts.of(
         run,
         held_out_images=None if chosen is None else chosen.images,
@@ -150,7 +149,7 @@ def _tested_by_protocol(run: LinearRun, mode: ProtocolMode, model: Probed) -> Ou
         optimizer=mode.optimizer.name,
     )
     return Outcome(
-        metrics=_metrics(tested, data),
+        outcomes=outcomes,
         train_images=len(probe.images),
         # Held-out images whose classifier is not trained again are no part of it.
         label_fraction=len(probe.images) / len(data.splits.train),
@@ -179,7 +178,7 @@ def _tested_on_cached_features(run: LinearRun, mode: CachedMode, model: Probed) 
         fit_seconds=fitted.fit_seconds,
     )
     return Outcome(
-        metrics=_metrics(fitted.tested, data),
+        outcomes=fitted.tested,
         train_images=len(data.train.positions),
         label_fraction=data.label_fraction,
         selected_on=_held(mode.held_out),
@@ -187,12 +186,6 @@ def _tested_on_cached_features(run: LinearRun, mode: CachedMode, model: Probed) 
         artifacts={"choices": CHOICES_NAME},
         recorded_as="linear_cached",
     )
-
-
-def _metrics(tested: Any, data: LabelledImages) -> list[Metric]:
-    from carryover.transfer.tasks.accuracy import accuracy_metrics
-
-    return accuracy_metrics(tested, len(data.classes))
 
 
 def _write_choices(run: LinearRun, rows: list[dict[str, float | str]]) -> None:

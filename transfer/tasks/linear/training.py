@@ -14,10 +14,10 @@ from carryover.core.data.labelled.loading import laid_out, training_loader
 from carryover.core.data.prepared import Batch, Dataset, EvaluationLoader
 from carryover.core.formats.claims import Work
 from carryover.core.training.device import bf16_autocast, device_ids
-from carryover.core.training.distributed import sum_over_ranks
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, epochs, train
-from carryover.transfer.tasks.accuracy import TOP, Accuracy
+from carryover.transfer.results.outcomes.rankings import Rankings
+from carryover.transfer.tasks.accuracy import Accuracy, count, rankings
 from carryover.transfer.tasks.frozen.backbone import Frozen
 from carryover.transfer.tasks.frozen.depths import pooled
 from carryover.transfer.tasks.linear.config import LARSHeads, LinearConfig, ProtocolMode
@@ -73,14 +73,12 @@ class Probe:
 
     def accuracy(self, images: Dataset) -> list[Accuracy]:
         """Test every head on all of `images`, cropped centrally; every rank gets the same answer."""
-        ranks = self._frozen.ranks
-        total = torch.zeros((len(self.heads.specs), len(TOP)), dtype=torch.int64, device=ranks.device)
-        for logits, labels in self._predictions(images):
-            ranked = logits.topk(min(max(TOP), logits.shape[2]), dim=2).indices
-            hit = ranked == labels.view(-1, 1, 1)
-            total += torch.stack([hit[:, :, :n].any(dim=2).sum(dim=0) for n in TOP], dim=1)
-        counts = sum_over_ranks(total).tolist()
-        return [Accuracy(len(images), int(top1), int(top5)) for top1, top5 in counts]
+        return count(self._predictions(images), self._frozen.ranks.device)
+
+    def ranked(self, images: Dataset, head: int) -> Rankings:
+        """Rank the classes for all of `images` by one head; every rank gets the same answer."""
+        predictions = self._predictions(images)
+        return rankings(((logits[:, head : head + 1], labels) for logits, labels in predictions), images)
 
     def plan(self) -> Plan:
         """Plan the whole schedule."""

@@ -117,6 +117,9 @@ class SegmentationConfig(EvaluationRecipe):
     """
 
     implementation: ClassVar[str] = "carryover.transfer.tasks.segmentation.task:Segmentation"
+    # Since 2 all testing is in float32.
+    version: ClassVar[int] = 2
+    trained_since: ClassVar[int | None] = 1
 
     task: Literal["segmentation"] = "segmentation"
     backend: Literal["torchvision", "mmseg"] = "torchvision"
@@ -129,6 +132,10 @@ class SegmentationConfig(EvaluationRecipe):
     checkpoints: Annotated[PositiveInt, Incidental] = 10
     log_every: Annotated[PositiveInt, Incidental] = 50
     samples: Annotated[NonNegativeInt, Incidental] = 8
+
+    def version_of_v1(self, processes: int | None) -> int:
+        """Return 2 for float32, and for mmseg, which has always tested in it."""
+        return 2 if self.solver.precision == "fp32" or self.backend == "mmseg" else 1
 
     @model_validator(mode="after")
     def _the_backend_has_the_segmenter(self) -> "SegmentationConfig":

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from carryover.configs.files import write_atomic
 from carryover.configs.formats import Format
 from carryover.core.data.masks.dataset import SegmentationDataset, SegmentationImage
-from carryover.core.training.distributed import Ranks, sum_over_ranks
+from carryover.core.training.distributed import Ranks, joined_rows
 from carryover.core.training.progress import progress
+from carryover.transfer.results.outcomes.pixels import Pixels, scores
 from carryover.transfer.tasks.pictures import evenly
-from carryover.transfer.tasks.segmentation.metrics import confusion, scores
+from carryover.transfer.tasks.segmentation.metrics import confusion
 from carryover.transfer.tasks.segmentation.samples import draw_sample
 from carryover.transfer.tasks.segmentation.transforms import load_truth
 
@@ -25,28 +25,38 @@ Segment = Callable[[SegmentationImage], np.ndarray]
 """Gives the (height, width) labels that a trained segmenter finds in an image."""
 
 
-def test(dataset: SegmentationDataset, segment: Segment, ranks: Ranks, out: Path, samples: int) -> np.ndarray:
-    """Return the confusion matrix (C, C) of a whole split; every rank segments its share of it.
+def test(dataset: SegmentationDataset, segment: Segment, ranks: Ranks, out: Path, samples: int) -> Pixels:
+    """Return how the pixels of every image of a split are confused; every rank segments its share of them.
 
-    Leaves `samples` painted images in `out`/samples, and the matrix with every class's IoU in
-    `out`/confusion.json.
+    Leaves `samples` painted images in `out`/samples, and the confusion matrix of all images together with
+    every class's IoU in `out`/confusion.json.
     """
     classes = len(dataset.classes)
-    matrix = np.zeros((classes, classes), dtype=np.int64)
     drawn = frozenset(evenly(len(dataset.images), samples))
     mine = range(ranks.rank, len(dataset.images), ranks.world)
+    entries = []
     with progress(f"test on {dataset.name}", len(mine)) as bar:
         for index in mine:
             source = dataset.images[index]
             found, truth = segment(source), load_truth(source, dataset.code)
-            matrix += confusion(truth, found, classes)
+            label, prediction, pixels = confusion(truth, found, classes)
+            entries.append(np.stack([np.full_like(label, index), label, prediction, pixels]))
             if index in drawn:
                 draw_sample(source, found, truth, out / SAMPLES_NAME)
             bar.advance(1)
-    total = sum_over_ranks(torch.from_numpy(matrix).to(ranks.device)).cpu().numpy()
+    image, label, prediction, pixels = joined_rows([of.T for of in entries]).T
+    order = np.argsort(image, kind="stable")
+    outcomes = Pixels(
+        ids=tuple(image.id for image in dataset.images),
+        names=dataset.classes,
+        image=image[order].astype(np.int32),
+        label=label[order].astype(np.uint8),
+        prediction=prediction[order].astype(np.uint8),
+        pixels=pixels[order],
+    )
     if ranks.first:
-        _write(out / CONFUSION_NAME, dataset, total)
-    return total
+        _write(out / CONFUSION_NAME, dataset, outcomes.matrix())
+    return outcomes
 
 
 def _write(path: Path, dataset: SegmentationDataset, matrix: np.ndarray) -> None:

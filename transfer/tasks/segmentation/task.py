@@ -28,9 +28,9 @@ WEIGHTS_NAME = "segmenter.safetensors"
 class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
     """Train a segmenter on the backbone, and test it, with torchvision or mmsegmentation.
 
-    `out` then holds metrics.jsonl (losses), confusion.json, segmenter.safetensors (the tested weights, under
-    the library's own names) and samples/*.png. With mmsegmentation, whose model, augmentation, losses and
-    inference are its own, it also holds backbone.pth, the converted checkpoint, and its receipt.
+    `out` then holds metrics.jsonl (losses), confusion.json, outcomes.npz, segmenter.safetensors (the tested
+    weights, under the library's own names) and samples/*.png. With mmsegmentation, whose model, augmentation,
+    losses and inference are its own, it also holds backbone.pth, the converted checkpoint, and its receipt.
     """
 
     def prepare(self, config: SegmentationConfig) -> Splits:
@@ -79,17 +79,16 @@ class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
         from carryover.transfer.tasks.backend import trained
         from carryover.transfer.tasks.outputs import save_weights
         from carryover.transfer.tasks.segmentation.facts import SegmentationFacts
-        from carryover.transfer.tasks.segmentation.metrics import as_metrics, scores
         from carryover.transfer.tasks.segmentation.scoring import CONFUSION_NAME, SAMPLES_NAME, test
 
         config, data = run.config, run.data
         share_buffers(model.model)
         if run.ranks.first:
             save_weights(run.out / WEIGHTS_NAME, model.model)
-        matrix = test(data.test, model.segment, run.ranks, run.out, config.samples)
+        outcomes = test(data.test, model.segment, run.ranks, run.out, config.samples)
         backend = backend_of(config)
         return Outcome(
-            metrics=as_metrics(scores(matrix), len(data.test.images)),
+            outcomes=outcomes,
             train_images=len(data.train.images),
             backend=backend.name,
             backend_version=backend.version,

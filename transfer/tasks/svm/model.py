@@ -1,4 +1,4 @@
-"""One linear SVM a class on frozen features: costs by cross-validation, average precision, low-shot draws.
+"""One linear SVM a class on frozen features: costs by cross-validation, low-shot draws.
 
 The protocol of Goyal et al. 2019 (the FAIR self-supervision benchmark), which msbreg_supplement 2.4 follows.
 """
@@ -6,7 +6,6 @@ The protocol of Goyal et al. 2019 (the FAIR self-supervision benchmark), which m
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -20,8 +19,6 @@ from carryover.core.data.objects.dataset import DetectionDataset
 
 Floats = NDArray[np.float64]
 Presence = NDArray[np.int8]
-ApRule = Literal["area", "11point"]
-
 FOLDS = 3
 
 
@@ -42,32 +39,14 @@ def normalise(features: Floats) -> Floats:
     return features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-5)
 
 
-def average_precision(scores: Floats, present: NDArray[np.bool_], rule: ApRule) -> float:
-    """Return the average precision of ranking images by `scores`, as a fraction.
-
-    "area" is the area under the precision-recall curve made monotone (VOC from 2010 on, and the benchmark's
-    own code); "11point" the mean of the best precisions at recall 0, 0.1, ..., 1 (VOC2007's rule).
-    """
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(present[order])
-    recall = hits / present.sum()
-    precision = hits / np.arange(1, len(order) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    if rule == "11point":
-        reached = [envelope[recall >= t - 1e-12] for t in np.linspace(0, 1, 11)]
-        return float(np.mean([r[0] if len(r) else 0.0 for r in reached]))
-    steps = np.diff(recall, prepend=0.0)
-    return float((steps * envelope).sum())
-
-
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: the cost chosen, its cross-validated AP on trainval, and the AP on the test split."""
+    """One class: the cost chosen, its cross-validated AP on trainval, and the test images' scores (N,)."""
 
     name: str
     cost: float
     validation_ap: float
-    test_ap: float
+    scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -79,10 +58,8 @@ class Split:
     classes: tuple[str, ...]
 
 
-def full(
-    train: Split, test: Split, costs: Sequence[float], rule: ApRule, seed: int, jobs: int
-) -> list[ClassResult]:
-    """Train every class on all of `train` at its best cost and test it.
+def full(train: Split, test: Split, costs: Sequence[float], seed: int, jobs: int) -> list[ClassResult]:
+    """Train every class on all of `train` at its best cost, and score the images of `test`.
 
     The cost is the one with the best mean AP over three folds of `train`; images that show a class only as
     difficult are negatives in training, as in the benchmark's code, and left out of the test.
@@ -101,13 +78,13 @@ def full(
             f"the test split shows nothing of {', '.join(unseen)}: average precision is undefined"
         )
     run = delayed(_one_class)
-    return Parallel(n_jobs=jobs)(run(train, test, c, costs, rule, seed) for c in range(len(train.classes)))
+    return Parallel(n_jobs=jobs)(run(train, test, c, costs, seed) for c in range(len(train.classes)))
 
 
 def low_shot(
-    train: Split, test: Split, costs: Sequence[float], positives: int, rule: ApRule, draw: int, jobs: int
-) -> float:
-    """Return the mean AP on `test` of SVMs trained on a draw of few images, as a fraction.
+    train: Split, test: Split, costs: Sequence[float], positives: int, draw: int, jobs: int
+) -> NDArray[np.float32]:
+    """Return the scores (N, C) of the images of `test` by SVMs trained on a draw of few images.
 
     Every class gets `positives` images that show it and (classes - 1) x positives that do not, difficult
     ones left out. `costs` are per class, chosen elsewhere: the benchmark's own code takes the cost that is
@@ -125,10 +102,10 @@ def low_shot(
                 f"a draw of {positives} needs {needed} images {what} every class; {', '.join(short)}"
             )
     run = delayed(_one_draw)
-    aps = Parallel(n_jobs=jobs)(
-        run(train, test, c, cost, positives, negatives, rule, draw) for c, cost in enumerate(costs)
+    scores = Parallel(n_jobs=jobs)(
+        run(train, test, c, cost, positives, negatives, draw) for c, cost in enumerate(costs)
     )
-    return float(np.mean(aps))
+    return np.stack(scores, axis=1)
 
 
 def _svm(cost: float, seed: int) -> LinearSVC:
@@ -145,9 +122,7 @@ def _fit(svm: LinearSVC, x: Floats, y: Presence) -> LinearSVC:
         return svm.fit(x, y)
 
 
-def _one_class(
-    train: Split, test: Split, c: int, costs: Sequence[float], rule: ApRule, seed: int
-) -> ClassResult:
+def _one_class(train: Split, test: Split, c: int, costs: Sequence[float], seed: int) -> ClassResult:
     y = np.where(train.presence[:, c] == 1, 1, -1).astype(np.int8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -157,7 +132,7 @@ def _one_class(
         ]
     best = int(np.argmax(aps))
     svm = _fit(_svm(costs[best], seed), train.features, y)
-    return ClassResult(train.classes[c], costs[best], float(aps[best]), _test(svm, test, c, rule))
+    return ClassResult(train.classes[c], costs[best], float(aps[best]), _scores(svm, test))
 
 
 def _one_draw(
@@ -167,9 +142,8 @@ def _one_draw(
     cost: float,
     positives: int,
     negatives: int,
-    rule: ApRule,
     draw: int,
-) -> float:
+) -> NDArray[np.float32]:
     generator = np.random.default_rng((draw, positives, c))
     rows = np.concatenate(
         [
@@ -178,10 +152,10 @@ def _one_draw(
         ]
     )
     svm = _fit(_svm(cost, draw), train.features[rows], train.presence[rows, c])
-    return _test(svm, test, c, rule)
+    return _scores(svm, test)
 
 
-def _test(svm: LinearSVC, test: Split, c: int, rule: ApRule) -> float:
-    counted = test.presence[:, c] != 0
-    scores = svm.decision_function(test.features[counted])
-    return average_precision(scores, test.presence[counted, c] == 1, rule)
+def _scores(svm: LinearSVC, test: Split) -> NDArray[np.float32]:
+    # As they are written down: the ranking is that of float32.
+    scores: NDArray[np.float32] = svm.decision_function(test.features).astype(np.float32)
+    return scores

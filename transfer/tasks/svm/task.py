@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carryover.configs.files import write_atomic
-from carryover.transfer.results.record import Facts, Metric
+from carryover.transfer.results.record import Facts
 from carryover.transfer.tasks.base import Outcome, Run
 from carryover.transfer.tasks.frozen.task import FrozenDataTask
 from carryover.transfer.tasks.svm.config import SvmConfig
 from carryover.transfer.tasks.svm.data import VocSplits, read_splits
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from carryover.core.data.objects.dataset import DetectionDataset
     from carryover.transfer.tasks.frozen.backbone import Frozen
     from carryover.transfer.tasks.svm.model import ClassResult, Split
@@ -43,26 +45,32 @@ class Svm(FrozenDataTask[SvmConfig, VocSplits]):
         Raises UserError for too few images of a class.
         """
         import numpy as np
-        import pandas as pd
 
+        from carryover.transfer.results.outcomes.class_scores import ClassScores
         from carryover.transfer.tasks.svm.model import full
 
-        config, out = run.config, run.out
+        config = run.config
         train, test = _split(run.data.train, model), _split(run.data.test, model)
         if not run.ranks.first:
             return None
         jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         log.info("%d classes, %d costs, %d processes", len(train.classes), len(config.costs), jobs)
-        results = full(train, test, config.costs, config.metric, config.seed, jobs)
-        write_atomic(out / CLASSES_NAME, pd.DataFrame(results).to_csv(index=False))
-        artifacts = {"classes": CLASSES_NAME}
-        n = len(test.features)
-        metrics = [Metric(name="mAP", value=100 * float(np.mean([r.test_ap for r in results])), n=n)]
+        results = full(train, test, config.costs, config.seed, jobs)
+        draws: list[tuple[int, int]] = []
+        scores = [np.stack([r.scores for r in results], axis=1)]
         if config.low_shot is not None:
-            metrics += _low_shots(config, train, test, results, out, jobs)
-            artifacts["low_shot"] = LOW_SHOT_NAME
+            draws, few = _low_shots(config, train, test, [r.cost for r in results], jobs)
+            scores += few
+        outcomes = ClassScores(
+            ids=tuple(str(image.id) for image in run.data.test.images),
+            rule=config.metric,
+            params=({}, *({"positives": k} for k, _ in draws)),
+            presence=test.presence,
+            scores=np.stack(scores),
+        )
+        artifacts = _write_tables(run.out, results, draws, outcomes.aps())
         return Outcome(
-            metrics=metrics,
+            outcomes=outcomes,
             train_images=len(train.features),
             backend="scikit-learn",
             facts=SvmFacts(
@@ -75,30 +83,33 @@ class Svm(FrozenDataTask[SvmConfig, VocSplits]):
 
 
 def _low_shots(
-    config: SvmConfig, train: "Split", test: "Split", results: "list[ClassResult]", out: Path, jobs: int
-) -> list[Metric]:
-    import pandas as pd
-
+    config: SvmConfig, train: "Split", test: "Split", costs: list[float], jobs: int
+) -> "tuple[list[tuple[int, int]], list[np.ndarray]]":
+    """Return every (positives, draw), and the scores of its SVMs."""
     from carryover.transfer.tasks.svm.model import low_shot
 
-    assert config.low_shot is not None
-    costs = [r.cost for r in results]
-    rows = [
-        {
-            "positives": k,
-            "draw": draw,
-            "mAP": 100 * low_shot(train, test, costs, k, config.metric, draw, jobs),
-        }
-        for k in config.low_shot.positives
-        for draw in range(config.seed, config.seed + config.low_shot.draws)
+    few = config.low_shot
+    assert few is not None
+    draws = [(k, draw) for k in few.positives for draw in range(config.seed, config.seed + few.draws)]
+    return draws, [low_shot(train, test, costs, k, draw, jobs) for k, draw in draws]
+
+
+def _write_tables(
+    out: Path, results: "list[ClassResult]", draws: list[tuple[int, int]], aps: "np.ndarray"
+) -> dict[str, str]:
+    """Write what every class and every draw came to; `aps` (1 + draws, classes) are in percent."""
+    import pandas as pd
+
+    classes = [
+        {"name": r.name, "cost": r.cost, "validation_ap": r.validation_ap, "test_ap": ap / 100}
+        for r, ap in zip(results, aps[0])
     ]
-    table = pd.DataFrame(rows)
-    write_atomic(out / LOW_SHOT_NAME, table.to_csv(index=False))
-    by_positives = table.groupby("positives")["mAP"].mean()
-    return [
-        Metric(name="mAP", params={"positives": int(k)}, value=float(value), n=len(test.features))
-        for k, value in zip(by_positives.index.tolist(), by_positives.tolist())
-    ]
+    write_atomic(out / CLASSES_NAME, pd.DataFrame(classes).to_csv(index=False))
+    if not draws:
+        return {"classes": CLASSES_NAME}
+    rows = [{"positives": k, "draw": d, "mAP": own.mean()} for (k, d), own in zip(draws, aps[1:])]
+    write_atomic(out / LOW_SHOT_NAME, pd.DataFrame(rows).to_csv(index=False))
+    return {"classes": CLASSES_NAME, "low_shot": LOW_SHOT_NAME}
 
 
 def _split(dataset: "DetectionDataset", frozen: "Frozen") -> "Split":

@@ -142,7 +142,7 @@ def test_counts_agree_with_scikit_learn() -> None:
     logits = torch.randn(50, 8, generator=generator)
     labels = torch.randint(0, 8, (50,), generator=generator)
     parts = zip(logits.split(13), labels.split(13))
-    found = count(parts, torch.device("cpu"))
+    (found,) = count(((scores.unsqueeze(1), of) for scores, of in parts), torch.device("cpu"))
     assert found.images == 50
     for k, percent in ((1, found.top1_percent), (5, found.top5_percent)):
         expected = top_k_accuracy_score(labels, logits, k=k, labels=np.arange(8))

@@ -6,19 +6,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from sklearn.metrics import top_k_accuracy_score
 
 from carryover.configs import UserError, load
+from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.canonical import load_canonical
 from carryover.core.training.interrupt import Interrupted
+from carryover.transfer.results.outcomes.base import read_outcomes
+from carryover.transfer.results.outcomes.rankings import Rankings
 from carryover.transfer.results.record import RECORD_NAME, ResultRecord
 from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.finetune import selection
 from carryover.transfer.tasks.finetune.config import FinetuneConfig
+from carryover.transfer.tasks.finetune.model import Classifier
 from tests.interrupting import stop_after, stop_after_all
-from tests.transfer.tasks.classification.samples import write_checkpoint, write_images
+from tests.transfer.tasks.classification.samples import CLASSES, write_checkpoint, write_images
 
 SMALL = (
     "image.size=32",
@@ -79,6 +86,40 @@ def test_the_record_says_what_was_trained_on_and_how_the_result_was_chosen(
     assert record.facts["labels"] == "50 % of every class, drawn by seed 0"
     assert [(m.name, m.n) for m in record.metrics] == [("top1", 24), ("top5", 24)]
     assert ResultRecord.model_validate_json((out / RECORD_NAME).read_text()) == record
+
+
+def test_what_is_trained_in_bf16_is_tested_in_float32(checkpoint: Path, tmp_path: Path) -> None:
+    """Logits of 8 bits tie: of 372 test images of one data set, 8 to 21 had several best classes."""
+    write_images(tmp_path / "data" / "train", 6, seed=0)
+    write_images(tmp_path / "data" / "val", 20, seed=1)
+    _, metadata = load_canonical(checkpoint)
+    mean, std = (np.array(v)[:, None, None] for v in (metadata.pixel_mean, metadata.pixel_std))
+    for seed in range(4):
+        out = tmp_path / str(seed)
+        keys = ("precision=bf16", f"seed={seed}", "schedule.epochs=1", "optimizer.base_lr_head=0.001")
+        record = evaluate(recipe(tmp_path / "data", *keys), checkpoint, out)
+        outcomes = read_outcomes(out / "outcomes.npz")
+        assert isinstance(outcomes, Rankings)
+        pixels = [
+            np.asarray(Image.open(tmp_path / "data/val" / n)).transpose(2, 0, 1) / 255 for n in outcomes.ids
+        ]
+        truth = np.array([CLASSES.index(name.split("/")[0]) for name in outcomes.ids])
+        model = Classifier(build_backbone(metadata.backbone), 576, 6, recipe(tmp_path / "data"))
+        model.load_state_dict(weights(out))
+        x = torch.from_numpy((np.stack(pixels) - mean) / std)
+        with torch.inference_mode():
+            scores = model.double().eval()(x).numpy()
+            with torch.autocast("cpu", torch.bfloat16):
+                coarse = model.float()(x.float()).float()
+        for metric, k in zip(record.metrics, (1, 5)):
+            expected = 100 * top_k_accuracy_score(truth, scores, k=k, labels=range(6))
+            assert metric.value == pytest.approx(expected, abs=1e-9), (seed, k)
+        assert np.array_equal(outcomes.guesses[0, :, 0], scores.argmax(axis=1))
+        assert record.ties == (0,) and record.task_version == 2
+        best = np.sort(scores, axis=1)[:, ::-1][:, :5]
+        near = 1e-4 * np.abs(scores).max()
+        np.testing.assert_allclose(outcomes.scores[0], best, rtol=0, atol=near)
+        assert not np.allclose(coarse.numpy(), scores, rtol=0, atol=near), "bfloat16 is another number"
 
 
 def test_two_runs_of_one_seed_agree_bit_for_bit(

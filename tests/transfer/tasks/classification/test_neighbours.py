@@ -5,7 +5,14 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from carryover.transfer.tasks.knn.model import Neighbourhood, count_correct, nearest, votes
+from carryover.transfer.tasks.knn.model import Neighbourhood, classify, largest, nearest, votes
+
+
+def count_correct(queries, truth, bank, bank_labels, classes, hows) -> torch.Tensor:
+    """Count the queries whose class is the first, and among the first five, for every neighbourhood."""
+    found = [g for _, g, _, _ in classify(queries, bank, bank_labels, classes, hows)]
+    hit = torch.cat(found) == truth[:, None, None]
+    return torch.stack([hit[..., :n].any(dim=2).sum(dim=0) for n in (1, 5)], dim=1)
 
 
 def features(rows: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,6 +60,32 @@ def test_all_neighbourhoods_in_one_search_equal_each_alone() -> None:
     together = count_correct(queries, truth, bank, bank_labels, 7, hows)
     alone = [count_correct(queries, truth, bank, bank_labels, 7, [how])[0] for how in hows]
     assert torch.equal(together, torch.stack(alone))
+
+
+def test_of_equal_similarities_the_first_rows_are_neighbours_as_numpys_stable_sort_has_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 6, (40, 90), generator=generator).float()
+    for k in (1, 7, 30, 90):
+        found, place = largest(values, k)
+        order = np.argsort(-values.numpy(), axis=1, kind="stable")[:, :k]
+        assert np.array_equal(place.numpy(), order) and torch.equal(found, values.gather(1, place))
+    # Vectors whose cosines are exact, with many equals, in chunks that part them.
+    rng = np.random.default_rng(0)
+    exact = np.zeros((150, 16), dtype=np.float32)
+    for row in exact:
+        row[rng.choice(16, 4, replace=False)] = rng.choice([-1, 1], 4)
+    bank, queries = torch.from_numpy(exact[:120]), torch.from_numpy(exact[120:])
+    cosine = exact[120:] @ exact[:120].T / 4
+    expected = np.argsort(-cosine, axis=1, kind="stable")[:, :25]
+    for rows in (23, 60, 120):
+        (_, similarity, index), *_ = nearest(queries, bank, 25, query_rows=30, bank_rows=rows)
+        assert np.array_equal(index.numpy(), expected)
+        assert np.array_equal(similarity.numpy(), np.take_along_axis(cosine, expected, 1))
+    # Every class has one vote of the same weight.
+    (_, guesses, most, tied), *_ = classify(
+        queries[:1], queries[:1].repeat(3, 1), torch.tensor([4, 2, 5]), 6, [Neighbourhood(3, 0.1)]
+    )
+    assert guesses.tolist() == [[[2, 4, 5, -1, -1]]] and tied.all() and most[0, 0, 0] == most[0, 0, 2]
 
 
 def test_a_tiny_temperature_does_not_overflow() -> None:

@@ -17,9 +17,10 @@ from carryover.core.backbones.build import build_backbone, feature_maps
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.distributed import Ranks
+from carryover.transfer.results.outcomes.class_scores import ClassScores, average_precision
 from carryover.transfer.tasks.frozen.backbone import Frozen
 from carryover.transfer.tasks.svm.config import SvmConfig
-from carryover.transfer.tasks.svm.model import Split, average_precision, full, low_shot, normalise, presence
+from carryover.transfer.tasks.svm.model import Split, full, low_shot, normalise, presence
 from carryover.transfer.tasks.svm.task import _split
 
 CLASSES = ("a", "b", "c")
@@ -107,37 +108,44 @@ def splits() -> tuple[Split, Split]:
 
 def test_each_class_is_tested_at_the_cost_that_cross_validates_best() -> None:
     train, test = splits()
-    results = full(train, test, [0.01, 1.0], "area", seed=0, jobs=1)
+    results = full(train, test, [0.01, 1.0], seed=0, jobs=1)
+    scores = np.stack([r.scores for r in results], axis=1)
+    outcomes = ClassScores(("",) * len(scores), "area", ({},), test.presence, scores[None])
+    (aps,) = outcomes.aps() / 100
+    assert outcomes.metrics()[0].value == pytest.approx(100 * aps.mean(), abs=1e-9)
     for c, result in enumerate(results):
         y = np.where(train.presence[:, c] == 1, 1, -1)
         svm = LinearSVC(C=result.cost, class_weight={1: 2, -1: 1}, max_iter=2000, random_state=0)
         kept = test.presence[:, c] != 0
         scores = svm.fit(train.features, y).decision_function(test.features[kept])
-        assert result.test_ap == pytest.approx(
-            average_precision(scores, test.presence[kept, c] == 1, "area"), abs=1e-9
-        )
-        assert result.test_ap > 0.5
+        expected = average_precision(scores, test.presence[kept, c] == 1, "area")
+        assert aps[c] == pytest.approx(expected, abs=1e-9)
+        assert aps[c] > 0.5
 
 
 def test_more_positives_help_and_one_draw_repeats() -> None:
     train, test = splits()
-    few = [low_shot(train, test, [1.0] * 3, 1, "area", draw, jobs=1) for draw in range(5)]
-    many = [low_shot(train, test, [1.0] * 3, 20, "area", draw, jobs=1) for draw in range(5)]
-    assert np.mean(many) > np.mean(few)
-    assert few[0] == low_shot(train, test, [1.0] * 3, 1, "area", 0, jobs=1)
-    assert len(set(few)) > 1
+    few = [low_shot(train, test, [1.0] * 3, 1, draw, jobs=1) for draw in range(5)]
+    many = [low_shot(train, test, [1.0] * 3, 20, draw, jobs=1) for draw in range(5)]
+    params = ({"positives": 1},) * 5 + ({"positives": 20},) * 5
+    outcomes = ClassScores(("",) * 60, "area", params, test.presence, np.stack([*few, *many]))
+    one, twenty = outcomes.metrics()
+    assert (one.label, twenty.label) == ("mAP positives=1", "mAP positives=20")
+    assert one.value < twenty.value
+    assert np.array_equal(few[0], low_shot(train, test, [1.0] * 3, 1, 0, jobs=1))
+    assert len({of.tobytes() for of in few}) > 1
 
 
 def test_too_few_images_of_a_class_are_refused_by_name() -> None:
     train, test = splits()
     with pytest.raises(UserError, match="a draw of 90"):
-        low_shot(train, test, [1.0] * 3, 90, "area", 0, jobs=1)
+        low_shot(train, test, [1.0] * 3, 90, 0, jobs=1)
     rare = train.presence.copy()
     rare[:, 1] = -1
     rare[:2, 1] = 1
     with pytest.raises(UserError, match=r"'b' \(2\)"):
-        full(Split(train.features, rare, CLASSES), test, [1.0], "area", 0, 1)
+        full(Split(train.features, rare, CLASSES), test, [1.0], 0, 1)
     unseen = test.presence.copy()
     unseen[:, 1] = -1
     with pytest.raises(UserError, match="nothing of 'b'"):
-        full(train, Split(test.features, unseen, CLASSES), [1.0], "area", 0, 1)
+        full(train, Split(test.features, unseen, CLASSES), [1.0], 0, 1)

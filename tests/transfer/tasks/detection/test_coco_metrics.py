@@ -1,6 +1,7 @@
 """The COCO metric agrees with pycocotools, for boxes and masks, to the last digit it prints and beyond."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -8,10 +9,11 @@ import math
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from carryover.configs.errors import UserError, WorkError
 from carryover.transfer.tasks.detection.coco_metrics import coco_ap
-from tests.transfer.tasks.detection.coco_scenes import random_coco
+from tests.transfer.tasks.detection.coco_scenes import random_coco, uncompressed
 from tests.transfer.tasks.detection.voc_scenes import prediction, voc_annotation, voc_dataset
 
 IOU_TYPES = ("bbox", "segm")
@@ -142,11 +144,33 @@ def test_refuses_what_cannot_be_scored(tmp_path):
         coco_ap(dataset, [broken], "bbox")
     with pytest.raises(UserError, match="scenes: its annotations hold no masks"):
         coco_ap(voc_dataset([voc_annotation([[0, 0, 5, 5]], [0])], 1), [], "segm")
+
+
+def test_an_object_without_a_mask_is_no_object_of_the_metric_of_masks(tmp_path):
+    """It ended a finished run with no result: one annotation of the test split with `segmentation: []`."""
+    file, _, predictions = random_coco(tmp_path / "whole", 1)
     content = json.loads(file.read_text())
-    del content["annotations"][2]["segmentation"]
-    file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="an annotation holds no mask"):
-        coco_ap(file, predictions, "segm")
+    unmasked = [a for a in content["annotations"] if not a["iscrowd"]][:3]
+    boxes = coco_ap(file, predictions, "bbox")
+    for spelled in ([], None):
+        for annotation in unmasked:
+            annotation["segmentation"] = spelled
+        if spelled is None:
+            del annotation["segmentation"]
+        file.write_text(json.dumps(content))
+        with_rest = numbers(coco_ap(file, predictions, "segm"))
+        # As pycocotools has it when crowds stand over their boxes.
+        as_crowds = copy.deepcopy(content)
+        for annotation in as_crowds["annotations"]:
+            if annotation["id"] in {a["id"] for a in unmasked}:
+                x, y, w, h = annotation["bbox"]
+                outline = [x, y, x + w, y, x + w, y + h, x, y + h]
+                rle = coco_mask.merge(coco_mask.frPyObjects([outline], 120, 160))
+                annotation |= {"iscrowd": 1, "segmentation": uncompressed(coco_mask.decode(rle))}
+        (tmp_path / "crowds.json").write_text(json.dumps(as_crowds))
+        expected = pycocotools_ap(tmp_path / "crowds.json", predictions, (3, 11, 40, 90), "segm")
+        np.testing.assert_allclose(with_rest, expected, rtol=0, atol=1e-9)
+        assert np.array_equal(numbers(coco_ap(file, predictions, "bbox")), numbers(boxes), equal_nan=True)
 
 
 @pytest.mark.detectron2

@@ -14,6 +14,8 @@ from carryover.configs import UserError, WorkError
 from carryover.core.data.objects.splits import read_splits
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
+from carryover.transfer.results.rescore import rescore
+from carryover.transfer.tasks.detection import metrics
 from carryover.transfer.tasks.detection.metrics import score
 from carryover.transfer.tasks.detection.predictions_file import read_predictions
 from carryover.transfer.tasks.evaluate import evaluate
@@ -63,7 +65,13 @@ def test_scores_can_be_computed_again_from_the_predictions(finished, shapes):
     recipe = runs.recipe("demo_faster_fpn", shapes)
     splits = read_splits(recipe.data, needs_masks=False)
     predictions = read_predictions(out / "predictions.json.gz")
-    assert score(recipe.data, splits.test, predictions, masks=False) == record.metrics
+    assert score(recipe.data, splits.test, predictions, masks=False).metrics == record.metrics
+    (again,), problems = rescore([out])
+    assert not again.differing and not problems and again.stored.record == record
+    (out / "outcomes.npz").rename(out / "elsewhere.npz")
+    (gone,) = rescore([out])[1]
+    (out / "elsewhere.npz").rename(out / "outcomes.npz")
+    assert "outcomes.npz: gone" in gone.reason
 
 
 def test_a_finished_run_is_not_done_again(finished, shapes, checkpoint):
@@ -115,6 +123,23 @@ def test_a_state_of_another_run_is_refused(shapes, checkpoint, tmp_path, monkeyp
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"holds another work: solver\.base_lr: 0\.05 -> 0\.01;"):
         evaluate(runs.recipe("demo_faster_fpn", shapes, "solver.base_lr=0.01"), checkpoint, tmp_path)
+
+
+def test_an_error_in_scoring_leaves_the_predictions_and_the_state(
+    finished, shapes, checkpoint, tmp_path, monkeypatch
+):
+    def broken(*arguments):
+        raise WorkError("this cannot be scored")
+
+    monkeypatch.setattr(metrics, "score", broken)
+    with pytest.raises(WorkError, match="this cannot be scored"):
+        evaluate(runs.recipe("demo_faster_fpn", shapes), checkpoint, tmp_path)
+    name = "predictions.json.gz"
+    assert (tmp_path / name).read_bytes() == (finished[1] / name).read_bytes()
+    monkeypatch.undo()
+    record = evaluate(runs.recipe("demo_faster_fpn", shapes), checkpoint, tmp_path)
+    assert record.metrics == finished[0].metrics and record.wall_seconds > 0
+    runs.assert_same_files(finished[1], tmp_path)
 
 
 def test_masks_in_coco_layout(shapes, checkpoint, tmp_path):

@@ -1,5 +1,6 @@
 """Our VOC metric and Detectron2's PascalVOCDetectionEvaluator give the same numbers."""
 
+import functools
 import uuid
 
 import numpy as np
@@ -11,6 +12,12 @@ from tests.transfer.tasks.detection.layouts import write_voc_dataset
 from tests.transfer.tasks.detection.voc_scenes import prediction, random_scene, voc_annotation, voc_dataset
 
 pytestmark = pytest.mark.detectron2
+
+
+@pytest.fixture(autouse=True)
+def stable_sort(monkeypatch):
+    """Let Detectron2 rank ties by the rule that ours are ranked by; its own order is the processor's."""
+    monkeypatch.setattr(np, "argsort", functools.partial(np.argsort, kind="stable"))
 
 
 def detectron2_ap(folder, dataset, predictions, metric):

@@ -40,7 +40,8 @@ def class_ap(dataset, predictions, label, iou, metric):
         for line, one in zip(as_written_down(p.boxes, p.scores), p.labels, strict=True):
             if one == label:
                 detections.append((p.image_id, line[0], line[1:]))
-    order = np.argsort(np.array([-score for _, score, _ in detections]))
+    # A stable sort: of equal scores, the one listed first.
+    order = sorted(range(len(detections)), key=lambda i: -detections[i][1])
     true = false = 0
     curve = []
     for image_id, _, box in (detections[i] for i in order):

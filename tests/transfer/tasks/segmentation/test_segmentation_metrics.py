@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
 from carryover.core.data.masks.dataset import IGNORED
-from carryover.transfer.tasks.segmentation.metrics import as_metrics, confusion, scores
+from carryover.transfer.results.outcomes.pixels import Pixels, scores
+from carryover.transfer.tasks.segmentation.metrics import confusion
 
 CLASSES = 6
 
@@ -23,12 +24,21 @@ def _scene(seed: int, absent: tuple[int, ...] = ()):
     return truth.astype(np.uint8), predicted.astype(np.uint8)
 
 
+def _outcomes(scenes, classes):
+    """What was found in images of these truths and predictions."""
+    found = [confusion(truth, predicted, classes) for truth, predicted in scenes]
+    image = np.repeat(np.arange(len(found)), [len(pixels) for *_, pixels in found])
+    names = tuple(str(k) for k in range(classes))
+    ids = tuple(str(i) for i in range(len(found)))
+    return Pixels(ids, names, image, *(np.concatenate(of) for of in zip(*found)))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_against_scikit_learn(seed):
     truth, predicted = _scene(seed)
     counted = truth != IGNORED
     y, z = truth[counted], predicted[counted]
-    matrix = confusion(truth, predicted, CLASSES)
+    matrix = _outcomes([(truth, predicted)], CLASSES).matrix()
     assert (matrix == confusion_matrix(y, z, labels=range(CLASSES))).all()
     found = scores(matrix)
     assert found.iou == pytest.approx(100 * jaccard_score(y, z, average=None), abs=1e-9)
@@ -50,16 +60,13 @@ def test_against_mmseg(absent):
 
     metric = IoUMetric(iou_metrics=["mIoU"])
     metric.dataset_meta = {"classes": [str(k) for k in range(CLASSES)]}
-    matrix = np.zeros((CLASSES, CLASSES), dtype=np.int64)
-    samples = []
-    for seed in range(3):
-        truth, predicted = _scene(seed, absent)
-        matrix += confusion(truth, predicted, CLASSES)
+    scenes, samples = [_scene(seed, absent) for seed in range(3)], []
+    for truth, predicted in scenes:
         data = {"pred_sem_seg": {"data": predicted}, "gt_sem_seg": {"data": truth}}
         samples.append({k: {"data": torch.from_numpy(v["data"].astype(int))[None]} for k, v in data.items()})
     metric.process({}, samples)
     theirs = metric.compute_metrics(metric.results)
-    found = scores(matrix)
+    found = scores(_outcomes(scenes, CLASSES).matrix())
     # mmseg rounds to two decimals.
     assert found.miou == pytest.approx(theirs["mIoU"], abs=0.0051)
     assert found.aacc == pytest.approx(theirs["aAcc"], abs=0.0051)
@@ -69,7 +76,7 @@ def test_against_mmseg(absent):
 def test_a_class_that_is_found_but_not_there_counts_against_miou_only():
     truth = np.zeros((2, 2), dtype=np.uint8)
     predicted = np.array([[0, 0], [0, 1]])
-    found = scores(confusion(truth, predicted, 3))
+    found = scores(_outcomes([(truth, predicted)], 3).matrix())
     assert found.iou[:2].tolist() == [75.0, 0.0]
     assert math.isnan(found.iou[2])
     assert math.isnan(found.accuracy[1])
@@ -78,5 +85,5 @@ def test_a_class_that_is_found_but_not_there_counts_against_miou_only():
 
 def test_nothing_but_ignored_pixels_is_undefined():
     truth = np.full((4, 4), IGNORED, dtype=np.uint8)
-    metrics = as_metrics(scores(confusion(truth, np.zeros((4, 4), dtype=int), 2)), n=1)
+    metrics = _outcomes([(truth, np.zeros((4, 4), dtype=int))], 2).metrics()
     assert [(m.name, m.value) for m in metrics] == [("mIoU", None), ("aAcc", None), ("mAcc", None)]

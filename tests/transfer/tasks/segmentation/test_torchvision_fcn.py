@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn.metrics import jaccard_score, recall_score
 
 from carryover.configs import UserError, WorkError
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
+from carryover.transfer.results.rescore import rescore
 from carryover.transfer.tasks.evaluate import evaluate
-from carryover.transfer.tasks.segmentation.metrics import as_metrics, scores
 from tests.interrupting import stop_after
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.processes import evaluate_in_two_processes
@@ -57,14 +58,23 @@ def test_files_beside_the_record(finished):
         assert min(sample.size) == 320
 
 
-def test_scores_can_be_computed_again_from_the_confusion(finished):
+def test_scores_can_be_computed_again_by_scikit_learn_and_from_the_outcomes(finished):
     record, out = finished
     stored = json.loads((out / "confusion.json").read_text())
     matrix = np.array(stored["pixels by label and prediction"])
     assert stored["classes"] == CLASSES
     # Five test images of 128 px, nothing of them ignored.
     assert matrix.sum() == 5 * 128 * 128
-    assert as_metrics(scores(matrix), 5) == record.metrics
+    truth, found = np.indices(matrix.shape).reshape(2, -1)
+    weights = {"sample_weight": matrix.ravel(), "average": "macro"}
+    there = [k for k in range(5) if matrix[k].any()]
+    either = [k for k in range(5) if matrix[k].any() or matrix[:, k].any()]
+    iou = jaccard_score(truth, found, labels=either, **weights)
+    recall = recall_score(truth, found, labels=there, **weights)
+    expected = [100 * iou, 100 * np.trace(matrix) / matrix.sum(), 100 * recall]
+    assert [m.value for m in record.metrics] == pytest.approx(expected, abs=1e-9)
+    (again,), problems = rescore([out])
+    assert again.counted == record.metrics and not problems
 
 
 def test_a_finished_run_is_not_done_again(finished, root, checkpoint):

@@ -59,8 +59,7 @@ class TorchvisionSegmenter:
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def segment(self, source: SegmentationImage) -> np.ndarray:
-        config = self.run.config
-        return inference.segment(self.model, source, config.input, config.solver.precision)
+        return inference.segment(self.model, source, self.run.config.input)
 
 
 def build_optimizer(model: nn.Module, config: SegmentationConfig) -> torch.optim.SGD:

@@ -5,23 +5,24 @@ import torch
 from torch import Tensor
 
 from carryover.core.data.masks.dataset import SegmentationImage
-from carryover.core.training.device import bf16_autocast
 from carryover.transfer.tasks.segmentation.config import InputConfig
 from carryover.transfer.tasks.segmentation.torchvision.model import DilatedFCN, normalised
 from carryover.transfer.tasks.segmentation.transforms import pixels_for_test
 
 
 @torch.inference_mode()
-def segment(model: DilatedFCN, source: SegmentationImage, config: InputConfig, precision: str) -> np.ndarray:
-    """Return the label of every pixel of an image, (height, width) uint8, at its own size."""
+def segment(model: DilatedFCN, source: SegmentationImage, config: InputConfig) -> np.ndarray:
+    """Return the label of every pixel of an image, (height, width) uint8, at its own size.
+
+    In float32, whatever the precision of the training, as in mmseg. Of equal logits the first class counts.
+    """
     model.eval()
     device = next(model.parameters()).device
     pixels = normalised(pixels_for_test(source, config).to(device), config)[None]
-    with bf16_autocast(device, precision == "bf16"):
-        if config.test_stride is None:
-            logits = model(pixels)["out"]
-        else:
-            logits = slide(model, pixels, config.crop_size, config.test_stride)
+    if config.test_stride is None:
+        logits = model(pixels)["out"]
+    else:
+        logits = slide(model, pixels, config.crop_size, config.test_stride)
     logits = model.resized(logits, (source.height, source.width))
     return logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
 
