@@ -86,30 +86,42 @@ class Identity:
 _SINCE_V1: Final[Mapping[str, object]] = {
     "orientation": "exif",
     "first_index": 0,
-    "test_in_train": "fatal",
+    "first_pixel": 1,
     "ambiguous_range": "fatal",
-    "below_pixel": "fatal",
-    "box_mask_mismatch": "fatal",
-    "absent_class": "keep",
-    "single_class": "fatal",
     "whole": False,
     "pool": None,
     "refit": False,
-    "device": "auto",
     "stride_in_1x1": False,
     "padding": "symmetric",
     "input_size": None,
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""
 
+_INCIDENTAL_SINCE_V1: Final = frozenset(
+    {
+        "device",
+        "test_in_train",
+        "below_pixel",
+        "box_mask_mismatch",
+        "absent_class",
+        "untested_class",
+        "counted_from_zero",
+        "single_class",
+        "interpolated_class",
+        "palette_order",
+    }
+)
+"""Keys that version 1 did not know and that change no number, whatever they say."""
+
 
 def as_of_v1(plain: Any) -> Any:
-    """Return a recipe's plain values without the newer keys that have their defaults."""
+    """Return a recipe's plain values without the newer keys that change nothing."""
     if isinstance(plain, list | tuple):
         return [as_of_v1(value) for value in plain]
     if not isinstance(plain, Mapping):
         return plain
     newer = {key for key, default in _SINCE_V1.items() if key in plain and plain[key] == default}
+    newer |= _INCIDENTAL_SINCE_V1
     return {key: as_of_v1(value) for key, value in plain.items() if key not in newer}
 
 

@@ -1,16 +1,20 @@
 """Validate a data set before anybody trains on it: behind `carryover data check KIND ROOT`."""
 
 import logging
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from carryover.configs.errors import UserError
 from carryover.core.data.check_imagefolder import check_imagefolder
 from carryover.core.data.defects import Defect, DefectPolicy
+from carryover.core.data.objects.across import compare_splits
 from carryover.core.data.objects.coco import load_coco_json, scan_coco
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.core.data.objects.voc import scan_voc_folder, voc_folders
+from carryover.core.data.voc_lists import LISTINGS, listed, side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +49,48 @@ def check(kind: str, root: Path, classes: Sequence[str] | None = None) -> list[D
 
 def _check_voc(root: Path, classes: Sequence[str] | None) -> list[Defect]:
     defects: list[Defect] = []
+    beside: dict[str, DetectionDataset] = {}
     for folder in voc_folders(root):
         dataset, found = scan_voc_folder(folder, classes, DefectPolicy())
-        defects += found
+        defects += [*found, *_in_two_lists(folder)]
         _log_contents(dataset)
+        if folder in side_by_side(root):
+            beside[folder.name] = dataset
+    return defects + _compare(beside)
+
+
+def _in_two_lists(folder: Path) -> list[Defect]:
+    """Return a defect for every list to test on that names images of a list to train on."""
+    ids = {p.stem: {line.id for line in listed(p)} for p in sorted((folder / LISTINGS).glob("*.txt"))}
+    defects = []
+    for taught, tested in (("train", "val"), ("train", "test"), ("trainval", "test")):
+        shared = sorted(ids.get(taught, set()) & ids.get(tested, set()))
+        if shared:
+            message = f"{len(shared)} of its images are in {taught}.txt too (for example {shared[0]})"
+            file = folder / LISTINGS / f"{tested}.txt"
+            defects.append(DefectPolicy().defect(file, "test_in_train", message))
+    return defects
+
+
+def _compare(splits: Mapping[str, DetectionDataset]) -> list[Defect]:
+    """Compare splits that are called train... with those that are called val..., valid..., test...."""
+    defects: list[Defect] = []
+    taught = {name: dataset for name, dataset in splits.items() if "train" in name}
+    for (name, train), (other, test) in product(taught.items(), splits.items()):
+        if other in taught or not re.search("val|test", other) or not train.images or not test.images:
+            continue
+        if train.classes != test.classes:
+            message = f"{other} has other classes than {name}: {sorted({*train.classes} ^ {*test.classes})}"
+            defects.append(DefectPolicy().defect(Path(other), "class_mismatch", message))
+        else:
+            defects += compare_splits(train, test, DefectPolicy())
     return defects
 
 
 def _check_coco(root: Path, classes: Sequence[str] | None) -> list[Defect]:
     files = [root] if root.is_file() else _annotation_files(root)
     defects: list[Defect] = []
+    splits: dict[str, DetectionDataset] = {}
     for file in files:
         try:
             content = load_coco_json(file)
@@ -68,7 +104,13 @@ def _check_coco(root: Path, classes: Sequence[str] | None) -> list[Defect]:
         dataset, found = scan_coco(file, _image_root(file, names), DefectPolicy(), classes)
         defects += found
         _log_contents(dataset)
-    return defects
+        splits[_split_name(file)] = dataset
+    return defects + _compare(splits)
+
+
+def _split_name(file: Path) -> str:
+    """Return what a file of annotations is of: its own name, or its folder's where that says it."""
+    return file.parent.name if file.stem.startswith("_annotations") else file.stem
 
 
 def _annotation_files(root: Path) -> list[Path]:

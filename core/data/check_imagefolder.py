@@ -6,58 +6,79 @@ from pathlib import Path
 
 from carryover.configs.errors import UserError
 from carryover.configs.files import sha256_file
+from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect
-from carryover.core.data.layouts import NO_CLASSES
+from carryover.core.data.digest import images_below
+from carryover.core.data.flat_split import labels_of_flat_split, truth_files
+from carryover.core.data.layouts import NO_CLASSES, classes_beside
+from carryover.core.data.leakage import test_in_train
 from carryover.core.data.names import is_hidden
-from carryover.core.data.pictures import IMAGE_SUFFIXES, in_parallel, picture_errors
+from carryover.core.data.pictures import in_parallel
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "valid", "validation", "test")
+
+_ByClass = dict[str, list[Path]]
 
 
 def check_imagefolder(root: Path) -> list[Defect]:
     """Return the defects of ``root/{train,val,test}/CLASS/...``, or of ``root/CLASS/...``.
 
+    A flat folder of validation images is read with the list of their classes (`core.data.flat_split`).
     Unreadable images (``drop``: pretraining skips and counts them), classes without images and classes that
-    are not in every split (fatal), and images that are byte for byte the same (``keep``: told, not touched;
-    between splits they leak test images into training).
+    are not in every split (fatal), test images that are training images too (fatal, as in an evaluation), and
+    images that are byte for byte the same inside a split (``keep``: told, not touched).
 
     Raises UserError where `root` has no class folders.
     """
     if not root.is_dir():
         raise UserError(f"{root}: not a folder; expected train/ and val/, or one folder a class")
     splits = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"": root}
-    images = {folder: _images_by_class(folder) for folder in splits.values()}
-    if "test" in splits and not images[splits["test"]]:
+    images = {name: _images_of(root, name, folder) for name, folder in splits.items()}
+    if "test" in splits and not images["test"]:
         log.info("%s: no class folders, so images without labels; passed over", splits["test"])
-        del images[splits["test"]]
+        del images["test"], splits["test"]
     if not images:
         raise UserError(f"{root}: expected train/ and val/, or one folder a class")
-    for folder, classes in images.items():
+    for name, classes in images.items():
         if not classes:
-            raise UserError(f"{folder}: {NO_CLASSES}")
-        log.info("%s: %d images, %d classes", folder, sum(map(len, classes.values())), len(classes))
-    defects = _class_mismatches(images)
-    for folder, classes in images.items():
-        for name, paths in classes.items():
+            raise UserError(f"{splits[name]}: {NO_CLASSES}")
+        log.info("%s: %d images, %d classes", splits[name], sum(map(len, classes.values())), len(classes))
+    defects = _class_mismatches({splits[name]: classes for name, classes in images.items()})
+    for name, classes in images.items():
+        for class_name, paths in classes.items():
             if not paths:
-                message = f"class '{name}' has no image"
-                defects.append(Defect(folder / name, "empty_class", message, "fatal"))
-    paths = [path for classes in images.values() for group in classes.values() for path in group]
-    errors = picture_errors(paths, str(root))
-    defects += [Defect(p, "unreadable_image", f"cannot be decoded ({e})", "drop") for p, e in errors.items()]
-    return defects + _duplicates(paths)
+                message = f"class '{class_name}' has no image"
+                defects.append(Defect(splits[name] / class_name, "empty_class", message, "fatal"))
+    pictures = {
+        name: [path for group in classes.values() for path in group] for name, classes in images.items()
+    }
+    everything = [path for of_split in pictures.values() for path in of_split]
+    for path, found in undecodable(everything, root, str(root)).items():
+        defects.append(Defect(path, found.kind, f"cannot be decoded ({found.reason})", "drop"))
+    for name in pictures.keys() - {"train", ""}:
+        defects += test_in_train(pictures.get("train", []), pictures[name], "fatal", "data.test_in_train")
+    return defects + [defect for of_split in pictures.values() for defect in _duplicates(of_split)]
 
 
-def _images_by_class(folder: Path) -> dict[str, list[Path]]:
+def _images_of(root: Path, split: str, folder: Path) -> _ByClass:
+    found = _images_by_class(folder)
+    truth = [] if found or not split else truth_files(root, split)
+    classes = classes_beside(root, split) if truth else []
+    if not classes:
+        return found
+    paths = dict(images_below(folder))
+    labels = labels_of_flat_split(truth, list(paths), classes)
+    found = {name: [] for name in classes}
+    for path, label in zip(paths.values(), labels, strict=True):
+        found[classes[label]].append(path)
+    return found
+
+
+def _images_by_class(folder: Path) -> _ByClass:
     return {
-        entry.name: sorted(
-            path
-            for path in entry.rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and not any(is_hidden(part) for part in path.relative_to(entry).parts)
-        )
+        entry.name: sorted(path for _, path in images_below(entry))
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not is_hidden(entry.name)
     }

@@ -4,20 +4,72 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from carryover.configs import Section
+from carryover.configs import Incidental, Section
 from carryover.configs.errors import UserError
 
 Action = Literal["fatal", "drop", "clip", "keep"]
+Check = Annotated[Literal["fatal", "keep"], Incidental]
+"""Whether a finding stops the work. It changes no number, so saying ``keep`` makes no other work of it."""
+
 LISTED = 20
-"""So many defects are written out in an error or a summary; the rest are counted."""
+"""So many names are written out in a message; the rest are counted."""
+
+LISTED_OF_A_KIND = 5
+"""So many defects of one kind are written out in an error or a summary."""
 
 ALWAYS_FATAL = frozenset({"empty_split", "unreadable_index", "empty_class", "class_mismatch"})
 """Kinds that leave nothing sensible to go on with."""
 
 
-class DefectPolicy(Section):
+@dataclass(frozen=True)
+class Defect:
+    """One thing wrong with one file, and what is done about it.
+
+    Attributes
+    ----------
+    choices
+        What a recipe may say instead of `action`.
+    key
+        Where the recipe says it, as dotted keys; "" where nothing can be said.
+    """
+
+    file: Path
+    kind: str
+    message: str
+    action: Action
+    choices: tuple[str, ...] = ()
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message} [{self.kind}: {self.action}]"
+
+    @property
+    def decision(self) -> str:
+        """The line of YAML that decides otherwise; "" where there is none."""
+        others = [choice for choice in self.choices if choice != self.action]
+        if not others:
+            return ""
+        opened = self.key.replace(".", ": {")
+        return f"{opened}: {' or '.join(others)}{'}' * self.key.count('.')}"
+
+
+class Policy(Section):
+    """What a recipe does about each kind of defect; every field is a kind."""
+
+    def action(self, kind: str) -> Action:
+        """Return what is to be done with a defect of this kind."""
+        return "fatal" if kind in ALWAYS_FATAL else getattr(self, kind)
+
+    def defect(self, file: Path, kind: str, message: str, action: Action | None = None) -> Defect:
+        """Return a defect of `file` with what is done about it, which is `action` if that is given."""
+        field = type(self).model_fields.get(kind)
+        choices = get_args(field.annotation) if field else ()
+        return Defect(file, kind, message, action or self.action(kind), choices, f"data.defects.{kind}")
+
+
+class DefectPolicy(Policy):
     """What to do with each kind of defect: stop, drop what is wrong, mend it, or keep it as it is.
 
     Attributes
@@ -52,6 +104,10 @@ class DefectPolicy(Section):
         ``drop`` leaves the polygon out; the object keeps its box.
     absent_class
         Classes of a VOC recipe without an object to train on; of COCO's, those that are tested all the same.
+    untested_class
+        Classes without an object in the test split: their AP is undefined, and in no mean.
+    counted_from_zero
+        VOC: a box begins at 0, so coordinates do not count from 1 (``data.first_pixel: 0`` reads them so).
     below_pixel
         More than a quarter of the boxes are less than a pixel wide or high: they are normalised, most likely.
     box_mask_mismatch
@@ -77,17 +133,15 @@ class DefectPolicy(Section):
     orphan_annotation: Literal["fatal", "drop"] = "fatal"
     degenerate_mask: Literal["fatal", "drop", "keep"] = "drop"
     missing_mask: Literal["fatal", "drop", "keep"] = "keep"
-    absent_class: Literal["fatal", "keep"] = "keep"
-    below_pixel: Literal["fatal", "keep"] = "fatal"
-    box_mask_mismatch: Literal["fatal", "keep"] = "fatal"
-    test_in_train: Literal["fatal", "keep"] = "fatal"
-
-    def action(self, kind: str) -> Action:
-        """Return what is to be done with a defect of this kind."""
-        return "fatal" if kind in ALWAYS_FATAL else getattr(self, kind)
+    absent_class: Check = "fatal"
+    untested_class: Check = "keep"
+    counted_from_zero: Check = "keep"
+    below_pixel: Check = "fatal"
+    box_mask_mismatch: Check = "fatal"
+    test_in_train: Check = "fatal"
 
 
-class MaskDefectPolicy(Section):
+class MaskDefectPolicy(Policy):
     """What to do with each kind of defect: stop before training, drop the image, or keep it.
 
     Attributes
@@ -104,10 +158,15 @@ class MaskDefectPolicy(Section):
     out_of_range
         A mask value (or colour) that is neither a class nor the ignored one. ``keep`` keeps the image and
         ignores those pixels.
-    absent_class
-        A class of the recipe that has no pixel in the training masks.
+    absent_class, untested_class
+        A class of the recipe that has no pixel in the training masks, or in the test masks.
     single_class
         Only one of the recipe's classes has a pixel in the training masks.
+    interpolated_class
+        A class of which nearly all pixels lie between a lower and a higher class: masks that were resized
+        with interpolation.
+    palette_order
+        Masks with palettes in which one colour has several indices: they are in a colour quantiser's order.
     test_in_train
         A test image that is a training image too, by its content.
     """
@@ -119,26 +178,12 @@ class MaskDefectPolicy(Section):
     unreadable_mask: Literal["fatal", "drop"] = "fatal"
     size_mismatch: Literal["fatal", "drop"] = "fatal"
     out_of_range: Literal["fatal", "drop", "keep"] = "fatal"
-    absent_class: Literal["fatal", "keep"] = "keep"
-    single_class: Literal["fatal", "keep"] = "fatal"
-    test_in_train: Literal["fatal", "keep"] = "fatal"
-
-    def action(self, kind: str) -> Action:
-        """Return what is to be done with a defect of this kind."""
-        return "fatal" if kind in ALWAYS_FATAL else getattr(self, kind)
-
-
-@dataclass(frozen=True)
-class Defect:
-    """One thing wrong with one file, and what is done about it."""
-
-    file: Path
-    kind: str
-    message: str
-    action: Action
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.message} [{self.kind}: {self.action}]"
+    absent_class: Check = "fatal"
+    untested_class: Check = "keep"
+    single_class: Check = "fatal"
+    interpolated_class: Check = "fatal"
+    palette_order: Check = "fatal"
+    test_in_train: Check = "fatal"
 
 
 @dataclass(frozen=True)
@@ -173,9 +218,8 @@ def settle_box(
     )
     if is_flat:
         message = f"{what}: its box is a line or a point, not an area"
-        action = policy.action("zero_area")
-        defect = Defect(file, "zero_area", message, action)
-        return SettledBox(box if action == "keep" else None, (defect,))
+        defect = policy.defect(file, "zero_area", message)
+        return SettledBox(box if defect.action == "keep" else None, (defect,))
     wholly_outside = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
     # Annotations rounded to two decimals overhang by a hundredth of a pixel: no defect.
     if not wholly_outside and max(abs(a - b) for a, b in zip(box, clipped, strict=True)) <= 0.5:
@@ -186,18 +230,18 @@ def settle_box(
     if wholly_outside:
         action = "drop" if action == "clip" else action
     kept = {"clip": clipped, "keep": box}.get(action)
-    return SettledBox(kept, (Defect(file, "outside_image", message, action),))
+    return SettledBox(kept, (policy.defect(file, "outside_image", message, action),))
 
 
 def refuse_fatal(defects: Sequence[Defect], what: str) -> None:
-    """Raise one UserError that lists the fatal defects (20 of them, and how many there are)."""
+    """Raise one UserError that lists the fatal defects by kind, and says what would decide each."""
     fatal = [defect for defect in defects if defect.action == "fatal"]
     if fatal:
         raise UserError(_listing(fatal, f"{what}: {len(fatal)} defects that the recipe does not forgive"))
 
 
 def summarize(defects: Sequence[Defect], what: str) -> str:
-    """Return the defects for a person to read: the count of each kind, then 20 of them by file."""
+    """Return the defects for a person to read: the count of each kind, and the first of each."""
     if not defects:
         return f"{what}: no defects found"
     return _listing(defects, f"{what}: {len(defects)} defects")
@@ -210,14 +254,14 @@ def tally(defects: Iterable[Defect]) -> str:
 
 
 def _listing(defects: Sequence[Defect], heading: str) -> str:
-    counts: Counter[str] = Counter()
-    ranks: list[int] = []
+    """Return a block of lines, grouped by kind: a thousand defects of one must not crowd out another."""
+    groups: dict[str, list[Defect]] = {}
     for defect in defects:
-        counts[defect.kind] += 1
-        ranks.append(counts[defect.kind])
-    # A thousand defects of one kind must not crowd out the only one of another.
-    shown = sorted(sorted(range(len(defects)), key=lambda i: ranks[i])[:LISTED])
-    lines = [f"{heading} ({tally(defects)})", *(f"  {defects[i]}" for i in shown)]
-    if len(defects) > len(shown):
-        lines.append(f"  ... and {len(defects) - len(shown)} more")
+        groups.setdefault(defect.kind, []).append(defect)
+    lines = [f"{heading} ({tally(defects)})"]
+    for kind, found in sorted(groups.items(), key=lambda group: -len(group[1])):
+        more = len(found) - LISTED_OF_A_KIND
+        lines += [f"  {defect}" for defect in found[:LISTED_OF_A_KIND]]
+        lines += [f"  ... and {more} more of {kind}"] if more > 0 else []
+        lines += [f"    to decide otherwise: {found[0].decision}"] if found[0].decision else []
     return "\n".join(lines)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,16 +123,6 @@ def named_in(file: Path, folder: Path) -> list[Named]:
         except ValueError:
             names.append(found.decode(errors="replace"))
     return [(name, located(folder, name)) for name in dict.fromkeys(names)]
-
-
-def by_stem(folder: Path, names: Iterable[str]) -> Iterator[Named]:
-    """Yield for each name the file in `folder` whose name without its suffix that is."""
-    try:
-        found = {path.stem: path for path in sorted(folder.iterdir())}
-    except OSError:
-        found = {}
-    for name in names:
-        yield name, found.get(Path(name).stem, folder / name)
 
 
 def lines_of(file: Path) -> list[str]:

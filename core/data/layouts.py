@@ -7,12 +7,16 @@ from typing import Any
 
 from carryover.configs import UserError
 from carryover.core.data.digest import Contents, images_below, listed, named_in
+from carryover.core.data.flat_split import EXPECTED, labels_of_flat_split, truth_files
 from carryover.core.data.names import is_hidden, read_text
 from carryover.core.data.pictures import IMAGE_SUFFIXES
-from carryover.core.data.readers import Files, ImageSection, Reader
+from carryover.core.data.readers import Files, ImageSection, Reader, images_of_split
 
 FOLDER_A_CLASS = "one folder a class with its images, under train (val, ...) or in the root itself"
-NO_CLASSES = "no folder in it: images without labels; expected one folder a class, or a list (kind: list)"
+NO_CLASSES = (
+    "no folder in it: images without labels; expected one folder a class, or a list (kind: list), or,"
+    f" {EXPECTED}"
+)
 _TINY_IMAGENET = "Tiny-ImageNet's train/<wnid>/images/*.JPEG and val/val_annotations.txt"
 _CIFAR_FILES = {
     "cifar10": ("cifar-10-batches-py", "data_batch_*", "test_batch", "batches.meta"),
@@ -21,7 +25,10 @@ _CIFAR_FILES = {
 
 
 def _imagefolder(config: ImageSection, root: Path) -> Files:
-    """Read root/<split>/<class>/.../image; for train, where there are no splits, root/<class>/.../image."""
+    """Read root/<split>/<class>/.../image; for train, where there are no splits, root/<class>/.../image.
+
+    A split without class folders takes its labels from the list that comes with it (`core.data.flat_split`).
+    """
     folder = root / config.split
     if not folder.is_dir():
         if config.split != "train" or any((root / other).is_dir() for other in ("val", "test")):
@@ -29,7 +36,11 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
         folder = root
     classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name))
     if not classes:
-        return Files(folder, list(_images_below(folder)), [], [])
+        flat = list(_images_below(folder))
+        truth, taught = truth_files(root, config.split), classes_beside(root, config.split)
+        if not truth or not taught:
+            return Files(folder, flat, [], [])
+        return Files(folder, flat, labels_of_flat_split(truth, flat, taught), taught)
     loose = [e.name for e in os.scandir(folder) if _is_image(e.name)]
     if loose:
         raise UserError(
@@ -47,6 +58,24 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
         names += [f"{name}/{image}" for image in found]
         labels += [label] * len(found)
     return Files(folder, names, labels, classes)
+
+
+def classes_beside(root: Path, split: str) -> list[str]:
+    """Return the class folders of the training split, or of another one beside `split`."""
+    for other in ("train", *sorted(e.name for e in os.scandir(root) if e.is_dir() and not is_hidden(e.name))):
+        if other != split and (root / other).is_dir():
+            below = (e for e in os.scandir(root / other) if e.is_dir() and not is_hidden(e.name))
+            if classes := sorted(entry.name for entry in below):
+                return classes
+    return []
+
+
+def _imagefolder_files(config: ImageSection, root: Path) -> Contents:
+    found = images_of_split(config, root)
+    folder = root / config.split
+    if not folder.is_dir() or any(e.is_dir() and not is_hidden(e.name) for e in os.scandir(folder)):
+        return found
+    return found + Contents(tuple((file.name, file) for file in truth_files(root, config.split)))
 
 
 def _tiny_imagenet(config: ImageSection, root: Path) -> Files:
@@ -193,7 +222,7 @@ def _holds(root: Path) -> str:
     return f"{root} holds {', '.join(found[:8])}" if found else f"{root} holds no folders"
 
 
-IMAGEFOLDER = Reader(FOLDER_A_CLASS, _imagefolder)
+IMAGEFOLDER = Reader(FOLDER_A_CLASS, _imagefolder, _imagefolder_files)
 CIFAR10 = Reader("CIFAR-10 as torchvision keeps it", _cifar, _cifar_files, ("train", "test"))
 CIFAR100 = Reader("CIFAR-100 as torchvision keeps it", _cifar, _cifar_files, ("train", "test"))
 TINY_IMAGENET = Reader(_TINY_IMAGENET, _tiny_imagenet, _tiny_imagenet_files, ("train", "val"))

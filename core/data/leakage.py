@@ -12,10 +12,13 @@ from carryover.core.data.pictures import in_parallel
 _TAIL_BYTES = 4096
 
 
-def test_in_train(train: Sequence[Path], test: Sequence[Path], action: Action) -> list[Defect]:
+def test_in_train(
+    train: Sequence[Path], test: Sequence[Path], action: Action, key: str = "data.defects.test_in_train"
+) -> list[Defect]:
     """Return a defect for every test image whose file is that of a training image, wherever either lies.
 
-    Files are read whole only where sizes and last bytes are the same.
+    Files are read whole only where sizes and last bytes are the same. `key` is where a recipe says what is
+    done.
     """
     for quick in (_size, _tail):
         keys = _keys(quick, train, test)
@@ -24,7 +27,16 @@ def test_in_train(train: Sequence[Path], test: Sequence[Path], action: Action) -
     digests = _keys(sha256_file, train, test)
     first = {digests[path]: path for path in reversed(train)}
     return [
-        Defect(path, "test_in_train", f"is the training image {first[digests[path]]} too", action)
+        Defect(
+            path,
+            "test_in_train",
+            "is a training image too"
+            if first[digests[path]] == path
+            else f"is the training image {first[digests[path]]} too",
+            action,
+            ("fatal", "keep"),
+            key,
+        )
         for path in test
         if digests[path] in first
     ]

@@ -12,8 +12,7 @@ Bit depth
     and neither has a 16-bit picture of which no value is above 255: these are `AmbiguousRange`.
 """
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
-
-from carryover.core.training.progress import progress
 
 READING: Final = 2
 """Version of this module's rule, raised when it reads any picture differently; 1 is carryover 0.1's.
@@ -159,17 +156,6 @@ def unlike_v1(path: Path, orientation: Orientation) -> str | None:
     except Exception:
         return None
     return None
-
-
-def picture_errors(paths: Sequence[Path], what: str) -> dict[Path, str]:
-    """Return the pictures that cannot be read, and why; decodes in threads, with a progress bar."""
-    errors: dict[Path, str] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as threads, progress(f"decoding {what}", len(paths)) as bar:
-        for path, error in zip(paths, threads.map(picture_error, paths), strict=True):
-            bar.advance(1)
-            if error is not None:
-                errors[path] = error
-    return errors
 
 
 def in_parallel(function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:

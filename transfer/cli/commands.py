@@ -82,12 +82,12 @@ def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:
     return check_masks(config.data)
 
 
-def print_defects(defects: Sequence["Defect"]) -> int:
-    """Print a data set's defects, a line each; return their number."""
-    for defect in defects:
-        out_console.print(Text(str(defect)), soft_wrap=True)
-    out_console.print(f"{len(defects)} defects" if defects else "no defects")
-    return len(defects)
+def print_defects(defects: Sequence["Defect"], what: str) -> int:
+    """Print a data set's defects by kind; return how many of them are fatal."""
+    from carryover.core.data.defects import summarize
+
+    out_console.print(Text(summarize(defects, what)), soft_wrap=True)
+    return sum(defect.action == "fatal" for defect in defects)
 
 
 def convert_checkpoint(checkpoint: Path, to: str, out: Path, encoder: str | None) -> str:

@@ -118,10 +118,10 @@ def data_check(
         str | None, typer.Option(help="The segmentation recipe that says how the masks are laid out.")
     ] = None,
 ) -> None:
-    """Validate a data set and list every defect."""
+    """Validate a data set, list every defect by kind; exit with 1 where one of them is fatal."""
     from carryover.transfer.cli.commands import check_data, print_defects
 
-    if print_defects(check_data(kind, root, recipe)):
+    if print_defects(check_data(kind, root, recipe), str(root)):
         raise typer.Exit(1)
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from carryover.configs import Incidental, Section, UserError
 from carryover.core.data.config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
+from carryover.core.data.defects import Check
 from carryover.core.data.digest import Contents, prefixed
 
 Statistics = tuple[float, float, float]
@@ -28,7 +29,7 @@ class ClassifyData(DataConfig):
     test_split: str = "val"
     test_list_file: Annotated[Path | None, Incidental] = None
     max_unreadable: Annotated[NonNegativeInt, Incidental] = 0
-    test_in_train: Literal["fatal", "keep"] = "fatal"
+    test_in_train: Check = "fatal"
 
     @property
     def train(self) -> DataConfig:

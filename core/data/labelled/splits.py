@@ -89,7 +89,7 @@ def open_splits(data: ClassifyData) -> Splits:
     if untested:
         raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
     if train.paths and test.paths:
-        shared = test_in_train(train.paths, test.paths, data.test_in_train)
+        shared = test_in_train(train.paths, test.paths, data.test_in_train, "data.test_in_train")
         refuse_fatal(shared, data.title)
         if shared:
             log.warning("%s", summarize(shared, data.title))

@@ -8,9 +8,11 @@ from pydantic import Field, model_validator
 
 from carryover.configs import Incidental, Section
 from carryover.core.data.defects import MaskDefectPolicy
-from carryover.core.data.digest import Contents, by_stem, images_below, lines_of
+from carryover.core.data.digest import Contents, images_below
+from carryover.core.data.names import located
 from carryover.core.data.objects.voc import VOC_CLASSES
 from carryover.core.data.pictures import Orientation
+from carryover.core.data.voc_lists import images_by_name, listed
 
 VOC_SEGMENTATION_CLASSES = ("background", *VOC_CLASSES)
 CITYSCAPES_CLASSES = (
@@ -203,9 +205,17 @@ SegmentationData = Annotated[
 
 def _voc(root: Path, part: VocPart) -> Contents:
     listing = root / "ImageSets" / "Segmentation" / f"{part.split}.txt"
-    ids = [line.split()[0] for line in lines_of(listing) if line.split()]
-    masks = ((f"{part.masks}/{i}.png", root / part.masks / f"{i}.png") for i in ids)
-    return Contents(((f"{part.split} list", listing), *masks), tuple(by_stem(root / "JPEGImages", ids)))
+    try:
+        lines = listed(listing)
+    except OSError:
+        # Its reader says so.
+        return Contents()
+    masks = [line.mask or f"{part.masks.as_posix()}/{line.id}.png" for line in lines]
+    images = images_by_name(root / "JPEGImages")
+    return Contents(
+        ((f"{part.split} list", listing), *((mask, located(root, mask)) for mask in masks)),
+        tuple((line.id, images.get(line.id, root / "JPEGImages" / line.id)) for line in lines),
+    )
 
 
 def _pairs(root: Path, pairs: Iterable[tuple[Path, Path]]) -> Contents:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -77,14 +77,29 @@ def load_labels(path: Path, code: MaskCode, orientation: Orientation = "exif") -
 
     Raises OSError where there is no readable image, ValueError where its pixels are no masks of this code.
     """
-    labels, _ = decode(path, code, orientation)
-    return labels
+    return decode(path, code, orientation).labels
 
 
-def decode(
-    path: Path, code: MaskCode, orientation: Orientation = "exif"
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decode a mask as `load_labels` does, and name the values that the code does not know."""
+class DecodedMask(NamedTuple):
+    """A mask as labels, with what only a check wants to know.
+
+    Attributes
+    ----------
+    labels
+        (height, width) uint8.
+    unknown
+        The values that the code does not know.
+    palette
+        The RGB colour that the file gives to each index in use; empty without a palette of its own.
+    """
+
+    labels: np.ndarray
+    unknown: tuple[str, ...] = ()
+    palette: Mapping[int, tuple[int, int, int]] = {}
+
+
+def decode(path: Path, code: MaskCode, orientation: Orientation = "exif") -> DecodedMask:
+    """Decode a mask as `load_labels` does, and say which values the code does not know."""
     with Image.open(path) as opened:
         image = turned_upright(opened, orientation)
         if code.colours is not None:
@@ -92,18 +107,17 @@ def decode(
         if image.mode not in ("1", "L", "P", "I", "I;16"):
             raise ValueError(f"is an image of mode {image.mode}, not a mask of indices; is it painted?")
         values = np.asarray(image).astype(np.int64)
+        palette = _palette(image, values)
     table = np.array(code.labels)
     inside = (values >= 0) & (values < len(table))
     labels = np.where(inside, table[values.clip(0, len(table) - 1)], _ILLEGAL)
     unknown = labels == _ILLEGAL
     names = tuple(str(v) for v in np.unique(values[unknown])) if unknown.any() else ()
     labels[unknown] = IGNORED
-    return labels.astype(np.uint8), names
+    return DecodedMask(labels.astype(np.uint8), names, palette)
 
 
-def _from_colours(
-    pixels: np.ndarray, colours: Mapping[tuple[int, int, int], int]
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def _from_colours(pixels: np.ndarray, colours: Mapping[tuple[int, int, int], int]) -> DecodedMask:
     packed = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     labels = np.full(packed.shape, _ILLEGAL)
     for (red, green, blue), label in colours.items():
@@ -111,4 +125,12 @@ def _from_colours(
     unknown = labels == _ILLEGAL
     found = np.unique(packed[unknown]) if unknown.any() else ()
     labels[unknown] = IGNORED
-    return labels.astype(np.uint8), tuple(f"#{value:06x}" for value in found)
+    return DecodedMask(labels.astype(np.uint8), tuple(f"#{value:06x}" for value in found))
+
+
+def _palette(image: Image.Image, values: np.ndarray) -> Mapping[int, tuple[int, int, int]]:
+    colours = image.getpalette("RGB") if image.mode == "P" else None
+    if not colours:
+        return {}
+    used = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
+    return {i: (r, g, b) for i in used if len(rgb := colours[3 * i : 3 * i + 3]) == 3 for r, g, b in [rgb]}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from carryover.configs import UserError
+from carryover.core.data.digest import images_below
 from carryover.core.data.masks.config import (
     Ade20kMasks,
     CityscapesMasks,
@@ -14,8 +15,9 @@ from carryover.core.data.masks.config import (
     VocMasks,
 )
 from carryover.core.data.masks.dataset import IGNORED, MaskCode, index_code
-from carryover.core.data.names import read_text
+from carryover.core.data.names import located
 from carryover.core.data.pictures import IMAGE_SUFFIXES
+from carryover.core.data.voc_lists import images_by_name, listed
 
 # Cityscapes' own table: the id of each evaluated class, in the order of their train ids.
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -90,19 +92,30 @@ def _folder_code(data: FolderMasks) -> MaskCode:
 def _voc_pairs(root: Path, split: str, masks: Path) -> list[Pair]:
     listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        ids = read_text(listing).split()
+        lines = listed(listing)
     except OSError as error:
         raise UserError(f"{listing}: the list of the images of '{split}' cannot be read ({error})") from None
-    if not ids:
+    if not lines:
         raise UserError(f"{listing}: lists no image")
-    return [Pair(i, root / "JPEGImages" / f"{i}.jpg", masks / f"{i}.png") for i in ids]
+    images = images_by_name(root / "JPEGImages")
+    return [
+        Pair(
+            line.id,
+            images.get(line.id, root / "JPEGImages" / f"{line.id}.jpg"),
+            masks / f"{line.id}.png" if line.mask is None else located(root, line.mask),
+        )
+        for line in lines
+    ]
 
 
 def _folder_pairs(images: Path, masks: Path, suffix: str) -> list[Pair]:
-    found = _images_in(images, images.iterdir() if images.is_dir() else ())
+    found = _images_in(images, (path for _, path in images_below(images)))
     if not masks.is_dir():
         raise UserError(f"{masks}: no such folder of masks")
-    pairs = [Pair(path.stem, path, masks / f"{path.stem}{suffix}") for path in found]
+    pairs = []
+    for path in found:
+        name = path.relative_to(images).with_suffix("").as_posix()
+        pairs.append(Pair(name, path, masks / f"{name}{suffix}"))
     # Masks among the images, told apart by their suffix alone, are not images of their own.
     return [p for p in pairs if images != masks or not p.image.name.endswith(suffix)]
 

@@ -10,6 +10,7 @@ from carryover.configs import UserError
 from carryover.core.data.defects import Defect, refuse_fatal, summarize
 from carryover.core.data.leakage import test_in_train
 from carryover.core.data.masks.check import check_pairs
+from carryover.core.data.masks.compare import MaskCounts, compare_masks
 from carryover.core.data.masks.config import SegmentationData
 from carryover.core.data.masks.dataset import IGNORED, SegmentationDataset
 from carryover.core.data.masks.layouts import code_of, pairs_of, split_name
@@ -19,11 +20,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """What a segmenter is trained and tested on, with the defects that the recipe forgave."""
+    """What a segmenter is trained and tested on, with the defects that the recipe forgave.
+
+    Attributes
+    ----------
+    train_pixels, test_pixels
+        (256,) pixels of each label in the masks of a split.
+    """
 
     train: SegmentationDataset
     test: SegmentationDataset
     defects: tuple[Defect, ...]
+    train_pixels: np.ndarray
+    test_pixels: np.ndarray
 
 
 def read_splits(data: SegmentationData) -> Splits:
@@ -32,18 +41,12 @@ def read_splits(data: SegmentationData) -> Splits:
     Raises
     ------
     UserError
-        A missing root, folder or list, or defects that the recipe does not forgive (listed by file).
+        A missing root, folder or list, or defects that the recipe does not forgive (listed by kind).
     """
-    _require_root(data)
-    train, train_defects, _ = _read(data, "train")
-    test, test_defects, _ = _read(data, "test")
-    for dataset, defects in ((train, train_defects), (test, test_defects)):
-        log.info("%s: %d images; %s", dataset.name, len(dataset.images), summarize(defects, dataset.name))
-    shared = test_in_train(
-        [i.path for i in train.images], [i.path for i in test.images], data.defects.action("test_in_train")
-    )
-    refuse_fatal([*train_defects, *test_defects, *shared], data.title)
-    return Splits(train, test, (*train_defects, *test_defects, *shared))
+    splits = scan_splits(data)
+    log.info("%s", summarize(splits.defects, data.title))
+    refuse_fatal(splits.defects, data.title)
+    return splits
 
 
 def check_masks(data: SegmentationData) -> list[Defect]:
@@ -51,48 +54,38 @@ def check_masks(data: SegmentationData) -> list[Defect]:
 
     Behind ``carryover data check masks ROOT --recipe NAME``; raises UserError as `read_splits` does.
     """
-    _require_root(data)
-    defects: list[Defect] = []
-    parts: tuple[Literal["train", "test"], ...] = ("train", "test")
-    for part in parts:
-        dataset, found, pixels = _read(data, part)
-        defects += found
-        _log_contents(dataset, pixels)
-    return defects
+    splits = scan_splits(data)
+    for dataset, pixels in ((splits.train, splits.train_pixels), (splits.test, splits.test_pixels)):
+        log.info("%s: %d usable pairs; %s", dataset.name, len(dataset.images), shares(dataset, pixels))
+    return list(splits.defects)
 
 
-def _log_contents(dataset: SegmentationDataset, pixels: np.ndarray) -> None:
-    shares = pixels / max(1, pixels.sum())
-    log.info(
-        "%s: %d usable pairs; of all pixels: %s; ignored %.1f %%",
-        dataset.name,
-        len(dataset.images),
-        ", ".join(
-            f"{name} {100 * share:.1f} %" for name, share in zip(dataset.classes, shares, strict=False)
-        ),
-        100 * shares[IGNORED],
-    )
-    absent = [name for name, count in zip(dataset.classes, pixels, strict=False) if not count]
-    if absent:
-        log.warning("%s: no pixel of %s", dataset.name, ", ".join(absent))
-
-
-def _require_root(data: SegmentationData) -> None:
+def scan_splits(data: SegmentationData) -> Splits:
+    """Read as `read_splits` does, but return fatal defects with the others instead of raising them."""
     root = data.root.expanduser()
     if not root.is_dir():
         raise UserError(f"data.root: {root}: no such directory; say where {data.title} is with data.root=DIR")
+    train, train_defects, train_counts = _read(data, "train")
+    test, test_defects, test_counts = _read(data, "test")
+    compared: list[Defect] = []
+    if train.images and test.images:
+        compared = compare_masks(train_counts, test_counts, data.classes, data.defects, root)
+        pictures = [image.path for image in train.images], [image.path for image in test.images]
+        compared += test_in_train(*pictures, data.defects.test_in_train)
+    defects = (*train_defects, *test_defects, *compared)
+    return Splits(train, test, defects, train_counts.pixels, test_counts.pixels)
+
+
+def shares(dataset: SegmentationDataset, pixels: np.ndarray) -> str:
+    """Return in words which part of all pixels each class has."""
+    parts = 100 * pixels / max(1, pixels.sum())
+    of_each = ", ".join(f"{name} {part:.1f} %" for name, part in zip(dataset.classes, parts, strict=False))
+    return f"of all pixels: {of_each}; ignored {parts[IGNORED]:.1f} %"
 
 
 def _read(
     data: SegmentationData, part: Literal["train", "test"]
-) -> tuple[SegmentationDataset, list[Defect], np.ndarray]:
+) -> tuple[SegmentationDataset, list[Defect], MaskCounts]:
     name, code = split_name(data, part), code_of(data)
-    images, defects, pixels = check_pairs(
-        pairs_of(data, part),
-        code,
-        data.defects,
-        name,
-        data.orientation,
-        data.classes if part == "train" else (),
-    )
-    return SegmentationDataset(name, data.classes, images, code), defects, pixels
+    images, defects, counts = check_pairs(pairs_of(data, part), code, data.defects, name, data.orientation)
+    return SegmentationDataset(name, data.classes, images, code), defects, counts

@@ -44,7 +44,7 @@ class _File:
     measured: list[str]
 
     def defect(self, kind: str, message: str) -> Defect:
-        return Defect(self.path, kind, message, self.policy.action(kind))
+        return self.policy.defect(self.path, kind, message)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _categories(
             raise UserError(f"{file}: categories[{number}] needs an integer 'id' and a 'name', not {entry!r}")
         if entry["id"] in names or entry["name"] in names.values():
             message = f"category {entry['id']} '{entry['name']}' occurs twice (by id or by name)"
-            defects.append(Defect(file, "duplicate_id", message, policy.duplicate_id))
+            defects.append(policy.defect(file, "duplicate_id", message))
             continue
         names[entry["id"]] = str(entry["name"])
     return names
@@ -180,16 +180,16 @@ def _images(
 ) -> dict[int | str, _ImageEntry]:
     """Return the usable images by id, in the file's order."""
     if not listed:
-        defects.append(Defect(file, "empty_split", "the file lists no image", "fatal"))
+        defects.append(policy.defect(file, "empty_split", "the file lists no image"))
     unique: dict[int | str, dict[str, Any]] = {}
     for number, entry in enumerate(listed):
         image_id = entry.get("id") if isinstance(entry, dict) else None
         if not isinstance(image_id, int | str) or not isinstance(entry.get("file_name"), str):
             message = f"images[{number}] needs an 'id' and a 'file_name'"
-            defects.append(Defect(file, "malformed_object", message, policy.malformed_object))
+            defects.append(policy.defect(file, "malformed_object", message))
         elif image_id in unique:
             message = f"image id {image_id} occurs again, as {entry['file_name']}"
-            defects.append(Defect(file, "duplicate_id", message, policy.duplicate_id))
+            defects.append(policy.defect(file, "duplicate_id", message))
         else:
             unique[image_id] = entry
     paths = in_parallel(lambda entry: located(root, entry["file_name"]), unique.values())
@@ -202,14 +202,14 @@ def _images(
         if isinstance(header, OSError):
             kind = "missing_image" if isinstance(header, FileNotFoundError) else "unreadable_image"
             message = "no such image file" if kind == "missing_image" else f"not a readable image ({header})"
-            defects.append(Defect(path, kind, message, policy.action(kind)))
+            defects.append(policy.defect(path, kind, message))
             continue
         size, stated = header.size, as_size(entry.get("width"), entry.get("height"))
         if stated is None and (entry.get("width"), entry.get("height")) != (None, None):
             unknown.append(entry["file_name"])
         if stated not in {size, None}:
             message = f"{file.name} states {stated[0]} x {stated[1]}, but the image is {size[0]} x {size[1]}"
-            defects.append(Defect(path, "size_mismatch", message, policy.size_mismatch))
+            defects.append(policy.defect(path, "size_mismatch", message))
             if policy.size_mismatch != "keep":
                 continue
         entries[image_id] = _ImageEntry(image_id, path, *size, header.turned)
@@ -217,7 +217,7 @@ def _images(
     bad = undecodable([entry.path for entry in entries.values()], root, file.name)
     for path, found in bad.items():
         message = f"cannot be decoded ({found.reason})"
-        defects.append(Defect(path, found.kind, message, policy.action(found.kind)))
+        defects.append(policy.defect(path, found.kind, message))
     return {image_id: entry for image_id, entry in entries.items() if entry.path not in bad}
 
 
@@ -299,7 +299,7 @@ def _settle(
             file.measured.append(str(entry.get("id")))
         area = mask_area(mask, *size) if mask else w * h
     spelled = entry.get("iscrowd") in (None, 0, 1) and area == entry.get("area", area)
-    altered = not spelled or (file.has_masks and mask != stated)
+    altered = not spelled or (file.has_masks and mask != stated) or (file.needs_masks and not mask)
     found = _Object(settled.box, file.labels[category_id], crowd, area, mask, altered, (x, y, x + w, y + h))
     return found, [*settled.defects, *faults]
 

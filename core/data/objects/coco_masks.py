@@ -26,13 +26,12 @@ def settle_segmentation(
     where they are those of the object's `box` (x, y, width, height).
     """
     if not segmentation:
-        return [], [Defect(file, "missing_mask", f"{what}: it has no segmentation", policy.missing_mask)]
-    action = policy.degenerate_mask
+        return [], [policy.defect(file, "missing_mask", f"{what}: it has no segmentation")]
     if isinstance(segmentation, dict):
         problem = _rle_problem(segmentation, width, height)
         if problem is None:
             return segmentation, []
-        return [], [Defect(file, "degenerate_mask", f"{what}: its RLE {problem}", action)]
+        return [], [policy.defect(file, "degenerate_mask", f"{what}: its RLE {problem}")]
     nested = isinstance(segmentation, list) and any(isinstance(part, list) for part in segmentation)
     polygons = segmentation if nested else [segmentation]
     sound: list[Polygon] = []
@@ -42,13 +41,13 @@ def settle_segmentation(
         if (rectangle := _two_corners(polygon, box)) is not None:
             sound.append(rectangle)
             message = f"{which} has two corners, those of its box: taken as a rectangle"
-            defects.append(Defect(file, "degenerate_mask", message, "keep"))
+            defects.append(policy.defect(file, "degenerate_mask", message, "keep"))
             continue
         problem = _polygon_problem(polygon)
         if problem is None:
             sound.append(polygon)
         else:
-            defects.append(Defect(file, "degenerate_mask", f"{which} {problem}", action))
+            defects.append(policy.defect(file, "degenerate_mask", f"{which} {problem}"))
     return sound, defects
 
 

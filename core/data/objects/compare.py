@@ -38,7 +38,7 @@ def compare_boxes(
             f"{small} of {total} boxes are less than a pixel wide or high: are they normalised"
             " (fractions of the image's size)?"
         )
-        defects.append(Defect(file, "below_pixel", message, policy.below_pixel))
+        defects.append(policy.defect(file, "below_pixel", message))
     pairs = [
         (box, around, image)
         for image in images
@@ -54,7 +54,7 @@ def compare_boxes(
             f"{len(wrong)} of {len(pairs)} boxes overlap less than half with the box around their own mask"
             f" (for example {example}): {guess}"
         )
-        defects.append(Defect(file, "box_mask_mismatch", message, policy.box_mask_mismatch))
+        defects.append(policy.defect(file, "box_mask_mismatch", message))
     return defects
 
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from carryover.configs import Incidental, Section
+from carryover.configs import Incidental, Section, UserError
 from carryover.core.data.defects import DefectPolicy
-from carryover.core.data.digest import Contents, by_stem, lines_of, named_in
-from carryover.core.data.objects.voc import VOC_CLASSES
+from carryover.core.data.digest import Contents, named_in
+from carryover.core.data.objects.voc import VOC_CLASSES, voc_split
 from carryover.core.data.pictures import Orientation
+from carryover.core.data.voc_lists import VocFiles, ids_of_folder, images_by_name, listed
 
 VocSplit = Annotated[str, Field(pattern=r"^((19|20)\d\d/)?[\w.-]+$")]
 """``2007/trainval``: VOC2007/ImageSets/Main/trainval.txt; ``trainval`` where the root is one VOC folder."""
@@ -30,7 +31,10 @@ class VocData(Section):
     train, test
         Splits; several training splits are joined.
     metric
-        How precision is averaged over recall: VOC 2007's 11 points, or the area under the curve.
+        How precision is averaged over recall: VOC 2007's 11 points, or the area under the curve. Not stated:
+        11 points for VOC's classes in a split of a year before 2010, or of no year; else the area.
+    first_pixel
+        The coordinate of the first pixel in the files; VOC's own count from 1.
     orientation
         Whether the EXIF flag of a picture is applied, as labelling tools do ("exif"), or pixels are taken as
         stored.
@@ -45,13 +49,32 @@ class VocData(Section):
     train: tuple[VocSplit, ...] = Field(min_length=1)
     test: VocSplit
     metric: Literal["11point", "area"] = "11point"
+    first_pixel: Literal[0, 1] = 1
     orientation: Orientation = "exif"
     defects: DefectPolicy = DefectPolicy()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_of_the_data(cls, stated: Any) -> Any:
+        """Fill in a metric that is not stated, so that the identity tells one rule from the other."""
+        if not isinstance(stated, dict) or stated.get("metric") is not None:
+            return stated
+        year, _, _ = str(stated.get("test", "")).rpartition("/")
+        vocs_own = tuple(stated.get("classes", VOC_CLASSES)) == VOC_CLASSES
+        before_2010 = not year.isdecimal() or int(year) < 2010
+        return stated | {"metric": "11point" if vocs_own and before_2010 else "area"}
 
     @property
     def test_label(self) -> str:
         """The split the numbers are measured on."""
         return self.test.replace("/", " ")
+
+    @property
+    def rule(self) -> str:
+        """The rule of the metric in words."""
+        return (
+            "11-point AP (VOC 2007)" if self.metric == "11point" else "AP, area under the curve (VOC 2010 on)"
+        )
 
     def contents(self) -> Contents:
         """List what is read of both splits; see `core.data.digest`."""
@@ -87,6 +110,8 @@ class CocoData(Section):
         As in VocData.
     """
 
+    rule: ClassVar[str] = "COCO's AP (IoU 0.50 to 0.95, 101 points of recall)"
+
     kind: Literal["coco"]
     root: Annotated[Path, Incidental]
     title: str = "COCO"
@@ -115,14 +140,17 @@ def voc_contents(root: Path, splits: Iterable[tuple[int | None, str]]) -> Conten
 
 
 def _voc(root: Path, year: int | None, split: str) -> Contents:
-    folder = root / f"VOC{year}" if year is not None and (root / f"VOC{year}").is_dir() else root
-    if year is None and not (folder / "ImageSets").is_dir():
-        folder = next((p.parent for p in sorted(root.glob("*/ImageSets"))), folder)
-    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-    where = f"{year or ''}/{split}"
-    ids = [line.split()[0] for line in lines_of(listing) if line.split()]
-    texts = [(f"{where} list", listing), *((f"{i}.xml", folder / "Annotations" / f"{i}.xml") for i in ids)]
-    return Contents(tuple(texts), tuple(by_stem(folder / "JPEGImages", ids)))
+    try:
+        folder, listing = voc_split(root, year, split)
+        ids = ids_of_folder(folder) if listing is None else [line.id for line in listed(listing)]
+    except (UserError, OSError):
+        # Its reader says so.
+        return Contents()
+    files = VocFiles.of(folder)
+    lists = () if listing is None else ((f"{year or ''}/{split} list", listing),)
+    texts = (*lists, *((f"{i}.xml", files.annotations / f"{i}.xml") for i in ids))
+    images = images_by_name(files.images)
+    return Contents(texts, tuple((i, images.get(i, files.images / i)) for i in ids))
 
 
 def _coco(root: Path, split: CocoSplit) -> Contents:

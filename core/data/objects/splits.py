@@ -2,12 +2,11 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from carryover.configs import UserError
-from carryover.core.data.defects import LISTED, Defect, refuse_fatal, summarize
-from carryover.core.data.leakage import test_in_train
+from carryover.core.data.defects import Defect, refuse_fatal, summarize
+from carryover.core.data.objects.across import compare_splits
 from carryover.core.data.objects.coco import read_coco
 from carryover.core.data.objects.config import DetectionData, VocData
 from carryover.core.data.objects.dataset import DetectionDataset
@@ -52,16 +51,15 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
         raise UserError(
             f"{train.name}: all {sum(objects)} objects are marked difficult: nothing is left to train on"
         )
-    shared = test_in_train(
-        [i.path for i in train.images], [i.path for i in test.images], data.defects.action("test_in_train")
-    )
-    absent = _absent(data, train, test)
-    refuse_fatal([*absent, *shared], data.title)
+    compared = compare_splits(train, test, data.defects, all_wanted=isinstance(data, VocData))
+    if compared:
+        log.info("%s", summarize(compared, data.title))
+    refuse_fatal(compared, data.title)
     if needs_masks:
         for dataset in (train, test):
             if any(i.annotation.masks is None for i in dataset.images):
                 raise UserError(f"{dataset.name}: model.masks is true, but the annotations hold no masks")
-    return Splits(train, test, (*train_defects, *test_defects, *absent, *shared))
+    return Splits(train, test, (*train_defects, *test_defects, *compared))
 
 
 def _read(
@@ -71,32 +69,10 @@ def _read(
     if isinstance(data, VocData):
         lists = data.train if part == "train" else (data.test,)
         splits = [data.year_and_list(s) for s in lists]
-        return read_voc(root, splits, data.classes, data.defects, data.orientation)
+        return read_voc(root, splits, data.classes, data.defects, data.orientation, data.first_pixel)
     split = data.train if part == "train" else data.test
     file, images = root / split.annotations, root / split.images
     return read_coco(file, images, data.defects, orientation=data.orientation, needs_masks=needs_masks)
-
-
-def _absent(data: DetectionData, train: DetectionDataset, test: DetectionDataset) -> list[Defect]:
-    """Return one defect for the classes that nothing is trained on.
-
-    A recipe's classes are wanted. Of those that a COCO file lists, the ones that occur in neither split are
-    not: exporters list the name of the whole data set as the first.
-    """
-    taught, tested = (_labels(dataset) for dataset in (train, test))
-    wanted = range(len(train.classes)) if isinstance(data, VocData) else sorted(tested)
-    absent = [f"'{train.classes[label]}'" for label in wanted if label not in taught]
-    if not absent:
-        return []
-    names = ", ".join(absent[:LISTED]) + (", ..." if len(absent) > LISTED else "")
-    message = f"{len(absent)} of {len(train.classes)} classes have no object to train on: {names}"
-    return [Defect(Path(train.name), "absent_class", message, data.defects.action("absent_class"))]
-
-
-def _labels(dataset: DetectionDataset) -> set[int]:
-    """Return the labels of objects that count: no crowds, none that is marked difficult."""
-    counted = (i.annotation.labels[~(i.annotation.iscrowd | i.annotation.difficult)] for i in dataset.images)
-    return {int(label) for labels in counted for label in labels}
 
 
 def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:

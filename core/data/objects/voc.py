@@ -1,6 +1,5 @@
 """Read the Pascal VOC layout: JPEGImages/, Annotations/*.xml and ImageSets/Main/*.txt."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,13 +8,18 @@ import numpy as np
 from carryover.configs.errors import UserError
 from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
-from carryover.core.data.names import is_hidden, read_text
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
 from carryover.core.data.objects.voc_xml import VocObject, VocRecord, read_record
-from carryover.core.data.pictures import IMAGE_SUFFIXES, Orientation, in_parallel
-
-LISTINGS = Path("ImageSets", "Main")
-_SUFFIXES = frozenset(IMAGE_SUFFIXES)
+from carryover.core.data.pictures import Orientation, in_parallel
+from carryover.core.data.voc_lists import (
+    LISTINGS,
+    VocFiles,
+    ids_of_folder,
+    images_by_name,
+    is_of_one_class,
+    listed,
+    side_by_side,
+)
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -34,6 +38,7 @@ def read_voc(
     classes: Sequence[str] | None = VOC_CLASSES,
     policy: DefectPolicy | None = None,
     orientation: Orientation = "exif",
+    first_pixel: int = 1,
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read splits of a VOC data set and the defects that were forgiven.
 
@@ -48,13 +53,16 @@ def read_voc(
         Class names in label order; None takes the names found in these splits, sorted.
     policy
         What each kind of defect means; `DefectPolicy`'s defaults when None.
+    first_pixel
+        The coordinate of the first pixel of a row or column in the files.
 
     Boxes are 1-based and inclusive in the files and become ``[xmin - 1, ymin - 1, xmax, ymax)``, as in
-    Detectron2 (``data/datasets/pascal_voc.py``). Difficult objects are kept, with their flag.
+    Detectron2 (``data/datasets/pascal_voc.py``); where they count from 0,
+    ``[xmin, ymin, xmax + 1, ymax + 1)``. Difficult objects are kept, with their flag.
 
     Raises UserError where there is no such split, and one that lists all fatal defects.
     """
-    dataset, defects = scan_voc(root, splits, classes, policy or DefectPolicy(), orientation)
+    dataset, defects = scan_voc(root, splits, classes, policy or DefectPolicy(), orientation, first_pixel)
     refuse_fatal(defects, f"VOC data in {root}")
     return dataset, defects
 
@@ -65,19 +73,23 @@ def scan_voc(
     classes: Sequence[str] | None,
     policy: DefectPolicy,
     orientation: Orientation = "exif",
+    first_pixel: int = 1,
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read as `read_voc` does, but return fatal defects with the others instead of raising them."""
     defects: list[Defect] = []
     records: list[VocRecord] = []
     seen: dict[str, Path] = {}
     for year, split in splits:
-        folder = _voc_folder(root, year)
-        ids = _unique_ids(_listing(folder, split), seen, policy, defects)
-        records += _read_records(folder, ids, orientation)
+        folder, listing = voc_split(root, year, split)
+        if listing is None:
+            ids = _unique(folder, ids_of_folder(folder), seen, policy, defects)
+        else:
+            ids = _unique(listing, [line.id for line in listed(listing)], seen, policy, defects)
+        records += _read_records(VocFiles.of(folder), ids, orientation)
     years = {year for year, _ in splits}
     name = " + ".join(f"VOC{year or ''} {split}" for year, split in splits)
     year = years.pop() if len(years) == 1 else None
-    dataset = _dataset(name, records, classes, year, policy, defects, orientation)
+    dataset = _dataset(name, records, classes, year, policy, defects, orientation, first_pixel)
     if not dataset.classes:
         raise UserError(f"{root}: no object in {name} to take the classes from; list the classes")
     return dataset, defects
@@ -88,29 +100,52 @@ def scan_voc_folder(
 ) -> tuple[DetectionDataset, list[Defect]]:
     """Read every image that any list of one VOC folder names, once; fatal defects are returned too.
 
-    The lists of single classes (``aeroplane_train.txt``) are passed over: they repeat the others.
+    Where images and annotations lie side by side, all of the folder. The lists of single classes
+    (``aeroplane_train.txt``) are passed over: they repeat the others.
     """
     defects: list[Defect] = []
-    listings = [path for path in sorted((folder / LISTINGS).glob("*.txt")) if not _is_of_one_class(path)]
-    if not listings:
-        defects.append(Defect(folder / LISTINGS, "empty_split", "holds no list of images", "fatal"))
+    files = VocFiles.of(folder)
+    listings = [path for path in sorted((folder / LISTINGS).glob("*.txt")) if not is_of_one_class(path)]
     ids: dict[str, None] = {}
+    if files.images == files.annotations:
+        ids = dict.fromkeys(ids_of_folder(folder))
+    elif not listings:
+        defects.append(policy.defect(folder / LISTINGS, "empty_split", "holds no list of images"))
     for listing in listings:
-        ids |= dict.fromkeys(_unique_ids(listing, {}, policy, defects))
-    records = _read_records(folder, list(ids))
+        ids |= dict.fromkeys(_unique(listing, [line.id for line in listed(listing)], {}, policy, defects))
+    records = _read_records(files, list(ids))
     return _dataset(folder.name, records, classes, None, policy, defects), defects
 
 
 def voc_folders(root: Path) -> list[Path]:
-    """Return the VOC folders of a root: itself, or those directly inside it; none is a UserError."""
+    """Return the VOC folders of a root: itself, or those directly inside it; none is a UserError.
+
+    Where there is none, folders with images and XML side by side, as exporters write one for each split.
+    """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected VOCdevkit, or a folder with JPEGImages in it")
     if (root / "JPEGImages").is_dir() or (root / "Annotations").is_dir():
         return [root]
-    inside = sorted(path.parent for path in root.glob("*/JPEGImages"))
+    inside = sorted(path.parent for path in root.glob("*/JPEGImages")) or side_by_side(root)
     if not inside:
-        raise UserError(f"{root}: expected JPEGImages, Annotations and ImageSets in it or in its folders")
+        raise UserError(
+            f"{root}: expected JPEGImages, Annotations and ImageSets in it or in its folders, or a folder for"
+            " each split with images and XML side by side"
+        )
     return inside
+
+
+def voc_split(root: Path, year: int | None, split: str) -> tuple[Path, Path | None]:
+    """Return a split's VOC folder and its list; the list is None where the split is a folder of its own.
+
+    Raises UserError where there is no such folder or split.
+    """
+    folders = voc_folders(root)
+    beside = [folder for folder in folders if folder == root / split]
+    if beside and folders == side_by_side(root):
+        return beside[0], None
+    folder = _voc_folder(root, year)
+    return folder, _listing(folder, split)
 
 
 def _voc_folder(root: Path, year: int | None) -> Path:
@@ -137,18 +172,21 @@ def _dataset(
     policy: DefectPolicy,
     defects: list[Defect],
     orientation: Orientation = "exif",
+    first_pixel: int = 1,
 ) -> DetectionDataset:
     if classes is None:
         classes = sorted({o.name for record in records for o in record.objects})
     labels = {name: label for label, name in enumerate(classes)}
     if len(labels) < len(classes):
         raise UserError(f"classes: a name occurs twice in {list(classes)}")
-    settled = [_settle(record, labels, policy, defects, orientation) for record in records]
+    if first_pixel == 1:
+        defects += _counted_from_zero(name, records, policy)
+    settled = [_settle(record, labels, policy, defects, orientation, first_pixel) for record in records]
     readable = [image for image in settled if image is not None]
     bad = undecodable([image.path for image in readable], readable[0].path.parent, name) if readable else {}
     for path, found in bad.items():
         message = f"cannot be decoded ({found.reason})"
-        defects.append(Defect(path, found.kind, message, policy.action(found.kind)))
+        defects.append(policy.defect(path, found.kind, message))
     return DetectionDataset(
         name=name,
         classes=tuple(classes),
@@ -159,76 +197,52 @@ def _dataset(
     )
 
 
-def _read_records(folder: Path, ids: Sequence[str], orientation: Orientation = "exif") -> list[VocRecord]:
-    images = _images_by_name(folder / "JPEGImages")
-    return in_parallel(lambda image_id: read_record(folder, images, image_id, orientation), ids)
+def _counted_from_zero(name: str, records: Sequence[VocRecord], policy: DefectPolicy) -> list[Defect]:
+    """Return one defect where boxes begin at 0, which no coordinate does that counts from 1."""
+    boxes = [(item.edges, record) for record in records for item in record.objects]
+    zero = [record for edges, record in boxes if min(edges[:2]) == 0]
+    if not zero:
+        return []
+    # What counts from 1 reaches the width; what counts from 0 ends before it.
+    full = sum(
+        r.header is not None and (e[2] >= r.header.size[0] or e[3] >= r.header.size[1]) for e, r in boxes
+    )
+    message = (
+        f"{len(zero)} of {len(boxes)} boxes begin at 0 (the first in {zero[0].xml.name}), {full} reach the"
+        " width or height: coordinates that count from 1 do not; `data: {first_pixel: 0}` counts them from 0"
+    )
+    return [policy.defect(Path(name), "counted_from_zero", message)]
+
+
+def _read_records(files: VocFiles, ids: Sequence[str], orientation: Orientation = "exif") -> list[VocRecord]:
+    images = images_by_name(files.images)
+    return in_parallel(lambda image_id: read_record(files, images, image_id, orientation), ids)
 
 
 def _listing(folder: Path, split: str) -> Path:
     listing = folder / LISTINGS / f"{split}.txt"
     if not listing.is_file():
         lists = sorted(listing.parent.glob("*.txt"))
-        there = [path.stem for path in lists if not _is_of_one_class(path)]
+        there = [path.stem for path in lists if not is_of_one_class(path)]
         raise UserError(f"{listing}: no such split; splits found: {', '.join(there) or 'none'}")
     return listing
 
 
-def _unique_ids(
-    listing: Path, seen: dict[str, Path], policy: DefectPolicy, defects: list[Defect]
+def _unique(
+    where: Path, ids: Sequence[str], seen: dict[str, Path], policy: DefectPolicy, defects: list[Defect]
 ) -> list[str]:
-    """Return the ids of a list that are not in `seen`, and add them to it."""
+    """Return the ids of a list or folder that are not in `seen`, and add them to it."""
     fresh: list[str] = []
-    lines = _lines(listing)
-    if not lines:
-        defects.append(Defect(listing, "empty_split", "the split lists no image", "fatal"))
-    for words in lines:
-        image_id = _image_id(words)
+    if not ids:
+        defects.append(policy.defect(where, "empty_split", "the split lists no image"))
+    for image_id in ids:
         if image_id in seen:
             message = f"image {image_id} is listed again (first in {seen[image_id]})"
-            defects.append(Defect(listing, "duplicate_id", message, policy.duplicate_id))
+            defects.append(policy.defect(where, "duplicate_id", message))
             continue
-        seen[image_id] = listing
+        seen[image_id] = where
         fresh.append(image_id)
     return fresh
-
-
-def _lines(listing: Path) -> list[list[str]]:
-    lines = (line.split() for line in read_text(listing).splitlines())
-    return [words for words in lines if words]
-
-
-def _image_id(words: list[str]) -> str:
-    """Return the image that a line names: without a flag behind it, a path in front of it, quotes or suffix.
-
-    Folders below JPEGImages stay part of it. Of two paths (DeepLab's lists) the first is the image's.
-    """
-    words = words[:-1] if _has_flag(words) else words
-    if len(words) == 2 and all(Path(word).suffix.lower() in _SUFFIXES for word in words):
-        words = words[:1]
-    name = " ".join(words).strip("'\"").replace("\\", "/").lstrip("/")
-    name = name.split("JPEGImages/")[-1]
-    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in _SUFFIXES else name
-
-
-def _has_flag(words: list[str]) -> bool:
-    """Whether a line carries the column of the lists of single classes: absent, difficult, present."""
-    return len(words) > 1 and words[-1] in {"-1", "0", "1"}
-
-
-def _is_of_one_class(listing: Path) -> bool:
-    return any(_has_flag(words) for words in _lines(listing)[:1])
-
-
-def _images_by_name(folder: Path) -> dict[str, Path]:
-    """Return the image files below a folder by path without suffix; a .jpg goes before its namesakes."""
-    found: dict[str, Path] = {}
-    for directory, below, names in os.walk(folder, followlinks=True):
-        below[:] = sorted(name for name in below if not is_hidden(name))
-        for name in sorted(names, key=lambda name: not name.lower().endswith(".jpg")):
-            path = Path(directory, name)
-            if path.suffix.lower() in _SUFFIXES and not name.startswith("."):
-                found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-    return found
 
 
 def _settle(
@@ -237,22 +251,22 @@ def _settle(
     policy: DefectPolicy,
     defects: list[Defect],
     orientation: Orientation,
+    first_pixel: int,
 ) -> DetectionImage | None:
     """Apply the policy to one image; its defects are added to `defects`."""
     usable = True
     for kind, file, message in record.image_problems:
-        action = policy.action(kind)
-        defects.append(Defect(file, kind, message, action))
-        usable &= action == "keep"
+        defects.append(policy.defect(file, kind, message))
+        usable &= defects[-1].action == "keep"
     for kind, file, message in record.object_problems:
-        defects.append(Defect(file, kind, message, policy.action(kind)))
+        defects.append(policy.defect(file, kind, message))
     if record.header is None:
         return None
     width, height = size = record.header.size
     if record.stated_size is not None and record.stated_size != size:
         stated = "{} x {}".format(*record.stated_size)
         message = f"states a size of {stated}, but {record.image.name} is {width} x {height}"
-        defects.append(Defect(record.xml, "size_mismatch", message, policy.size_mismatch))
+        defects.append(policy.defect(record.xml, "size_mismatch", message))
         usable &= policy.size_mismatch == "keep"
     few = ", ".join([*list(labels)[:5], "..."] if len(labels) > 6 else labels)
     boxes: list[tuple[float, ...]] = []
@@ -261,10 +275,11 @@ def _settle(
         what = f"object {item.number} ('{item.name}' at {', '.join(f'{e:g}' for e in item.edges)})"
         if item.name not in labels:
             message = f"{what}: not among the {len(labels)} classes ({few})"
-            defects.append(Defect(record.xml, "unknown_class", message, policy.unknown_class))
+            defects.append(policy.defect(record.xml, "unknown_class", message))
             continue
         xmin, ymin, xmax, ymax = item.edges
-        box = (xmin - 1, ymin - 1, xmax, ymax)
+        after = 1 - first_pixel
+        box = (xmin - first_pixel, ymin - first_pixel, xmax + after, ymax + after)
         is_flat = xmax == xmin or ymax == ymin
         settled = settle_box(box, is_flat, size, policy, record.xml, what)
         defects += settled.defects

@@ -9,6 +9,7 @@ from defusedxml import ElementTree
 
 from carryover.core.data.names import as_size, flag
 from carryover.core.data.pictures import Header, Orientation, read_header
+from carryover.core.data.voc_lists import VocFiles
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -46,12 +47,12 @@ class VocRecord:
 
 
 def read_record(
-    folder: Path, images: dict[str, Path], image_id: str, orientation: Orientation = "exif"
+    files: VocFiles, images: dict[str, Path], image_id: str, orientation: Orientation = "exif"
 ) -> VocRecord:
     """Read what a VOC folder says about an image; `images` are the image files by name without suffix."""
-    image = images.get(image_id, folder / "JPEGImages" / f"{image_id}.jpg")
-    xml = folder / "Annotations" / f"{image_id}.xml"
-    if not xml.is_file() and (flat := folder / "Annotations" / f"{Path(image_id).name}.xml").is_file():
+    image = images.get(image_id, files.images / f"{image_id}.jpg")
+    xml = files.annotations / f"{image_id}.xml"
+    if not xml.is_file() and (flat := files.annotations / f"{Path(image_id).name}.xml").is_file():
         xml = flat
     problems: list[tuple[str, Path, str]] = []
     header = stated_size = None

@@ -1,8 +1,11 @@
 """Both splits of a labelled data set, compared before anything is trained."""
 
 import shutil
+import zlib
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from carryover.configs import UserError
 from carryover.core.data.check import check
@@ -44,6 +47,46 @@ def test_a_flat_folder_is_refused_in_one_way(root):
         check("imagefolder", root)
     assert str(evaluated.value) == str(checked.value)
     assert "expected one folder a class, or a list" in str(checked.value)
+
+
+def test_a_flat_folder_may_have_a_list_of_its_classes(root):
+    """Every form that ImageNet's validation labels are handed on in."""
+    shutil.rmtree(root / "val")
+    names = [f"ILSVRC2012_val_0000000{number}.png" for number in (1, 2, 3)]
+    for name in names:
+        draw(root / "val" / name, seed=zlib.crc32(name.encode()))
+    stems = [name.removesuffix(".png") for name in names]
+    ids = np.array([2, 3, 1, 4], dtype=np.uint16)
+    synsets = np.zeros(4, dtype=[("ILSVRC2012_ID", "u2"), ("WNID", "O"), ("num_children", "u1")])
+    synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"] = (
+        ids,
+        ["c1", "c2", "c0", "c3"],
+        [0, 0, 0, 2],
+    )
+    devkit = root / "ILSVRC2012_devkit_t12" / "data"
+    devkit.mkdir(parents=True)
+    savemat(devkit / "meta.mat", {"synsets": synsets})
+    forms = {
+        devkit / "ILSVRC2012_validation_ground_truth.txt": "3\n1\n2\n",
+        root / "val.csv": "filename,label\n"
+        + "".join(f"{n},c{k}\n" for n, k in zip(names, (2, 0, 1), strict=True)),
+        root / "val.txt": "".join(f"{n} {k}\n" for n, k in zip(names, (2, 0, 1), strict=True)),
+        root / "LOC_val_solution.csv": "ImageId,PredictionString\n"
+        + "".join(f"{n},c{k} 1 2 3 4 c{k} 5 6 7 8\n" for n, k in zip(stems, (2, 0, 1), strict=True)),
+    }
+    digests = set()
+    for file, text in forms.items():
+        file.write_text(text)
+        images = open_images(root)
+        assert images.test.labels == [2, 0, 1], file
+        assert not [d for d in check("imagefolder", root) if d.kind != "duplicate_image"], file
+        digests.add(ClassifyData(root=root, name="mine").contents().digest())
+    assert len(digests) == len(forms), "the list is part of the data"
+    (root / "LOC_val_solution.csv").write_text(f"{stems[0]},c9\n")
+    with pytest.raises(
+        UserError, match=r"LOC_val_solution\.csv, line 1: class 'c9' is no folder of the training"
+    ):
+        _ = open_images(root).splits
 
 
 @pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX"])

@@ -12,7 +12,7 @@ from carryover.transfer.tasks.segmentation.announce import announce as announce_
 from tests.transfer.tasks.detection.layouts import write_voc
 from tests.transfer.tasks.segmentation.scenes import recipe, write_folders
 
-KEEP = ("data.defects.test_in_train=keep",)
+KEEP = ("data.defects.test_in_train=keep", "data.defects.absent_class=keep")
 DOG, CAT = ("dog", (5, 6, 20, 25)), ("cat", (1, 2, 9, 9))
 
 
@@ -49,7 +49,7 @@ def test_who_scales_by_hand_is_told_that_it_scales_by_itself(splits):
 
 
 @pytest.mark.parametrize(
-    ("metric", "rule"), [("11point", "AP, 11-point VOC 2007"), ("area", "area under the curve")]
+    ("metric", "rule"), [("11point", "11-point AP (VOC 2007)"), ("area", "area under the curve")]
 )
 def test_the_rule_of_the_metric_is_said(splits, metric, rule):
     assert rule in announce(*splits(*KEEP, f"data.metric={metric}"))

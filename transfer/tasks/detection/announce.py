@@ -3,7 +3,6 @@
 from collections import Counter
 
 from carryover.core.data.defects import tally
-from carryover.core.data.objects.config import VocData
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.core.data.objects.splits import Splits
 from carryover.transfer.tasks.detection.config import DetectionConfig
@@ -13,11 +12,6 @@ def announce(config: DetectionConfig, splits: Splits) -> str:
     """Return one block: images, objects of each class, sizes, schedule, and the rule of the metric."""
     shown, dropped = config.input, tally(d for d in splits.defects if d.action == "drop")
     sizes = (" to " if shown.min_size_sampling == "range" else ", ").join(map(str, shown.min_sizes_train))
-    if isinstance(config.data, VocData):
-        eleven = config.data.metric == "11point"
-        rule = "AP, 11-point VOC 2007" if eleven else "AP, area under the curve (VOC 2010 and later)"
-    else:
-        rule = "COCO's AP (IoU 0.50 to 0.95, 101 points of recall)"
     lines = [
         "what will be done",
         f"  train on {_contents(splits.train)}",
@@ -25,7 +19,7 @@ def announce(config: DetectionConfig, splits: Splits) -> str:
         f"  short edge {sizes} in training (long edge at most {shown.max_size_train}),"
         f" {shown.min_size_test} in testing (at most {shown.max_size_test})",
         f"  {config.solver.describe()}",
-        f"  {rule}",
+        f"  {config.data.rule}",
     ]
     if dropped:
         lines.append(f"  left out: {dropped}")

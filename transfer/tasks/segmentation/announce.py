@@ -1,7 +1,7 @@
 """What a segmenter will be trained and tested on, and how, in words: said once, before training."""
 
 from carryover.core.data.defects import tally
-from carryover.core.data.masks.splits import Splits
+from carryover.core.data.masks.splits import Splits, shares
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 
 
@@ -9,10 +9,12 @@ def announce(config: SegmentationConfig, splits: Splits) -> str:
     """Return one block: images, sizes, schedule, the rule of the metric, and what was left out."""
     shown, dropped = config.input, tally(d for d in splits.defects if d.action == "drop")
     tested = "their own size" if shown.test_scale is None else "{} x {}".format(*shown.test_scale)
+    parts = ((splits.train, splits.train_pixels), (splits.test, splits.test_pixels))
+    train, test = (f"{d.name}: {len(d.images)} images; {shares(d, pixels)}" for d, pixels in parts)
     lines = [
         "what will be done",
-        f"  train on {splits.train.name}: {len(splits.train.images)} images",
-        f"  test on {splits.test.name}: {len(splits.test.images)} images",
+        f"  train on {train}",
+        f"  test on {test}",
         "  scaled into {} x {}, times {:g} to {:g}, crops of {} x {} (height x width); tested {}".format(
             *shown.scale,
             *shown.ratio_range,

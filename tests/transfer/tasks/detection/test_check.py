@@ -3,14 +3,17 @@
 import json
 import logging
 import shutil
+from collections import Counter
 
 import pytest
+from PIL import Image
 
 from carryover.configs import load
 from carryover.configs.errors import UserError
+from carryover.configs.identity import without_defaults
 from carryover.core.data.check import check
 from carryover.core.data.defects import summarize
-from carryover.core.data.objects.config import CocoData
+from carryover.core.data.objects.config import CocoData, VocData
 from carryover.core.data.objects.splits import read_splits
 from tests.transfer.tasks.detection.layouts import write_coco, write_image, write_voc, write_voc_split
 
@@ -53,8 +56,8 @@ def test_class_folders(class_folders):
     assert found(check("imagefolder", class_folders)) == [
         ("class_mismatch", "train", "fatal"),
         ("class_mismatch", "val", "fatal"),
-        ("duplicate_image", "copy.png", "keep"),
         ("empty_class", "bird", "fatal"),
+        ("test_in_train", "copy.png", "fatal"),
         ("unreadable_image", "0.png", "drop"),
     ]
 
@@ -103,6 +106,7 @@ def test_coco_files_are_found_with_their_images(tmp_path):
     (tmp_path / "val2017" / "2.jpg").unlink()
     assert found(check("coco", tmp_path)) == [
         ("missing_image", "2.jpg", "fatal"),
+        ("test_in_train", "1.jpg", "fatal"),
         ("unreadable_index", "torn.json", "fatal"),
         ("zero_area", "instances_train2017.json", "drop"),
         ("zero_area", "instances_val2017.json", "drop"),
@@ -139,12 +143,82 @@ class TestClassesWithoutObjects:
         recipe = load("transfer", "voc07_c4", [f"data.root={root}", *keys, *more])
         return read_splits(recipe.data, needs_masks=False)
 
+    def test_a_picture_saved_again_is_the_same_picture(self, tmp_path):
+        objects = [("dog", (5, 6, 20, 25)), ("cat", (1, 2, 9, 9))]
+        for year, quality in (("VOC2007", 95), ("VOC2012", 30)):
+            write_voc(tmp_path / year, {"a": objects}, "train")
+            Image.effect_noise((40, 30), 60).convert("RGB").save(
+                tmp_path / year / "JPEGImages" / "a.jpg", quality=quality
+            )
+        keys = ["data.classes=[dog, cat]", "data.train=[2007/train]", "data.test=2012/train"]
+        recipe = load("transfer", "voc07_c4", [f"data.root={tmp_path}", *keys])
+        with pytest.raises(UserError, match=r"VOC2012/JPEGImages/a\.jpg: has the name, size and boxes of"):
+            read_splits(recipe.data, needs_masks=False)
+
+    def test_lists_and_splits_that_share_images_are_found_by_data_check(self, tmp_path):
+        write_voc(tmp_path / "voc", {"a": [DOG], "b": [DOG]}, "train")
+        write_voc_split(tmp_path / "voc", "val", ["b"])
+        # Flags behind the names do not make lists of a single class of them.
+        write_voc_split(tmp_path / "voc", "test", ["a.jpg 1", "b.jpg 1"])
+        write_voc_split(tmp_path / "voc", "dog_train", ["a -1"])
+        (defect, other) = (d for d in check("voc", tmp_path / "voc") if d.action == "fatal")
+        assert other.file.name == "test.txt" and "2 of its images are in train.txt" in other.message
+        assert defect.kind == "test_in_train" and "1 of its images are in train.txt too" in defect.message
+        for split in ("train", "valid"):
+            write_coco(tmp_path / "coco" / split, [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 9, 9]}])
+            for image in (tmp_path / "coco" / split / "images").iterdir():
+                image.rename(image.parent.parent / image.name)
+            file = tmp_path / "coco" / split / "instances.json"
+            file.rename(file.with_name("_annotations.coco.json"))
+        kinds = Counter(d.kind for d in check("coco", tmp_path / "coco"))
+        assert kinds == {"test_in_train": 2}
+
+    def test_images_and_xml_side_by_side(self, tmp_path):
+        for split, box in (("train", (5, 6, 20, 25)), ("valid", (5, 6, 21, 25))):
+            write_voc(tmp_path / split, {f"{split}1": [("dog", box)], f"{split}2": [("dog", box)]})
+            write_image(tmp_path / split / "JPEGImages" / f"{split}2.jpg", (41, 30))
+            xml = tmp_path / split / "Annotations" / f"{split}2.xml"
+            xml.write_text(xml.read_text().replace("<width>40", "<width>41"))
+            for file in [*(tmp_path / split).glob("*/*.jpg"), *(tmp_path / split).glob("*/*.xml")]:
+                file.rename(tmp_path / split / file.name)
+            for folder in ("JPEGImages", "Annotations", "ImageSets"):
+                shutil.rmtree(tmp_path / split / folder)
+        keys = [
+            "data.classes=[dog]",
+            "data.train=[train]",
+            "data.test=valid",
+            "data.defects.test_in_train=keep",
+        ]
+        data = load("transfer", "voc07_c4", [f"data.root={tmp_path}", *keys]).data
+        splits = read_splits(data, needs_masks=False)
+        assert [image.id for image in splits.test.images] == ["valid1", "valid2"]
+        assert splits.train.images[0].annotation.boxes.tolist() == [[4, 5, 20, 25]]
+        assert {d.kind for d in check("voc", tmp_path)} == {"test_in_train"}
+        before = data.contents().digest()
+        (tmp_path / "valid" / "valid1.xml").unlink()
+        assert data.contents().digest() != before
+        with pytest.raises(UserError, match=r"valid1\.xml: no XML for image valid1"):
+            read_splits(data, needs_masks=False)
+
+    def test_the_rule_of_the_metric_is_that_of_the_data(self, tmp_path):
+        own = {"root": tmp_path, "train": ["train"], "test": "val"}
+        for more, rule in (
+            ({"classes": ["dog"]}, "area"),
+            ({"classes": ["dog"], "metric": "11point"}, "11point"),
+            ({}, "11point"),
+            ({"test": "2007/test"}, "11point"),
+            ({"test": "2012/val"}, "area"),
+        ):
+            data = VocData.model_validate(own | more)
+            assert data.metric == rule, more
+            assert ("metric" in without_defaults(data)) == (rule == "area")
+
     def test_a_recipes_class_is_wanted_and_a_difficult_object_is_none(self, tmp_path):
         with pytest.raises(
             UserError, match=r"1 of 2 classes have no object to train on: 'cat' \[absent_class"
         ):
-            self._voc(tmp_path, "data.defects.absent_class=fatal")
-        kept = self._voc(tmp_path).defects
+            self._voc(tmp_path)
+        kept = self._voc(tmp_path, "data.defects.absent_class=keep").defects
         assert "absent_class" in {defect.kind for defect in kept}
 
     @pytest.mark.parametrize(("tested", "refused"), [(1, False), (2, True)])

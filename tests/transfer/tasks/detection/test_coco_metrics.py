@@ -12,8 +12,13 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from carryover.configs.errors import UserError, WorkError
+from carryover.core.data.objects.coco import read_coco
+from carryover.core.data.objects.config import CocoData
 from carryover.transfer.tasks.detection.coco_metrics import coco_ap
+from carryover.transfer.tasks.detection.metrics import score
+from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
 from tests.transfer.tasks.detection.coco_scenes import random_coco, uncompressed
+from tests.transfer.tasks.detection.layouts import write_coco
 from tests.transfer.tasks.detection.voc_scenes import prediction, voc_annotation, voc_dataset
 
 IOU_TYPES = ("bbox", "segm")
@@ -207,3 +212,28 @@ def test_agrees_with_detectron2(tmp_path, seed):
         expected = [theirs[iou_type][key] for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
         ours = numbers(coco_ap(file, predictions, iou_type))[:6]
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+
+
+def test_an_object_without_a_mask_counts_for_boxes_alone(tmp_path):
+    boxes = np.array([[1, 2, 10, 11], [15, 5, 25, 15]], dtype=np.float32)
+    outlines = ([[1, 2, 10, 2, 10, 11, 1, 11]], [])
+    annotations = [
+        {"image_id": 1, "category_id": 1, "bbox": [x, y, x2 - x, y2 - y], "segmentation": outline}
+        for (x, y, x2, y2), outline in zip(boxes.tolist(), outlines, strict=True)
+    ]
+    file, images = write_coco(tmp_path, annotations, images=1)
+    split = {"annotations": file.relative_to(tmp_path), "images": images.relative_to(tmp_path)}
+    data = CocoData.model_validate({"kind": "coco", "root": tmp_path, "train": split, "test": split})
+    dataset, _ = read_coco(file, images)
+    masks = np.zeros((2, 30, 40), dtype=np.uint8)
+    for mask, (x, y, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[y:y2, x:x2] = 1
+    found = ImagePrediction(1, boxes, np.array([0.9, 0.8]), np.zeros(2, dtype=np.int64), encode_masks(masks))
+    values = {(m.name, m.params.get("of")): m.value for m in score(data, dataset, [found], masks=True)}
+    assert values["AP", None] == values["AP", "mask"] == pytest.approx(100)
+    # The second box, without the first, finds half of the boxes and none of the masks.
+    alone = ImagePrediction(
+        1, boxes[1:], np.array([0.9]), np.zeros(1, dtype=np.int64), encode_masks(masks[1:])
+    )
+    values = {(m.name, m.params.get("of")): m.value for m in score(data, dataset, [alone], masks=True)}
+    assert 0 < values["AP50", None] < 60 and values["AP50", "mask"] == 0

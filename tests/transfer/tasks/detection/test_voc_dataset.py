@@ -116,7 +116,8 @@ def test_zero_area_boxes(tmp_path, box):
 )
 def test_boxes_over_the_edge(tmp_path, box, clipped):
     dataset, defects = read_one(tmp_path, [("dog", box)])
-    assert kinds(defects) == [("outside_image", "clip")]
+    zero = [("counted_from_zero", "keep")] if 0 in box[:2] else []
+    assert kinds(defects) == [*zero, ("outside_image", "clip")]
     assert dataset.images[0].annotation.boxes.tolist() == [clipped]
     dataset, _ = read_one(tmp_path, [("dog", box)], DefectPolicy(outside_image="drop"))
     assert len(dataset.images[0].annotation) == 0
@@ -252,8 +253,21 @@ def test_all_fatal_defects_are_listed_at_once_the_rare_kinds_first_of_all(tmp_pa
         read_voc(tmp_path, [(None, "train")])
     lines = str(error.value).splitlines()
     assert "88 defects that the recipe does not forgive (unknown_class 87, missing_image 1)" in lines[0]
-    assert len(lines) == 22 and lines[-1].strip() == "... and 68 more"
-    assert any("29.jpg: no such image file" in line for line in lines)
+    assert lines[6:8] == [
+        "  ... and 82 more of unknown_class",
+        "    to decide otherwise: data: {defects: {unknown_class: drop}}",
+    ]
+    assert "29.jpg: no such image file" in lines[8]
+    assert lines[9:] == ["    to decide otherwise: data: {defects: {missing_image: drop}}"]
+
+
+def test_boxes_may_count_from_0(tmp_path):
+    write_voc(tmp_path, {"a": [("dog", (0, 2, 39, 29))]})
+    _, defects = read_voc(tmp_path, [(None, "train")])
+    assert "1 of 1 boxes begin at 0 (the first in a.xml), 0 reach" in defects[0].message
+    assert "`data: {first_pixel: 0}`" in defects[0].message
+    dataset, defects = read_voc(tmp_path, [(None, "train")], first_pixel=0)
+    assert dataset.images[0].annotation.boxes.tolist() == [[0, 2, 40, 30]] and defects == []
 
 
 def test_scanning_returns_fatal_defects_instead(tmp_path):

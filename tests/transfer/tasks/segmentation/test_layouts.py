@@ -137,9 +137,10 @@ class TestDefects:
             "unreadable_mask": 2,
             "unreadable_image": 2,
             "absent_class": 1,
+            "untested_class": 1,
         }
         assert "train/images: 1 usable pairs; of all pixels: ground 50.0 %, crop 50.0 %" in caplog.text
-        assert "no pixel of weed" in caplog.text
+        assert any("'weed' (2)" in defect.message for defect in defects)
 
     def test_data_check_needs_a_segmentation_recipe(self, root):
         with pytest.raises(UserError, match="--recipe which layout"):
@@ -231,9 +232,43 @@ class TestComparison:
     def test_absent_classes_are_one_defect(self, tmp_path):
         root = self._write(tmp_path, _mask([0, 1], [0, 0]))
         with pytest.raises(UserError, match=r"2 of 4 classes have no pixel .*: 'c' \(2\), 'd' \(3\) \["):
-            self._read(root, "[a, b, c, d]", "data.defects.absent_class=fatal")
-        splits = self._read(root, "[a, b, c, d]")
-        assert [defect.kind for defect in splits.defects] == ["absent_class"]
+            self._read(root, "[a, b, c, d]")
+        splits = self._read(root, "[a, b, c, d]", "data.defects.absent_class=keep")
+        assert [defect.kind for defect in splits.defects] == ["absent_class", "untested_class"]
+
+    def test_masks_resized_with_interpolation(self, tmp_path):
+        shape = np.zeros((32, 32), dtype=np.uint8)
+        shape[8:24, 8:24] = 4
+        shape[12:20, 2:6] = 1
+        # A thin class of its own, which is no transition: 3 between 0 and 0.
+        shape[28, 4:28] = 3
+        root = self._write(tmp_path / "sound", shape)
+        keep = "data.defects.absent_class=keep"
+        assert "interpolated_class" not in {d.kind for d in self._read(root, "[a, b, c, d, e]", keep).defects}
+        blurred = np.asarray(Image.fromarray(shape[:28]).resize((48, 42), Image.Resampling.BILINEAR))
+        root = self._write(tmp_path / "resized", blurred)
+        with pytest.raises(
+            UserError, match=r"2 of 5 classes have pixels only where a lower .*'c' \(2\).*'d'"
+        ):
+            self._read(root, "[a, b, c, d, e]", keep)
+
+    def test_palettes_in_the_order_of_a_quantiser(self, tmp_path):
+        colours = np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], dtype=np.uint8)
+        both, green = (_mask([0] * 4, *[[2, 2, a, a]] * 2, [0] * 4) for a in (1, 2))
+        for folder, reduce in (("quantised", True), ("one_palette", False)):
+            root = self._write(tmp_path / folder, both, green)
+            for path in root.glob("*/masks/*.png"):
+                indices = Image.open(path)
+                if reduce:
+                    Image.fromarray(colours[np.asarray(indices)]).quantize(3).save(path)
+                else:
+                    indices.putpalette(colours.ravel().tolist())
+                    indices.save(path)
+        with pytest.raises(UserError, match=r"colours have different indices in different masks .*palette:"):
+            self._read(tmp_path / "quantised", "[a, b, c]")
+        assert self._read(tmp_path / "one_palette", "[a, b, c]").defects == ()
+        painted = ["data.palette=[[0, 0, 0], [200, 0, 0], [0, 200, 0]]", "data.ignore=null"]
+        assert self._read(tmp_path / "quantised", "[a, b, c]", *painted).defects == ()
 
     def test_zero_may_mean_no_label(self, tmp_path):
         root = self._write(tmp_path, _mask([0, 1, 2, 255]))
@@ -260,7 +295,7 @@ class TestComparison:
 def test_the_scenes_of_these_tests_are_whole(tmp_path):
     splits = read_splits(recipe(write_folders(tmp_path)).data)
     # So few masks do not show every class.
-    assert {defect.kind for defect in splits.defects} <= {"absent_class"}
+    assert {defect.kind for defect in splits.defects} <= {"absent_class", "untested_class"}
     assert (len(splits.train.images), len(splits.test.images)) == (5, 5)
     found = {int(v) for i in splits.train.images for v in np.unique(load_labels(i.mask, splits.train.code))}
     assert len(found) > 2

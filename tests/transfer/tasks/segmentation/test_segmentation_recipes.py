@@ -12,6 +12,7 @@ from carryover.transfer.tasks.evaluate import evaluate
 from tests.transfer.convert.backbones import write_backbone
 
 SHRUNK = [
+    "data.defects.absent_class=keep",
     *("model.channels=8", "model.auxiliary.channels=8", "input.scale=[96, 64]", "input.crop_size=[33, 33]"),
     *("input.test_scale=[96, 64]", "solver.ims_per_batch=2", "solver.reference_ims_per_batch=2"),
     *("solver.max_iter=1", "workers=0", "samples=1"),
