@@ -229,11 +229,15 @@ def test_an_object_without_a_mask_counts_for_boxes_alone(tmp_path):
     for mask, (x, y, x2, y2) in zip(masks, boxes.astype(int), strict=True):
         mask[y:y2, x:x2] = 1
     found = ImagePrediction(1, boxes, np.array([0.9, 0.8]), np.zeros(2, dtype=np.int64), encode_masks(masks))
-    values = {(m.name, m.params.get("of")): m.value for m in score(data, dataset, [found], masks=True)}
+    values = {
+        (m.name, m.params.get("of")): m.value for m in score(data, dataset, [found], masks=True).metrics
+    }
     assert values["AP", None] == values["AP", "mask"] == pytest.approx(100)
     # The second box, without the first, finds half of the boxes and none of the masks.
     alone = ImagePrediction(
         1, boxes[1:], np.array([0.9]), np.zeros(1, dtype=np.int64), encode_masks(masks[1:])
     )
-    values = {(m.name, m.params.get("of")): m.value for m in score(data, dataset, [alone], masks=True)}
+    values = {
+        (m.name, m.params.get("of")): m.value for m in score(data, dataset, [alone], masks=True).metrics
+    }
     assert 0 < values["AP50", None] < 60 and values["AP50", "mask"] == 0
