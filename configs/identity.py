@@ -94,6 +94,7 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "stride_in_1x1": False,
     "padding": "symmetric",
     "input_size": None,
+    "zero_init_residual": False,
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""
 

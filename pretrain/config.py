@@ -169,6 +169,9 @@ class PretrainConfig(Recipe):
     ----------
     batch_size
         Images of one optimiser step over all ranks.
+    zero_init_residual
+        Whether the last batch norm of every residual block of a ResNet starts at zero, and the block as the
+        identity (Goyal et al. 2017; the public codes of UniGrad, SimSiam, Barlow Twins, VICReg; not MoCo's).
     accumulate
         Parts in which each rank embeds its images of a step. Loss and gradient stay those of the whole batch
         (`pretrain.accumulate`); batch norm sees the parts.
@@ -195,6 +198,7 @@ class PretrainConfig(Recipe):
 
     method: MethodConfig
     backbone: BackboneConfig = BackboneConfig()
+    zero_init_residual: bool = False
     projector: ProjectorConfig | None = None
     data: DataConfig
     augment: AugmentConfig
@@ -228,6 +232,12 @@ class PretrainConfig(Recipe):
                 f" {o.base_lr:g} x {self.batch_size} / {o.lr_per} = {self.peak_lr:g};"
                 " correct one of them, or set optimizer.lr=null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_residual_blocks(self) -> "PretrainConfig":
+        if self.zero_init_residual and not self.backbone.is_resnet:
+            raise ValueError(f"zero_init_residual is defined for ResNets only, not for {self.backbone.arch}")
         return self
 
     @model_validator(mode="after")

@@ -181,3 +181,11 @@ def _dilate(layer: nn.Sequential, dilation: int) -> None:
             first = block.downsample[0]
             assert isinstance(first, nn.Conv2d)
             first.stride = (1, 1)
+
+
+def zero_last_norms(backbone: nn.Module) -> None:
+    """Set the weight of the last batch norm of every residual block of a ResNet to zero."""
+    for block in backbone.modules():
+        if isinstance(block, BasicBlock | Bottleneck):
+            last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+            nn.init.zeros_(last.weight)

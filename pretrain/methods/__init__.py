@@ -6,6 +6,7 @@ from torch import nn
 from carryover.configs import UserError
 from carryover.configs.registry import imported
 from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.resnet import zero_last_norms
 from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder, build_projector
 from carryover.pretrain.methods.base import DataFacts, Method, Moment, Outcome
@@ -23,6 +24,8 @@ def build_method(config: PretrainConfig, facts: DataFacts) -> Method:
         raise UserError(f"method {config.method.name} needs labels, but the data set has none")
     torch.manual_seed(config.seed)
     backbone = build_backbone(config.backbone)
+    if config.zero_init_residual:
+        zero_last_norms(backbone)
     head: nn.Module = nn.Identity()
     if config.projector is not None:
         head = build_projector(config.projector, backbone.feature_dim)

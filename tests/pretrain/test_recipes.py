@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torchvision
 import yaml
 
-from carryover.configs import dump, load, recipe_names
+from carryover.configs import UserError, dump, load, recipe_names
 from carryover.core.backbones.build import build_backbone
 from carryover.core.data.prepared import Batch
 from carryover.pretrain.config import PretrainConfig
@@ -94,6 +95,22 @@ def test_every_kind_of_recipe_takes_a_training_step(name: str) -> None:
     after = dict(method.online.named_parameters())
     assert all(torch.isfinite(p).all() for p in after.values())
     assert any(not p.equal(before[n]) for n, p in after.items())
+
+
+def test_residual_blocks_start_at_zero_where_the_public_codes_have_it_so() -> None:
+    for arch in ("resnet18", "resnet50"):
+        config = load("pretrain", "simsiam_r50_100ep", [f"backbone.arch={arch}"])
+        ours = build_method(config, DataFacts(8, None)).online.backbone
+        theirs = getattr(torchvision.models, arch)(zero_init_residual=True)
+        zeros = [
+            {n for n, p in net.named_parameters() if "weight" in n and not p.any()} for net in (ours, theirs)
+        ]
+        assert zeros[0] == zeros[1] and len(zeros[0]) == {"resnet18": 8, "resnet50": 16}[arch]
+    methods = ("unigrad_r50", "unigrad_table", "simsiam_")
+    expected = {n for n, c in RECIPES.items() if n.startswith(methods) and c.backbone.is_resnet}
+    assert {name for name, config in RECIPES.items() if config.zero_init_residual} == expected
+    with pytest.raises(UserError, match="zero_init_residual is defined for ResNets only"):
+        load("pretrain", "simsiam_r50_100ep", ["backbone.arch=mobilenet_v2"])
 
 
 def test_every_method_has_a_recipe() -> None:
