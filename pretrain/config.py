@@ -41,6 +41,8 @@ class ProjectorConfig(Section):
     norm_last
         Whether the last layer is normalised as well, without ReLU (SiMo: "a BN attached to each of the
         fully-connected layers").
+    affine_last
+        Whether that last norm has a weight and a bias (SimSiam's has none).
     """
 
     depth: Annotated[int, Field(ge=1, le=5)] = 3
@@ -48,11 +50,14 @@ class ProjectorConfig(Section):
     out: Annotated[int, Field(ge=2)] = 2048
     norm: Literal["batch", "layer", "none"] = "batch"
     norm_last: bool = False
+    affine_last: bool = True
 
     @model_validator(mode="after")
     def _norm_last_has_a_norm(self) -> "ProjectorConfig":
         if self.norm_last and self.norm == "none":
             raise ValueError("norm_last: true needs a norm: batch or layer")
+        if not self.affine_last and not self.norm_last:
+            raise ValueError("affine_last: false is of the last layer's norm: it needs norm_last: true")
         return self
 
 

@@ -12,7 +12,8 @@ def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:
     """Build a projector mapping features (B, in_dim) to embeddings (B, config.out), not normalised.
 
     Hidden layers are linear, norm, ReLU; a linear layer that a norm follows has no bias (UniGrad's public
-    code; the norm's own shift replaces it). The last one is linear, with a norm after it if `norm_last`.
+    code; the norm takes it away again). The last one is linear, with a norm after it if `norm_last`, without
+    weight and bias unless `affine_last`.
     """
     layers: list[nn.Module] = []
     width = in_dim
@@ -22,7 +23,11 @@ def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:
         normed = config.norm != "none" and (config.norm_last or not last)
         layers.append(nn.Linear(width, out, bias=not normed))
         if normed:
-            layers.append(nn.BatchNorm1d(out) if config.norm == "batch" else nn.LayerNorm(out))
+            affine = config.affine_last or not last
+            batch = config.norm == "batch"
+            layers.append(
+                nn.BatchNorm1d(out, affine=affine) if batch else nn.LayerNorm(out, elementwise_affine=affine)
+            )
         if not last:
             layers.append(nn.ReLU(inplace=True))
         width = out
