@@ -96,6 +96,7 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "input_size": None,
     "zero_init_residual": False,
     "affine_last": True,
+    "cosine_over": "after_warmup",
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""
 

@@ -121,6 +121,9 @@ class ScheduleConfig(Section):
     ----------
     floor
         Fraction of the peak rate that the warm-up starts from and the cosine ends at.
+    cosine_over
+        How long the half cosine is: "after_warmup", the steps that are left then; or "all" steps of the
+        training, those of the warm-up included, so that it ends above the floor (UniGrad's public code).
     milestones, gamma
         Epochs at which the rate is multiplied by `gamma`, in place of the cosine (MoCo v1: 120, 160 of 200).
     """
@@ -128,6 +131,7 @@ class ScheduleConfig(Section):
     epochs: NonNegativeInt
     warmup_epochs: NonNegativeFloat = 0.0
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cosine_over: Literal["after_warmup", "all"] = "after_warmup"
     milestones: tuple[PositiveInt, ...] = ()
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
@@ -137,11 +141,19 @@ class ScheduleConfig(Section):
         if self.milestones:
             steps = [epoch * epoch_steps for epoch in self.milestones]
             return warmup_multistep(step, steps, self.gamma, warmup, self.floor)
-        return warmup_cosine(step, self.epochs * epoch_steps, warmup, self.floor)
+        total = self.epochs * epoch_steps
+        over = total if self.cosine_over == "all" else None
+        return warmup_cosine(step, total, warmup, self.floor, over)
 
     @model_validator(mode="after")
     def _milestones_fit(self) -> "ScheduleConfig":
         check_milestones(self.milestones, self.epochs)
+        return self
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> "ScheduleConfig":
+        if self.milestones and self.cosine_over == "all":
+            raise ValueError("cosine_over: all is of the cosine, which milestones take the place of")
         return self
 
     @model_validator(mode="after")

@@ -4,15 +4,18 @@ import math
 from collections.abc import Sequence
 
 
-def warmup_cosine(step: int, total: int, warmup: int = 0, floor: float = 0.0) -> float:
+def warmup_cosine(
+    step: int, total: int, warmup: int = 0, floor: float = 0.0, over: int | None = None
+) -> float:
     """Return the factor on the peak rate at `step` (0-based) of `total`.
 
     Rises linearly from `floor` to 1 over `warmup` steps, then falls along half a cosine to `floor`
-    (Loshchilov and Hutter 2017, without restarts).
+    (Loshchilov and Hutter 2017, without restarts). The half cosine is `over` steps long; None: the steps that
+    are left after the warm-up. A longer one is left before it has reached the floor.
     """
     if step < warmup:
         return floor + (1.0 - floor) * step / warmup
-    progress = (step - warmup) / max(1, total - warmup)
+    progress = (step - warmup) / max(1, total - warmup if over is None else over)
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from carryover.configs import load
 from carryover.core.training.schedules import cosine_momentum, warmup_cosine, warmup_multistep
 from carryover.pretrain.config import ScheduleConfig
 
@@ -20,6 +21,24 @@ def test_unigrads_floor_is_where_the_rate_starts_and_ends() -> None:
     rates = [warmup_cosine(step, total=100, warmup=10, floor=1e-3) for step in range(101)]
     assert rates[0] == pytest.approx(1e-3) and rates[-1] == pytest.approx(1e-3)
     assert rates[10] == pytest.approx(1) and min(rates) >= 1e-3 * (1 - 1e-9)
+
+
+def test_unigrads_cosine_is_that_of_its_public_code() -> None:
+    def adjusted(step: int, steps: int, warmup: int) -> float:
+        # fundamentalvision/UniGrad, pretrainer.py, adjust_lr at init_lr 1.
+        if step < warmup:
+            return (1 - 1e-3) * step / warmup + 1e-3
+        return 1e-3 + 0.5 * (1 - 1e-3) * (1 + math.cos((step - warmup) * math.pi / steps))
+
+    for name, warmup, last in (("unigrad_r50_100ep", 5, 0.00715), ("unigrad_r50_800ep_cutmix", 10, 0.00138)):
+        schedule = load("pretrain", name).schedule
+        steps = schedule.epochs * 12
+        rates = [schedule.factor(step, 12) for step in range(steps)]
+        assert rates == pytest.approx([adjusted(step, steps, warmup * 12) for step in range(steps)])
+        # At the public code's 1,251 steps an epoch.
+        assert schedule.factor(schedule.epochs * 1251 - 1, 1251) == pytest.approx(last, rel=0.01)
+    with pytest.raises(ValueError, match="cosine_over: all is of the cosine"):
+        ScheduleConfig(epochs=5, milestones=(2,), cosine_over="all")
 
 
 def test_without_warmup_the_cosine_is_torchs() -> None:
