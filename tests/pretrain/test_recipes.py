@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 import yaml
+from torch.nn.functional import mse_loss
 
 from carryover.configs import UserError, dump, load, recipe_names
 from carryover.core.backbones.build import build_backbone
@@ -18,6 +19,7 @@ from carryover.core.data.prepared import Batch
 from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.method_config import METHODS
 from carryover.pretrain.methods import DataFacts, Moment, build_method
+from carryover.pretrain.objectives.decorrelation import vicreg_loss
 from carryover.pretrain.optim import build_optimizer
 from tests.pretrain.tiny import tiny_backbone
 
@@ -111,6 +113,18 @@ def test_residual_blocks_start_at_zero_where_the_public_codes_have_it_so() -> No
     assert {name for name, config in RECIPES.items() if config.zero_init_residual} == expected
     with pytest.raises(UserError, match="zero_init_residual is defined for ResNets only"):
         load("pretrain", "simsiam_r50_100ep", ["backbone.arch=mobilenet_v2"])
+
+
+def test_both_weights_of_vicregs_row_are_vicregs_own() -> None:
+    recipe: Any = RECIPES["unigrad_table2i_vicreg"]
+    method, width = recipe.method, recipe.projector.out
+    z1, z2 = (torch.randn(16, width, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    ours = [vicreg_loss(a, b, method.lam1, method.lam2, method.gamma) for a, b in ((z1, z2), (z2, z1))]
+    # facebookresearch/vicreg, main_vicreg.py, at its coefficients 25, 25 and 1.
+    variance = sum(torch.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() / 2 for z in (z1, z2))
+    covariances = [torch.cov(z.T).fill_diagonal_(0) for z in (z1, z2)]
+    theirs = 25 * mse_loss(z1, z2) + 25 * variance + sum(c.square().sum() / width for c in covariances)
+    torch.testing.assert_close(25 / width * sum(ours) / 2, theirs, rtol=1e-4, atol=0)
 
 
 def test_every_method_has_a_recipe() -> None:
