@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from carryover.core.data.objects.config import VOC_RULES
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, what
 from carryover.transfer.report.tables import missing_seeds
 
@@ -63,6 +64,16 @@ def concerns(collection: Collection) -> list[Concern]:
             "Equal scores",
             "They are ranked by a rule (the first class, the earlier image), as if by a draw.",
             tuple(_ties(collection)),
+        ),
+        Concern(
+            "Classes without a test object or pixel",
+            "They have no AP or IoU: the mean is over the others.",
+            tuple(_untested(collection)),
+        ),
+        Concern(
+            "Different rules of one metric",
+            "Numbers by different rules differ by several points: do not compare across them.",
+            tuple(_rules(collection)),
         ),
         Concern("Missing seeds", "The cell says how many it has.", tuple(_gaps(collection))),
         Concern(
@@ -158,6 +169,27 @@ def _ties(collection: Collection) -> Iterable[Case]:
             if evaluation.task != "detection" and max(run.record.ties, default=0) * 1000 >= tested:
                 where = f"{collection.labels[pretraining]}, {collection.captions[evaluation]}"
                 yield Case(f"{where}: {max(run.record.ties)} of {tested:,} images", (run.number,))
+
+
+def _untested(collection: Collection) -> Iterable[Case]:
+    for (pretraining, evaluation), runs in collection.runs.items():
+        for run in runs:
+            classes, measured = (run.record.facts.get(key) for key in ("classes", "classes_measured"))
+            if isinstance(classes, int) and isinstance(measured, int) and measured < classes:
+                where = f"{collection.labels[pretraining]}, {collection.captions[evaluation]}"
+                yield Case(f"{where}: {measured} of {classes} classes", (run.number,))
+
+
+def _rules(collection: Collection) -> Iterable[Case]:
+    """Find detections on VOC's layout that are scored by different rules; COCO's is not one of them."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for runs in collection.runs.values():
+        for run in runs:
+            rule = run.record.facts.get("metric_rule")
+            if isinstance(rule, str) and rule in VOC_RULES.values():
+                numbers[rule].append(run.number)
+    if len(numbers) > 1:
+        yield Case("; ".join(numbers), tuple(n for found in numbers.values() for n in found))
 
 
 def _sorted(counts: Iterable[int | None]) -> Sequence[int | None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,13 @@ from carryover.core.data.voc_lists import VocFiles, ids_of_folder, images_by_nam
 
 VocSplit = Annotated[str, Field(pattern=r"^((19|20)\d\d/)?[\w.-]+$")]
 """``2007/trainval``: VOC2007/ImageSets/Main/trainval.txt; ``trainval`` where the root is one VOC folder."""
+
+
+VOC_RULES: Final = {
+    "11point": "11-point AP (VOC 2007)",
+    "area": "AP, area under the curve (VOC 2010 on)",
+}
+"""The rules of VOC's metric in words."""
 
 
 class VocData(Section):
@@ -72,9 +79,7 @@ class VocData(Section):
     @property
     def rule(self) -> str:
         """The rule of the metric in words."""
-        return (
-            "11-point AP (VOC 2007)" if self.metric == "11point" else "AP, area under the curve (VOC 2010 on)"
-        )
+        return VOC_RULES[self.metric]
 
     def contents(self) -> Contents:
         """List what is read of both splits; see `core.data.digest`."""

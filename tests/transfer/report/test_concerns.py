@@ -108,3 +108,13 @@ def test_one_backbone_in_two_files_is_one_row() -> None:
     assert len(collection.pretrainings) == 1
     old = record(52.0, seed=2, checkpoint_sha256="c" * 64)
     assert len(gathered(record(50.0, **made), old).pretrainings) == 1, "a record of 0.1 of the same file"
+
+
+def test_what_a_mean_is_over_and_by_which_rule() -> None:
+    rules = "11-point AP (VOC 2007)", "AP, area under the curve (VOC 2010 on)"
+    facts = [{"metric_rule": rule, "classes": 4, "classes_measured": 4 - n} for n, rule in enumerate(rules)]
+    runs = [record(seed=n).model_copy(update={"facts": fact}) for n, fact in enumerate(facts)]
+    found = titles(*runs)
+    assert found["Classes without a test object or pixel"] == ["UniGrad, one_percent: 3 of 4 classes"]
+    assert found["Different rules of one metric"] == ["; ".join(rules)]
+    assert titles(runs[0]) == {}

@@ -59,4 +59,4 @@ def test_a_segmentation_is_announced(tmp_path):
     config = recipe(write_folders(tmp_path))
     said = announce_segmentation(config, read_mask_splits(config.data))
     assert said.count(": 5 images") == 2 and "2 images a step, rate 0.05, 6 iterations" in said
-    assert "mean IoU over 5 classes" in said and "crops of 48 x 48" in said
+    assert "all test images, over 5 classes" in said and "crops of 48 x 48" in said

@@ -40,12 +40,11 @@ class Ranked:
 def average_precision(true: np.ndarray, ignored: np.ndarray, objects: int, rule: Rule) -> float:
     """Return the average precision (percent) of ranked detections of one class; NaN where it is undefined.
 
-    `true` and `ignored` as in `Ranked`; `objects` are to be found. Undefined is, by COCO's rule, a class
-    without objects, and by VOC's "area" one that nevertheless has detections.
+    `true` and `ignored` as in `Ranked`; `objects` are to be found. It is undefined for a class without any.
     """
     true, counted = true[~ignored], np.arange(1, int((~ignored).sum()) + 1)
     if objects == 0:
-        return float("nan") if rule == "coco" or (rule == "area" and len(true)) else 0.0
+        return float("nan")
     found = np.cumsum(true)
     recall = found / objects
     precision = found / (counted + (np.spacing(1) if rule == "coco" else 0.0))
@@ -128,10 +127,14 @@ class Detections(Outcomes):
                 found[label, t] = average_precision(ranked.true, ranked.ignored, objects, self.rule)
         return found
 
+    def measured(self) -> int:
+        """Return how many classes have objects to be found: AP is a mean over these."""
+        return len(np.unique(self.object_label[self.objects[:, 0] > 0]))
+
     def metrics(self) -> tuple[Metric, ...]:
         found = []
         for part, params in enumerate(self.parts):
-            areas = [self._mean(self.aps(part, area)) for area in range(self.objects.shape[1])]
+            areas = [_nanmean(self.aps(part, area)) for area in range(self.objects.shape[1])]
             values = [float(_nanmean(areas[0])), self._at(areas[0], 0.5), self._at(areas[0], 0.75)]
             values += [float(_nanmean(area)) for area in areas[1:]]
             names = ("AP", "AP50", "AP75", *_SIZES)
@@ -166,10 +169,6 @@ class Detections(Outcomes):
         for label in range(len(self.names)):
             images, objects = self._objects(part, label)
             if not objects[:, area].any():
-                # What VOC's rules make of a class without any object is the same on every sample.
-                if self.rule != "coco":
-                    total += self.aps(part, area)[label] if self.rule == "area" else 0.0
-                    defined += 1
                 continue
             there = objects[:, area] @ weights[images]
             for t, ranked in enumerate(self._ranked(part, label, area)):
@@ -187,10 +186,6 @@ class Detections(Outcomes):
     def _objects(self, part: int, label: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         mine = (self.object_part == part) & (self.object_label == label)
         return self.object_image[mine], self.objects[mine]
-
-    def _mean(self, aps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean over the classes: COCO leaves out those where AP is undefined, VOC none."""
-        return _nanmean(aps) if self.rule == "coco" else aps.mean(axis=0)
 
     def _at(self, values: np.ndarray, iou: float) -> float:
         found = [i for i, own in enumerate(self.ious) if round(own, 6) == iou]
@@ -242,4 +237,5 @@ def _resampled_ap(ranked: Ranked, objects: np.ndarray, weights: np.ndarray, rule
 
 def _nanmean(values: Any) -> Any:
     values = np.asarray(values)
-    return np.nan if np.isnan(values).all() else np.nanmean(values, axis=0)
+    # Without any class there is no mean at any threshold.
+    return values.mean(axis=0) * np.nan if np.isnan(values).all() else np.nanmean(values, axis=0)

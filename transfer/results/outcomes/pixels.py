@@ -86,6 +86,10 @@ class Pixels(Outcomes):
         """Return the confusion matrix (C, C) of all images together, label by prediction."""
         return self._matrices(np.ones((1, len(self.ids)), dtype=np.int64))[0]
 
+    def measured(self) -> int:
+        """Return for how many classes the IoU is defined: mIoU is a mean over these."""
+        return int(np.isfinite(scores(self.matrix()).iou).sum())
+
     def metrics(self) -> tuple[Metric, ...]:
         found, n = scores(self.matrix()), len(self.ids)
         return (metric("mIoU", found.miou, n), metric("aAcc", found.aacc, n), metric("mAcc", found.macc, n))

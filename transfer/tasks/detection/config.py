@@ -143,7 +143,8 @@ class DetectionConfig(EvaluationRecipe):
 
     implementation: ClassVar[str] = "carryover.transfer.tasks.detection.task:Detection"
     # 2: each process groups its own wide and tall images; of 1 they were grouped over all processes.
-    # 3: all testing is in float32, and of equal scores the detection of the earlier image goes first.
+    # 3: all testing is in float32, and of equal scores the detection of the earlier image goes first. By
+    #    VOC's rules, a class without a test object is in no mean.
     version: ClassVar[int] = 3
     trained_since: ClassVar[int | None] = 2
 

@@ -20,6 +20,10 @@ class DetectionFacts(TrainedFacts):
         That conversion's receipt.
     mask_format
         "polygon" or "bitmask".
+    metric_rule
+        The rule of AP in words.
+    classes, classes_measured
+        The recipe's classes, and those of them with objects in the test split: AP is a mean over these.
     """
 
     precise_bn_layers: int
@@ -28,3 +32,6 @@ class DetectionFacts(TrainedFacts):
     conversion_difference: float | None = None
     receipt: str | None = None
     mask_format: str | None = None
+    metric_rule: str | None = None
+    classes: int | None = None
+    classes_measured: int | None = None

@@ -115,6 +115,9 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
                 **trained(run, model),
                 precise_bn_layers=layers,
                 empty_images_left_out=len(run.data.train.images) - images,
+                metric_rule=config.data.rule,
+                classes=len(test.classes),
+                classes_measured=scored.outcomes.measured(),
             ),
             artifacts={
                 "metrics": METRICS_NAME,

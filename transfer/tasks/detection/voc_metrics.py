@@ -12,8 +12,9 @@ its peculiarities included, since the published VOC rows are its numbers:
   the processor's (with AVX-512, AVX2 or neither: 57.179, 57.163 and 57.127 of one file's AP50). Here the
   detection of the earlier prediction goes first, and within one the earlier one: on files without ties the
   numbers are the reference's, on others they are the same everywhere;
-- a class without (non-difficult) objects counts as AP 0 in the means. With the area metric and at least
-  one detection of it, its AP is 0 / 0, NaN, and so are the means: leave such a class out of the class list.
+- a class without (non-difficult) objects has no AP and is in no mean. The reference counts it as 0 or, with
+  the area metric and at least one detection of it, makes every mean NaN: the means are what the reference
+  gives for a list of classes without it.
 """
 
 import logging
@@ -94,18 +95,11 @@ def voc_ap(
     objects = np.bincount(
         outcomes.object_label, weights=outcomes.objects[:, 0], minlength=len(dataset.classes)
     ).astype(int)
-    for name, n in zip(dataset.classes, objects, strict=True):
-        if n == 0:
-            counted = "NaN with detections, else 0" if metric == "area" else "0"
-            log.warning(
-                "%s: no object of class '%s' to find; it counts as AP %s in the means",
-                dataset.name, name, counted,
-            )  # fmt: skip
     per_class = {
         name: VocClassResult(tuple(aps[label].tolist()), int(objects[label]))
         for label, name in enumerate(dataset.classes)
     }
-    means = aps.mean(axis=0)
+    means = aps[objects > 0].mean(axis=0) if objects.any() else np.full(len(ious), np.nan)
     at = {round(iou, 6): float(mean) for iou, mean in zip(ious, means, strict=True)}
     ap50, ap75 = at.get(0.5, np.nan), at.get(0.75, np.nan)
     return VocResult(float(means.mean()), ap50, ap75, per_class, tuple(ious), outcomes)

@@ -2,7 +2,7 @@
 
 from carryover.core.data.defects import tally
 from carryover.core.data.masks.splits import Splits, shares
-from carryover.transfer.tasks.segmentation.config import SegmentationConfig
+from carryover.transfer.tasks.segmentation.config import METRIC_RULE, SegmentationConfig
 
 
 def announce(config: SegmentationConfig, splits: Splits) -> str:
@@ -22,7 +22,7 @@ def announce(config: SegmentationConfig, splits: Splits) -> str:
             f"{'whole' if shown.test_mode == 'whole' else 'in windows'}, at {tested}",
         ),
         f"  {config.solver.describe()}",
-        f"  mean IoU over {len(splits.train.classes)} classes, of pixels summed over all test images",
+        f"  {METRIC_RULE}, over {len(splits.train.classes)} classes",
     ]
     if dropped:
         lines.append(f"  left out: {dropped}")

@@ -97,6 +97,9 @@ class SolverConfig(ScaledSolver):
         return self
 
 
+METRIC_RULE = "mean IoU, of pixels summed over all test images"
+
+
 class SegmentationConfig(EvaluationRecipe):
     """A segmentation recipe: data, segmenter, input, optimisation; the backbone comes with the checkpoint.
 

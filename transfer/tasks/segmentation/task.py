@@ -12,7 +12,7 @@ from carryover.core.data.masks.splits import Splits, read_splits
 from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.transfer.tasks.base import Outcome, Run, Task
 from carryover.transfer.tasks.segmentation.announce import announce
-from carryover.transfer.tasks.segmentation.config import SegmentationConfig
+from carryover.transfer.tasks.segmentation.config import METRIC_RULE, SegmentationConfig
 
 if TYPE_CHECKING:
     from carryover.core.backbones.source import Source
@@ -93,7 +93,12 @@ class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
             backend=backend.name,
             backend_version=backend.version,
             model=config.model.label,
-            facts=SegmentationFacts(**trained(run, model), classes=len(data.test.classes)),
+            facts=SegmentationFacts(
+                **trained(run, model),
+                classes=len(data.test.classes),
+                classes_measured=outcomes.measured(),
+                metric_rule=METRIC_RULE,
+            ),
             artifacts={
                 "metrics": METRICS_NAME,
                 "confusion": CONFUSION_NAME,

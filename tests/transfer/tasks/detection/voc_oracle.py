@@ -35,6 +35,8 @@ def class_ap(dataset, predictions, label, iou, metric):
             if one == label
         ]
     to_find = sum(not o["difficult"] for found in objects.values() for o in found)
+    if not to_find:
+        return math.nan
     detections = []
     for p in predictions:
         for line, one in zip(as_written_down(p.boxes, p.scores), p.labels, strict=True):
@@ -51,13 +53,11 @@ def class_ap(dataset, predictions, label, iou, metric):
         elif not best["difficult"]:
             true, false = (true, false + 1) if best["taken"] else (true + 1, false)
             best["taken"] = True
-        recall = true / to_find if to_find else math.nan
+        recall = true / to_find
         curve.append((recall, true / (true + false) if true + false else 0.0))
     if metric == "11point":
         levels = np.arange(0.0, 1.1, 0.1)
         return sum(max((p for r, p in curve if r >= level), default=0.0) for level in levels) / 11
-    if curve and not to_find:
-        return math.nan
     area, reached = 0.0, 0.0
     for position, (recall, _) in enumerate(curve):
         area += (recall - reached) * max(p for _, p in curve[position:])
