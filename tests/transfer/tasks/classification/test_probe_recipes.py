@@ -28,23 +28,20 @@ def test_every_recipe_names_its_source() -> None:
 
 
 # Optimiser, epochs, batch, scaled rate and weight decay as the papers state them.
-@pytest.mark.parametrize(
-    ("name", "optimizer", "epochs", "batch", "lr", "decay"),
-    [
+def test_the_numbers_are_the_protocols() -> None:
+    for name, optimizer, epochs, batch, lr, decay in (
         ("linear_unigrad_800ep", "lars", 90, 4096, 0.32, 0.0),
         ("linear_unigrad_100ep", "lars", 90, 4096, 1.6, 0.0),
         ("linear_moco", "sgd", 100, 256, 30.0, 0.0),
         ("linear_places205_msbreg", "sgd", 28, 256, 0.2, 1e-4),
         ("linear_inat18_msbreg", "sgd", 84, 256, 0.2, 1e-4),
-    ],
-)
-def test_the_numbers_are_the_protocols(
-    name: str, optimizer: str, epochs: int, batch: int, lr: float, decay: float
-) -> None:
-    mode = mode_of(name)
-    assert (mode.optimizer.name, mode.schedule.epochs, mode.batch_size) == (optimizer, epochs, batch)
-    assert mode.scaled_lrs == pytest.approx((lr,))
-    assert mode.weight_decays == (decay,)
+    ):
+        mode = mode_of(name)
+        assert (mode.optimizer.name, mode.schedule.epochs, mode.batch_size) == (optimizer, epochs, batch), (
+            name
+        )
+        assert mode.scaled_lrs == pytest.approx((lr,)), name
+        assert mode.weight_decays == (decay,), name
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
