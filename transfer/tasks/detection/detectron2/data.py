@@ -78,8 +78,8 @@ def mask_format(images: Sequence[DetectionImage]) -> MaskFormat:
 class TrainInputs(Dataset[dict[str, Any]]):
     """Loads one `Draw` as Detectron2's DatasetMapper does, but for two things.
 
-    Images are taken as stored (annotations are in the file's own pixels, whatever its EXIF says), and what
-    is random about one is decided by (seed, iteration, position) alone, so that a resumed run sees the same.
+    Images are read by the rule of `core.data.pictures`, and what is random about one is decided by (seed,
+    iteration, position) alone, so that a resumed run sees the same.
     """
 
     def __init__(self, images: Sequence[DetectionImage], cfg: Any) -> None:
