@@ -155,7 +155,7 @@ class SlurmExecutor:
                 "%s: not passed on to sbatch; recipes and the cluster's file decide", ", ".join(ignored)
             )
         setup = self._setup(run.ledger)
-        run.submission.update(cluster=scheduler.controller().cluster)
+        run.submission.update(cluster=scheduler.cluster_name())
         jobs = {d.stage.name: _jobs(d, run) for d in run.plan if d.action is Action.IN_FLIGHT}
         submitted: dict[str, tuple[str, ...]] = {}
         arrays: dict[str, int] = {}

@@ -182,7 +182,7 @@ class Flights:
             raise self._silence
         clusters = {s.cluster for s in self._submissions if s.jobs and s.cluster}
         if clusters and not self._copied:
-            here = scheduler.controller().cluster
+            here = scheduler.cluster_name()
             for other in sorted(clusters - {here}):
                 raise RunError(f"jobs of this run are on cluster {other}; this machine belongs to {here}")
 
@@ -226,13 +226,14 @@ class Flights:
         if any(self._queue[j].end is not None for j, _ in given if j in self._queue):
             return ""
         try:
-            here = scheduler.controller()
+            here = scheduler.cluster_name()
+            owner = submission.uid if submission.uid is not None else self._owner(submission)
+            hidden = os.getuid() not in (owner, 0) and scheduler.hides_jobs()
         except RunError as error:
             return f"{it} ({error})"
-        if submission.cluster and submission.cluster != here.cluster:
-            return f"{it}: it is on cluster {submission.cluster}, this machine belongs to {here.cluster}"
-        owner = submission.uid if submission.uid is not None else self._owner(submission)
-        if here.hides and os.getuid() not in (owner, 0):
+        if submission.cluster and submission.cluster != here:
+            return f"{it}: it is on cluster {submission.cluster}, this machine belongs to {here}"
+        if hidden:
             self._ask_about({job})
             if self._ended.get(job) is None:
                 return f"{it}: this cluster shows users only jobs of their own"

@@ -53,7 +53,7 @@ def join(path: Path, place: Place, hosts: Sequence[str], work: bool) -> bool:
         Rank 0 has written nothing within five minutes.
     """
     if place.rank == 0:
-        address = "127.0.0.1" if len(hosts) == 1 else hosts[0]
+        address = "127.0.0.1" if len(hosts) == 1 else _resolvable(hosts[0])
         said: dict[str, Any] = {"work": work, "address": address, "port": _free_port()}
         FORMAT.write(path, said)
     else:
@@ -66,6 +66,15 @@ def join(path: Path, place: Place, hosts: Sequence[str], work: bool) -> bool:
         MASTER_PORT=str(said["port"]),
     )
     return bool(said["work"])
+
+
+def _resolvable(node: str) -> str:
+    """Return a node's name, or this machine's where SLURM's name for it is none that a network knows."""
+    try:
+        socket.getaddrinfo(node, None)
+    except OSError:
+        return socket.gethostname()
+    return node
 
 
 def _wait_for(path: Path) -> dict[str, Any]:
@@ -126,6 +135,7 @@ class StageJob:
         directory = ledger.directory(self.stage.name) / "rendezvous"
         if environment.global_rank == 0:
             with noting(STOPPING) as signals:
+                _say_begun()
                 refusal = self._why_not(ledger)
                 _join(directory, environment, refusal == "")
                 if refusal and not self._done(ledger):
@@ -224,6 +234,14 @@ class StageJob:
                 time.sleep(_REQUEUE_PAUSE)
             else:
                 return
+
+
+def _say_begun() -> None:
+    """Let the batch script know that from now on signals are heeded."""
+    path = os.environ.get("CARRYOVER_BEGUN")
+    if path:
+        with suppress(OSError):
+            Path(path).write_text("begun")
 
 
 def _judge_local(ending: Ending, record: StageRecord) -> Ending:

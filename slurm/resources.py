@@ -9,6 +9,20 @@ from carryover.slurm.errors import RequestError
 _TIME_MIN = 60
 _SIGNAL_DELAY_S = 120
 _MAX_TIMEOUTS = 3
+_RESERVED = frozenset(
+    [
+        "array",
+        "chdir",
+        "clusters",
+        "comment",
+        "dependency",
+        "error",
+        "output",
+        "parsable",
+        "test-only",
+        "wait",
+    ]
+)
 _SHAPE = ("nodes", "tasks_per_node", "gpus_per_node", "chain")
 
 
@@ -63,6 +77,8 @@ class Resources:
             self._check_least(name, 0)
         object.__setattr__(self, "setup", tuple(self.setup))
         object.__setattr__(self, "sbatch", dict(self.sbatch))
+        for name in sorted(_RESERVED.intersection(self.sbatch)):
+            raise RequestError(f"resources: sbatch: {name} is set by carryover, which knows its jobs by it")
 
     @property
     def time_limit_min(self) -> int:

@@ -236,7 +236,13 @@ _RECORDED = re.compile(
 _SECRET = re.compile(
     r"TOKEN|SECRET|PASSW|PWD|CREDENTIAL|AUTH|PRIVATE|COOKIE|SESSION|JWT|(?:^|_)KEY(?:$|_)|API", re.I
 )
-_URL_WITH_PASSWORD = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
+# User, token or password before a host; a signed address; the shapes in which services hand out tokens.
+_SECRET_VALUE = re.compile(
+    r"://[^/\s@]+@"
+    r"|[?&](?:[\w-]*token|key|sig|signature|password|[\w-]*secret)="
+    r"|\b(?:gh[opsur]_|github_pat_|glpat-|hf_|sk-|xox[abp]-|AKIA|eyJ)[\w-]{8,}",
+    re.I,
+)
 
 
 def describe(code: Path) -> dict[str, Any]:
@@ -257,8 +263,19 @@ def recorded_environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(variables.items())
-        if _RECORDED.fullmatch(name) and not _SECRET.search(name) and not _URL_WITH_PASSWORD.search(value)
+        if _RECORDED.fullmatch(name) and not _SECRET.search(name) and not _SECRET_VALUE.search(value)
     }
+
+
+def without_secrets(words: Iterable[str]) -> list[str]:
+    """Return what was typed (``key=value``), with values that hold a secret left out."""
+    return [_without_secret(word) for word in words]
+
+
+def _without_secret(word: str) -> str:
+    key, equals, value = word.partition("=")
+    secret = _SECRET.search(key) or _SECRET_VALUE.search(value)
+    return f"{key}=(not recorded)" if equals and secret else word
 
 
 def _libraries() -> set[tuple[str, str]]:
@@ -296,6 +313,7 @@ def parameters(
         "signal_delay_s": asked.signal_delay,
         "srun_args": srun,
         "setup": [*setup, *asked.setup],
+        "teardown": list(AFTER_ALL),
         # submitit's default wckey is refused where such keys are tracked.
         "wckey": None,
         "additional_parameters": {**further, **asked.sbatch},
@@ -337,8 +355,24 @@ BEFORE_ALL = (
     # submitit would act on USR2 by itself.
     "export SUBMITIT_PREEMPT_SIGNAL=WINCH",
     "export CARRYOVER_JOB_UPTIME=$(cut -d' ' -f1 /proc/uptime)",
+    "export CARRYOVER_BEGUN=$(mktemp)",
 )
 """First lines of every batch script; SLURM's tasks do not inherit what the script ignores."""
+
+AFTER_ALL = (
+    "code=$?",
+    # srun itself gives up where a signal reaches it, and a task may be killed before it ignores signals. A
+    # job that has not begun and that nobody has ended then goes back into the queue.
+    "case $code in 9|12|15|137|140|143)",
+    '  if [ -n "$CARRYOVER_BEGUN" ] && [ ! -s "$CARRYOVER_BEGUN" ] \\',
+    '    && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ] \\',
+    '    && scontrol show job -o "$SLURM_JOB_ID" | grep -q JobState=RUNNING',
+    '  then scontrol requeue "$SLURM_JOB_ID"; fi',
+    "esac",
+    'rm -f "$CARRYOVER_BEGUN"',
+    "exit $code",
+)
+"""Last lines of every batch script; `code` is srun's exit status, a task's signal or status."""
 
 
 def heedless_interpreter() -> str:

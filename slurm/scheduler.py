@@ -5,13 +5,20 @@ import pwd
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from carryover.slurm.commands import run
 from carryover.slurm.errors import RunError
 
 _IDS_A_CALL = 2000
+_CONFIGURATIONS = (
+    Path("/etc/slurm/slurm.conf"),
+    Path("/run/slurm/conf/slurm.conf"),
+    Path("/etc/slurm-llnl/slurm.conf"),
+)
 
 # Name of squeue's column, its header, its width.
 _COLUMNS = (
@@ -128,32 +135,36 @@ class Accounted:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Controller:
-    """The cluster that this machine belongs to; `hides` tells whether users see only jobs of their own."""
-
-    cluster: str
-    hides: bool
-
-
 def available() -> bool:
     """Whether this machine has SLURM's commands."""
     return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
 
 
-_ASKED: dict[tuple[str, ...], Controller] = {}
+def cluster_name() -> str:
+    """Return the name of the cluster that this machine belongs to; raises RunError when it cannot be told.
+
+    It stands in slurm.conf; where that lies elsewhere, the controller is asked.
+    """
+    given = os.environ.get("SLURM_CONF")
+    for path in [Path(given)] if given else _CONFIGURATIONS:
+        with suppress(OSError):
+            found = re.search(r"^\s*ClusterName\s*=\s*(\S+)", path.read_text(errors="replace"), re.M | re.I)
+            if found is not None:
+                return found.group(1).lower()
+    name = _configured().get("ClusterName", "")
+    if not name:
+        raise RunError("scontrol show config says no ClusterName")
+    return name.lower()
 
 
-def controller() -> Controller:
-    """Return which cluster this machine belongs to, asked once; raises RunError when nobody answers."""
-    place = (os.environ.get("SLURM_CONF", ""), os.environ.get("PATH", ""))
-    if place not in _ASKED:
-        text = run("scontrol", "show", "config")
-        facts = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.M))
-        if not facts.get("ClusterName"):
-            raise RunError("scontrol show config says no ClusterName")
-        _ASKED[place] = Controller(facts["ClusterName"], "jobs" in facts.get("PrivateData", ""))
-    return _ASKED[place]
+def hides_jobs() -> bool:
+    """Whether users of this cluster see only jobs of their own; raises RunError when nobody answers."""
+    return "jobs" in _configured().get("PrivateData", "")
+
+
+def _configured() -> dict[str, str]:
+    """Return the controller's configuration."""
+    return dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", run("scontrol", "show", "config"), re.M))
 
 
 def queue(users: Collection[int] = ()) -> dict[str, Queued]:
@@ -247,7 +258,7 @@ def _accounted(lines: Sequence[str]) -> Iterator[Accounted]:
                 ended=_time(field["End"]),
                 seconds=int(field["ElapsedRaw"] or 0),
                 gpus=int(gpus.group(1)) if gpus else 0,
-                cluster=field["Cluster"],
+                cluster=field["Cluster"].lower(),
                 status=_status(int(status or 0), int(signum or 0)),
                 comment=field["Comment"],
                 name=field["JobName"],
@@ -272,7 +283,7 @@ def _queued(line: str) -> Queued:
         values.append(line[start : start + width].strip())
         start += width
     job_id, state, code, restarts, cluster, reason, comment = values
-    return Queued(job_id, state, reason, comment, cluster, _integer(code), _integer(restarts))
+    return Queued(job_id, state, reason, comment, cluster.lower(), _integer(code), _integer(restarts))
 
 
 def _integer(text: str) -> int:

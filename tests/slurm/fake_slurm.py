@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from carryover.slurm import cluster_executor, commands, scheduler
+from carryover.slurm import cluster_executor, commands
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
 
@@ -86,7 +86,11 @@ class FakeSlurm:
         """Let this machine belong to another cluster, whose users see only their own jobs if `private`."""
         text = f"ClusterName = {cluster}\nPrivateData = {'jobs' if private else 'none'}\n"
         (self.root / "config").write_text(text)
-        scheduler._ASKED.clear()
+        (self.root / "slurm.conf").write_text(text)
+
+    def take_without_answer(self, number: int, message: str) -> None:
+        """Make sbatch fail after its `number`-th job was taken."""
+        (self.root / "unheard").write_text(f"{number}\n{message}")
 
     def kill_submitter_at(self, number: int) -> None:
         """Make sbatch kill whoever calls it right after accepting its `number`-th job."""
@@ -107,6 +111,7 @@ def install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_directory}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(root))
+    monkeypatch.setenv("SLURM_CONF", str(root / "slurm.conf"))
     monkeypatch.setattr(commands, "_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(cluster_executor, "_PAUSES", (0.0, 0.0))
     fake = FakeSlurm(root)
@@ -197,6 +202,9 @@ def submit(root: Path, queue: dict, queue_file: Path) -> int:
     queue_file.write_text(json.dumps(queue))
     if (root / "kill_at").exists() and number == int((root / "kill_at").read_text()):
         os.kill(os.getppid(), signal.SIGKILL)
+    if (root / "unheard").exists() and (root / "unheard").read_text().startswith(f"{number}\n"):
+        sys.stderr.write((root / "unheard").read_text().partition("\n")[2])
+        return 1
     sys.stdout.write(f"Submitted batch job {job}\n")
     return 0
 

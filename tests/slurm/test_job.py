@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -127,6 +128,45 @@ def test_timeouts_are_counted_and_preemptions_are_not(tmp_path: Path, in_job: Fa
     assert in_job.calls.count(REQUEUE) == 3
 
 
+def test_a_requeue_that_fails_once_is_tried_again(
+    tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_REQUEUE_PAUSE", 0)
+    controller_says(in_job)
+    requeue, failed = jobs.scheduler.requeue, iter(["Unable to contact slurm controller", "Socket timed out"])
+
+    def fails_twice(job_id: str) -> None:
+        requeue(job_id)
+        if message := next(failed, None):
+            raise RunError(message)
+
+    monkeypatch.setattr(jobs.scheduler, "requeue", fails_twice)
+    _, record = run(TRAIN, tmp_path / "run")
+    assert in_job.calls.count(REQUEUE) == 3 and record.reason == "stopped by SIGUSR2 (signal)"
+
+
+def test_time_limits_before_a_retry_are_not_counted_again(tmp_path: Path, in_job: FakeSlurm) -> None:
+    stage = Stage("train", work.never_finish, resources=Resources(max_timeouts=0))
+    controller_says(in_job, left=timedelta(0))
+    for earlier, times in ((0, 1), (1, 1), (1, 2)):
+        with pytest.raises(SystemExit):
+            replace(job_of(stage, tmp_path / "run"), earlier=earlier)()
+        record = Ledger(tmp_path / "run").read("train")
+        assert record is not None
+        assert record.reason == f"ran into its time limit {times} times (max_timeouts is 0)"
+
+
+def test_a_signal_that_comes_before_the_stage_begins_is_not_lost(
+    tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller_says(in_job)
+    stage = Stage("a", work.write)
+    monkeypatch.setattr(StageJob, "_why_not", lambda job, ledger: os.kill(os.getpid(), signal.SIGUSR2) or "")
+    code, record = run(stage, tmp_path / "run")
+    assert (code, record.state, record.attempts[0].cause) == (128 + signal.SIGUSR2, "interrupted", "signal")
+    assert REQUEUE in in_job.calls and not list(Ledger(tmp_path / "run").out("a").glob("*"))
+
+
 def test_without_an_answer_from_the_controller_the_own_clock_decides(
     tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,13 +226,13 @@ def test_other_ranks_keep_no_record_and_leave_cleanly(
 ) -> None:
     job = job_of(TRAIN, tmp_path / "run")
     directory = Ledger(tmp_path / "run").directory("train") / "rendezvous"
-    jobs.join(directory / "77-0-0.json", Place(0, 2, 0), ["node1", "node2"], work=True)
+    jobs.join(directory / "77-0-0.json", Place(0, 2, 0), ["localhost", "node2"], work=True)
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     for name, value in {"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}.items():
         monkeypatch.setenv(name, value)
     job()
     assert (os.environ["RANK"], os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"]) == ("1", "2", "0")
-    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == (address, port) == ("node1", port)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == (address, port) == ("localhost", port)
     record = Ledger(tmp_path / "run").read("train")
     assert record is not None and (record.state, record.attempts) == ("waiting", ())
     assert not in_job.calls

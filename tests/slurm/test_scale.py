@@ -36,12 +36,18 @@ def test_two_thousand_evaluations(tmp_path: Path, fake: FakeSlurm) -> None:
     assert result.succeeded and len(fake.queue) == 2021
     assert len(fake.scripts) == 22
     assert submitting < 30
+    assert len(fake.calls) == 22, "SLURM was asked for nothing besides"
 
-    start = time.monotonic()
+    start = time.process_time()
     now = status(tmp_path / "run")
     assert now.counts["submitted"] == 2021
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert len([call for call in fake.calls if call.startswith("squeue")]) == 1
+
+    fake.set_queue({})
+    calls = len(fake.calls)
+    assert not status(tmp_path / "run").in_flight
+    assert [call.split()[0] for call in fake.calls[calls:]] == ["squeue", "sacct"]
 
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mib < 100

@@ -24,7 +24,6 @@ from carryover.slurm import (
     RunError,
     Stage,
     run_graph,
-    scheduler,
     submission,
 )
 from carryover.slurm.cluster_executor import SlurmExecutor
@@ -223,7 +222,7 @@ def test_what_is_unknown_is_called_unknown(
     def no_name() -> None:
         fake.set_queue({})
         fake.break_command("scontrol", "Unable to contact slurm controller")
-        scheduler._ASKED.clear()
+        (fake.root / "slurm.conf").unlink()
 
     def elsewhere() -> None:
         fake.move_to("other")

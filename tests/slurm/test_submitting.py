@@ -230,6 +230,25 @@ def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(
     assert not fake.queue and not [call for call in fake.calls if "--test-only" in call]
 
 
+def test_an_sbatch_that_gives_no_answer_submits_nothing_twice(tmp_path: Path, fake: FakeSlurm) -> None:
+    """The controller may have taken the job all the same."""
+    message = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    fake.take_without_answer(2, message)
+    result, _ = submit(tmp_path / "run")
+    assert result.succeeded and fake.cancelled == ["102"] and len(fake.queue) == 8
+    fake.break_command("sbatch", message, times=1)
+    assert submit(tmp_path / "other")[0].succeeded and len(fake.queue) == 16
+
+
+def test_patterns_in_the_path_of_a_run_are_refused(tmp_path: Path, fake: FakeSlurm) -> None:
+    with pytest.raises(RequestError, match=r"50%: SLURM gives '%' in the names of log files a meaning"):
+        submit(tmp_path / "50%")
+    assert not fake.scripts
+    for name in ("comment", "clusters", "array"):
+        with pytest.raises(RequestError, match=f"sbatch: {name} is set by carryover"):
+            Resources(sbatch={name: "x"})
+
+
 def test_refused_half_way_all_is_taken_back(tmp_path: Path, fake: FakeSlurm) -> None:
     fake.refuse("array=", "Batch job submission failed: Job violates accounting/QOS policy")
     with pytest.raises(RunError, match=r"refused evaluate/seed: .*QOS policy; the 2 stages submitted before"):
@@ -304,11 +323,25 @@ def test_jobs_of_a_snapshot_know_its_revision(tmp_path: Path, fake: FakeSlurm) -
 
 
 def test_no_secret_is_written(tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from carryover.slurm.sbatch import describe
+    from carryover.slurm.sbatch import describe, without_secrets
 
     for name in ("WANDB_API_KEY", "HF_TOKEN", "CUDA_AUTH", "PATH_PASSWORD", "SLURM_JWT", "TORCH_SECRET_KEY"):
         monkeypatch.setenv(name, "hush-hush")
-    monkeypatch.setenv("TORCH_HOME", "https://user:hush-hush@mirror/")
+    for number, value in enumerate(
+        (
+            "https://user:hush-hush@mirror/",
+            "https://hush-hush@mirror/",
+            "https://mirror/?sig=hush-hush",
+            "https://mirror/a?x=1&access_token=hush-hush",
+            "ghp_hush-hush-hush",
+        )
+    ):
+        monkeypatch.setenv(f"TORCH_MIRROR{number}", value)
+    assert without_secrets(["a.root=/data", "b=https://hush-hush@mirror/", "api_key=hush-hush"]) == [
+        "a.root=/data",
+        "b=(not recorded)",
+        "api_key=(not recorded)",
+    ]
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     run_graph(GRAPH, SlurmExecutor(CLUSTER), tmp_path / "run", origin=describe(Path(__file__).parent))
     origin = submissions(Ledger(tmp_path / "run"))[0].origin

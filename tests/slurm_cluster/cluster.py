@@ -1,6 +1,7 @@
-"""A real SLURM on this machine: one node, its own ports, its own state directory, stopped afterwards."""
+"""A real SLURM on this machine: its own nodes, ports and state directory, stopped afterwards."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,15 +10,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 _ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
 _PATH = os.pathsep.join(["/usr/sbin", "/sbin", os.environ["PATH"]])
 
+_STEERING = re.compile("SLURM_|SBATCH_|SQUEUE_|SUBMITIT_")
+
 _SLURM_CONF = """
-ClusterName=carryover
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
@@ -25,13 +28,12 @@ AuthType=auth/munge
 AuthInfo=socket={state}/munge/socket
 CredType=cred/munge
 SlurmctldPort={slurmctld_port}
-SlurmdPort={slurmd_port}
 SlurmctldPidFile={state}/slurmctld.pid
-SlurmdPidFile={state}/slurmd.pid
+SlurmdPidFile={state}/slurmd-%n.pid
 SlurmctldLogFile={state}/slurmctld.log
-SlurmdLogFile={state}/slurmd.log
+SlurmdLogFile={state}/slurmd-%n.log
 StateSaveLocation={state}/slurmctld
-SlurmdSpoolDir={state}/slurmd
+SlurmdSpoolDir={state}/slurmd-%n
 MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -40,17 +42,17 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-SlurmctldParameters=preempt_send_user_signal
+{user_signal}
 SchedulerParameters=sched_interval=2,bf_interval=2,sched_min_interval=500000,defer_batch=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=5
+KillWait={kill_wait}
 ReturnToService=2
 MaxArraySize=101
 {accounting}
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=batch Nodes={host} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
-PartitionName=urgent Nodes={host} PriorityTier=10 PreemptMode=OFF
+{nodes}
+PartitionName=batch Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace_time}
+PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
 
 _ACCOUNTING = """
@@ -76,12 +78,46 @@ StorageLoc=slurm_acct
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What a cluster is like: `cpus` a node; without grace, preempted jobs have `kill_wait` seconds."""
+
+    name: str = "carryover"
+    accounting: bool = True
+    nodes: int = 1
+    cpus: int = 32
+    kill_wait: int = 5
+    grace_time: int = 30
+    user_signal: bool = True
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A running cluster: point SLURM_CONF at `conf`, and every SLURM command speaks to it."""
 
     state: Path
     conf: Path
-    cpus: int
+    kind: Kind
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of a node."""
+        return self.kind.cpus
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes."""
+        return _node_names(self.kind)
+
+    def stop_controller(self) -> None:
+        """Stop slurmctld; jobs go on."""
+        controller = next(p for p in self.started if _program(p) == "slurmctld" and p.poll() is None)
+        _stop(controller)
+
+    def start_controller(self) -> None:
+        """Start slurmctld again, with the state that the former one left."""
+        _start(self.started, self.state, self.conf, "slurmctld", "-D")
+        _wait(lambda: "UP" in self.command("scontrol", "ping"), "slurmctld")
 
     def command(self, *words: str) -> str:
         """Run one of SLURM's commands against this cluster and return what it printed."""
@@ -105,26 +141,29 @@ def why_unavailable(accounting: bool) -> str:
 
 def environment(conf: Path) -> dict[str, str]:
     """Return the environment in which SLURM's commands find the cluster of `conf`."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SUBMITIT_"))}
+    inherited = {k: v for k, v in os.environ.items() if not _STEERING.match(k)}
     return {**inherited, "PATH": _PATH, "SLURM_CONF": str(conf)}
 
 
 @contextmanager
-def running_cluster(accounting: bool, cpus: int = 32) -> Iterator[Cluster]:
-    """Start munged, the database, slurmdbd, slurmctld and slurmd; stop them and remove their state after."""
+def running_cluster(kind: Kind) -> Iterator[Cluster]:
+    """Start munged, the database, slurmdbd, slurmctld and slurmds; stop them and remove their state after."""
     state = Path(tempfile.mkdtemp(prefix="carryover-slurm-"))
     state.chmod(0o755)
     started: list[subprocess.Popen[bytes]] = []
     try:
-        conf = _configure(state, accounting, cpus)
+        conf = _configure(state, kind)
         _start_munge(state, started)
-        if accounting:
-            _start_accounting(state, conf, started)
-        cluster = Cluster(state, conf, cpus)
+        cluster = Cluster(state, conf, kind, started)
+        if kind.accounting:
+            _start_accounting(cluster, started)
         _start(started, state, conf, "slurmctld", "-D", "-c")
         _wait(lambda: "UP" in cluster.command("scontrol", "ping"), "slurmctld")
-        _start(started, state, conf, "slurmd", "-D", "-c")
-        _wait(lambda: "idle" in cluster.command("sinfo", "-h", "-o", "%T"), "slurmd")
+        for node in cluster.nodes:
+            _start(started, state, conf, "slurmd", "-D", "-c", "-N", node)
+        # Every node is listed once for each of the two partitions.
+        idle = ["idle"] * 2 * kind.nodes
+        _wait(lambda: cluster.command("sinfo", "-N", "-h", "-o", "%T").split() == idle, "slurmd")
         yield cluster
         cluster.command("scancel", "--full", "--user=root")
         _wait(lambda: not cluster.command("squeue", "-h"), "the jobs' end", seconds=60)
@@ -134,13 +173,31 @@ def running_cluster(accounting: bool, cpus: int = 32) -> Iterator[Cluster]:
         shutil.rmtree(state, ignore_errors=True)
 
 
-def _configure(state: Path, accounting: bool, cpus: int) -> Path:
-    ports = dict(zip(("slurmctld_port", "slurmd_port", "slurmdbd_port"), _free_ports(3), strict=True))
-    values = {"state": state, "host": socket.gethostname().split(".")[0], "cpus": cpus, **ports}
+def _node_names(kind: Kind) -> list[str]:
+    host = socket.gethostname().split(".")[0]
+    return [host] if kind.nodes == 1 else [f"n{i}" for i in range(1, kind.nodes + 1)]
+
+
+def _configure(state: Path, kind: Kind) -> Path:
+    slurmctld_port, slurmdbd_port, *slurmd_ports = _free_ports(2 + kind.nodes)
+    host = socket.gethostname().split(".")[0]
+    nodes = [
+        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={kind.cpus} State=UNKNOWN"
+        for name, port in zip(_node_names(kind), slurmd_ports, strict=True)
+    ]
+    values = {
+        **asdict(kind),
+        "state": state,
+        "host": host,
+        "slurmctld_port": slurmctld_port,
+        "slurmdbd_port": slurmdbd_port,
+        "nodes": "\n".join(nodes),
+        "user_signal": "SlurmctldParameters=preempt_send_user_signal" if kind.user_signal else "",
+    }
     values["accounting"] = (
-        _ACCOUNTING.format(**values) if accounting else "AccountingStorageType=accounting_storage/none"
+        _ACCOUNTING.format(**values) if kind.accounting else "AccountingStorageType=accounting_storage/none"
     )
-    for name in ("slurmctld", "slurmd"):
+    for name in ("slurmctld", *(f"slurmd-{node}" for node in _node_names(kind))):
         (state / name).mkdir()
     conf = state / "slurm.conf"
     conf.write_text(_SLURM_CONF.format(**values))
@@ -162,7 +219,8 @@ def _start_munge(state: Path, started: list[subprocess.Popen[bytes]]) -> None:
     _wait(lambda: (home / "socket").exists(), "munged")
 
 
-def _start_accounting(state: Path, conf: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def _start_accounting(cluster: Cluster, started: list[subprocess.Popen[bytes]]) -> None:
+    state, conf = cluster.state, cluster.conf
     data, sock = state / "mariadb", state / "mariadb.sock"
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root"]
     install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
@@ -176,9 +234,8 @@ def _start_accounting(state: Path, conf: Path, started: list[subprocess.Popen[by
     _start(started, state, None, "mariadbd", "--no-defaults", *options)
     _wait(sock.exists, "mariadbd")
     _start(started, state, conf, "slurmdbd", "-D", MYSQL_UNIX_PORT=str(sock))
-    cluster = Cluster(state, conf, 0)
     _wait(lambda: bool(cluster.command("sacctmgr", "-n", "show", "stats")), "slurmdbd")
-    cluster.command("sacctmgr", "-i", "add", "cluster", "carryover")
+    cluster.command("sacctmgr", "-i", "add", "cluster", cluster.kind.name)
 
 
 def _start(
@@ -193,6 +250,11 @@ def _start(
             start_new_session=True,
         )
     started.append(process)
+
+
+def _program(process: subprocess.Popen[bytes]) -> str:
+    assert isinstance(process.args, tuple)
+    return str(process.args[0])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

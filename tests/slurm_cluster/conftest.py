@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.slurm_cluster.cluster import Cluster, running_cluster, why_unavailable
+from tests.slurm_cluster.cluster import Cluster, Kind, running_cluster, why_unavailable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,17 +21,20 @@ def cluster_with_accounting() -> Iterator[Cluster]:
     reason = why_unavailable(accounting=True)
     if reason:
         pytest.skip(reason)
-    with running_cluster(accounting=True) as started:
+    with running_cluster(Kind()) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def cluster_without_accounting() -> Iterator[Cluster]:
-    """A second cluster, where sacct has nothing to ask."""
+    """A second cluster: two nodes, sacct has nothing to ask, preempted jobs have no time but KillWait."""
     reason = why_unavailable(accounting=False)
     if reason:
         pytest.skip(reason)
-    with running_cluster(accounting=False) as started:
+    kind = Kind(
+        name="other", accounting=False, nodes=2, cpus=16, kill_wait=8, grace_time=0, user_signal=False
+    )
+    with running_cluster(kind) as started:
         yield started
 
 

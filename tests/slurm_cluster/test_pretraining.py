@@ -1,6 +1,7 @@
 """A pretraining of two processes on a real SLURM, interrupted, is the same pretraining bit for bit."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ from safetensors import safe_open
 
 from carryover.slurm import Graph, Ledger, Resources, Stage, run_graph
 from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.ledger import Attempt
 from carryover.slurm.resources import Cluster as Settings
 from carryover.slurm.runner import read_progress
+from carryover.transfer.pipeline.calls import STATE
 from tests.pretrain import tiny
 from tests.pretrain.tiny import write_images
 from tests.slurm_cluster import tiny_training
 from tests.slurm_cluster.cluster import Cluster
+from tests.slurm_cluster.test_faults import preempt
 from tests.slurm_cluster.waiting import at_rest, causes, wait_until
 
 # 40 images in batches of 8.
@@ -66,6 +70,43 @@ def test_interrupted_and_uninterrupted_weights_are_equal(
         for p in (runs["signalled"] / "stages/pretrain/rendezvous").iterdir()
     ]
     assert len(ports) == 2
+
+
+def test_two_nodes_preempted_with_no_time_but_killwait_keep_their_state(
+    bare_cluster: Cluster, tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    """TERM, and KILL eight seconds later; the log has a line only every hundred thousand steps."""
+    quiet = {**recipe, "log_every": 100_000}
+    shapes = {"uninterrupted": {"partition": "urgent"}, "preempted": {"cpus_per_task": 2}}
+    runs = {name: tmp_path / name for name in shapes}
+    for name, run in runs.items():
+        asked = Resources(nodes=2, **shapes[name])  # type: ignore[arg-type]
+        stage = Stage("pretrain", tiny_training.pretrain, {"recipe": quiet}, asked)
+        assert run_graph(Graph([stage]), EXECUTOR, run).succeeded
+    state = Ledger(runs["preempted"]).out("pretrain") / STATE
+    wait_until(lambda: bool(_attempts(runs["preempted"])) and _trains(runs["preempted"]), "the training")
+    before = state.stat().st_mtime_ns if state.exists() else 0
+    preempt(bare_cluster, spare=1)
+    wait_until(lambda: _attempts(runs["preempted"])[0].ended is not None, "the end of the first attempt")
+    (first,) = _attempts(runs["preempted"])
+    assert (first.state, first.cause) == ("interrupted", "preemption")
+    assert state.stat().st_mtime_ns > before, "nothing was saved"
+    for run in runs.values():
+        assert at_rest(bare_cluster, run).succeeded
+    assert causes(runs["preempted"], "pretrain") == ["preemption", ""]
+    weights = {name: _weights(run) for name, run in runs.items()}
+    for key, value in weights["uninterrupted"].items():
+        assert np.array_equal(value, weights["preempted"][key]), key
+
+
+def _attempts(run: Path) -> Sequence[Attempt]:
+    record = Ledger(run).read("pretrain")
+    return record.attempts if record is not None else ()
+
+
+def _trains(run: Path) -> bool:
+    """Whether the ranks have met, and the steps have begun: an epoch's end leaves a state."""
+    return (Ledger(run).out("pretrain") / STATE).exists()
 
 
 def _wait_for_mid_epoch(out: Path) -> None:

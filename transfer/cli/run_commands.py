@@ -60,7 +60,7 @@ def run_pipeline(
     """Plan a pipeline and run or submit it; return the exit status."""
     from carryover.slurm.executor import EXECUTORS, run_graph
     from carryover.slurm.plan import MissingPathsError
-    from carryover.slurm.sbatch import describe
+    from carryover.slurm.sbatch import describe, without_secrets
     from carryover.transfer.pipeline.foresight import explain_missing
     from carryover.transfer.pipeline.plan import plan
 
@@ -74,7 +74,7 @@ def run_pipeline(
         for line in explain_missing(planned.missing, config.roots):
             out_console.print(Text(line, style="yellow"), soft_wrap=True)
         return 0
-    origin = describe(Path(__file__).parent) | {"pipeline": name, "overrides": list(overrides)}
+    origin = describe(Path(__file__).parent) | {"pipeline": name, "overrides": without_secrets(overrides)}
     try:
         result = run_graph(
             graph, _executor(executor, place, at_once), run_dir, on_event=_print_event, origin=origin
