@@ -228,7 +228,7 @@ class _History:
         self._before = state["seconds"]
         step = int(state["step"] if "step" in state else state["iteration"])
         log.info("%s: resuming after step %d", self._out, step)
-        window.load(state)
+        window.load(state, self._ranks.device)
         return step, window
 
     def save(self, step: int, window: Window) -> None:

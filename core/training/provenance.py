@@ -37,7 +37,7 @@ def git_revision() -> str:
     """
     if recorded := os.environ.get("CARRYOVER_GIT_REVISION"):
         return recorded
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return f"release {release()}"
     try:

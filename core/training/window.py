@@ -64,17 +64,21 @@ class Window:
         rows = torch.stack(self._rows).tolist() if self._rows else []
         return {"names": list(self._names), "rows": rows}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up the open window of a training's state, of this release or of version 1."""
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take up the open window of a training's state, of this release or of version 1.
+
+        Its numbers go to the device that the steps to come leave theirs on.
+        """
         there = state.get("window") or {}
         if "rows" in there:
             self._names = list(there["names"])
-            self._rows = [torch.tensor(row) for row in there["rows"]]
+            self._rows = [torch.tensor(row, device=device) for row in there["rows"]]
         elif there and state.get("window_count"):
             # Version 1 kept sums.
             count = state["window_count"]
             self._names = ["loss", *sorted(there.keys() - {"loss"})]
-            self._rows = [torch.tensor([there[name] / count for name in self._names])] * count
+            means = torch.tensor([there[name] / count for name in self._names], device=device)
+            self._rows = [means] * count
 
     def _checked(self, table: Tensor, step: int) -> Tensor:
         bad = (~torch.isfinite(table[:, 0])).nonzero()

@@ -23,8 +23,13 @@ class Neighbourhood:
         return f"k={self.k} T={self.temperature:g}"
 
 
+# Rows of queries and of the bank in one product: on a CPU it stays in the cache, on a GPU it must be large
+# enough to outlast the launch of the dozen kernels that follow it, and the wait for the number of ties.
+_TILE, _TILE_ON_DEVICE = (512, 4096), (2048, 2**17)
+
+
 def nearest(
-    queries: Tensor, bank: Tensor, k: int, query_rows: int = 512, bank_rows: int = 4096
+    queries: Tensor, bank: Tensor, k: int, query_rows: int | None = None, bank_rows: int | None = None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Find every query's k most similar bank rows by cosine; of equal ones the first rows.
 
@@ -35,12 +40,15 @@ def nearest(
     k
         At most N.
     query_rows, bank_rows
-        Chunk sizes; memory is of the order of query_rows x (bank_rows + k), whatever M and N.
+        Chunk sizes, None for those of the device; memory is of the order of query_rows x (bank_rows + k),
+        whatever M and N.
 
     Yields
     ------
     The rows of a chunk of queries, their similarities (m, k) from the largest down, and their indices (m, k).
     """
+    tile = _TILE if queries.device.type == "cpu" else _TILE_ON_DEVICE
+    query_rows, bank_rows = query_rows or tile[0], bank_rows or tile[1]
     for start in range(0, len(queries), query_rows):
         rows = slice(start, min(start + query_rows, len(queries)))
         query = normalize(queries[rows].float(), dim=1)

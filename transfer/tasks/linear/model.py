@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from carryover.core.training.device import copied_to
+
 
 @dataclass(frozen=True)
 class HeadSpec:
@@ -122,8 +124,11 @@ class StackedSGD(torch.optim.Optimizer):
 
     def _step_one(self, w: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
         shape = [-1] + [1] * (w.dim() - 1)
-        decay = w.new_tensor(group["weight_decay"]).view(shape)
-        lr = w.new_tensor(group["peak_lr"]).view(shape) * group["factor"]
+        decay, lr = (
+            copied_to(torch.tensor(group[key], dtype=w.dtype), w.device).view(shape)
+            for key in ("weight_decay", "peak_lr")
+        )
+        lr = lr * group["factor"]
         update = gradient + decay * w
         eta = group["trust_coefficient"]
         if eta is not None:

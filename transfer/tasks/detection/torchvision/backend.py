@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from carryover.configs import UserError
 from carryover.core.data.objects.dataset import DetectionImage
 from carryover.core.data.steps import step_loader
+from carryover.core.training.device import copied_to
 from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
@@ -61,8 +62,8 @@ class TorchvisionDetector:
         dataset = TrainingImages(images, config.input, config.model.masks, config.seed)
         draws = Steps(images, size, config.seed, start, stop, ranks.rank, ranks.world)
         for examples in step_loader(dataset, draws, config.workers):
-            tensors = [e.image.to(ranks.device) for e in examples]
-            targets = [{k: v.to(ranks.device) for k, v in e.target.items()} for e in examples]
+            tensors = [copied_to(e.image, ranks.device) for e in examples]
+            targets = [{k: copied_to(v, ranks.device) for k, v in e.target.items()} for e in examples]
             yield tensors, targets
 
     def losses(self, shared: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ class TorchvisionDetector:
         return TestImages(images, self.run.config.input)
 
     def detect(self, loaded: Tensor, source: DetectionImage) -> ImagePrediction:
-        detections = self.model([loaded.to(self.run.ranks.device)])[0]
+        detections = self.model([copied_to(loaded, self.run.ranks.device)])[0]
         return to_original(detections, (loaded.shape[-2], loaded.shape[-1]), source)
 
 

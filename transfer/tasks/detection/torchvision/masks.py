@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from carryover.core.data.objects.dataset import DetectionImage
+from carryover.core.training.device import copied_to
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
 
 
@@ -33,7 +34,8 @@ def mask_targets(
     if len(boxes) == 0:
         return torch.zeros((0, side, side), dtype=torch.bool, device=boxes.device)
     height, width = masks.shape[-2:]
-    scale = boxes.new_tensor([width / image_shape[1], height / image_shape[0]]).repeat(2)
+    ratios = torch.tensor([width / image_shape[1], height / image_shape[0]], dtype=boxes.dtype)
+    scale = copied_to(ratios, boxes.device).repeat(2)
     regions = torch.cat([objects[:, None].to(boxes.dtype), boxes * scale], dim=1)
     cut = roi_align(masks[:, None].float(), regions, (side, side), 1.0, sampling_ratio=0, aligned=True)
     targets: Tensor = cut[:, 0] >= 0.5

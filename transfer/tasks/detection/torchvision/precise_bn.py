@@ -39,8 +39,10 @@ class _Population:
     def __init__(self, norm: _BatchNorm) -> None:
         self.norm = norm
         self.count = 0
-        self.mean = torch.zeros(norm.num_features, dtype=torch.float64)
-        self.squares = torch.zeros(norm.num_features, dtype=torch.float64)
+        assert norm.running_mean is not None
+        # On the network's device, so that no layer of a step makes the host wait for it.
+        self.mean = torch.zeros_like(norm.running_mean, dtype=torch.float64)
+        self.squares = torch.zeros_like(self.mean)
         self.hook = norm.register_forward_pre_hook(self._note)
 
     def settle(self) -> None:
@@ -52,9 +54,9 @@ class _Population:
         count = sum_over_ranks(torch.tensor(float(self.count), dtype=torch.float64, device=device))
         if count == 0:
             return
-        own_mean, own_count = self.mean.to(device), self.count
+        own_mean, own_count = self.mean, self.count
         mean = sum_over_ranks(own_mean * own_count) / count
-        spread = sum_over_ranks(self.squares.to(device) + own_count * (own_mean - mean).square())
+        spread = sum_over_ranks(self.squares + own_count * (own_mean - mean).square())
         running_mean.copy_(mean)
         running_var.copy_(spread / count)
 
@@ -64,8 +66,8 @@ class _Population:
         if rows == 0:
             return
         variance, mean = torch.var_mean(x.float(), [d for d in range(x.dim()) if d != 1], correction=0)
-        difference = mean.double().cpu() - self.mean
+        difference = mean.double() - self.mean
         total = self.count + rows
         self.mean += difference * (rows / total)
-        self.squares += variance.double().cpu() * rows + difference.square() * (self.count * rows / total)
+        self.squares += variance.double() * rows + difference.square() * (self.count * rows / total)
         self.count = total

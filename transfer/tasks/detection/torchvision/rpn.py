@@ -47,7 +47,7 @@ class Anchors(AnchorGenerator):
         # Under autocast the maps are bfloat16, whose 8 bits cannot hold a coordinate.
         self.set_cell_anchors(torch.float32, device)
         grids = [list(feature.shape[-2:]) for feature in feature_maps]
-        strides = [[torch.tensor(s, device=device)] * 2 for s in self.strides]
+        strides = [[torch.full((), s, device=device)] * 2 for s in self.strides]
         of_image = torch.cat(self.grid_anchors(grids, strides))
         return [of_image] * len(image_list.image_sizes)
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from carryover.core.data.masks.dataset import SegmentationImage
+from carryover.core.training.device import copied_to
 from carryover.transfer.tasks.segmentation.config import InputConfig
 from carryover.transfer.tasks.segmentation.torchvision.model import DilatedFCN, normalised
 from carryover.transfer.tasks.segmentation.transforms import pixels_for_test
@@ -18,7 +19,7 @@ def segment(model: DilatedFCN, source: SegmentationImage, config: InputConfig) -
     """
     model.eval()
     device = next(model.parameters()).device
-    pixels = normalised(pixels_for_test(source, config).to(device), config)[None]
+    pixels = normalised(copied_to(pixels_for_test(source, config), device), config)[None]
     if config.test_stride is None:
         logits = model(pixels)["out"]
     else:

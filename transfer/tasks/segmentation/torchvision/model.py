@@ -17,7 +17,7 @@ from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.description import describe
 from carryover.core.data.masks.dataset import IGNORED
 from carryover.core.formats.backbone import BackboneConfig
-from carryover.core.training.device import random_states_kept
+from carryover.core.training.device import copied_to, random_states_kept
 from carryover.transfer.tasks.segmentation.config import InputConfig
 from carryover.transfer.tasks.segmentation.model_config import FCNConfig
 from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate, require_segmentable
@@ -124,8 +124,10 @@ def losses(logits: Mapping[str, Tensor], labels: Tensor, model: FCNConfig) -> di
 
 def normalised(image: Tensor, config: InputConfig) -> Tensor:
     """Normalise (3, H, W) uint8 pixels by the recipe's statistics, on their device."""
-    mean = torch.tensor(config.pixel_mean, device=image.device).view(3, 1, 1)
-    std = torch.tensor(config.pixel_std, device=image.device).view(3, 1, 1)
+    mean, std = (
+        copied_to(torch.tensor(of_channel), image.device).view(3, 1, 1)
+        for of_channel in (config.pixel_mean, config.pixel_std)
+    )
     return (image.float() - mean) / std
 
 
@@ -140,8 +142,8 @@ def batch_of(examples: Sequence[Example], config: InputConfig, device: torch.dev
     labels = torch.full((len(examples), height, width), IGNORED, dtype=torch.int64, device=device)
     for i, example in enumerate(examples):
         h, w = example.labels.shape
-        images[i, :, :h, :w] = normalised(example.image.to(device), config)
-        labels[i, :h, :w] = example.labels.to(device)
+        images[i, :, :h, :w] = normalised(copied_to(example.image, device), config)
+        labels[i, :h, :w] = copied_to(example.labels, device)
     return images, labels
 
 
