@@ -13,6 +13,7 @@ from carryover.core.data.defects import Defect, DefectPolicy
 from carryover.core.data.objects.across import compare_splits
 from carryover.core.data.objects.coco import load_coco_json, scan_coco
 from carryover.core.data.objects.dataset import DetectionDataset
+from carryover.core.data.objects.splits import difference
 from carryover.core.data.objects.voc import scan_voc_folder, voc_folders
 from carryover.core.data.voc_lists import LISTINGS, listed, side_by_side
 
@@ -52,11 +53,23 @@ def _check_voc(root: Path, classes: Sequence[str] | None) -> list[Defect]:
     beside: dict[str, DetectionDataset] = {}
     for folder in voc_folders(root):
         dataset, found = scan_voc_folder(folder, classes, DefectPolicy())
-        defects += [*found, *_in_two_lists(folder)]
+        defects += [*found, *_in_two_lists(folder), *_spellings(folder, dataset.classes)]
         _log_contents(dataset)
         if folder in side_by_side(root):
             beside[folder.name] = dataset
     return defects + _compare(beside)
+
+
+def _spellings(folder: Path, classes: Sequence[str]) -> list[Defect]:
+    """Return a defect for classes whose names differ in capitals only: a recipe knows one of them."""
+    spelled: dict[str, list[str]] = {}
+    for name in classes:
+        spelled.setdefault(name.casefold(), []).append(name)
+    return [
+        DefectPolicy().defect(folder, "unknown_class", f"{names} differ in capitals only")
+        for names in spelled.values()
+        if len(names) > 1
+    ]
 
 
 def _in_two_lists(folder: Path) -> list[Defect]:
@@ -80,7 +93,7 @@ def _compare(splits: Mapping[str, DetectionDataset]) -> list[Defect]:
         if other in taught or not re.search("val|test", other) or not train.images or not test.images:
             continue
         if train.classes != test.classes:
-            message = f"{other} has other classes than {name}: {sorted({*train.classes} ^ {*test.classes})}"
+            message = f"{other} has other classes than {name}: {difference(train.classes, test.classes)}"
             defects.append(DefectPolicy().defect(Path(other), "class_mismatch", message))
         else:
             defects += compare_splits(train, test, DefectPolicy())
@@ -91,6 +104,8 @@ def _check_coco(root: Path, classes: Sequence[str] | None) -> list[Defect]:
     files = [root] if root.is_file() else _annotation_files(root)
     defects: list[Defect] = []
     splits: dict[str, DetectionDataset] = {}
+    # Bad masks matter to a recipe with masks, which data check does not know: they are told.
+    policy = DefectPolicy(lost_masks="keep")
     for file in files:
         try:
             content = load_coco_json(file)
@@ -101,7 +116,7 @@ def _check_coco(root: Path, classes: Sequence[str] | None) -> list[Defect]:
             log.info("%s: no categories, so not a file of instances; passed over", file)
             continue
         names = [i["file_name"] for i in content["images"] if isinstance(i, dict) and "file_name" in i]
-        dataset, found = scan_coco(file, _image_root(file, names), DefectPolicy(), classes)
+        dataset, found = scan_coco(file, _image_root(file, names), policy, classes)
         defects += found
         _log_contents(dataset)
         splits[_split_name(file)] = dataset

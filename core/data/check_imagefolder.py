@@ -1,16 +1,25 @@
 """Check class folders of images: ImageNet's layout, torchvision's ImageFolder."""
 
 import logging
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from carryover.configs.errors import UserError
 from carryover.configs.files import sha256_file
 from carryover.core.data.decoding import undecodable
-from carryover.core.data.defects import Defect
+from carryover.core.data.defects import Action, Defect
 from carryover.core.data.digest import images_below
 from carryover.core.data.flat_split import labels_of_flat_split, truth_files
-from carryover.core.data.layouts import NO_CLASSES, classes_beside
+from carryover.core.data.layouts import (
+    NO_CLASSES,
+    classes_beside,
+    is_other_picture,
+    one_class,
+    passed_over,
+    stray_image,
+)
 from carryover.core.data.leakage import test_in_train
 from carryover.core.data.names import is_hidden
 from carryover.core.data.pictures import in_parallel
@@ -26,9 +35,10 @@ def check_imagefolder(root: Path) -> list[Defect]:
     """Return the defects of ``root/{train,val,test}/CLASS/...``, or of ``root/CLASS/...``.
 
     A flat folder of validation images is read with the list of their classes (`core.data.flat_split`).
-    Unreadable images (``drop``: pretraining skips and counts them), classes without images and classes that
-    are not in every split (fatal), test images that are training images too (fatal, as in an evaluation), and
-    images that are byte for byte the same inside a split (``keep``: told, not touched).
+    Fatal, as in an evaluation: unreadable images (``drop`` where there are no splits: pretraining skips and
+    counts them), classes without images, classes that are not in every split, one class alone, images beside
+    class folders, and test images that are training images too. Told: pictures whose suffix is not read, and
+    images that are byte for byte the same inside a split.
 
     Raises UserError where `root` has no class folders.
     """
@@ -45,7 +55,12 @@ def check_imagefolder(root: Path) -> list[Defect]:
         if not classes:
             raise UserError(f"{splits[name]}: {NO_CLASSES}")
         log.info("%s: %d images, %d classes", splits[name], sum(map(len, classes.values())), len(classes))
-    defects = _class_mismatches({splits[name]: classes for name, classes in images.items()})
+    defects = [
+        Defect(splits[name], kind, message, action)
+        for name, classes in images.items()
+        for kind, message, action in _of_split(splits[name], classes)
+    ]
+    defects += _class_mismatches({splits[name]: classes for name, classes in images.items()})
     for name, classes in images.items():
         for class_name, paths in classes.items():
             if not paths:
@@ -55,11 +70,26 @@ def check_imagefolder(root: Path) -> list[Defect]:
         name: [path for group in classes.values() for path in group] for name, classes in images.items()
     }
     everything = [path for of_split in pictures.values() for path in of_split]
+    # Pretraining skips and counts such images; an evaluation tolerates none that its recipe does not.
+    action: Action = "drop" if "" in splits else "fatal"
     for path, found in undecodable(everything, root, str(root)).items():
-        defects.append(Defect(path, found.kind, f"cannot be decoded ({found.reason})", "drop"))
+        message = f"cannot be decoded ({found.reason})"
+        defects.append(Defect(path, found.kind, message, action, ("fatal", "1"), "data.max_unreadable"))
     for name in pictures.keys() - {"train", ""}:
         defects += test_in_train(pictures.get("train", []), pictures[name], "fatal", "data.test_in_train")
     return defects + [defect for of_split in pictures.values() for defect in _duplicates(of_split)]
+
+
+def _of_split(folder: Path, classes: _ByClass) -> Iterator[tuple[str, str, Action]]:
+    """Yield what is wrong with one split as such."""
+    if stray := stray_image(folder):
+        yield "stray_image", stray, "fatal"
+    if len(classes) == 1:
+        yield "single_class", one_class(list(classes)), "fatal"
+    files = (name for _, _, names in os.walk(folder) for name in names)
+    others = Counter(Path(name).suffix.lower() for name in files if is_other_picture(name))
+    if others:
+        yield "passed_over", passed_over(others), "keep"
 
 
 def _images_of(root: Path, split: str, folder: Path) -> _ByClass:

@@ -114,6 +114,12 @@ class DefectPolicy(Policy):
         COCO: more than a quarter of the boxes overlap less than half with the box around their own mask.
     test_in_train
         A test image that is a training image too, by its content.
+    repeated_object
+        More than a quarter of the objects repeat another one of the same image, class and box.
+    repeated_image
+        COCO: one image file has several ids.
+    lost_masks
+        COCO, where masks are wanted: more than a quarter of them are bad (``degenerate_mask``).
     missing_mask
         COCO: an object without a mask in a file whose others have one. ``keep``: its
         box counts, and it takes no part in the metric of masks. ``drop`` leaves the object out.
@@ -138,6 +144,9 @@ class DefectPolicy(Policy):
     counted_from_zero: Check = "keep"
     below_pixel: Check = "fatal"
     box_mask_mismatch: Check = "fatal"
+    repeated_object: Check = "fatal"
+    repeated_image: Check = "fatal"
+    lost_masks: Check = "fatal"
     test_in_train: Check = "fatal"
 
 
@@ -165,6 +174,8 @@ class MaskDefectPolicy(Policy):
     interpolated_class
         A class of which nearly all pixels lie between a lower and a higher class: masks that were resized
         with interpolation.
+    lossy_mask
+        A mask in a format that changes pixels (JPEG): labels turn into others along every edge.
     palette_order
         Masks with palettes in which one colour has several indices: they are in a colour quantiser's order.
     test_in_train
@@ -182,6 +193,7 @@ class MaskDefectPolicy(Policy):
     untested_class: Check = "keep"
     single_class: Check = "fatal"
     interpolated_class: Check = "fatal"
+    lossy_mask: Check = "fatal"
     palette_order: Check = "fatal"
     test_in_train: Check = "fatal"
 

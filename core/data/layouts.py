@@ -1,9 +1,13 @@
 """The kinds of data sets that come with carryover: from a root to files, labels and classes (torch-free)."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from carryover.configs import UserError
 from carryover.core.data.digest import Contents, images_below, listed, named_in
@@ -11,6 +15,8 @@ from carryover.core.data.flat_split import EXPECTED, labels_of_flat_split, truth
 from carryover.core.data.names import is_hidden, read_text
 from carryover.core.data.pictures import IMAGE_SUFFIXES
 from carryover.core.data.readers import Files, ImageSection, Reader, images_of_split
+
+log = logging.getLogger(__name__)
 
 FOLDER_A_CLASS = "one folder a class with its images, under train (val, ...) or in the root itself"
 NO_CLASSES = (
@@ -41,15 +47,13 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
         if not truth or not taught:
             return Files(folder, flat, [], [])
         return Files(folder, flat, labels_of_flat_split(truth, flat, taught), taught)
-    loose = [e.name for e in os.scandir(folder) if _is_image(e.name)]
-    if loose:
-        raise UserError(
-            f"{folder}: holds images ({loose[0]}) beside folders ({classes[0]}); expected {FOLDER_A_CLASS}"
-        )
+    if stray := stray_image(folder):
+        raise UserError(f"{folder}: {stray}")
     names: list[str] = []
     labels: list[int] = []
+    others: Counter[str] = Counter()
     for label, name in enumerate(classes):
-        found = list(_images_below(folder / name))
+        found = list(_images_below(folder / name, others))
         if not found:
             raise UserError(
                 f"{folder / name}: no images in this class; expected files ending in"
@@ -57,7 +61,33 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
             )
         names += [f"{name}/{image}" for image in found]
         labels += [label] * len(found)
+    if others:
+        log.warning("%s: %s", folder, passed_over(others))
     return Files(folder, names, labels, classes)
+
+
+def passed_over(suffixes: Counter[str]) -> str:
+    """Return which pictures are not read, by their suffix."""
+    counted = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
+    return f"pictures that are not read: {counted}; read are {', '.join(IMAGE_SUFFIXES)}"
+
+
+def one_class(classes: list[str]) -> str:
+    """Return why a split of one class cannot be evaluated."""
+    return (
+        f"only one class ({', '.join(classes)}), so there is nothing to tell apart; expected"
+        f" {FOLDER_A_CLASS}: do the class folders lie deeper?"
+    )
+
+
+def stray_image(folder: Path) -> str:
+    """Return what is wrong with a split that holds images beside its class folders; "" for none."""
+    entries = sorted((e.name, e.is_dir()) for e in os.scandir(folder) if not is_hidden(e.name))
+    loose = [name for name, is_folder in entries if not is_folder and _is_image(name)]
+    folders = [name for name, is_folder in entries if is_folder]
+    if not loose or not folders:
+        return ""
+    return f"holds images ({loose[0]}) beside folders ({folders[0]}); expected {FOLDER_A_CLASS}"
 
 
 def classes_beside(root: Path, split: str) -> list[str]:
@@ -191,8 +221,11 @@ def _inaturalist_files(config: ImageSection, root: Path) -> Contents:
     return Contents(((file.name, file),), tuple(named_in(file, root)))
 
 
-def _images_below(folder: Path) -> Iterator[str]:
-    """Yield the images under a folder, relative to it, sorted; hidden files are not images."""
+def _images_below(folder: Path, others: Counter[str] | None = None) -> Iterator[str]:
+    """Yield the images under a folder, relative to it, sorted; hidden files are not images.
+
+    `others` counts suffixes of pictures that are not read.
+    """
     if not folder.is_dir():
         return
     for directory, below, files in os.walk(folder, followlinks=True):
@@ -201,6 +234,15 @@ def _images_below(folder: Path) -> Iterator[str]:
         for name in sorted(files):
             if _is_image(name):
                 yield name if prefix == "." else f"{prefix}/{name}"
+            elif others is not None and is_other_picture(name):
+                others[Path(name).suffix.lower()] += 1
+
+
+def is_other_picture(name: str) -> bool:
+    """Whether a file is a picture, by its suffix, that no data set is read from."""
+    return Path(name).suffix.lower() in Image.registered_extensions() and not (
+        _is_image(name) or is_hidden(name)
+    )
 
 
 def _is_image(name: str) -> bool:

@@ -2,8 +2,11 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
+
+from carryover.core.data.pictures import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +74,8 @@ def located(folder: Path, name: str) -> Path:
     """Return the file that a list or annotation calls `name`, below `folder`.
 
     A plain name as it is written, if that is there; another (absolute, of another system, climbing out of the
-    folder) by its longest tail inside the folder. Where there is none of these, as it is written.
+    folder) by its longest tail inside the folder; else without its URL encoding, else the image of this name
+    with another suffix. Where there is none of these, as it is written.
     """
     written = folder / name
     plain = "\\" not in name and not name.startswith(("/", "..")) and "/.." not in name
@@ -84,7 +88,17 @@ def located(folder: Path, name: str) -> Path:
         tail = folder.joinpath(*parts[start:])
         if tail.is_file():
             return tail
-    return written
+    if (decoded := unquote(name)) != name:
+        return located(folder, decoded)
+    return next((other for other in _with_other_suffix(written) if other.is_file()), written)
+
+
+def _with_other_suffix(path: Path) -> Iterator[Path]:
+    """Yield the names that an image file would have with another suffix, or in other letters."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        for suffix in IMAGE_SUFFIXES:
+            yield path.with_suffix(suffix)
+            yield path.with_suffix(suffix.upper())
 
 
 def is_hidden(name: str) -> bool:

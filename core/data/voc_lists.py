@@ -41,12 +41,12 @@ def side_by_side(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     folders = (p for p in sorted(root.iterdir()) if p.is_dir() and not is_hidden(p.name))
-    return [folder for folder in folders if next(folder.glob("*.xml"), None) is not None]
+    return [folder for folder in folders if any(not is_hidden(p.name) for p in folder.glob("*.xml"))]
 
 
 def ids_of_folder(folder: Path) -> list[str]:
     """Return the names without suffix of all images and annotations that lie in one folder."""
-    annotated = {path.stem for path in folder.glob("*.xml")}
+    annotated = {path.stem for path in folder.glob("*.xml") if not is_hidden(path.name)}
     return sorted(annotated | images_by_name(folder).keys())
 
 

@@ -13,7 +13,7 @@ from carryover.core.data.labelled import subsets
 from carryover.core.data.labelled.config import ClassifyData
 from carryover.core.data.labelled.labels import FractionOfLabels, ImagesPerClass, Labels, ListedImages
 from carryover.core.data.labelled.subsets import Indices
-from carryover.core.data.layouts import NO_CLASSES
+from carryover.core.data.layouts import NO_CLASSES, one_class
 from carryover.core.data.leakage import test_in_train
 from carryover.core.data.prepared import Dataset, build_dataset, open_dataset, prepare
 
@@ -84,10 +84,15 @@ def open_splits(data: ClassifyData) -> Splits:
             raise UserError(f"{Path(data.root or '') / split}: {NO_CLASSES}")
     unseen = sorted(set(test.classes) - set(train.classes))
     if unseen:
-        raise UserError(f"the test split has {len(unseen)} classes that training lacks: {_some(unseen)}")
+        known = _some(list(train.classes))
+        raise UserError(
+            f"the test split has {len(unseen)} classes that training lacks: {_some(unseen)}; it has: {known}"
+        )
     untested = sorted(set(train.classes) - set(test.classes))
     if untested:
         raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
+    if len(train.classes) < 2:
+        raise UserError(f"{Path(data.root or '') / data.split}: {one_class(list(train.classes))}")
     if train.paths and test.paths:
         shared = test_in_train(train.paths, test.paths, data.test_in_train, "data.test_in_train")
         refuse_fatal(shared, data.title)

@@ -1,5 +1,6 @@
 """Check pairs of images and masks before anybody trains on them; every defect is listed by file."""
 
+import glob
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from PIL import Image
 from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, MaskDefectPolicy
 from carryover.core.data.masks.compare import LISTED_VALUES, MaskCounts
-from carryover.core.data.masks.dataset import MaskCode, SegmentationImage, decode
+from carryover.core.data.masks.dataset import IGNORED, MaskCode, SegmentationImage, decode
 from carryover.core.data.masks.layouts import Pair
 from carryover.core.data.pictures import Orientation, read_header
 from carryover.core.training.progress import progress
@@ -68,23 +69,38 @@ def _check(
             MaskCounts(),
         )
     try:
-        labels, unknown, palette = decode(pair.mask, code, orientation)
+        decoded = decode(pair.mask, code, orientation)
     except FileNotFoundError:
-        return None, defect(pair.mask, "missing_mask", f"no such mask of {pair.image.name}"), MaskCounts()
+        message = f"no such mask of {pair.image.name}{_named_otherwise(pair)}"
+        return None, defect(pair.mask, "missing_mask", message), MaskCounts()
     except Image.DecompressionBombError as error:
         return None, defect(pair.mask, "unreadable_mask", str(error)), MaskCounts()
     # PIL passes on whatever its decoders meet in a broken file: struct.error, IndexError, SyntaxError, ...
     except Exception as error:
         return None, defect(pair.mask, "unreadable_mask", f"not readable as a mask ({error})"), MaskCounts()
+    labels, unknown = decoded.labels, decoded.unknown
     width, height = header.size
     image = SegmentationImage(pair.id, pair.image, pair.mask, width, height, orientation, header.turned)
     if labels.shape != (height, width):
         size = f"{labels.shape[1]} x {labels.shape[0]}"
         message = f"is {size}, but {pair.image.name} is {width} x {height}"
         return None, defect(pair.mask, "size_mismatch", message), MaskCounts()
-    counts = MaskCounts.of(pair.mask, labels, palette)
+    counts = MaskCounts.of(pair.mask, decoded)
     if unknown:
         shown = ", ".join(unknown[:LISTED_VALUES]) + (", ..." if len(unknown) > LISTED_VALUES else "")
-        found = defect(pair.mask, "out_of_range", f"has values that are no class and not ignored: {shown}")
-        return (image if found[0].action == "keep" else None), found, counts
+        message = f"has values that are no class and not ignored: {shown}"
+        classes = sum(0 <= label < IGNORED for label in code.labels)
+        if not decoded.lossy and unknown == (str(classes),) and code.labels[0] == 0:
+            message += "; where classes count from 1, say `first_index: 1`"
+        found = defect(pair.mask, "out_of_range", message)
+        # The colours of a lossy file say nothing about the data: it is a defect of its own.
+        keeps = found[0].action == "keep" or decoded.lossy
+        return (image if keeps else None), ([] if decoded.lossy else found), counts
     return image, [], counts
+
+
+def _named_otherwise(pair: Pair) -> str:
+    """Name a file that is probably the missing mask, and the key that reads it."""
+    stem = Path(pair.id).name
+    there = sorted(p.name for p in pair.mask.parent.glob(f"{glob.escape(stem)}*") if p != pair.image)
+    return f"; there is {there[0]}: `mask_suffix: {there[0].removeprefix(stem)}`?" if there else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from carryover.core.data.defects import Defect, MaskDefectPolicy
-from carryover.core.data.masks.dataset import IGNORED
+from carryover.core.data.masks.dataset import IGNORED, DecodedMask
 
 LISTED_VALUES = 10
 _BETWEEN = 0.95
@@ -30,15 +30,19 @@ class MaskCounts:
         (256,) of them, those with a lower and a higher label among their eight neighbours.
     indices
         For each colour of the palettes: the indices that it has in masks, each with the first of these.
+    lossy
+        Masks in a format that changes pixels.
     """
 
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORED + 1, dtype=np.int64))
     between: np.ndarray = field(default_factory=lambda: np.zeros(IGNORED + 1, dtype=np.int64))
     indices: dict[Colour, dict[int, Path]] = field(default_factory=dict)
+    lossy: list[Path] = field(default_factory=list)
 
     @classmethod
-    def of(cls, mask: Path, labels: np.ndarray, palette: Mapping[int, Colour]) -> "MaskCounts":
-        """Count one decoded mask, (height, width) uint8; `palette` has the colours of the indices in use."""
+    def of(cls, mask: Path, decoded: DecodedMask) -> "MaskCounts":
+        """Count one decoded mask."""
+        labels, palette = decoded.labels, decoded.palette
         pixels = np.bincount(labels.ravel(), minlength=IGNORED + 1)
         between = np.zeros_like(pixels)
         # Two labels have nothing between them.
@@ -47,12 +51,14 @@ class MaskCounts:
         colours = {colour: index for index, colour in palette.items()}
         # A colour that one palette has twice says nothing.
         unique = colours if len(colours) == len(palette) else {}
-        return cls(pixels, between, {colour: {index: mask} for colour, index in unique.items()})
+        indices = {colour: {index: mask} for colour, index in unique.items()}
+        return cls(pixels, between, indices, [mask] if decoded.lossy else [])
 
     def add(self, other: "MaskCounts") -> None:
         """Add the counts of other masks."""
         self.pixels += other.pixels
         self.between += other.between
+        self.lossy += other.lossy
         for colour, indices in other.indices.items():
             known = self.indices.setdefault(colour, {})
             for index, mask in indices.items():
@@ -71,6 +77,7 @@ def compare_masks(
         *_absent(test.pixels, classes, taught=False),
         *_interpolated(both, classes),
         *_palettes(both.indices),
+        *_lossy(both.lossy),
     ]
     return [policy.defect(root, kind, message) for kind, message in found]
 
@@ -122,6 +129,15 @@ def _palettes(indices: Mapping[Colour, Mapping[int, Path]]) -> Iterator[tuple[st
             f"{len(torn)} colours have different indices in different masks ({shown} is {example}): the order"
             " is that of a program that reduced colours, not of the classes. Use `kind: folders` with"
             " `palette:`, the colour of each class",
+        )
+
+
+def _lossy(masks: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    if masks:
+        yield (
+            "lossy_mask",
+            f"{len(masks)} masks are JPEG files ({masks[0].name}), whose compression turns labels into others"
+            " along every edge: take the masks before they were saved so, or save them as PNG anew",
         )
 
 

@@ -14,6 +14,7 @@ IGNORED: Final = 255
 """The label of pixels that neither teach nor count."""
 
 _ILLEGAL: Final = -1
+_LOSSY: Final = frozenset({"JPEG", "MPO"})
 
 
 @dataclass(frozen=True)
@@ -91,22 +92,23 @@ class DecodedMask(NamedTuple):
         The values that the code does not know.
     palette
         The RGB colour that the file gives to each index in use; empty without a palette of its own.
+    lossy
+        Whether the file's format changes pixels.
     """
 
     labels: np.ndarray
     unknown: tuple[str, ...] = ()
     palette: Mapping[int, tuple[int, int, int]] = {}
+    lossy: bool = False
 
 
 def decode(path: Path, code: MaskCode, orientation: Orientation = "exif") -> DecodedMask:
     """Decode a mask as `load_labels` does, and say which values the code does not know."""
     with Image.open(path) as opened:
-        image = turned_upright(opened, orientation)
+        image, lossy = turned_upright(opened, orientation), opened.format in _LOSSY
         if code.colours is not None:
-            return _from_colours(np.asarray(image.convert("RGB")), code.colours)
-        if image.mode not in ("1", "L", "P", "I", "I;16"):
-            raise ValueError(f"is an image of mode {image.mode}, not a mask of indices; is it painted?")
-        values = np.asarray(image).astype(np.int64)
+            return _from_colours(np.asarray(image.convert("RGB")), code.colours)._replace(lossy=lossy)
+        values = _indices(image).astype(np.int64)
         palette = _palette(image, values)
     table = np.array(code.labels)
     inside = (values >= 0) & (values < len(table))
@@ -114,7 +116,21 @@ def decode(path: Path, code: MaskCode, orientation: Orientation = "exif") -> Dec
     unknown = labels == _ILLEGAL
     names = tuple(str(v) for v in np.unique(values[unknown])) if unknown.any() else ()
     labels[unknown] = IGNORED
-    return DecodedMask(labels.astype(np.uint8), names, palette)
+    return DecodedMask(labels.astype(np.uint8), names, palette, lossy)
+
+
+def _indices(image: Image.Image) -> np.ndarray:
+    """Return the indices that a mask holds, (height, width); grey saved in three equal channels is grey."""
+    if image.mode in ("1", "L", "P", "I", "I;16"):
+        return np.asarray(image)
+    if image.mode in ("RGB", "RGBA", "LA"):
+        channels = np.asarray(image)[..., : 3 if image.mode != "LA" else 1]
+        if (channels == channels[..., :1]).all():
+            return channels[..., 0]
+    raise ValueError(
+        f"is an image of mode {image.mode}, not a mask of indices; where colours stand for classes, use"
+        " `kind: folders` with `palette:`, the colour of each class"
+    )
 
 
 def _from_colours(pixels: np.ndarray, colours: Mapping[tuple[int, int, int], int]) -> DecodedMask:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
 from carryover.core.data.names import as_number, as_size, flag, located, say_once
 from carryover.core.data.objects.coco_masks import mask_area, settle_segmentation
-from carryover.core.data.objects.compare import compare_boxes
+from carryover.core.data.objects.compare import FEW, MANY, compare_boxes, repeated_objects
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage, Segmentation
 from carryover.core.data.pictures import Header, Orientation, in_parallel, read_header
 
@@ -42,6 +42,8 @@ class _File:
     needs_masks: bool
     renumbered: list[str]
     measured: list[str]
+    left_out: list[str]
+    lost_masks: list[str]
 
     def defect(self, kind: str, message: str) -> Defect:
         return self.policy.defect(self.path, kind, message)
@@ -108,7 +110,7 @@ def scan_coco(
     known = {i["id"] for i in content["images"] if isinstance(i, dict) and isinstance(i.get("id"), int | str)}
     has_masks = any(isinstance(a, dict) and a.get("segmentation") for a in content["annotations"])
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
-    context = _File(annotation_file, policy, names, labels, has_masks, needs_masks, [], [])
+    context = _File(annotation_file, policy, names, labels, has_masks, needs_masks, [], [], [], [])
     objects = _annotations(content["annotations"], entries, known, context, defects)
     say_once(f"{annotation_file.name}: annotation ids that repeat are renumbered", context.renumbered)
     say_once(f"{annotation_file.name}: areas that are no positive number are measured", context.measured)
@@ -129,8 +131,11 @@ def scan_coco(
         ),
         kind="coco",
         category_ids=category_ids,
-        altered=bool(context.renumbered) or any(o.altered for found in objects.values() for o in found),
+        altered=bool(context.renumbered or context.left_out)
+        or any(o.altered for found in objects.values() for o in found),
     )
+    defects += _lost_masks(context, dataset)
+    defects += repeated_objects(annotation_file, dataset.images, policy)
     defects += compare_boxes(
         annotation_file,
         dataset.images,
@@ -138,6 +143,16 @@ def scan_coco(
         policy,
     )
     return dataset, defects
+
+
+def _lost_masks(file: _File, dataset: DetectionDataset) -> list[Defect]:
+    """Return one defect where more than a quarter of the stated masks came to nothing."""
+    lost = file.lost_masks
+    stated = len(lost) + sum(bool(mask) for i in dataset.images for mask in i.annotation.masks or ())
+    if not file.needs_masks or stated < FEW or len(lost) <= MANY * stated:
+        return []
+    message = f"{len(lost)} of {stated} masks cannot be read, the first: {lost[0]}"
+    return [file.defect("lost_masks", message)]
 
 
 def load_coco_json(annotation_file: Path) -> dict[str, list[Any]]:
@@ -214,11 +229,23 @@ def _images(
                 continue
         entries[image_id] = _ImageEntry(image_id, path, *size, header.turned)
     say_once(f"{file.name}: images whose stated size is none; their files' own is taken", unknown)
+    defects += _repeated_images(entries, policy)
     bad = undecodable([entry.path for entry in entries.values()], root, file.name)
     for path, found in bad.items():
         message = f"cannot be decoded ({found.reason})"
         defects.append(policy.defect(path, found.kind, message))
     return {image_id: entry for image_id, entry in entries.items() if entry.path not in bad}
+
+
+def _repeated_images(entries: dict[int | str, _ImageEntry], policy: DefectPolicy) -> list[Defect]:
+    ids: dict[Path, list[int | str]] = {}
+    for entry in entries.values():
+        ids.setdefault(entry.path, []).append(entry.id)
+    return [
+        policy.defect(path, "repeated_image", f"is the file of images {', '.join(map(str, several))}")
+        for path, several in ids.items()
+        if len(several) > 1
+    ]
 
 
 def _header_or_error(path: Path, orientation: Orientation) -> Header | OSError:
@@ -250,6 +277,7 @@ def _annotations(
             continue
         if annotation_id is not None and annotation_id in seen:
             file.renumbered.append(str(annotation_id))
+        image_id = _as_known(image_id, known)
         if image_id not in known:
             message = f"{what}: there is no image {image_id!r} in the file"
             defects.append(file.defect("orphan_annotation", message))
@@ -257,6 +285,7 @@ def _annotations(
             found, faults = _settle(entry, what, entries[image_id], file)
             defects += faults
             collected[image_id] += [found] if found else []
+            file.left_out.extend([] if found else [what])
         if annotation_id is not None:
             seen.add(annotation_id)
     return collected
@@ -266,7 +295,7 @@ def _settle(
     entry: dict[str, Any], what: str, image: _ImageEntry, file: _File
 ) -> tuple[_Object | None, list[Defect]]:
     """Return an annotation as the policy wants it, with what was wrong with it; None drops it."""
-    category_id, box = entry.get("category_id"), entry.get("bbox")
+    category_id, box = _as_known(entry.get("category_id"), file.names), _as_numbers(entry.get("bbox"))
     if not isinstance(category_id, int) or category_id not in file.labels:
         name = file.names.get(category_id) if isinstance(category_id, int) else None
         of = f"'{name}', which is not among the classes" if name else "unknown"
@@ -289,6 +318,8 @@ def _settle(
     stated = entry.get("segmentation")
     if file.has_masks:
         mask, faults = settle_segmentation(stated, (x, y, w, h), *size, file.policy, file.path, what)
+    if stated and not mask and any(fault.kind == "degenerate_mask" for fault in faults):
+        file.lost_masks.append(faults[0].message)
     if not file.needs_masks:
         faults = []
     if any(fault.kind == "missing_mask" and fault.action == "drop" for fault in faults):
@@ -299,9 +330,31 @@ def _settle(
             file.measured.append(str(entry.get("id")))
         area = mask_area(mask, *size) if mask else w * h
     spelled = entry.get("iscrowd") in (None, 0, 1) and area == entry.get("area", area)
-    altered = not spelled or (file.has_masks and mask != stated) or (file.needs_masks and not mask)
+    spelled &= settled.box == (x, y, x + w, y + h) and box == entry["bbox"]
+    spelled &= category_id == entry["category_id"]
+    altered = (
+        not spelled
+        or (file.has_masks and mask != stated)
+        or (file.has_masks and file.needs_masks and not mask)
+    )
     found = _Object(settled.box, file.labels[category_id], crowd, area, mask, altered, (x, y, x + w, y + h))
     return found, [*settled.defects, *faults]
+
+
+def _as_known(stated: Any, known: Container[Any]) -> Any:
+    """Return an id as the file has it elsewhere: numbers and their text are the same."""
+    if not isinstance(stated, int | str) or stated in known:
+        return stated
+    other = str(stated) if isinstance(stated, int) else int(stated) if stated.strip().isdecimal() else stated
+    return other if other in known else stated
+
+
+def _as_numbers(box: Any) -> Any:
+    """Return a box whose numbers are text as numbers."""
+    if isinstance(box, list) and any(isinstance(value, str) for value in box):
+        read = [as_number(value) if isinstance(value, str) else value for value in box]
+        return box if None in read else read
+    return box
 
 
 def _box_problem(box: Any) -> str | None:

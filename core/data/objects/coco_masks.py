@@ -33,7 +33,9 @@ def settle_segmentation(
             return segmentation, []
         return [], [policy.defect(file, "degenerate_mask", f"{what}: its RLE {problem}")]
     nested = isinstance(segmentation, list) and any(isinstance(part, list) for part in segmentation)
-    polygons = segmentation if nested else [segmentation]
+    polygons = [_flattened(part) for part in segmentation] if nested else [segmentation]
+    if nested and (whole := _flattened(segmentation)) is not segmentation:
+        polygons = [whole]
     sound: list[Polygon] = []
     defects: list[Defect] = []
     for number, polygon in enumerate(polygons):
@@ -59,13 +61,19 @@ def mask_area(mask: Segmentation, width: int, height: int) -> float:
 def mask_box(mask: Segmentation, width: int, height: int) -> tuple[float, float, float, float] | None:
     """Return the box ``[x1, y1, x2, y2)`` around a mask (of polygons: their corners); None if it is empty."""
     if isinstance(mask, list):
-        points = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in mask] or [np.empty(0)])
-        if not points.size:
-            return None
-        x, y = points[0::2], points[1::2]
-        return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+        x = [value for polygon in mask for value in polygon[0::2]]
+        y = [value for polygon in mask for value in polygon[1::2]]
+        return (float(min(x)), float(min(y)), float(max(x)), float(max(y))) if x else None
     x1, y1, w, h = coco_mask.toBbox(to_rle(mask, height, width)).tolist()
     return (x1, y1, x1 + w, y1 + h) if w and h else None
+
+
+def _flattened(polygon: Any) -> Any:
+    """Return a list of points [x, y] as one list of numbers; anything else as it is."""
+    if isinstance(polygon, list) and polygon and all(isinstance(p, list) and len(p) == 2 for p in polygon):
+        numbers = [value for point in polygon for value in point]
+        return numbers if all(map(_is_coordinate, numbers)) else polygon
+    return polygon
 
 
 def _two_corners(polygon: Any, box: tuple[float, float, float, float]) -> Polygon | None:
@@ -87,10 +95,12 @@ def _polygon_problem(polygon: Any) -> str | None:
         return "is not a list of finite numbers inside the list of polygons"
     if len(polygon) < 6 or len(polygon) % 2:
         return f"has {len(polygon)} numbers, which are not three points or more"
-    x, y = np.array(polygon, dtype=np.float64).reshape(-1, 2).T
-    if abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2 <= 1e-9:
-        return "encloses no area"
-    return None
+    x, y = polygon[0::2], polygon[1::2]
+    # Plain numbers: polygons are short, and arrays cost more than they save.
+    twice = sum(
+        x0 * y1 - x1 * y0 for x0, y0, x1, y1 in zip(x, y, [*x[1:], x[0]], [*y[1:], y[0]], strict=True)
+    )
+    return "encloses no area" if abs(twice) / 2 <= 1e-9 else None
 
 
 def _rle_problem(rle: Rle, width: int, height: int) -> str | None:

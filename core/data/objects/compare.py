@@ -12,9 +12,9 @@ from carryover.core.data.objects.dataset import DetectionImage
 Box = tuple[float, float, float, float]
 _AGREES = 0.5
 """Least overlap (IoU) of a box with the box around its mask."""
-_FEW = 4
+FEW = 4
 """Of fewer objects nothing is said."""
-_MANY = 0.25
+MANY = 0.25
 """Share of objects that disagree from which on it is the data set that is written otherwise."""
 
 
@@ -32,7 +32,7 @@ def compare_boxes(
     defects: list[Defect] = []
     small = sum(edge < 1 for image in images for edge in _shorter(image))
     total = sum(len(i.annotation) for i in images)
-    normalised = total >= _FEW and small > _MANY * total
+    normalised = total >= FEW and small > MANY * total
     if normalised:
         message = (
             f"{small} of {total} boxes are less than a pixel wide or high: are they normalised"
@@ -46,7 +46,7 @@ def compare_boxes(
         if mask and (around := mask_box(mask, image.width, image.height)) is not None
     ]
     wrong = [(b, a, i) for b, a, i in pairs if _overlap(b, a) < _AGREES]
-    if len(pairs) >= _FEW and len(wrong) > _MANY * len(pairs):
+    if len(pairs) >= FEW and len(wrong) > MANY * len(pairs):
         guess = "normalised coordinates?" if normalised else _guess(pairs)
         box, around, image = wrong[0]
         example = f"{_shown(box)} with {_shown(around)} in {image.path.name}"
@@ -56,6 +56,27 @@ def compare_boxes(
         )
         defects.append(policy.defect(file, "box_mask_mismatch", message))
     return defects
+
+
+def repeated_objects(file: Path, images: Sequence[DetectionImage], policy: DefectPolicy) -> list[Defect]:
+    """Return one defect where more than a quarter of the objects repeat another one of their image."""
+    total, repeats, example = 0, 0, ""
+    for image in images:
+        found = image.annotation
+        if len(found) < 2:
+            total += len(found)
+            continue
+        rows = np.column_stack([found.boxes, found.labels])
+        extra = len(rows) - len(np.unique(rows, axis=0))
+        total, repeats = total + len(rows), repeats + extra
+        example = example or (image.path.name if extra else "")
+    if total < FEW or repeats <= MANY * total:
+        return []
+    message = (
+        f"{repeats} of {total} objects repeat another one of the same image, class and box (for example in"
+        f" {example}): were exports merged?"
+    )
+    return [policy.defect(file, "repeated_object", message)]
 
 
 def _shorter(image: DetectionImage) -> list[float]:
@@ -86,8 +107,10 @@ def _guess(pairs: Sequence[tuple[Box, Box, DetectionImage]]) -> str:
         ],
     }
     best = max(ways, key=lambda way: agree(ways[way]))
-    if agree(ways[best]) > 1 - _MANY:
+    if agree(ways[best]) > 1 - MANY:
         return best
+    if np.mean([max(around) <= 1 for _, around, _ in pairs]) > 1 - MANY:
+        return "are the polygons normalised (fractions of the image's size)?"
     if any(isinstance(m, dict) for _, _, image in pairs for m in image.annotation.masks or ()):
         return "are the run lengths written by rows in place of by columns?"
     return "one of the two is written otherwise than COCO's"

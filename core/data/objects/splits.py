@@ -42,7 +42,7 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
         log.info("%s", summarize(defects, dataset.name))
     if train.classes != test.classes:
         raise UserError(
-            f"{train.name} and {test.name} have different classes: {_difference(train.classes, test.classes)}"
+            f"{train.name} and {test.name} have different classes: {difference(train.classes, test.classes)}"
         )
     objects = [len(i.annotation) - int(i.annotation.iscrowd.sum()) for i in train.images]
     if not any(objects):
@@ -57,7 +57,7 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
     refuse_fatal(compared, data.title)
     if needs_masks:
         for dataset in (train, test):
-            if any(i.annotation.masks is None for i in dataset.images):
+            if not any(mask for i in dataset.images for mask in i.annotation.masks or ()):
                 raise UserError(f"{dataset.name}: model.masks is true, but the annotations hold no masks")
     return Splits(train, test, (*train_defects, *test_defects, *compared))
 
@@ -75,6 +75,7 @@ def _read(
     return read_coco(file, images, data.defects, orientation=data.orientation, needs_masks=needs_masks)
 
 
-def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+def difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    """Say in what two lists of classes differ."""
     only = sorted(set(ours) ^ set(theirs))
-    return ", ".join(only[:10]) if only else "the same names in another order"
+    return ", ".join(map(repr, only[:10])) if only else "the same names in another order"

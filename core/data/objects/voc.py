@@ -8,6 +8,7 @@ import numpy as np
 from carryover.configs.errors import UserError
 from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
+from carryover.core.data.objects.compare import repeated_objects
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
 from carryover.core.data.objects.voc_xml import VocObject, VocRecord, read_record
 from carryover.core.data.pictures import Orientation, in_parallel
@@ -183,6 +184,7 @@ def _dataset(
         defects += _counted_from_zero(name, records, policy)
     settled = [_settle(record, labels, policy, defects, orientation, first_pixel) for record in records]
     readable = [image for image in settled if image is not None]
+    defects += repeated_objects(Path(name), readable, policy)
     bad = undecodable([image.path for image in readable], readable[0].path.parent, name) if readable else {}
     for path, found in bad.items():
         message = f"cannot be decoded ({found.reason})"

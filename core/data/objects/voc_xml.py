@@ -96,6 +96,8 @@ def _read_object(element: Element, number: int) -> VocObject | str:
     name = (element.findtext("name") or "").strip()
     if not name:
         return "it has no <name>"
+    if element.find("bndbox") is None and element.find("robndbox") is not None:
+        return f"'{name}': it has a rotated box (<robndbox>); expected an upright one (<bndbox>)"
     texts = [element.findtext(f"bndbox/{edge}") for edge in EDGES]
     try:
         xmin, ymin, xmax, ymax = (float(text or "") for text in texts)

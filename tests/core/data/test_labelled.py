@@ -96,3 +96,25 @@ def test_hidden_folders_hold_no_images(root, hidden):
     images = open_images(root)
     assert (len(images.train.indices), images.classes) == (12, ["c0", "c1", "c2"])
     assert not [d for d in check("imagefolder", root) if d.kind != "duplicate_image"]
+
+
+def test_folders_that_hold_other_things_are_named_alike_by_both(root, caplog):
+    draw(root / "train" / "c0" / "camera.png").rename(root / "train" / "c0" / "camera.jfif")
+    _ = open_images(root).splits
+    assert "pictures that are not read: 1 .jfif" in caplog.text
+    assert [d.kind for d in check("imagefolder", root)] == ["passed_over"]
+    draw(root / "train" / "cover.png")
+    with pytest.raises(UserError, match=r"holds images \(cover\.png\) beside folders \(c0\)"):
+        _ = open_images(root).splits
+    assert ("stray_image", "fatal") in {(d.kind, d.action) for d in check("imagefolder", root)}
+    (root / "train" / "cover.png").unlink()
+    (root / "val" / "c1" / "x.png").write_text("<html>")
+    assert ("unreadable_image", "fatal") in {(d.kind, d.action) for d in check("imagefolder", root)}
+    draw(root / "val" / "c1" / "x.png", seed=7)
+    for split in ("train", "val"):
+        (root / split).rename(root / "inner")
+        (root / split).mkdir()
+        (root / "inner").rename(root / split / "images")
+    with pytest.raises(UserError, match=r"only one class \(images\).* do the class folders lie deeper\?"):
+        _ = open_images(root).splits
+    assert [d.kind for d in check("imagefolder", root)].count("single_class") == 2

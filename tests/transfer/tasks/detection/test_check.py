@@ -58,7 +58,7 @@ def test_class_folders(class_folders):
         ("class_mismatch", "val", "fatal"),
         ("empty_class", "bird", "fatal"),
         ("test_in_train", "copy.png", "fatal"),
-        ("unreadable_image", "0.png", "drop"),
+        ("unreadable_image", "0.png", "fatal"),
     ]
 
 

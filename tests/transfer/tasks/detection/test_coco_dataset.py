@@ -246,14 +246,17 @@ def test_a_flat_list_is_one_polygon_and_two_corners_of_the_box_are_a_rectangle(t
 
 def test_a_crowd_in_every_spelling_of_yes_and_no(tmp_path):
     no, yes = ["0", "false", "No", None, 0.0, False, "null", ""], ["1", "TRUE", "yes", 1.0, True, "1.0"]
-    dataset, defects = read(tmp_path, [cat(iscrowd=value) for value in (*no, *yes)])
+    dataset, defects = read(
+        tmp_path, [cat(iscrowd=value, bbox=[5 + n / 9, 6, 10, 10]) for n, value in enumerate((*no, *yes))]
+    )
     assert dataset.images[0].annotation.iscrowd.tolist() == [False] * len(no) + [True] * len(yes)
     assert defects == []
 
 
 def test_an_area_that_is_none_is_measured(tmp_path):
     areas = {77: 77, "77": 77, 0: 100, -5: 100, "big": 100, None: 100}
-    dataset, defects = read(tmp_path, [cat(area=area, segmentation=[SQUARE]) for area in areas])
+    found = [cat(area=area, bbox=[5 + n / 9, 6, 10, 10]) for n, area in enumerate(areas)]
+    dataset, defects = read(tmp_path, found)
     assert dataset.images[0].annotation.area.tolist() == list(areas.values()) and defects == []
 
 
@@ -327,3 +330,55 @@ def test_a_recipe_of_boxes_never_looks_at_bad_masks(tmp_path, mask):
     assert len(dataset.images[0].annotation) == 2 and defects == []
     with pytest.raises(UserError, match=r"degenerate_mask|missing_mask"):
         read_coco(file, root, policy)
+
+
+def test_numbers_as_text_points_as_pairs_and_names_in_a_url(tmp_path):
+    pairs = [[[5, 6], [15, 6], [15, 16], [5, 16]]]
+    file, root = write_coco(
+        tmp_path, [cat(image_id="1", category_id="7", bbox=["5", "6", "10", "10"]), cat()]
+    )
+    rewrite(file, lambda content: content["annotations"][1].update(segmentation=pairs))
+    (root / "1.jpg").rename(root / "grün 1.JPEG")
+    rewrite(file, lambda content: content["images"][0].update(file_name="gr%C3%BCn%201.jpg"))
+    dataset, defects = read_coco(file, root)
+    found = dataset.images[0].annotation
+    assert found.boxes.tolist() == [[5, 6, 15, 16]] * 2 and found.labels.tolist() == [1, 0]
+    assert found.masks[1] == [SQUARE] and dataset.altered and defects == []
+    assert dataset.images[0].path == root / "grün 1.JPEG"
+
+
+def test_what_is_left_out_or_cut_is_no_longer_the_files_truth(tmp_path):
+    """Otherwise a detector that finds what was kept would be scored for what was left out."""
+    changes = {
+        "sound": {},
+        "zero_area": {"bbox": [5, 5, 0, 0]},
+        "outside_image": {"bbox": [35, 6, 10, 10]},
+        "malformed_object": {"bbox": [float("nan")] * 4},
+    }
+    for kind, change in changes.items():
+        policy = DefectPolicy(malformed_object="drop")
+        dataset, _ = read(
+            tmp_path / kind,
+            [cat(segmentation=None), cat(**({"image_id": 2, "segmentation": None} | change))],
+            policy,
+        )
+        assert dataset.altered == (kind != "sound"), kind
+
+
+def test_repeated_objects_and_images_and_lost_masks_stop_a_training(tmp_path):
+    with pytest.raises(UserError, match=r"2 of 4 objects repeat another .*1\.jpg\): were exports merged"):
+        read(tmp_path / "objects", [cat(), cat(), cat(image_id=2), cat(image_id=2)])
+    file, root = write_coco(tmp_path / "images", [cat(), cat(image_id=2, category_id=7)])
+    rewrite(file, lambda content: content["images"][1].update(file_name="1.jpg"))
+    with pytest.raises(UserError, match=r"1\.jpg: is the file of images 1, 2 \[repeated_image"):
+        read_coco(file, root)
+    turned = {"size": [40, 30], "counts": [0, 1200]}
+    with pytest.raises(UserError, match=r"2 of 4 masks cannot be read, the first: .*size \[40, 30\]"):
+        found = [
+            cat(image_id=i, category_id=k, segmentation=m)
+            for i, m in ((1, turned), (2, [SQUARE]))
+            for k in (1, 7)
+        ]
+        read(tmp_path / "masks", found)
+    found = [cat(segmentation=turned), cat(image_id=2)]
+    assert read_coco(*write_coco(tmp_path / "boxes", found), needs_masks=False)[1] == []

@@ -321,3 +321,14 @@ def test_difficult_in_every_spelling(tmp_path):
         xml.write_text(text.replace(stated, f"<difficult>{written}</difficult>"))
         (image,) = read_voc(tmp_path, [(None, "train")])[0].images
         assert image.annotation.difficult.tolist() == [difficult]
+
+
+def test_files_of_another_system_are_no_annotations(tmp_path):
+    write_voc(tmp_path / "train", {"a": [DOG]})
+    for file in [*(tmp_path / "train").glob("*/*.jpg"), *(tmp_path / "train").glob("*/*.xml")]:
+        file.rename(tmp_path / "train" / file.name)
+    for folder in ("JPEGImages", "Annotations"):
+        (tmp_path / "train" / folder).rmdir()
+    (tmp_path / "train" / "._a.xml").write_bytes(b"\x00\x05\x16\x07")
+    dataset, defects = read_voc(tmp_path, [(None, "train")])
+    assert [image.id for image in dataset.images] == ["a"] and defects == []

@@ -96,7 +96,7 @@ class TestDefects:
         write_pair(train, "out_of_range", _mask([0, 7], [9, 0]))
         write_pair(train, "broken_mask", good)
         (train / "masks" / "broken_mask.png").write_bytes(b"\x89PNG nothing")
-        write_pair(train, "painted", np.zeros((2, 2, 3), dtype=np.uint8))
+        write_pair(train, "painted", np.full((2, 2, 3), [9, 0, 0], dtype=np.uint8))
         write_pair(train, "broken_image", good)
         (train / "images" / "broken_image.jpg").write_bytes(b"\xff\xd8 nothing")
         return tmp_path
@@ -307,3 +307,32 @@ def test_a_code_without_an_ignored_index_knows_every_pixel(tmp_path):
     code = index_code(2, ignored=())
     assert isinstance(code, MaskCode)
     assert code.labels[255] == -1
+
+
+def test_masks_saved_as_pictures(tmp_path):
+    """Grey in three channels is read; JPEG, classes that count from 1 and other suffixes are named."""
+    labels = np.zeros((24, 24), dtype=np.uint8)
+    labels[4:20, 4:12], labels[4:20, 12:20] = 1, 2
+
+    def root_with(name, save, suffix=".png"):
+        for split in ("train", "val"):
+            write_pair(tmp_path / name / split, "0", labels)
+            (tmp_path / name / split / "masks" / "0.png").unlink()
+            save(tmp_path / name / split / "masks" / f"0{suffix}")
+        return f"data.root={tmp_path / name}"
+
+    def read(root, classes="[a, b, c]"):
+        return read_splits(load("transfer", "fcn_folders", [root, f"data.classes={classes}"]).data)
+
+    equal = root_with("equal", lambda path: Image.fromarray(labels).convert("RGB").save(path))
+    splits = read(equal)
+    assert load_labels(splits.train.images[0].mask, splits.train.code).tolist() == labels.tolist()
+    lossy = root_with("lossy", lambda path: Image.fromarray(labels * 9).save(path, format="JPEG"))
+    with pytest.raises(UserError, match=r"2 masks are JPEG files \(0\.png\)"):
+        read(lossy, f"[{', '.join(f'c{n}' for n in range(30))}]")
+    from_one = root_with("one", lambda path: Image.fromarray(labels + 1).save(path))
+    with pytest.raises(UserError, match=r"not ignored: 3; where classes count from 1, say `first_index: 1`"):
+        read(from_one)
+    named = root_with("named", lambda path: Image.fromarray(labels).save(path), ".jpg.png")
+    with pytest.raises(UserError, match=r"there is 0\.jpg\.png: `mask_suffix: \.jpg\.png`\?"):
+        read(named)
