@@ -33,7 +33,9 @@ def coco(shapes):
 
 def _recipe(name, shapes, *more):
     sizes = ("input.min_sizes_train=[64, 96]", "input.min_size_test=64")
-    return load("transfer", name, [f"data.root={shapes}", "backend=detectron2", *sizes, *more])
+    # So few images do not show every class.
+    keep = "data.defects.absent_class=keep"
+    return load("transfer", name, [f"data.root={shapes}", "backend=detectron2", keep, *sizes, *more])
 
 
 def _cfg(recipe, mask_format="polygon"):
