@@ -282,7 +282,7 @@ def _try(there: Field, *words: str) -> None:
     """Run a command that may come too late."""
     try:
         there.cluster.command(*words)
-    except RuntimeError as error:
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
         _say(f"          {error}")
 
 
@@ -348,7 +348,8 @@ def main() -> int:
     logging.basicConfig(level=logging.ERROR)
     os.environ["OMP_NUM_THREADS"] = "1"
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with tempfile.TemporaryDirectory(prefix="carryover-faults-") as directory:
+    # Jobs of a schedule that was broken off may still write.
+    with tempfile.TemporaryDirectory(prefix="carryover-faults-", ignore_cleanup_errors=True) as directory:
         root = Path(directory)
         laid = pipeline(root, asked.steps)
         with running_cluster(Kind(nodes=3, cpus=2, kill_wait=8, grace_time=0)) as cluster:
