@@ -11,6 +11,7 @@ from carryover.slurm.errors import RunError
 
 _TIMEOUT_SECONDS = 60
 _PAUSES = (1.0, 2.0)
+_LONG_SECONDS = 8.0
 _FINAL_WORDS = re.compile(r"[Ii]nvalid|not found|disabled|denied|already finished")
 
 # What a shell, or the job that this process runs in, may have set to steer them.
@@ -48,6 +49,7 @@ def cleaned_environment() -> Iterator[None]:
 def run(*words: str, pauses: Sequence[float] | None = None) -> str:
     """Run one of SLURM's commands; one that fails is run again, unless it says that it always will."""
     for pause in (*(_PAUSES if pauses is None else pauses), None):
+        start = time.monotonic()
         try:
             done = subprocess.run(
                 words,
@@ -64,7 +66,8 @@ def run(*words: str, pauses: Sequence[float] | None = None) -> str:
             raise RunError(f"{words[0]} gave no answer in {_TIMEOUT_SECONDS} s") from None
         if done.returncode == 0:
             return done.stdout
-        if pause is None or _FINAL_WORDS.search(done.stderr):
+        # One that took long to fail has tried for as long as SLURM's own patience lasts.
+        if pause is None or time.monotonic() - start > _LONG_SECONDS or _FINAL_WORDS.search(done.stderr):
             break
         time.sleep(pause)
     said = [line for line in done.stderr.splitlines() if line.strip()]

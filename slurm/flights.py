@@ -242,7 +242,9 @@ class Flights:
     def _ask_about(self, jobs: set[str]) -> None:
         """Find out how jobs ended: the queue may still know, else the accounting database if there is one."""
         asked = set()
-        for job in jobs - self._ended.keys():
+        for job in jobs:
+            if job in self._ended:
+                continue
             if job in self._queue:
                 self._ended[job] = self._queue[job].end
             else:

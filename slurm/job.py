@@ -155,10 +155,7 @@ class StageJob:
         job_id = environment.job_id
         judge = self._judge_slurm if self.executor == "slurm" else _judge_local
         asked = partial(next, iter(signals), 0)
-        try:
-            ending = run_stage(self.stage, ledger, self.executor, job_id, judge, asked)
-        except OSError as error:
-            raise RunError(f"{self.stage.name}: its record cannot be written: {error}") from error
+        ending = run_stage(self.stage, ledger, self.executor, job_id, judge, asked)
         if ending.state == "finished":
             return
         log.error("%s: %s%s", self.stage.name, ending.state, f" ({ending.reason})" if ending.reason else "")

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import read_json
+from carryover.slurm.errors import RunError
 from carryover.slurm.ledger import Attempt, Ledger, StageRecord, State, now
 from carryover.slurm.outputs import describe_outputs
 from carryover.slurm.processes import here, leaving, pid_space
@@ -157,7 +158,26 @@ def run_stage(
     What it prints and logs goes to its log files too, a traceback only there. The stage's record must exist
     (`plan.carry_out` makes it). Nothing is raised for what the callable does; how it ended is returned. It is
     not called at all when a signal, whose number `asked_to_stop` tells, has come before.
+
+    Raises
+    ------
+    RunError
+        Its record or its logs cannot be written (a full disk, say).
     """
+    try:
+        return _run_stage(stage, ledger, executor, job_id, judge, asked_to_stop)
+    except OSError as error:
+        raise RunError(f"stage {stage.name}: its record or log cannot be written: {error}") from error
+
+
+def _run_stage(
+    stage: Stage,
+    ledger: Ledger,
+    executor: str,
+    job_id: str | None,
+    judge: Judge,
+    asked_to_stop: Callable[[], int],
+) -> Ending:
     record = ledger.read(stage.name)
     assert record is not None
     record = _begun(record, stage, ledger, executor, job_id)

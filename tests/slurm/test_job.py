@@ -74,26 +74,25 @@ def test_a_failed_stage_ends_its_job_badly(tmp_path: Path, in_job: FakeSlurm) ->
     assert REQUEUE not in in_job.calls
 
 
-@pytest.mark.parametrize(
-    ("said", "cause", "requeued"),
-    [
+def test_an_interrupted_stage_goes_back_into_the_queue_once(tmp_path: Path, in_job: FakeSlurm) -> None:
+    near: dict[str, object] = {"left": timedelta(seconds=100)}
+    cases: list[tuple[dict[str, object], str, bool]] = [
         ({"PreemptTime": "2026-11-20T22:23:36"}, "preemption", True),
-        ({"left": timedelta(seconds=100)}, "timeout", True),
-        ({"left": timedelta(seconds=100), "JobState": "SIGNALING"}, "timeout", True),
+        (near, "timeout", True),
+        (near | {"JobState": "SIGNALING"}, "timeout", True),
         ({}, "signal", True),
         ({"JobState": "COMPLETING", "Reason": "TimeLimit"}, "timeout", True),
         ({"JobState": "COMPLETING", "Restarts": 1}, "requeue", False),
-    ],
-)
-def test_an_interrupted_stage_goes_back_into_the_queue_once(
-    tmp_path: Path, in_job: FakeSlurm, said: dict[str, object], cause: str, requeued: bool
-) -> None:
-    controller_says(in_job, **said)  # type: ignore[arg-type]
-    code, record = run(TRAIN, tmp_path / "run")
-    assert (code, record.state, record.attempts[0].cause) == (128 + signal.SIGUSR2, "interrupted", cause)
-    assert (REQUEUE in in_job.calls) == requeued
-    code, record = run(TRAIN, tmp_path / "run")
-    assert (code, record.state) == (0, "finished")
+    ]
+    for number, (said, cause, requeued) in enumerate(cases):
+        controller_says(in_job, **said)  # type: ignore[arg-type]
+        before, directory = in_job.calls.count(REQUEUE), tmp_path / str(number)
+        code, record = run(TRAIN, directory)
+        assert (code, record.state) == (128 + signal.SIGUSR2, "interrupted"), said
+        assert record.attempts[0].cause == cause, said
+        assert in_job.calls.count(REQUEUE) - before == requeued, said
+        code, record = run(TRAIN, directory)
+        assert (code, record.state) == (0, "finished"), said
 
 
 def test_a_cancelled_job_stays_cancelled(tmp_path: Path, in_job: FakeSlurm) -> None:
@@ -154,6 +153,23 @@ def test_time_limits_before_a_retry_are_not_counted_again(tmp_path: Path, in_job
         record = Ledger(tmp_path / "run").read("train")
         assert record is not None
         assert record.reason == f"ran into its time limit {times} times (max_timeouts is 0)"
+
+
+def test_a_full_disk_is_named_by_the_job_that_met_it(
+    tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, write = job_of(Stage("a", work.write), tmp_path / "run"), Ledger.write
+
+    def fills_up(ledger: Ledger, record: StageRecord) -> None:
+        if record.state != "running":
+            raise OSError(28, "No space left on device")
+        write(ledger, record)
+
+    monkeypatch.setattr(Ledger, "write", fills_up)
+    with pytest.raises(RunError, match=r"stage a: its record or log cannot be written: .*No space left"):
+        job()
+    record = Ledger(tmp_path / "run").read("a")
+    assert record is not None and "kept from writing" in record.attempts[0].closed(None).reason
 
 
 def test_a_signal_that_comes_before_the_stage_begins_is_not_lost(

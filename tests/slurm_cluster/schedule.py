@@ -316,11 +316,12 @@ def pipeline(root: Path, steps: int) -> Callable[[Path], Graph]:
     small += ', "schedule.warmup_epochs=0", "log_every=5"'
     detection = '"data.root=${roots.detection}", "solver.max_iter=20", "solver.steps=[15]"'
     detection += ', "solver.warmup_iters=1", "precise_bn=0", "samples=0", "log_every=5"'
+    detection += ', "data.defects.absent_class=keep"'
     length = ("solver.max_iter=20", "backend=torchvision")
     segmentation = ", ".join(f'"{key}"' for key in scenes.overrides(folders, *length))
     tuning = '"image.size=32", "image.resize=32", "schedule.epochs=6"'
     text = f"""
-shapes: {{n_train: 80, n_val: 20, n_detection: 12}}
+shapes: {{n_train: 80, n_val: 20, n_detection: 24}}
 roots: {{classification: shapes:classification, detection: shapes:detection}}
 pretrain:
   - {{recipe: unigrad_demo, overrides: [{shapes}, {small}]}}

@@ -15,7 +15,7 @@ from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.test_interruptions import SETTINGS, begun, record, submit, waiting_stage
-from tests.slurm_cluster.waiting import at_rest, states, wait_until
+from tests.slurm_cluster.waiting import at_rest, hurry, states, wait_until
 
 
 def job_of(run: Path, stage: str = "train") -> str:
@@ -36,6 +36,7 @@ def test_signals_before_a_stage_has_begun_kill_nothing(cluster: Cluster, tmp_pat
     waiting = set(sent)
     end = time.monotonic() + 120
     while waiting and time.monotonic() < end:
+        hurry(cluster)
         for name in list(waiting):
             if state_of(cluster, job_of(run, name)).startswith("RUNNING"):
                 signal, *more = sent[name]
