@@ -20,7 +20,8 @@ OVERRIDES = (
     "{recipe: demo_finetune_10percent, seeds: [0, 1], "
     f'overrides: [{_IMAGES}, "image.size=32", "image.resize=32", "schedule.epochs=2"]}}, '
     '{recipe: demo_faster_fpn, intermediate: false, overrides: ["data.root=${roots.detection}", '
-    '"solver.max_iter=4", "solver.steps=[3]", "solver.warmup_iters=1", "precise_bn=0", "samples=0", "data.defects.absent_class=keep"]}]',
+    '"solver.max_iter=4", "solver.steps=[3]", "solver.warmup_iters=1", "precise_bn=0", "samples=0", '
+    '"data.defects.absent_class=keep"]}]',
 )
 
 
