@@ -55,10 +55,13 @@ def place_of(kind: str, folder: Path, name_or_path: str | Path) -> Place:
     """
     own = _OWN.fullmatch(str(name_or_path))
     if own:
-        path = Path(own["path"])
+        path = Path(own["path"]).expanduser()
         if not path.is_file():
-            raise UserError(f"{path}: no such recipe file")
+            raise UserError(f"{path}: no such recipe file{_near(path)}")
         return place_in_file(path, own["row"])
+    if _is_path(str(name_or_path)):
+        path = Path(name_or_path).expanduser()
+        raise UserError(f"{path}: no recipe file; it is given with its ending .yaml{_near(path)}")
     shipped = folder / f"{name_or_path}.yaml"
     if shipped.is_file() and not _holds_matrix(shipped):
         return Place(shipped)
@@ -73,6 +76,25 @@ def place_of(kind: str, folder: Path, name_or_path: str | Path) -> Place:
     hint = f"did you mean '{guess}'?" if guess else f"there are: {', '.join(names) or 'none'}"
     beside = " (a file of your own is given by its path, with its ending .yaml)"
     raise UserError(f"no {kind} recipe is called '{name_or_path}'; {hint}{beside}")
+
+
+def name_of(name_or_path: str) -> str:
+    """Return what a recipe that is given by name, path, or path and row is called; no file is looked at."""
+    own = _OWN.fullmatch(name_or_path)
+    return name_or_path if own is None else own["row"] or Path(own["path"]).stem
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "~")) or "/" in name
+
+
+def _near(path: Path) -> str:
+    """Name the file beside `path` that was probably meant."""
+    beside = path.parent if path.parent.is_dir() else None
+    names = [p.name for p in beside.glob("*.y*ml")] if beside else []
+    guess = next((n for n in names if n in (f"{path.name}.yaml", f"{path.name}.yml")), None)
+    guess = guess or nearest(path.name, names)
+    return f"; did you mean '{path.parent / guess}'?" if guess else ""
 
 
 def recipes_in(folder: Path) -> list[str]:

@@ -85,6 +85,7 @@ class Identity:
 
 _SINCE_V1: Final[Mapping[str, object]] = {
     "orientation": "exif",
+    "selection_split": None,
     "first_index": 0,
     "first_pixel": 1,
     "ambiguous_range": "fatal",

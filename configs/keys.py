@@ -60,10 +60,14 @@ def with_default_tags(model: Any, data: Any) -> Any:
     return filled
 
 
+def fields_of(types: Sequence[Any], key: str) -> list[FieldInfo]:
+    """List the fields `key` of any of the models that `types` may be."""
+    return [m.model_fields[key] for t in types for m in _members(t) if key in m.model_fields]
+
+
 def field_types(types: Sequence[Any], key: str) -> list[Any]:
     """List the annotations that the field `key` has in any of the models that `types` may be."""
-    members = [m for t in types for m in _members(t)]
-    return [annotation_of(m.model_fields[key]) for m in members if key in m.model_fields]
+    return [annotation_of(field) for field in fields_of(types, key)]
 
 
 def annotation_of(field: FieldInfo) -> Any:

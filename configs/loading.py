@@ -14,6 +14,7 @@ from carryover.configs.errors import UserError
 from carryover.configs.keys import narrowed, sibling_keys, valid_keys, with_default_tags
 from carryover.configs.merging import apply_overrides, interpolate, merge
 from carryover.configs.nearest import nearest
+from carryover.configs.paths import absolute, anchored
 from carryover.configs.registry import Registry
 from carryover.configs.story import filled, story, title_lines
 from carryover.configs.tables import STORY_KEYS, TABLE_KEYS
@@ -109,9 +110,14 @@ def _validate(
         raise UserError(f"{where}:\n  " + "\n  ".join(problems)) from None
 
 
-def dump(recipe: BaseModel) -> str:
-    """Return the fully resolved recipe as YAML that `load` reads back to an equal model."""
+def dump(recipe: BaseModel, *, absolute_paths: bool = False) -> str:
+    """Return the fully resolved recipe as YAML that `load` reads back to an equal model.
+
+    With `absolute_paths` it can be read from anywhere.
+    """
     plain = recipe.model_dump(mode="json", exclude={"name"})
+    if absolute_paths:
+        plain = anchored(plain, Path.cwd(), [type(recipe)])
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -158,13 +164,17 @@ def _content(kind: str, place: Place, seen: tuple[Place, ...] = ()) -> dict[str,
         raise UserError(f"{seen[0].path}: circular base: {chain}")
     row = row_at(place)
     merged: dict[str, Any] = {}
-    for layer in row.layers:
+    # A shipped recipe's root is a proposal, relative to where the command is given.
+    layers: Sequence[Mapping[str, Any]] = row.layers
+    if not place.path.is_relative_to(_shipped(kind)):
+        layers = [anchored(layer, place.path.parent.absolute(), [KINDS.get(kind)]) for layer in layers]
+    for layer in layers:
         if layer.get("base") is not None:
             base = _content(kind, _base(kind, place, str(layer["base"])), (*seen, place))
             merged = merge(merged, base, [KINDS.get(kind)])
-    for layer in row.layers:
-        own = {k: v for k, v in layer.items() if k != "base" and k not in STORY_KEYS}
-        merged = merge(merged, own, [KINDS.get(kind)])
+    for layer in layers:
+        stated = {k: v for k, v in layer.items() if k != "base" and k not in STORY_KEYS}
+        merged = merge(merged, stated, [KINDS.get(kind)])
     if place.row is not None and isinstance(merged.get("source"), str):
         merged["source"] = filled(row, lambda: merged, f"{place}: source", merged["source"])
     return merged
@@ -173,9 +183,11 @@ def _content(kind: str, place: Place, seen: tuple[Place, ...] = ()) -> dict[str,
 def _base(kind: str, place: Place, base: str) -> Place:
     """Return the place of a base: a file beside the recipe's own (``FILE`` or ``FILE:ROW``), or a name."""
     stem, _, of_table = base.partition(":")
-    beside = place.path.parent / f"{stem}.yaml"
+    beside = place.path.parent / (stem if stem.endswith((".yaml", ".yml")) else f"{stem}.yaml")
     try:
-        return place_in_file(beside, of_table or None) if beside.is_file() else find(kind, base)
+        if beside.is_file():
+            return place_in_file(beside, of_table or None)
+        return find(kind, absolute(base, place.path.parent.absolute(), always=False))
     except UserError as error:
         raise UserError(f"{place.path}: base: {error}") from None
 

@@ -37,12 +37,19 @@ from carryover.pretrain.optim import build_optimizer, set_lr
 log = logging.getLogger(__name__)
 
 
-def train(config: PretrainConfig, out: Path, *, until: int | None = None, start: Path | None = None) -> Path:
+def train(
+    config: PretrainConfig,
+    out: Path,
+    *,
+    until: int | None = None,
+    start: Path | None = None,
+    label: str | None = None,
+) -> Path:
     """Pretrain as `config` says, in `out`; a half-finished run there is resumed, a finished one returned.
 
     A training may be done in parts, each in a directory of its own: stopped after epoch `until` of its
     schedule, and gone on with from the checkpoint.pt (`start`) that the part before it left. The last part
-    ends with the same weights, bit for bit, as a training in one go.
+    ends with the same weights, bit for bit, as a training in one go. `label` is what reports call it.
 
     Runs on the recipe's `device`: a GPU when there is one. Under torchrun (or any launcher that sets RANK,
     WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT) every rank calls this with the same arguments and
@@ -117,7 +124,8 @@ def train(config: PretrainConfig, out: Path, *, until: int | None = None, start:
             _claim(work, ranks)
         if ranks.first:
             state = method.online.backbone.state_dict()
-            save_canonical(exported, state, _metadata(config, ranks, seconds, epochs))
+            about = _metadata(config, ranks, seconds, epochs).model_copy(update={"label": label})
+            save_canonical(exported, state, about)
         barrier()
     return exported
 

@@ -54,6 +54,7 @@ class Given:
     gpu_hours: float | None = None
     wall_seconds: float | None = None
     peak_gpu_memory_gib: float | None = None
+    stated: tuple[str, ...] = ()
     backbone: _Named = field(init=False)
 
     def __post_init__(self) -> None:

@@ -17,12 +17,14 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    IMPORTED,
     METADATA_KEY,
     CanonicalMetadata,
     load_canonical,
     parse_metadata,
 )
 from carryover.core.formats.receipt import Fate
+from carryover.core.formats.said import Said
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +55,36 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def import_checkpoint(path: Path, encoder: str | None = None) -> tuple[dict[str, Tensor], CanonicalMetadata]:
+def import_checkpoint(
+    path: Path, encoder: str | None = None, said: Said | None = None
+) -> tuple[dict[str, Tensor], CanonicalMetadata]:
     """Read one backbone from a canonical checkpoint or from any supported maker's file.
 
-    `encoder` chooses between the encoders of a file ("online", "momentum", "student", "teacher" or a prefix).
-    Raises UserError naming the file and the tensor for everything that cannot be carried whole.
+    `encoder` chooses between the encoders of a file ("online", "momentum", "student", "teacher" or a prefix);
+    `said` is what the user knows of a file that does not say it.
+    Raises UserError naming the file and the tensor for everything that cannot be carried whole, and for what
+    is said of a file that says otherwise.
     """
     taken = take_backbone(path, encoder)
     for note in taken.notes:
         log.info("%s: %s", path, note)
-    return dict(taken.state), taken.metadata
+    return dict(taken.state), with_said(taken.metadata, said or Said(), path)
+
+
+def with_said(metadata: CanonicalMetadata, said: Said, path: Path) -> CanonicalMetadata:
+    """Return a file's metadata with what the user says of it; raises UserError where the file says otherwise.
+
+    A label may be given to any file.
+    """
+    stated = said.stated()
+    for name, value in stated.items():
+        theirs = getattr(metadata, name)
+        if name != "label" and metadata.recipe != IMPORTED and theirs != value:
+            raise UserError(f"{path}: says itself that its {name} is {theirs}, not {value}")
+    facts = tuple(dict.fromkeys([*metadata.stated, *(name for name in stated if name != "label")]))
+    if metadata.recipe != IMPORTED:
+        facts = metadata.stated
+    return metadata.model_copy(update={**stated, "stated": facts})
 
 
 def take_backbone(path: Path, encoder: str | None = None) -> Imported:
@@ -220,7 +242,7 @@ def _metadata(
         epochs=float(epoch) if isinstance(epoch, int | float) and not isinstance(epoch, bool) else None,
         dataset="unknown",
         seed=None,
-        recipe="imported",
+        recipe=IMPORTED,
         recipe_hash=None,
         git_revision="unknown",
         library_versions={},

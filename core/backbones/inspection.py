@@ -49,8 +49,11 @@ class Inspection:
         """The share of the backbone's tensors that the file holds, 0 to 1."""
         return self.carried / self.expected
 
-    def report(self) -> str:
-        """The inspection as text: what it is, what was taken, and every tensor's fate."""
+    def report(self, every_tensor: bool = False) -> str:
+        """The inspection as text: what it is, what was taken, and what became of the tensors.
+
+        One line for each reason why tensors were dropped, or with `every_tensor` one for each tensor.
+        """
         about = self.metadata
         backbone = about.backbone
         trained = [about.method, about.dataset] + ([f"{about.epochs:g} epochs"] if about.epochs else [])
@@ -66,12 +69,27 @@ class Inspection:
             ("coverage", f"{self.carried} of {self.expected} backbone tensors ({self.coverage:.0%})"),
             *(("note", note) for note in self.notes),
         ]
-        lines = [str(self.path), *(f"  {label:<9} {text}" for label, text in rows), ""]
+        lines = [str(self.path), *(f"  {label:<9} {text}" for label, text in rows)]
+        if not every_tensor:
+            return "\n".join([*lines, *self._dropped()])
+        lines.append("")
         width = max(len(fate.source) for fate in self.fates)
         for fate in self.fates:
             became = f"-> {fate.target}" if fate.fate == "carried" else f"dropped: {fate.reason}"
             lines.append(f"  {fate.source:<{width}}  {became}")
         return "\n".join(lines)
+
+    def _dropped(self) -> list[str]:
+        """Say how many tensors were dropped for which reason, with the first of them."""
+        reasons: dict[str, list[str]] = {}
+        for fate in self.fates:
+            if fate.fate != "carried":
+                reasons.setdefault(fate.reason or "", []).append(fate.source)
+        found = []
+        for reason, names in reasons.items():
+            more = f", ... ({len(names)} in all)" if len(names) > 1 else ""
+            found.append(f"  {'dropped':<9} {names[0]}{more}: {reason}")
+        return [*found, "  every tensor by name: carryover inspect --tensors"]
 
 
 def load_backbone(path: Path, encoder: str | None = None) -> tuple[nn.Module, CanonicalMetadata]:

@@ -1,10 +1,13 @@
 """Pixel statistics: the ones a checkpoint was trained with and the ones a recipe feeds it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from carryover.configs import UserError
+
+log = logging.getLogger(__name__)
 
 
 class StatedPixels(Protocol):
@@ -89,7 +92,8 @@ def require_same_pixels(stated: StatedPixels, metadata: TrainedOn, checkpoint: o
 def require_same_crops(stated: StatedCrops, metadata: TrainedOn, checkpoint: object) -> None:
     """Raise UserError for a checkpoint trained on images of another size or normalisation than the recipe's.
 
-    The message names the key, both values and the file.
+    A size that is only assumed, of a file that does not say, is none to be compared with. The message names
+    the key, both values and the file.
     """
     for key, ours, theirs in (
         ("pixel_mean", stated.pixel_mean, metadata.pixel_mean),
@@ -97,7 +101,15 @@ def require_same_crops(stated: StatedCrops, metadata: TrainedOn, checkpoint: obj
     ):
         if ours is not None and max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 1e-4:
             raise UserError(f"image.{key} is {list(ours)}, but {checkpoint} was trained with {list(theirs)}")
-    if stated.input_size == "checkpoint" and stated.size != metadata.input_size:
+    knows = getattr(metadata, "knows", None)
+    assumed = knows is not None and not knows("input_size")
+    if assumed and stated.size != metadata.input_size:
+        log.info(
+            "%s does not say on what crops it was trained; crops of %d are shown as image.size says",
+            checkpoint,
+            stated.size,
+        )
+    elif stated.input_size == "checkpoint" and stated.size != metadata.input_size:
         raise UserError(
             f"image.size is {stated.size}, but {checkpoint} was trained on crops of {metadata.input_size};"
             " set image.size and image.resize to fit, or image.input_size=any"

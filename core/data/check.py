@@ -1,5 +1,6 @@
 """Validate a data set before anybody trains on it: behind `carryover data check KIND ROOT`."""
 
+import json
 import logging
 import re
 from collections import Counter
@@ -106,20 +107,25 @@ def _check_coco(root: Path, classes: Sequence[str] | None) -> list[Defect]:
     splits: dict[str, DetectionDataset] = {}
     # Bad masks matter to a recipe with masks, which data check does not know: they are told.
     policy = DefectPolicy(lost_masks="keep")
+    checked = 0
     for file in files:
+        other = None if len(files) == 1 else _other_annotations(file)
+        if other is not None:
+            log.info("%s: %s, so not a file of instances; passed over", file, other)
+            continue
+        checked += 1
         try:
             content = load_coco_json(file)
         except UserError as error:
             defects.append(Defect(file, "unreadable_index", str(error).removeprefix(f"{file}: "), "fatal"))
-            continue
-        if not content["categories"] and len(files) > 1:
-            log.info("%s: no categories, so not a file of instances; passed over", file)
             continue
         names = [i["file_name"] for i in content["images"] if isinstance(i, dict) and "file_name" in i]
         dataset, found = scan_coco(file, _image_root(file, names), policy, classes)
         defects += found
         _log_contents(dataset)
         splits[_split_name(file)] = dataset
+    if not checked:
+        raise UserError(f"{root}: none of its {len(files)} annotation files holds instances (boxes)")
     return defects + _compare(splits)
 
 
@@ -128,9 +134,34 @@ def _split_name(file: Path) -> str:
     return file.parent.name if file.stem.startswith("_annotations") else file.stem
 
 
+def _other_annotations(file: Path) -> str | None:
+    """Say what else than instances a file of a COCO folder holds; None for instances."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict):
+        return "no object of JSON"
+    annotations = content.get("annotations")
+    if "images" in content and "annotations" not in content:
+        return "a list of images without annotations"
+    if not isinstance(annotations, list) or "images" not in content:
+        return None
+    first = next((a for a in annotations if isinstance(a, dict)), {})
+    if "caption" in first:
+        return "captions"
+    if "segments_info" in first:
+        return "panoptic segments"
+    if not content.get("categories"):
+        return "no categories"
+    return None
+
+
 def _annotation_files(root: Path) -> list[Path]:
-    files = sorted((root / "annotations").glob("*.json")) or sorted(
-        [*root.glob("*.json"), *root.glob("*/_annotations.coco.json")]
+    files = (
+        sorted((root / "annotations").glob("*.json"))
+        or sorted([*root.glob("*.json"), *root.glob("*/_annotations.coco.json")])
+        or sorted(root.glob("*/annotations/*.json"))
     )
     if not files:
         raise UserError(f"{root}: expected COCO's annotations/*.json in it")
@@ -142,7 +173,13 @@ def _image_root(file: Path, names: Sequence[str]) -> Path:
     top = file.parent.parent if file.parent.name == "annotations" else file.parent
     split = file.stem.rpartition("_")[2]
     candidates = [top / split, top / "images" / split, top / "images", top / "JPEGImages", top, file.parent]
-    return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in names[:50]))
+    found = max(candidates, key=lambda folder: sum((folder / name).is_file() for name in names[:50]))
+    if names and not (found / names[0]).is_file():
+        # Beside annotations of another layout, as VOC's JPEGImages of some year.
+        below = next((p for p in sorted(top.rglob(Path(names[0]).name)) if p.is_file()), None)
+        if below is not None:
+            return below.parents[len(Path(names[0]).parts) - 1]
+    return found
 
 
 def _log_contents(dataset: DetectionDataset) -> None:

@@ -16,6 +16,7 @@ from carryover.core.data.config import AugmentConfig
 from carryover.core.data.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
 from carryover.core.data.draws import keys, permutation
 from carryover.core.data.views import batch_views, centre_view, image_views
+from carryover.core.data.workers import loading_processes
 from carryover.core.training.device import copied_to, pins_memory
 from carryover.core.training.interrupt import outlive_signals
 
@@ -154,7 +155,7 @@ class _Source:
                 sampler=_Queue(self._queue),
                 batch_size=None,
                 collate_fn=_unchanged,  # type: ignore[arg-type]
-                num_workers=workers,
+                num_workers=loading_processes(workers),
                 persistent_workers=True,
                 prefetch_factor=4,
                 pin_memory=pins_memory(self._device),

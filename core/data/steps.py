@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from carryover.core.data.workers import loading_processes
 from carryover.core.training.interrupt import outlive_signals
 
 
@@ -28,7 +29,7 @@ def step_loader(
     return DataLoader(
         dataset,
         batch_sampler=steps,
-        num_workers=workers,
+        num_workers=loading_processes(workers),
         worker_init_fn=outlive_signals,
         collate_fn=collate,
         persistent_workers=False,

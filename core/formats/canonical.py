@@ -28,6 +28,8 @@ def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
 
 FORMAT: Final = Format("canonical checkpoint", 3, {1: _from_v1})
 METADATA_KEY: Final = "carryover"
+IMPORTED: Final = "imported"
+"""The recipe of what was taken out of another maker's file."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,7 +42,8 @@ class CanonicalMetadata(Section):
     of the training crop in pixels; `maker` names the code that trained it ("carryover", "moco", ...);
     `peak_gpu_memory_gib` is the most that tensors took on the first GPU, since it last began or resumed.
     `assumed` lists, in sentences, what another maker's file did not say and would change features if it were
-    otherwise; `label` is what tables call the checkpoint, where somebody said so.
+    otherwise; `label` is what tables call the checkpoint, where somebody said so; `stated` names the fields
+    that the user said of another maker's file.
     """
 
     backbone: BackboneConfig
@@ -64,6 +67,11 @@ class CanonicalMetadata(Section):
     peak_gpu_memory_gib: float | None = None
     assumed: tuple[str, ...] = ()
     label: str | None = None
+    stated: tuple[str, ...] = ()
+
+    def knows(self, field: str) -> bool:
+        """Whether a field is a fact, rather than what is assumed of another maker's file."""
+        return self.recipe != IMPORTED or field in self.stated
 
 
 def save_canonical(path: Path, state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> None:

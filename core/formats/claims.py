@@ -78,7 +78,7 @@ class Work:
         there = read_identity(self.out)
         if there is not None:
             hash_v1, known = there.recipe_hash_v1, there.stated()
-            require_same_work(self.out, self.identity, self._as_trained(known))
+            require_same_work(self.out, self.identity, self.as_trained(known))
         elif (self.out / RECIPE_NAME).exists():
             hash_v1 = self._begun_by_v1()
         for path in states_in(self.out):
@@ -89,7 +89,7 @@ class Work:
         # What is not known now (data that are gone) was known when the work was begun.
         kept = {key: known.get(key) if value is None else value for key, value in asked.items()}
         FORMAT.write(self.out / IDENTITY_NAME, kept | ({"recipe_hash_v1": hash_v1} if hash_v1 else {}))
-        write_atomic(self.out / RECIPE_NAME, dump(self.recipe))
+        write_atomic(self.out / RECIPE_NAME, dump(self.recipe, absolute_paths=True))
 
     def require(self, path: Path, there: Any, what: str = "training state") -> None:
         """Raise UserError unless a file is of this work, by the identity that it holds (`there`).
@@ -98,7 +98,7 @@ class Work:
         training state of an older version of the task is accepted where that trained alike.
         """
         if isinstance(there, Mapping):
-            there = self._as_trained(there) if what == "training state" else there
+            there = self.as_trained(there) if what == "training state" else there
             require_same_work(path, self.identity, there, what)
         elif there is None or there != self._hash_v1():
             raise UserError(
@@ -123,10 +123,10 @@ class Work:
         plain, recipe = read_recipe(self.out / RECIPE_NAME, type(self.recipe))
         seed = getattr(recipe, "seed", None)
         stated = {"kind": self.identity.kind, "version": 1, "protocol": protocol(recipe), "seed": seed}
-        require_same_work(self.out, self.identity, self._as_trained(stated | dict(self.stated_by_v1())))
+        require_same_work(self.out, self.identity, self.as_trained(stated | dict(self.stated_by_v1())))
         return hash_of_v1(plain, recipe)
 
-    def _as_trained(self, there: Mapping[str, Any]) -> dict[str, Any]:
+    def as_trained(self, there: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is said of an unfinished work, in today's version where that trains alike."""
         since, version = type(self.recipe).trained_since, there.get("version")
         alike = since is not None and isinstance(version, int) and since <= version < self.identity.version

@@ -1,6 +1,7 @@
 """The one training loop: resumable at any step, logged, saved when due, left in good order when asked to."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
@@ -151,6 +152,15 @@ def train(work: Work, plan: Plan, trainee: Trainee, ranks: Ranks, stop: StopRequ
             if saving or leaving:
                 history.save(step, window)
             if leaving:
+                if ranks.first:
+                    log.warning(
+                        "%s: stopped by %s after step %d of %d; the state is saved, and the same command"
+                        " goes on from there",
+                        out,
+                        signal.Signals(stop.signum).name,
+                        step,
+                        plan.end,
+                    )
                 raise Interrupted(stop.signum)
             bar.advance(1, **shown)
             if step >= plan.end:

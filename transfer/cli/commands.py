@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +15,7 @@ from carryover.configs.nearest import nearest
 
 if TYPE_CHECKING:
     from carryover.core.data.defects import Defect
+    from carryover.core.formats.said import Said
     from carryover.transfer.cli.doctor import Finding
     from carryover.transfer.report import Report
 
@@ -38,15 +40,50 @@ def print_findings(findings: Iterable["Finding"]) -> bool:
     return well
 
 
-def print_recipes() -> None:
-    """List every shipped recipe with the first line of its story."""
-    for kind in _KINDS:
-        table = Table(title=kind, box=None, title_justify="left", title_style="bold", pad_edge=False)
+def print_recipes(group: str | None = None, paper: str | None = None) -> None:
+    """List the shipped recipes with the first line of their stories: by kind, and evaluations by task.
+
+    `group` is a kind or a task, `paper` a part of the recipe's name or source. Into a pipe go plain lines:
+    group, name and title, with tabs in between.
+    """
+    found = [
+        (own, name, title(kind, name))
+        for kind in _KINDS
+        for name in recipe_names(kind)
+        if group in (None, own := _group(kind, name), kind) and _is_of(kind, name, paper)
+    ]
+    if not found:
+        raise UserError(f"no recipe of {' and '.join(filter(None, (group, paper)))}")
+    if not out_console.is_terminal:
+        for line in found:
+            # Not by the console, which turns tabs into spaces.
+            typer.echo("\t".join(line))
+        return
+    for own in dict.fromkeys(own for own, _, _ in found):
+        table = Table(title=own, box=None, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column("name", no_wrap=True)
         table.add_column("what")
-        for name in recipe_names(kind):
-            table.add_row(name, Text(title(kind, name)))
+        for _, name, what in (line for line in found if line[0] == own):
+            table.add_row(name, Text(what))
         out_console.print(table)
+
+
+def is_group(name: str) -> bool:
+    """Tell whether recipes can be listed by a name: it is a kind, or a task of evaluations."""
+    from carryover.transfer.tasks.config import TASKS
+
+    return name in (*_KINDS, *TASKS.names())
+
+
+def _group(kind: str, name: str) -> str:
+    return str(load(kind, name).task) if kind == "transfer" else kind
+
+
+def _is_of(kind: str, name: str, paper: str | None) -> bool:
+    if paper is None:
+        return True
+    wanted = paper.casefold()
+    return wanted in name.casefold() or wanted in getattr(load(kind, name), "source", "").casefold()
 
 
 def print_recipe(name: str, overrides: Sequence[str]) -> None:
@@ -90,15 +127,29 @@ def print_defects(defects: Sequence["Defect"], what: str) -> int:
     return sum(defect.action == "fatal" for defect in defects)
 
 
-def convert_checkpoint(checkpoint: Path, to: str, out: Path, encoder: str | None) -> str:
-    """Convert a checkpoint of any maker; return the receipt's summary."""
-    from carryover.transfer.convert import convert
+def convert_checkpoint(
+    checkpoint: Path, to: str, out: Path, encoder: str | None, said: "Said | None" = None
+) -> str:
+    """Convert a checkpoint of any maker; return the receipt's summary, and what is left to do."""
+    from carryover.transfer.convert import TARGETS, convert
 
-    return convert(checkpoint, to, out, encoder).summary
+    receipt = convert(checkpoint, to, out, encoder, said)
+    if receipt.proofs:
+        return receipt.summary
+    return (
+        f"{receipt.summary}\nNames, shapes and values are as they should be; that {to} loads the file was not"
+        f" tried, as it could not be imported here ({TARGETS.get(to).version()[1]}). `carryover doctor` says"
+        " how to get it; convert again where it is installed."
+    )
 
 
 def evaluate_checkpoint(
-    recipe: str, checkpoint: Path, overrides: Sequence[str], out: Path | None, encoder: str | None = None
+    recipe: str,
+    checkpoint: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    encoder: str | None = None,
+    said: "Said | None" = None,
 ) -> None:
     """Run one evaluation recipe on a checkpoint of any maker, or on one of the encoders that it holds."""
     from carryover.transfer.tasks.config import check_roots
@@ -110,11 +161,16 @@ def evaluate_checkpoint(
     from carryover.transfer.tasks.evaluate import canonical_of, evaluate
 
     directory = out or Path("runs") / f"{checkpoint.stem}-{config.name}-seed{config.seed}"
-    evaluate(config, canonical_of(checkpoint, directory, encoder), directory)
+    evaluate(config, canonical_of(checkpoint, directory, encoder, said), directory)
 
 
 def print_report(
-    runs: Sequence[Path], out: Path | None, formats: str, title: str, every: int | None = None
+    runs: Sequence[Path],
+    out: Path | None,
+    formats: str,
+    title: str,
+    every: int | None = None,
+    reference: str | None = None,
 ) -> bool:
     """Write the report of some runs; return whether every record could be read.
 
@@ -128,7 +184,7 @@ def print_report(
         watch(runs, directory, title, wanted, every, _print_progress)
     for run in runs:
         _refresh_costs(run)
-    report = write_report(runs, directory, title, wanted)
+    report = write_report(runs, directory, title, wanted, reference=reference)
     for partial in report.partial:
         err_console.print(Text(f"partial: {partial.run}: {partial.text()}", style="yellow"), soft_wrap=True)
     for problem in report.problems:
@@ -197,16 +253,20 @@ def print_comparison(first: Path, second: Path) -> bool:
             interval = (
                 "" if line.interval is None else f"{line.interval.low:+.1f} to {line.interval.high:+.1f}"
             )
-            first_, second_ = line.first.text(), line.second.text()
-            table.add_row(line.evaluation, line.metric, first_, second_, difference, interval)
+            values = [f"{cell.text()} {cell.brackets()}".strip() for cell in (line.first, line.second)]
+            table.add_row(line.evaluation, line.metric, *map(Text, values), difference, Text(interval))
         out_console.print(table)
+        for caption, note in dict.fromkeys((line.evaluation, line.note) for line in found.lines if line.note):
+            out_console.print(Text(f"{caption}: not the same protocol: {note}"), soft_wrap=True)
+    if found.tensors:
+        out_console.print(Text(found.tensors), soft_wrap=True)
     for where, names in ((first, found.only_first), (second, found.only_second)):
         for name in names:
             out_console.print(Text(f"only in {where}: {name}"), soft_wrap=True)
     for setting in found.recipe:
         line_ = f"{setting.key}: {setting.first or '-'} | {setting.second or '-'}"
         out_console.print(Text(line_), soft_wrap=True)
-    if not (found.lines or found.recipe or found.only_first or found.only_second):
+    if not (found.lines or found.recipe or found.only_first or found.only_second or found.tensors):
         out_console.print("no difference")
     for problem in found.problems:
         err_console.print(Text(f"left out: {problem.path}: {problem.reason}", style="yellow"), soft_wrap=True)

@@ -3,9 +3,12 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from carryover.core.formats.said import Said
 
 app = typer.Typer(
     name="carryover",
@@ -35,6 +38,13 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.", callback=_keys),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
+Label = Annotated[str | None, typer.Option(help="What records and reports call the checkpoint.")]
+Method = Annotated[str | None, typer.Option(help="How it was pretrained, where its file does not say.")]
+PretrainedOn = Annotated[str | None, typer.Option(help="On what data, where its file does not say.")]
+Epochs = Annotated[float | None, typer.Option(help="For how many epochs, where its file does not say.")]
+InputSize = Annotated[
+    int | None, typer.Option(help="On crops of how many pixels a side, where its file does not say.")
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 
@@ -84,14 +94,20 @@ def demo(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this recipe, fully resolved.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this recipe, fully resolved; or list a kind or task (detection)."),
+    ] = None,
     overrides: Overrides = None,
+    paper: Annotated[str | None, typer.Option(help="Only recipes of this paper or method.")] = None,
 ) -> None:
     """List the recipes, or show one fully resolved."""
-    from carryover.transfer.cli.commands import print_recipe, print_recipes
+    from carryover.transfer.cli.commands import is_group, print_recipe, print_recipes
 
-    if name is None:
-        print_recipes()
+    if name is None or paper is not None:
+        print_recipes(name, paper)
+    elif is_group(name):
+        print_recipes(name)
     else:
         print_recipe(name, overrides or [])
 
@@ -146,11 +162,12 @@ def pretrain(
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
     encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="What became of every tensor.")] = False,
 ) -> None:
     """Say which layout and backbone a checkpoint has, and what is covered."""
     from carryover.core.backbones.inspection import inspect_checkpoint
 
-    typer.echo(inspect_checkpoint(checkpoint, encoder=encoder).report())
+    typer.echo(inspect_checkpoint(checkpoint, encoder=encoder).report(tensors))
 
 
 @app.command()
@@ -159,11 +176,17 @@ def convert(
     to: Annotated[str, typer.Option(help="detectron2, mmseg, torchvision, timm or canonical.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write; the receipt goes beside it.")],
     encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+    label: Label = None,
+    method: Method = None,
+    pretrained_on: PretrainedOn = None,
+    epochs: Epochs = None,
+    input_size: InputSize = None,
 ) -> None:
     """Convert a checkpoint, and prove that the target library loads all of it."""
     from carryover.transfer.cli.commands import convert_checkpoint
 
-    typer.echo(convert_checkpoint(checkpoint, to, out, encoder))
+    said = _said(label, method, pretrained_on, epochs, input_size)
+    typer.echo(convert_checkpoint(checkpoint, to, out, encoder, said))
 
 
 @app.command()
@@ -175,13 +198,27 @@ def evaluate(
     overrides: Overrides = None,
     out: Out = None,
     encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+    label: Label = None,
+    method: Method = None,
+    pretrained_on: PretrainedOn = None,
+    epochs: Epochs = None,
+    input_size: InputSize = None,
 ) -> None:
     """Run one evaluation recipe on a checkpoint; run again to resume."""
     from carryover.slurm.processes import leaving
     from carryover.transfer.cli.commands import evaluate_checkpoint
 
+    said = _said(label, method, pretrained_on, epochs, input_size)
     with leaving():
-        evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder)
+        evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder, said)
+
+
+def _said(
+    label: str | None, method: str | None, dataset: str | None, epochs: float | None, input_size: int | None
+) -> "Said":
+    from carryover.core.formats.said import Said
+
+    return Said(label, method, dataset, epochs, input_size)
 
 
 @app.command()
@@ -191,7 +228,9 @@ def run(
     executor: Annotated[str, typer.Option(help="inline, local, slurm, or a package's own.")] = "inline",
     cluster: Annotated[str, typer.Option(help="A cluster's name or YAML file (slurm).")] = "default",
     at_once: Annotated[int, typer.Option(help="Stages side by side (local).", min=1)] = 2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, open the data; run nothing.")
+    ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Stay until every job has ended (slurm).")] = False,
     out: Out = None,
 ) -> None:
@@ -271,11 +310,15 @@ def report(
         typer.Option("--watch", help="Draw it up again and again until every stage has ended, or Ctrl-C."),
     ] = False,
     interval: Annotated[int, typer.Option(help="Seconds between two drawings of --watch.", min=1)] = 30,
+    paired: Annotated[
+        str | None,
+        typer.Option(metavar="ROW", help="Compare every row with this one, test image by test image."),
+    ] = None,
 ) -> None:
     """Draw up the report of one or several runs; one of unfinished runs says that it is partial."""
     from carryover.transfer.cli.commands import print_report
 
-    if not print_report(runs, out, format, title, interval if watch else None):
+    if not print_report(runs, out, format, title, interval if watch else None, paired):
         raise typer.Exit(1)
 
 

@@ -73,6 +73,8 @@ def run_pipeline(
         planned = _print_plan(graph, run_dir, place, executor)
         for line in explain_missing(planned.missing, config.roots):
             out_console.print(Text(line, style="yellow"), soft_wrap=True)
+        if not _print_opened(planned.plan):
+            return 2
         return 0
     origin = describe(Path(__file__).parent) | {"pipeline": name, "overrides": without_secrets(overrides)}
     try:
@@ -87,6 +89,22 @@ def run_pipeline(
         watch(run_dir, _print_event)
         return print_status(run_dir)
     return _conclude(result)
+
+
+def _print_opened(plan: Sequence["Decision"]) -> bool:
+    """Open the data that the stages would read, and print what is wrong; return whether nothing is."""
+    from carryover.transfer.pipeline.opening import open_data
+
+    opened = open_data(plan)
+    for problem in opened.problems:
+        more = f" and {len(problem.stages) - 1} more" if len(problem.stages) > 1 else ""
+        out_console.print(
+            Text(f"{problem.stages[0]}{more}: {problem.text}", style="bold red"), soft_wrap=True
+        )
+    told = f"{opened.data_sets} sets of data opened: " if opened.data_sets else "no data to open yet"
+    found = f"{len(opened.problems)} problems" if opened.problems else "nothing wrong with them"
+    out_console.print(f"{told}{found if opened.data_sets else ''}")
+    return not opened.problems
 
 
 def print_status(run_dir: Path, *, follow: bool = False) -> int:
@@ -124,7 +142,11 @@ def _status_table(now: "RunStatus") -> Table:
         tries = str(stage.attempts) if stage.attempts else ""
         if stage.preemptions or stage.timeouts:
             tries += f" ({stage.preemptions} preempted, {stage.timeouts} timed out)"
-        why = " | ".join(t for t in (stage.reason, stage.last_line) if t)
+        told = [t for t in (stage.reason, stage.last_line) if t]
+        # A failed stage's log ends with the error that is its reason.
+        why = " | ".join(t for t in told if not any(t in other for other in told if other is not t))
+        if len(told) == 2 and told[0] == told[1]:
+            why = told[0]
         elapsed = _clock(stage.seconds) if stage.seconds else ""
         state = Text(stage.state, style=_STYLES.get(stage.state, "cyan"))
         table.add_row(stage.name, state, stage.job_id, tries, elapsed, done, left, Text(why))

@@ -1,13 +1,14 @@
 """Carry one checkpoint to one library: write, let the library load it, compare, and only then keep it."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from carryover.configs import CarryoverError, UserError, WorkError
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.importers import Imported, take_backbone
+from carryover.core.backbones.importers import Imported, take_backbone, with_said
 from carryover.core.backbones.inspection import live_backbone
 from carryover.core.backbones.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
 from carryover.core.formats.receipt import (
@@ -20,13 +21,16 @@ from carryover.core.formats.receipt import (
     receipt_path,
     write_receipt,
 )
+from carryover.core.formats.said import Said
 from carryover.core.training.device import random_states_kept
 from carryover.core.training.provenance import git_revision, library_versions
 from carryover.transfer.convert.target import Target
 from carryover.transfer.convert.targets import TARGETS
 
 
-def convert(checkpoint: Path, to: str, out: Path, encoder: str | None = None) -> Receipt:
+def convert(
+    checkpoint: Path, to: str, out: Path, encoder: str | None = None, said: Said | None = None
+) -> Receipt:
     """Convert any maker's checkpoint for a library and write `out` with `out`.receipt.json beside it.
 
     Both files appear, or neither. Where the library is installed it loads the file itself, and every backbone
@@ -39,6 +43,8 @@ def convert(checkpoint: Path, to: str, out: Path, encoder: str | None = None) ->
         "detectron2", "mmseg", "torchvision", "timm", "canonical", or what a user's package registered.
     encoder
         Which encoder of the file to take (see `import_checkpoint`).
+    said
+        What is known of a file that does not say it itself.
 
     Raises
     ------
@@ -50,6 +56,7 @@ def convert(checkpoint: Path, to: str, out: Path, encoder: str | None = None) ->
     target = TARGETS.get(to)
     _require_out(checkpoint, out, target)
     imported = take_backbone(checkpoint, encoder)
+    imported = replace(imported, metadata=with_said(imported.metadata, said or Said(), checkpoint))
     try:
         target.require(imported.metadata.backbone)
     except UserError as error:

@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Recipe, Section
+from carryover.configs.catalogue import name_of
 from carryover.configs.nearest import nearest
+from carryover.configs.paths import Relative
+from carryover.core.formats.said import Label, Said
 from carryover.transfer.pipeline.clusters import StageResources, read_resources
 
 
@@ -16,7 +19,19 @@ def _known(resources: dict[str, Any]) -> dict[str, Any]:
     return resources
 
 
+def _called(recipe: str) -> str:
+    """Return the name of a recipe that may be given by its path, as part of a stage's name."""
+    return _fitting(name_of(recipe))
+
+
+def _fitting(name: str) -> str:
+    """Turn a name into one that can be part of a stage's."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip("_.-") or "unnamed"
+
+
 Overrides = tuple[str, ...]
+RecipeName = Annotated[str, Relative()]
+"""A shipped recipe's name, or a file of the user's own."""
 OwnResources = Annotated[dict[str, Any], AfterValidator(_known), Incidental]
 """What one entry's stages ask for, key by key before what `resources` says of their kind."""
 Encoder = Literal["online", "momentum", "student", "teacher"]
@@ -41,29 +56,47 @@ class PretrainEntry(Section):
         The row's name in the report; the recipe's name where it is not given.
     """
 
-    recipe: str
+    recipe: RecipeName
     seeds: Seeds = (0,)
     overrides: Overrides = ()
-    label: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    label: Label | None = None
     resources: OwnResources = Field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """How stages and reports call this entry."""
-        return self.label or self.recipe
+        return self.label or _called(self.recipe)
 
 
 class CheckpointEntry(Section):
-    """A checkpoint that is there already: canonical, or any maker's that the importers know."""
+    """A checkpoint that is there already: canonical, or any maker's that the importers know.
+
+    Attributes
+    ----------
+    label
+        The row's name in the report; the file's name where it is not given.
+    method, dataset, epochs, input_size
+        What is known of a file that does not say it itself: how it was pretrained, on what, for how long, on
+        crops of how many pixels a side.
+    """
 
     path: Annotated[Path, Incidental]
-    label: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    label: Label | None = None
     encoder: Encoder | None = None
+    method: str | None = None
+    dataset: str | None = None
+    epochs: PositiveFloat | None = None
+    input_size: PositiveInt | None = None
+
+    @property
+    def said(self) -> Said:
+        """What is said of the file."""
+        return Said(self.label, self.method, self.dataset, self.epochs, self.input_size)
 
     @property
     def key(self) -> str:
         """How stages and reports call this entry."""
-        return self.label
+        return self.label or _fitting(self.path.stem)
 
 
 class EvaluationEntry(Section):
@@ -78,10 +111,10 @@ class EvaluationEntry(Section):
         Whether checkpoints from half-way (`evaluate_every`) are evaluated as well.
     """
 
-    recipe: str
+    recipe: RecipeName
     seeds: Seeds = (0,)
     overrides: Overrides = ()
-    label: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    label: Label | None = None
     of: tuple[str, ...] = ()
     intermediate: bool = True
     resources: OwnResources = Field(default_factory=dict)
@@ -89,7 +122,7 @@ class EvaluationEntry(Section):
     @property
     def key(self) -> str:
         """How stages call this entry."""
-        return self.label or self.recipe
+        return self.label or _called(self.recipe)
 
 
 StageKind = Literal["data", "pretrain", "convert", "evaluate", "report"]
@@ -97,6 +130,8 @@ StageKind = Literal["data", "pretrain", "convert", "evaluate", "report"]
 
 class PipelineConfig(Recipe):
     """pretrain -> convert -> evaluate x seeds -> report.
+
+    Relative paths in a pipeline's file, of recipes, roots and checkpoints, are relative to the file's folder.
 
     Attributes
     ----------
@@ -123,7 +158,9 @@ class PipelineConfig(Recipe):
     """
 
     shapes: ShapesSection | None = None
-    roots: Annotated[dict[str, str], Incidental] = Field(default_factory=dict)
+    roots: Annotated[dict[str, Annotated[str, Relative(always=True)]], Incidental] = Field(
+        default_factory=dict
+    )
     holds: Annotated[dict[str, tuple[str, ...]], Incidental] = Field(default_factory=dict)
     pretrain: tuple[PretrainEntry, ...] = ()
     checkpoint: Annotated[Path | None, Incidental] = None
@@ -141,8 +178,7 @@ class PipelineConfig(Recipe):
         """The checkpoints that are there already."""
         if self.checkpoint is None:
             return self.checkpoints
-        label = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.checkpoint.stem).lstrip("_.-") or "checkpoint"
-        one = CheckpointEntry(path=self.checkpoint, label=label, encoder=self.encoder)
+        one = CheckpointEntry(path=self.checkpoint, encoder=self.encoder)
         return (one, *self.checkpoints)
 
     def root_of(self, data: Any) -> str | None:

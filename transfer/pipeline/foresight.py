@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from carryover.configs import UserError
 from carryover.core.backbones.pixels import TrainedOn, require_same_crops, require_same_pixels
 from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.formats.said import Said
 
 if TYPE_CHECKING:
     from carryover.core.formats.canonical import CanonicalMetadata
@@ -60,11 +61,14 @@ def refuse_other_pixels(where: str, trained_on: TrainedOn, recipes: Iterable[Any
             raise UserError(f"evaluate: {recipe.name}: {error}") from None
 
 
-def read_metadata(path: Path, encoder: str | None) -> "CanonicalMetadata":
-    """Return what a checkpoint of any known maker holds; raises UserError when no backbone is whole in it."""
-    from carryover.core.backbones.importers import take_backbone
+def read_metadata(path: Path, encoder: str | None, said: Said) -> "CanonicalMetadata":
+    """Return what a checkpoint of any known maker holds, and what is said of it.
 
-    return take_backbone(path, encoder).metadata
+    Raises UserError when no backbone is whole in it, or it says otherwise itself.
+    """
+    from carryover.core.backbones.importers import take_backbone, with_said
+
+    return with_said(take_backbone(path, encoder).metadata, said, path)
 
 
 def explain_missing(paths: Mapping[Path, Sequence[str]], roots: Mapping[str, str]) -> list[str]:

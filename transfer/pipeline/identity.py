@@ -60,7 +60,8 @@ def of_import_foreign(params: Mapping[str, Any]) -> Identity:
 
     The file itself is an input of the stage, and counts by its contents.
     """
-    return _plain("import", encoder=params["encoder"], label=params["label"])
+    said = {f"said.{name}": value for name, value in params.get("said", {}).items() if name != "label"}
+    return _plain("import", encoder=params["encoder"], label=params["label"], **said)
 
 
 def of_make_shapes(params: Mapping[str, Any]) -> Identity:

@@ -126,6 +126,8 @@ def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
     requires = _roots(recipe, where) if recipe.method.trains else ()
     known = laid.digests.of(recipe) if recipe.method.trains else {}
     params: dict[str, Any] = {"recipe": _plain(laid.config, recipe), "name": entry.key}
+    if entry.label is not None:
+        params["label"] = entry.label
     key = _seeded(entry.key, seed)
     every = laid.config.evaluate_every
     for epochs in range(every, recipe.schedule.epochs, every) if every else ():
@@ -149,14 +151,17 @@ def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
 
 def _add_import(laid: _Plan, given: CheckpointEntry) -> str:
     path = given.path.expanduser().absolute()
-    where = f"checkpoints: {given.label}"
+    where = f"checkpoints: {given.key}"
     if not path.is_file():
         raise UserError(f"{where}: {path}: no such file")
-    metadata = read_metadata(path, given.encoder)
+    metadata = read_metadata(path, given.encoder, given.said)
     judges = [r for e in laid.evaluations for r in e.recipes.values()]
     refuse_unfit(where, metadata.backbone, laid.config.convert, judges)
     refuse_other_pixels(where, metadata, judges)
-    params = {"checkpoint": str(path), "label": given.label, "encoder": given.encoder}
+    # What the row is called is `label`, whether or not it was given: 0.1 knew that alone.
+    params: dict[str, Any] = {"checkpoint": str(path), "label": given.key, "encoder": given.encoder}
+    if said := given.said.stated():
+        params["said"] = said
     _add(laid, "convert", f"import/{given.key}", "import_foreign", params, inputs=(path,))
     return f"import/{given.key}"
 

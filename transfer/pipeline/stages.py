@@ -22,26 +22,39 @@ def make_shapes(out: Path, **arguments: int) -> None:
 
 
 def pretrain(
-    out: Path, recipe: Mapping[str, Any], name: str, until: int | None = None, start: str | None = None
+    out: Path,
+    recipe: Mapping[str, Any],
+    name: str,
+    until: int | None = None,
+    start: str | None = None,
+    label: str | None = None,
 ) -> None:
     """Train a resolved pretraining recipe; leaves `out`/backbone.safetensors.
 
-    With `until`, only to the end of that epoch; with `start`, from the state that another part left.
+    With `until`, only to the end of that epoch; with `start`, from the state that another part left. `label`
+    is what reports call it.
     """
     from carryover.configs.loading import validate
     from carryover.pretrain.config import PretrainConfig
     from carryover.pretrain.trainer import train
 
     config = validate(PretrainConfig, {**recipe, "name": name}, name)
-    train(config, out, until=until, start=Path(start) if start else None)
+    train(config, out, until=until, start=Path(start) if start else None, label=label)
 
 
-def import_foreign(out: Path, checkpoint: str, label: str, encoder: str | None) -> None:
-    """Bring a checkpoint of any known maker into canonical form; leaves `out`/backbone.safetensors."""
+def import_foreign(
+    out: Path, checkpoint: str, label: str, encoder: str | None, said: Mapping[str, Any] | None = None
+) -> None:
+    """Bring a checkpoint of any known maker into canonical form; leaves `out`/backbone.safetensors.
+
+    `label` names its row, `said` holds what else is known of the file (`core.formats.said.Said`).
+    """
     from carryover.core.backbones.importers import import_checkpoint
     from carryover.core.formats.canonical import save_canonical
+    from carryover.core.formats.said import Said
 
-    state, metadata = import_checkpoint(Path(checkpoint), encoder=encoder)
+    known = Said(**{"label": label, **(said or {})})
+    state, metadata = import_checkpoint(Path(checkpoint), encoder=encoder, said=known)
     save_canonical(out / BACKBONE, state, metadata)
 
 

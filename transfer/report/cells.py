@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from carryover.transfer.report.collection import Numbered
-from carryover.transfer.report.statistics import mean, sample_std
+from carryover.transfer.report.statistics import interval_of_mean, mean, sample_std
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Source:
     pretrain_seed: int | None
     seed: int
     value: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,20 @@ class Cell:
         """Number of independent runs behind the mean."""
         return len(self.values)
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval: of one run over the test images, of several over their seeds; None: not known."""
+        if self.n > 1:
+            return interval_of_mean(self.values)
+        known = [(s.low, s.high) for s in self.sources if s.value is not None]
+        low, high = known[0] if self.n == 1 and known else (None, None)
+        return None if low is None or high is None else (low, high)
+
+    def brackets(self) -> str:
+        """The interval as a reader sees it, ``[58.0, 64.5]``; "" where there is none."""
+        found = self.interval
+        return "" if found is None else f"[{found[0]:.1f}, {found[1]:.1f}]"
+
     def text(self) -> str:
         """The cell as a reader sees it: ``61.3 ± 0.4``."""
         if self.clashing:
@@ -100,6 +116,7 @@ def build_cell(runs: Sequence[Numbered], metric: str, missing: tuple[int, ...] =
 
 
 def _source(run: Numbered, metric: str) -> Source:
-    value = next((m.value for m in run.record.metrics if m.label == metric), None)
     record = run.record
-    return Source(run.number, run.path, record.checkpoint_sha256, record.pretrain_seed, record.seed, value)
+    found = next((m for m in record.metrics if m.label == metric), None)
+    values = (None, None, None) if found is None else (found.value, found.low, found.high)
+    return Source(run.number, run.path, record.checkpoint_sha256, record.pretrain_seed, record.seed, *values)

@@ -35,7 +35,8 @@ class Pretraining:
     """What two records must agree on to stand in one row; only the seed may differ.
 
     `checkpoint_sha256` is None unless two backbones claim one recipe and seed: then each has its own row.
-    It is the backbone's digest, or the file's where that is not known.
+    It is the backbone's digest, or the file's where that is not known. `label` is the name that the user has
+    given; rows of different labels are different pretrainings.
     """
 
     recipe: str
@@ -44,6 +45,7 @@ class Pretraining:
     epochs: float | None
     dataset: str
     checkpoint_sha256: str | None = None
+    label: str | None = None
 
     @property
     def baseline(self) -> bool:
@@ -173,6 +175,7 @@ def _pretraining(record: ResultRecord, sha256: str | None = None) -> Pretraining
         record.pretrain_epochs,
         record.pretrain_dataset,
         sha256,
+        record.pretrain_label,
     )
 
 
@@ -238,11 +241,20 @@ def what(record: ResultRecord) -> str:
         return record.model
     if record.label_fraction is None:
         return record.recipe
-    labels = f"{share(record.label_fraction)} of the labels"
+    labels = labelled(record)
     if record.task == "finetune":
         return labels
     name = task_name(record.task)
     return name if record.label_fraction == 1 else f"{name}, {labels}"
+
+
+def labelled(record: ResultRecord) -> str:
+    """Say how many labels were used as the recipe says it: ``5 labels per class``, ``1 % of the labels``."""
+    chosen = (record.protocol or {}).get("labels")
+    if isinstance(chosen, dict) and chosen.get("name") == "per_class":
+        number = chosen["images"]
+        return f"{number} label{'s' if number != 1 else ''} per class"
+    return f"{share(record.label_fraction or 0)} of the labels"
 
 
 def _epochs(pretraining: Pretraining) -> str:
@@ -250,8 +262,8 @@ def _epochs(pretraining: Pretraining) -> str:
 
 
 _PRETRAINING_NAMES: list[Callable[[Pretraining], str]] = [
-    lambda p: method_name(p.method),
-    lambda p: method_name(p.method) + _epochs(p),
+    lambda p: p.label or method_name(p.method),
+    lambda p: (p.label or method_name(p.method)) + _epochs(p),
     lambda p: f"{method_name(p.method)}, {p.backbone}",
     lambda p: f"{method_name(p.method)}, {p.backbone}{_epochs(p)}",
     lambda p: p.recipe,

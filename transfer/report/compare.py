@@ -1,5 +1,6 @@
-"""Two runs or two checkpoints side by side: their numbers, and what differs in their recipes."""
+"""Two runs or two checkpoints side by side: their numbers, what differs in their recipes, their tensors."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,17 @@ import yaml
 from carryover.configs import UserError
 from carryover.configs.files import sha256_file
 from carryover.configs.identity import leaves
-from carryover.core.formats.canonical import read_metadata
 from carryover.transfer.report.cells import Cell, build_cell
-from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, collect
+from carryover.transfer.report.collection import Collection, Evaluation, Numbered, Pretraining, collect
 from carryover.transfer.report.naming import metric_name
+from carryover.transfer.report.paired import ResampledRuns, difference_of, mismatch
 from carryover.transfer.report.statistics import Interval, welch
 from carryover.transfer.results.reading import Problem, read_records
+from carryover.transfer.results.record import ResultRecord
+from carryover.transfer.tasks.evaluate import is_canonical
 
 RECIPE_NAME = "recipe.yaml"
+_Lacking = list[tuple[str, Evaluation]]
 # Differ between any two runs and say nothing about what was done.
 _OF_THE_RUN = ("name", "seed")
 
@@ -33,13 +37,23 @@ class Difference:
 
 @dataclass(frozen=True)
 class Line:
-    """One metric of one evaluation in both; `interval` is Welch's for second minus first."""
+    """One metric of one evaluation in both.
+
+    Attributes
+    ----------
+    interval
+        Of second minus first, 95 %: image by image where both saw the same test images, else Welch's over
+        seeds, else from the intervals of the two.
+    note
+        In what the two evaluations differ; "" for one protocol.
+    """
 
     evaluation: str
     metric: str
     first: Cell
     second: Cell
     interval: Interval | None
+    note: str = ""
 
     @property
     def difference(self) -> float | None:
@@ -53,7 +67,8 @@ class Line:
 class Comparison:
     """Everything that tells two runs or checkpoints apart.
 
-    `only_first` and `only_second` name evaluations that the other lacks; `problems` are unreadable records.
+    `only_first` and `only_second` name evaluations that the other lacks; `problems` are unreadable records;
+    `tensors` says of two checkpoints in a sentence whether they hold the same.
     """
 
     first: str
@@ -63,13 +78,15 @@ class Comparison:
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     problems: tuple[Problem, ...]
+    tensors: str = ""
 
 
 def compare(first: Path, second: Path) -> Comparison:
-    """Compare two canonical checkpoints (by what they say of themselves), or the records of two runs.
+    """Compare two checkpoints (tensors, and what they say of themselves), or the records of two runs.
 
     Of runs with one pretraining each, those two are compared, whatever they are; of others, the
-    pretrainings that both have. Numbers are compared only under the same protocol.
+    pretrainings that both have. An evaluation that both have by other protocols (another back end, another
+    key) is shown with what differs.
 
     Raises
     ------
@@ -79,37 +96,40 @@ def compare(first: Path, second: Path) -> Comparison:
     for path in (first, second):
         if not path.exists():
             raise UserError(f"{path}: no such run or checkpoint")
-    kinds = [path.suffix == ".safetensors" for path in (first, second)]
+    kinds = [path.is_file() and path.suffix != ".json" for path in (first, second)]
     if all(kinds):
-        said = [
-            _flat(read_metadata(p).model_dump(mode="json")) | {"sha256": sha256_file(p)}
-            for p in (first, second)
-        ]
-        return Comparison(str(first), str(second), _differences(*said), (), (), (), ())
+        return _checkpoints(first, second)
     if any(kinds):
         raise UserError(f"{first} and {second}: compare two checkpoints or two runs, not one with the other")
     ours, problems = _collected(first)
     theirs, more = _collected(second)
     pairs = _pairs(ours, theirs, first, second)
     lines: list[Line] = []
-    missing: tuple[list[str], list[str]] = ([], [])
+    only: tuple[list[str], list[str]] = ([], [])
     recipes: list[Difference] = []
     for label, one, other in pairs:
         recipes += _prefixed(label, _differences(_recipe(ours, one), _recipe(theirs, other)))
+        missing: tuple[_Lacking, _Lacking] = ([], [])
         for evaluation in dict.fromkeys([*ours.evaluations, *theirs.evaluations]):
             runs = ours.runs.get((one, evaluation), ()), theirs.runs.get((other, evaluation), ())
             caption = label + (ours.captions.get(evaluation) or theirs.captions[evaluation])
             if all(runs):
                 lines += _lines(caption, evaluation, ours, runs)
             elif any(runs):
-                missing[0 if runs[0] else 1].append(caption)
+                missing[0 if runs[0] else 1].append((caption, evaluation))
+        for caption, evaluation, counterpart in _counterparts(*missing, ours, theirs):
+            runs = ours.runs[one, evaluation], theirs.runs[other, counterpart]
+            note = _protocols(runs[0][0].record, runs[1][0].record)
+            lines += _lines(caption, evaluation, ours, runs, note)
+        for names, side in zip(only, missing):
+            names += [caption for caption, _ in side]
     return Comparison(
         str(first),
         str(second),
         tuple(recipes),
         tuple(lines),
-        tuple(missing[0]),
-        tuple(missing[1]),
+        tuple(only[0]),
+        tuple(only[1]),
         (*problems, *more),
     )
 
@@ -132,15 +152,94 @@ def _pairs(
     return [(f"{ours.labels[p]}: ", p, p) for p in both]
 
 
+def _counterparts(
+    first: _Lacking, second: _Lacking, ours: Collection, theirs: Collection
+) -> list[tuple[str, Evaluation, Evaluation]]:
+    """Take out of both sides what is of one recipe's name, data set and split, where each has one of it."""
+
+    def kind(side: Collection, evaluation: Evaluation) -> tuple[str, ...]:
+        recipe = side.by_evaluation[evaluation][0].record.recipe
+        return (recipe, evaluation.task, evaluation.dataset, evaluation.split)
+
+    found = []
+    for caption, evaluation in list(first):
+        wanted = kind(ours, evaluation)
+        own = [pair for pair in first if kind(ours, pair[1]) == wanted]
+        other = [pair for pair in second if kind(theirs, pair[1]) == wanted]
+        if len(own) == len(other) == 1:
+            first.remove(own[0])
+            second.remove(other[0])
+            found.append((caption, evaluation, other[0][1]))
+    return found
+
+
+def _protocols(first: ResultRecord, second: ResultRecord) -> str:
+    """Name the keys in which two evaluations differ, with both values."""
+    said = [_flat(r.protocol or {}) for r in (first, second)]
+    own = [
+        {"backend": f"{r.backend} {r.backend_version}", "version of the task": str(r.task_version)}
+        | {"data": (r.data_digest or "not known")[:8]}
+        for r in (first, second)
+    ]
+    found = _differences(said[0] | own[0], said[1] | own[1])
+    return ", ".join(f"{d.key}: {d.first or '-'} | {d.second or '-'}" for d in found) or "other selections"
+
+
 def _lines(
-    caption: str, evaluation: Evaluation, ours: Collection, runs: tuple[Sequence[Any], Sequence[Any]]
+    caption: str,
+    evaluation: Evaluation,
+    ours: Collection,
+    runs: tuple[Sequence[Numbered], Sequence[Numbered]],
+    note: str = "",
 ) -> list[Line]:
     lines = []
+    first_runs, second_runs = (ResampledRuns.of(side) for side in runs)
+    same_images = not (first_runs.problem or second_runs.problem or mismatch(first_runs, second_runs))
     for metric in ours.metrics(evaluation):
         first, second = (build_cell(r, metric.label) for r in runs)
-        interval = welch(second.values, first.values) if first.n > 1 and second.n > 1 else None
-        lines.append(Line(caption, metric_name(metric), first, second, interval))
+        interval = None
+        if same_images and first.mean is not None and second.mean is not None:
+            found = difference_of(second_runs, first_runs, metric)
+            interval = None if found is None else Interval(found.difference, found.low, found.high)
+        elif first.n > 1 and second.n > 1:
+            interval = welch(second.values, first.values)
+        elif first.interval and second.interval and first.mean is not None and second.mean is not None:
+            apart = second.mean - first.mean
+            half = math.hypot(*((high - low) / 2 for low, high in (first.interval, second.interval)))
+            interval = Interval(apart, apart - half, apart + half)
+        lines.append(Line(caption, metric_name(metric), first, second, interval, note))
     return lines
+
+
+def _checkpoints(first: Path, second: Path) -> Comparison:
+    """Compare two files of any maker: what is known of them, and every tensor of their backbones."""
+    import torch
+
+    from carryover.core.backbones.importers import take_backbone
+    from carryover.core.formats.canonical import CanonicalMetadata, load_canonical
+
+    def taken(path: Path) -> tuple[Mapping[str, torch.Tensor], CanonicalMetadata]:
+        if is_canonical(path):
+            return load_canonical(path)
+        one = take_backbone(path)
+        return one.state, one.metadata
+
+    (a, ours), (b, theirs) = (taken(path) for path in (first, second))
+    said = [
+        _flat(about.model_dump(mode="json")) | {"sha256": sha256_file(path)}
+        for about, path in ((ours, first), (theirs, second))
+    ]
+    shared = [n for n in a if n in b and a[n].shape == b[n].shape]
+    equal = [n for n in shared if torch.equal(a[n], b[n])]
+    told = f"{len(equal)} of {len(a.keys() | b.keys())} tensors of the backbones are equal"
+    if len(equal) < len(shared):
+        apart = {n: float((a[n].double() - b[n].double()).abs().max()) for n in shared if n not in equal}
+        worst = max(apart, key=lambda n: apart[n])
+        told += f"; the largest difference is {apart[worst]:.3g}, of {worst}"
+    lacking = sorted((a.keys() ^ b.keys()) | {n for n in a.keys() & b.keys() if a[n].shape != b[n].shape})
+    if lacking:
+        told += f"; {len(lacking)} are in one alone, or of another shape: {', '.join(lacking[:3])}"
+    return Comparison(str(first), str(second), _differences(*said), (), (), (), (), told)
 
 
 def _recipe(collection: Collection, pretraining: Pretraining) -> dict[str, str]:

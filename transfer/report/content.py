@@ -10,6 +10,7 @@ from carryover.transfer.report.concerns import Concern, concerns
 from carryover.transfer.report.costs import CostTable, build_cost_tables
 from carryover.transfer.report.drawing import Picture
 from carryover.transfer.report.findings import Differences, Summary, differences, summarise
+from carryover.transfer.report.paired import Paired, paired
 from carryover.transfer.report.progress import RunProgress
 from carryover.transfer.report.samples import Strip, sample_strips
 from carryover.transfer.report.tables import Table, build_full_tables, build_tables
@@ -36,6 +37,7 @@ class Content:
     full_tables: tuple[Table, ...]
     differences: tuple[Differences, ...]
     costs: tuple[CostTable, ...]
+    paired: Paired | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ def build_content(
     problems: Sequence[Problem],
     partial: Sequence[RunProgress] = (),
     refresh_seconds: int | None = None,
+    reference: str | None = None,
 ) -> Content:
-    """Sort the records and work out all tables and findings."""
+    """Sort the records and work out all tables and findings; compare all rows with `reference` if told to."""
     collection = collect(records)
     tables = tuple(build_tables(collection))
     return Content(
@@ -84,6 +87,7 @@ def build_content(
         full_tables=tuple(build_full_tables(collection)),
         differences=tuple(differences(tables)),
         costs=tuple(build_cost_tables(collection)),
+        paired=None if reference is None else paired(collection, reference),
     )
 
 

@@ -50,6 +50,24 @@ def standings(tables: Sequence[Table], collection: Collection, directory: Path |
     return pictures
 
 
+def figure_note(tables: Sequence[Table]) -> str:
+    """Say what the figures of these tables are made of: only of what is drawn in one of them."""
+    cells = [
+        (row, cell) for table in tables for row in table.rows for cell in row.cells if cell.mean is not None
+    ]
+    parts = ["Points are means" if any(cell.n > 1 for _, cell in cells) else "Points are single runs"]
+    if any(cell.std is not None for _, cell in cells):
+        parts.append("bars sample standard deviations")
+    if any(cell.n > 1 for _, cell in cells):
+        parts.append("ticks single runs")
+    said = ", ".join(parts)
+    drawn = [cell for row, cell in cells if row.pretraining.method == RANDOM]
+    if drawn:
+        band = " and its band are" if any(cell.std is not None for cell in drawn) else " is"
+        said += f"; the dashed line{band} random initialisation"
+    return said + "."
+
+
 def _standing(
     name: str,
     title: str,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from carryover.transfer.report.cells import Cell
 from carryover.transfer.report.naming import RANDOM
@@ -11,6 +11,8 @@ from carryover.transfer.report.statistics import Interval, welch
 from carryover.transfer.report.tables import Column, Group, Row, Table
 
 Verdict = Literal["beyond", "within", "one run"]
+
+_SPREADS: Final = {"seeds": "the seed-to-seed spread", "images": "chance among the test images"}
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,14 @@ class Finding:
     difference
         Mean of the method minus mean of random initialisation, in the metric's unit.
     spread
-        Root of the summed variances over seeds of the two, None when one of them ran only once.
+        Root of the summed variances over seeds of the two; of single runs, of the squared half widths of
+        their intervals over the test images. None when neither is known.
     interval
-        Welch's 95 % interval of the difference, None when one of them ran only once.
+        95 % interval of the difference: Welch's over seeds, else over the test images; None when neither.
     verdict
         "beyond" when |difference| exceeds `spread`, "within" when it does not, "one run" without a spread.
+    over
+        What the spread is over.
     baseline
         This is supervised pretraining, which methods are compared with rather than counted among.
     """
@@ -37,6 +42,7 @@ class Finding:
     interval: Interval | None
     verdict: Verdict
     baseline: bool
+    over: Literal["seeds", "images"] = "seeds"
 
     def text(self) -> str:
         """The difference with its interval: ``SiMo +3.4 (95 % interval +1.0 to +5.8)``."""
@@ -71,16 +77,19 @@ class Summary:
 
     def lead(self) -> str:
         """All findings in one or two sentences."""
-        judged = [f for f in self.findings if f.verdict != "one run"]
         parts = []
-        if judged:
-            above, within = len(self.better("beyond")), len(self.of("within"))
+        for over, than in _SPREADS.items():
+            judged = [f for f in self.findings if f.verdict != "one run" and f.over == over]
+            if not judged:
+                continue
+            above = len([f for f in self.better("beyond") if f.over == over])
+            within = len([f for f in judged if f.verdict == "within"])
             below = len(judged) - above - within
             parts.append(
                 f"{above} of {_count(len(judged), 'pretraining')} beat"
-                f"{'s' if above == 1 else ''} random initialisation by more than the seed-to-seed spread"
+                f"{'s' if above == 1 else ''} random initialisation by more than {than}"
             )
-            parts += [f"{within} {'is' if within == 1 else 'are'} within it"] if within else []
+            parts += [f"{within} with no difference found"] if within else []
             parts += [f"{below} {'is' if below == 1 else 'are'} worse by more than it"] if below else []
         if single := self.of("one run"):
             parts.append(
@@ -95,11 +104,17 @@ class Summary:
     def sentences(self) -> list[str]:
         """Every finding, one sentence a verdict."""
         words: list[tuple[Verdict, str]] = [
-            ("beyond", "By more than the seed-to-seed spread"),
-            ("within", "By no more than the seed-to-seed spread"),
-            ("one run", "Single runs"),
+            ("beyond", "By more than {than}"),
+            ("within", "No difference found: by no more than {than}"),
         ]
-        return [f"{w}: {'; '.join(f.text() for f in self.of(v))}." for v, w in words if self.of(v)]
+        told = [
+            f"{word.format(than=than)}: {'; '.join(f.text() for f in found)}."
+            for over, than in _SPREADS.items()
+            for verdict, word in words
+            if (found := [f for f in self.of(verdict) if f.over == over])
+        ]
+        single = self.of("one run")
+        return [*told, f"Single runs: {'; '.join(f.text() for f in single)}."] if single else told
 
 
 def summarise(tables: Sequence[Table]) -> list[Summary]:
@@ -115,6 +130,22 @@ def summarise(tables: Sequence[Table]) -> list[Summary]:
                     summaries.append(summary)
             start += len(group.columns)
     return summaries
+
+
+def spread_note(summaries: Sequence[Summary]) -> str:
+    """Say what the spreads and intervals of some summaries are; each interval is for one comparison."""
+    used = {f.over for s in summaries for f in s.findings if f.verdict != "one run"}
+    told = []
+    if "seeds" in used:
+        told.append(
+            "The seed-to-seed spread is the root of the two summed variances, its intervals are Welch's."
+        )
+    if "images" in used:
+        told.append(
+            "Single runs are compared by their intervals over the test images, as if drawn apart; carryover"
+            " report --paired ROW compares them image by image, and finds smaller differences."
+        )
+    return " ".join([*told, "Intervals are of 95 %, each for one comparison."]) if told else ""
 
 
 def _summary(table: Table, group: Group, at: int, baseline: Row, several: bool) -> Summary | None:
@@ -139,12 +170,17 @@ def _compare(row: Row, ours: Cell, base: Cell) -> Finding | None:
     if ours.mean is None or base.mean is None:
         return None
     difference = ours.mean - base.mean
-    if ours.std is None or base.std is None:
-        return Finding(row.label, difference, None, None, "one run", row.pretraining.baseline)
-    spread = math.sqrt(ours.std**2 + base.std**2)
-    verdict: Verdict = "beyond" if abs(difference) > spread else "within"
-    interval = welch(ours.values, base.values)
-    return Finding(row.label, difference, spread, interval, verdict, row.pretraining.baseline)
+    supervised = row.pretraining.baseline
+    if ours.std is not None and base.std is not None:
+        spread = math.sqrt(ours.std**2 + base.std**2)
+        verdict: Verdict = "beyond" if abs(difference) > spread else "within"
+        return Finding(row.label, difference, spread, welch(ours.values, base.values), verdict, supervised)
+    if ours.interval is None or base.interval is None:
+        return Finding(row.label, difference, None, None, "one run", supervised)
+    spread = math.hypot(*((high - low) / 2 for low, high in (ours.interval, base.interval)))
+    verdict = "beyond" if abs(difference) > spread else "within"
+    interval = Interval(difference, difference - spread, difference + spread)
+    return Finding(row.label, difference, spread, interval, verdict, supervised, "images")
 
 
 def _count(n: int, noun: str) -> str:

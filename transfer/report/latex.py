@@ -138,7 +138,8 @@ def _cell(cell: Cell) -> str:
         return rf"{text} (reruns disagree)"
     if cell.missing:
         text += f" ($n = {cell.n}$)"
-    return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text)
+    marked = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text)
+    return rf"{marked} {{\scriptsize {_escape(cell.brackets())}}}" if cell.brackets() else marked
 
 
 def _heading(metric: str) -> str:

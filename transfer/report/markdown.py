@@ -8,6 +8,7 @@ from carryover.transfer.report.concerns import Concern
 from carryover.transfer.report.content import Content
 from carryover.transfer.report.costs import CostTable
 from carryover.transfer.report.findings import Summary
+from carryover.transfer.report.paired import Paired
 from carryover.transfer.report.progress import RunProgress
 from carryover.transfer.report.tables import Table, reproductions
 from carryover.transfer.results.reading import Problem
@@ -22,6 +23,8 @@ def markdown(content: Content) -> str:
     parts += _attention(content.problems, content.concerns)
     for table in [*content.tables, *content.full_tables]:
         parts += _table(table)
+    if content.paired is not None:
+        parts += _paired(content.paired)
     for costs in content.costs:
         parts += _costs(costs)
     parts += ["## Records", ""]
@@ -89,6 +92,24 @@ def _table(table: Table) -> list[str]:
     return [*parts, ""]
 
 
+def _paired(found: Paired) -> list[str]:
+    rows = [
+        f"| {_escape(d.label)} | {_escape(d.heading)} | {_escape(d.metric)} | {d.difference:+.2f} |"
+        f" {d.low:+.2f} to {d.high:+.2f} | {d.p:.3f} | {d.verdict} |"
+        for d in found.differences
+    ]
+    return [
+        f"## Compared with {_escape(found.reference)}, image by image",
+        "",
+        "| pretraining | evaluation | metric | difference | 95 % interval | p (Holm) | found |",
+        "|---|---|---|---:|---:|---:|---|",
+        *rows,
+        "",
+        *(f"- not compared: {_escape(reason)}" for reason in found.left_out),
+        "",
+    ]
+
+
 def _published(row: PublishedRow) -> str:
     """Name a row of a paper; one that stands apart says so, as Markdown's tables have one body."""
     where = _escape(f"{row.label} ({row.where})")
@@ -116,6 +137,8 @@ def _cell(cell: Cell) -> str:
         return f"{text} (reruns disagree)"
     if cell.missing:
         text += f" (n = {cell.n})"
+    if cell.brackets():
+        text += f" {_escape(cell.brackets())}"
     return {1: f"**{text}**", 2: f"*{text}*"}.get(cell.rank, text)
 
 

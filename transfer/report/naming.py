@@ -56,7 +56,7 @@ _HEADLINES = {
     "linear": ("top1", "top5"),
     "linear_cached": ("top1", "top5"),
 }
-_MOST_HEADLINES = 3
+_MOST_HEADLINES = 4
 
 
 def method_name(method: str) -> str:

@@ -10,6 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from carryover.transfer.report.content import Content, Pictures
+from carryover.transfer.report.figures import figure_note
+from carryover.transfer.report.findings import spread_note
 from carryover.transfer.report.listing import FIRST, build_listing, carried, packed
 from carryover.transfer.report.tables import reproductions
 
@@ -46,6 +48,8 @@ def page(content: Content, pictures: Pictures, out: Path) -> str:
         first=FIRST,
         svg=Markup,
         reproductions=reproductions,
+        figure_note=figure_note,
+        spread_note=spread_note,
     )
 
 

@@ -1,5 +1,6 @@
 """Means, spreads over seeds, and Welch's interval for the difference of two means."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,28 @@ def mean(values: Sequence[float]) -> float:
 def sample_std(values: Sequence[float]) -> float | None:
     """Return the standard deviation with n - 1 in the denominator, None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def interval_of_mean(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Return Student's interval of the mean of independent values; None for fewer than two."""
+    from scipy.stats import t as student
+
+    spread = sample_std(values)
+    if spread is None:
+        return None
+    half = float(student.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for the number of comparisons (Holm 1979): the chance that any is false."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def welch(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval | None:

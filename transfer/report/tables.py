@@ -64,6 +64,18 @@ class Table:
 
     def spreads(self) -> str:
         """Say what the ± of this table is over, and over how many."""
+        return f"{self._spreads()}{self._intervals()}"
+
+    def _intervals(self) -> str:
+        cells = [c for r in self.rows for c in r.cells if c.interval is not None]
+        of = []
+        if any(c.n == 1 for c in cells):
+            of.append("of a single run over the test images (bootstrap)")
+        if any(c.n > 1 for c in cells):
+            of.append("of several over their seeds (Student)")
+        return f" Brackets: 95 % intervals, {', '.join(of)}." if of else ""
+
+    def _spreads(self) -> str:
         spread = [c for r in self.rows for c in r.cells if c.n > 1]
         if not spread:
             return "Single runs: no spread over seeds."
@@ -96,7 +108,8 @@ def build_tables(collection: Collection) -> list[Table]:
         families.items(), key=lambda f: (task_order(f[0][0]), f[0][1])
     ):
         parts = _chunks([(e, collection.headlines(e)) for e in evaluations])
-        title = task_name(task) + (f", {dataset}" if dataset else "")
+        shown = dataset or _only({e.dataset for e in evaluations})
+        title = task_name(task) + (f", {shown}" if shown else "")
         for i, part in enumerate(parts, start=1):
             numbered = f"{title} ({i} of {len(parts)})" if len(parts) > 1 else title
             tables.append(_table(collection, numbered, part))
@@ -116,6 +129,11 @@ def build_full_tables(collection: Collection) -> list[Table]:
 
 def _judging(collection: Collection) -> list[Evaluation]:
     return [e for e in collection.evaluations if e.task not in PICTURES]
+
+
+def _only(names: set[str]) -> str:
+    """Return the one name there is; "" where there are several."""
+    return next(iter(names)) if len(names) == 1 else ""
 
 
 def _chunks(wanted: Sequence[tuple[Evaluation, list[Metric]]]) -> list[list[tuple[Evaluation, list[Metric]]]]:

@@ -33,13 +33,15 @@ def write_report(
     title: str = "What the pretraining carries over",
     formats: Sequence[str] = ("html", "md", "csv"),
     refresh_seconds: int | None = None,
+    reference: str | None = None,
 ) -> Report:
     """Write a report of every result record below `runs` into the directory `out`.
 
     "html" writes index.html (one file that needs no other), "figures" its figures as SVG and PDF files,
     "md" report.md, "tex" tables.tex, "csv" and "parquet" results.csv and results.parquet. Unreadable records
     are left out, and listed in the report and in the returned `problems`. A report of unfinished runs says
-    so; with `refresh_seconds` its page loads itself again, as long as something of them is under way.
+    so; with `refresh_seconds` its page loads itself again, as long as something of them is under way. With
+    `reference`, every other row is compared with the row of that name on the same test images.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def write_report(
     if not records and not problems and not partial:
         raise UserError(f"{', '.join(map(str, runs))}: no result records there; nothing to report")
     out.mkdir(parents=True, exist_ok=True)
-    content = build_content(title, records, problems, partial, refresh_seconds)
+    content = build_content(title, records, problems, partial, refresh_seconds, reference)
     files = []
     if "html" in formats or "figures" in formats:
         directory = out / FIGURES if "figures" in formats else None

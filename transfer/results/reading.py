@@ -75,9 +75,11 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
                     "unit": metric.unit,
                     "direction": metric.direction,
                     "n": metric.n,
+                    "low": metric.low,
+                    "high": metric.high,
                 }
             )
-    tail = ["metric", "value", "unit", "direction", "n"]
+    tail = ["metric", "value", "unit", "direction", "n", "low", "high"]
     frame = pd.DataFrame(rows, columns=[*columns, "record", *tail])
     whole = ("seed", "pretrain_seed", "train_images", "n", "attempts", "pretrain_attempts")
     return frame.astype(dict.fromkeys(whole, "Int64"))

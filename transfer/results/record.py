@@ -60,6 +60,9 @@ class Metric(FileModel):
         Which values are better; "none" for a number that says nothing of the pretraining.
     n
         What the number is an average over (test images).
+    low, high
+        Its 95 % interval over the test images (`transfer.results.intervals`), in `unit`; None where it was
+        not computed.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Metric(FileModel):
     unit: str = "%"
     direction: Literal["higher", "lower", "none"] = "higher"
     n: int
+    low: float | None = None
+    high: float | None = None
 
     @property
     def higher_is_better(self) -> bool:
@@ -129,6 +134,8 @@ class ResultRecord(FileModel):
         Of a network in memory its label, ``<label>``.
     checkpoint_sha256
         Of the file that was loaded. `backbone_digest` is of what it computes (`core.formats.canonical`).
+    pretrain_label
+        What reports call the pretraining, where the user has said it.
     protocol, task_version, data_digest
         With the seed and the backbone's digest, what decides the numbers (`configs.identity`). None where
         the record is of version 1 and does not say.
@@ -154,6 +161,7 @@ class ResultRecord(FileModel):
     pretrain_dataset: str
     pretrain_seed: int | None
     pretrain_recipe: str
+    pretrain_label: str | None = None
     backbone: str
     checkpoint: str
     checkpoint_sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -278,6 +286,7 @@ def make_record(
         pretrain_dataset=metadata.dataset,
         pretrain_seed=metadata.seed,
         pretrain_recipe=metadata.recipe,
+        pretrain_label=metadata.label,
         backbone=metadata.backbone.label,
         checkpoint=str(source.path if source.in_memory else source.path.absolute()),
         checkpoint_sha256=source.sha256,

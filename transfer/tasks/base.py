@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from carryover.configs import UserError
-from carryover.transfer.results.record import Facts, Metric, ResultRecord, require_same
+from carryover.transfer.results.record import RECORD_NAME, Facts, Metric, ResultRecord, require_same
 from carryover.transfer.tasks.recipe import EvaluationRecipe
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from carryover.transfer.results.outcomes.base import Outcomes
 
 log = logging.getLogger(__name__)
+
+# `core.formats.claims.IDENTITY_NAME`, which cannot be imported without torch.
+_IDENTITY_NAME = "identity.json"
 
 C = TypeVar("C", bound=EvaluationRecipe)
 P = TypeVar("P")
@@ -165,6 +168,7 @@ def run_task(task: Task[C, P, M], config: C, checkpoint: "Path | Source", out: P
     """
     if isinstance(checkpoint, Path) and not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
+    _refuse_other_protocol(config, out)
     data = task.prepare(config)
     if (record := task.launch(config, checkpoint, out)) is not None:
         return record
@@ -175,6 +179,24 @@ def run_task(task: Task[C, P, M], config: C, checkpoint: "Path | Source", out: P
     # Every rank of a job comes here; the first one writes.
     with claimed_by_work_alone(out) if is_first() else nullcontext():
         return _run(task, config, data, checkpoint, out)
+
+
+def _refuse_other_protocol(config: EvaluationRecipe, out: Path) -> None:
+    """Raise UserError for a directory that holds other work, as far as recipe and seed tell.
+
+    Data and checkpoint are compared later: reading them takes a while.
+    """
+    from carryover.configs import Identity
+    from carryover.configs.files import read_json
+
+    there = read_json(out / _IDENTITY_NAME)
+    if not isinstance(there, dict) or "protocol" not in there or (out / RECORD_NAME).exists():
+        return
+    from carryover.core.formats.claims import Work, require_same_work
+
+    asked = Identity.of(config, kind=config.task, version=type(config).version, seed=config.seed)
+    known = {key: there.get(key) for key in asked.to_json()}
+    require_same_work(out, asked, Work(out, config, asked).as_trained(known))
 
 
 @dataclass(frozen=True)
@@ -193,6 +215,7 @@ def count(outcome: Outcome, out: Path) -> Counted:
     Raises WorkError where the task's own metrics are others.
     """
     from carryover.configs.files import sha256_file
+    from carryover.transfer.results.intervals import with_intervals
     from carryover.transfer.results.outcomes.base import OUTCOMES_NAME, write_outcomes
 
     if outcome.outcomes is None:
@@ -205,6 +228,7 @@ def count(outcome: Outcome, out: Path) -> Counted:
     if outcome.metrics:
         require_same(outcome.metrics, metrics, path)
         metrics = tuple(outcome.metrics)
+    metrics = with_intervals(metrics, outcome.outcomes)
     return Counted(metrics, {"outcomes": OUTCOMES_NAME}, {"outcomes": sha256_file(path)}, ties)
 
 

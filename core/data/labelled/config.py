@@ -20,6 +20,9 @@ class ClassifyData(DataConfig):
     ----------
     split, test_split
         Names of the two splits in the layout (`list_file` and `test_list_file` for kind ``list``).
+    selection_split
+        A third split, on which what a recipe chooses (rates, an epoch, a cost) is chosen; None: on a held-out
+        part of the labelled training images, which are then not all trained on while choosing.
     max_unreadable
         No unreadable image is tolerated unless the recipe says so: each one changes what is measured.
     test_in_train
@@ -27,6 +30,7 @@ class ClassifyData(DataConfig):
     """
 
     test_split: str = "val"
+    selection_split: str | None = None
     test_list_file: Annotated[Path | None, Incidental] = None
     max_unreadable: Annotated[NonNegativeInt, Incidental] = 0
     test_in_train: Check = "fatal"
@@ -42,13 +46,27 @@ class ClassifyData(DataConfig):
         return self._as_data_set(split=self.test_split, list_file=self.test_list_file, subset=None)
 
     @property
+    def selection(self) -> DataConfig | None:
+        """The split to choose on as a data set of its own; None where there is none."""
+        if self.selection_split is None:
+            return None
+        return self._as_data_set(split=self.selection_split, subset=None)
+
+    def chosen_on(self, held_out: float) -> str:
+        """Say what a result is chosen on: the split, or that part of the labelled training images."""
+        if self.selection_split is not None:
+            return f"split {self.selection_split}"
+        return f"held-out {100 * held_out:g} % of the labelled training images"
+
+    @property
     def test_label(self) -> str:
         """The split the numbers are measured on."""
         return self.test_split
 
     def contents(self) -> Contents:
         """List the files of both splits; see `core.data.digest`."""
-        return prefixed(self.train.contents(), "train") + prefixed(self.test.contents(), "test")
+        found = prefixed(self.train.contents(), "train") + prefixed(self.test.contents(), "test")
+        return found if self.selection is None else found + prefixed(self.selection.contents(), "selection")
 
     @model_validator(mode="after")
     def _two_splits(self) -> "ClassifyData":
@@ -57,8 +75,13 @@ class ClassifyData(DataConfig):
         same = self.list_file == self.test_list_file if self.kind == "list" else self.split == self.test_split
         if same:
             raise ValueError("the split to test on is the split to train on")
-        # Builds (and so checks) the test split's own section: cifar10 has no "val", for example.
-        _ = self.test
+        if self.selection_split is not None:
+            if self.kind == "list":
+                raise ValueError("selection_split: kind: list has two lists, and no third split")
+            if self.selection_split in (self.split, self.test_split):
+                raise ValueError("selection_split is another split than those to train and to test on")
+        # Builds (and so checks) the other splits' own sections: cifar10 has no "val", for example.
+        _ = self.test, self.selection
         return self
 
     def _as_data_set(self, **changed: object) -> DataConfig:
@@ -135,7 +158,9 @@ def check_data(data: ClassifyData) -> None:
                     f"{root / f'{split}.json'}: no such file; expected iNaturalist's own annotations"
                 )
     if data.kind == "imagefolder":
-        for key, split in (("split", data.split), ("test_split", data.test_split)):
+        named = [("split", data.split), ("test_split", data.test_split)]
+        named += [("selection_split", data.selection_split)] if data.selection_split else []
+        for key, split in named:
             if not (root / split).is_dir():
                 found = sorted(p.name for p in root.iterdir() if p.is_dir())
                 listed = f"; {root} holds {', '.join(found[:8])}" if found else ""

@@ -52,6 +52,23 @@ class LabelledImages:
         """The share of the training split whose labels are used."""
         return len(self.train.indices) / len(self.splits.train)
 
+    @cached_property
+    def selection(self) -> "Dataset | None":
+        """The images of the recipe's split to choose on; None where it names none."""
+        from carryover.core.data.labelled.splits import open_selection
+
+        return open_selection(self._data, self.splits)
+
+    def to_choose(self, fraction: float) -> "tuple[Indices, Dataset]":
+        """Return the labelled images to fit on, and the images to choose on.
+
+        Those are the recipe's split for it, where there is one; else that part of every class.
+        """
+        if self.selection is not None:
+            return self.train.positions, self.selection
+        fit, held = self.hold_out(fraction)
+        return fit, self.train.images.take(held)
+
     def hold_out(self, fraction: float) -> "tuple[Indices, Indices]":
         """Split the labelled images into a part to fit on and a part to choose on, class by class."""
         from carryover.core.data.labelled.subsets import hold_out

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from carryover.configs import Section
+from carryover.configs.paths import Relative
 from carryover.core.data.digest import Contents
 
 
@@ -45,7 +46,7 @@ class ListedImages(Section):
     """
 
     name: Literal["list"]
-    list: str
+    list: Annotated[str, Relative()]
     images_per_class: tuple[PositiveInt, PositiveInt] | None = None
 
     def contents(self) -> Contents:

@@ -101,6 +101,27 @@ def open_splits(data: ClassifyData) -> Splits:
     return Splits(data, train, test, list(train.labels or []), list(train.classes))
 
 
+def open_selection(data: ClassifyData, splits: Splits) -> Dataset | None:
+    """Open the split to choose on, if the recipe names one.
+
+    Raises UserError for one without labels, whose classes are not those of the training images, or whose
+    images are to be tested on.
+    """
+    if data.selection is None:
+        return None
+    dataset = build_dataset(data.selection)
+    where = f"data.selection_split: {Path(data.root or '') / data.selection.split}"
+    if dataset.labels is None:
+        raise UserError(f"{where}: {NO_CLASSES}")
+    if list(dataset.classes) != splits.classes:
+        other = sorted(set(dataset.classes) ^ set(splits.classes))
+        raise UserError(f"{where}: its classes are not those of the training images: {_some(other)}")
+    if dataset.paths and splits.test.paths:
+        shared = test_in_train(dataset.paths, splits.test.paths, data.test_in_train, "data.test_in_train")
+        refuse_fatal(shared, data.title)
+    return dataset
+
+
 def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset:
     """Choose the training images whose labels are used, and log how many there are of every class.
 

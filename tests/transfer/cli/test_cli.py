@@ -93,6 +93,11 @@ def test_a_recipes_title_is_listed_whole(tmp_path: Path) -> None:
     listed = " ".join(carryover("recipes", cwd=tmp_path).stdout.split())
     title = "SiMo, ResNet-50, momentum 0: the key encoder is the query encoder of the step, 100 epochs"
     assert f"simo_r50_100ep_momentum0 {title} (Zhu et al. 2020, Table 6)." in listed
+    some = carryover("recipes", "detection", cwd=tmp_path).stdout.splitlines()
+    assert "coco_fpn_1x" in {line.split("\t")[1] for line in some}, "plain lines into a pipe"
+    assert {line.split("\t")[0] for line in some} == {"detection"}
+    paper = carryover("recipes", "--paper", "sqrtkl", "pretrain", cwd=tmp_path).stdout.splitlines()
+    assert len(paper) > 5 and all(line.startswith("pretrain\t") for line in paper)
 
 
 @pytest.mark.parametrize(

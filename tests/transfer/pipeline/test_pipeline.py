@@ -161,8 +161,11 @@ def test_one_checkpoint_is_given_in_short(tmp_path: Path) -> None:
     path = tmp_path / "their best (v2).pth"
     torch.save({"state_dict": network(seed=0).state_dict()}, path)
     short = SMALL.replace(SMALL[SMALL.index("pretrain:") : SMALL.index("evaluate:")], "")
+    # A size that is only assumed of a foreign file is no fact; one that was stated is.
+    assert plan(pipeline(tmp_path, short, f"checkpoint={path}"), tmp_path)
+    stated = f"checkpoints=[{{path: '{path}', input_size: 224}}]"
     with pytest.raises(UserError, match=r"image.size is 64, but the checkpoint of checkpoints: their-best"):
-        plan(pipeline(tmp_path, short, f"checkpoint={path}"), tmp_path)
+        plan(pipeline(tmp_path, short, stated), tmp_path)
     short = short.replace('.images}"]', '.images}", image.input_size=any]')
     with pytest.raises(UserError, match="checkpoint=FILE"):
         plan(pipeline(tmp_path, short), tmp_path)

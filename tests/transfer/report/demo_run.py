@@ -49,8 +49,8 @@ def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
             for seed in range(seeds):
                 out = evaluations / f"{recipe}-seed{seed}" / "out"
                 top1 = level + gain * (1 - fraction * 5) + rng.normal(0, noise)
-                metrics = [Metric(name="top1", value=top1, n=500)]
-                metrics.append(Metric(name="top5", value=100 - (100 - top1) * 0.55, n=500))
+                values = {"top1": top1, "top5": 100 - (100 - top1) * 0.55}
+                metrics = [_metric(name, value, 500) for name, value in values.items()]
                 write_record(
                     record(
                         **shared,
@@ -94,12 +94,22 @@ def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
 def _detection_metrics(value: float, masks: bool) -> tuple[Metric, ...]:
     found = {"AP": value, "AP50": value * 1.8, "AP75": value * 0.9}
     if not masks:
-        return tuple(Metric(name=k, value=v, n=100) for k, v in found.items())
+        return tuple(_metric(k, v, 100) for k, v in found.items())
     found |= {"APs": None, "APm": value * 0.8, "APl": value * 1.1}
     of_masks = {k: None if v is None else v * 0.95 for k, v in found.items()}
     return (
-        *(Metric(name=k, value=v, n=100) for k, v in found.items()),
-        *(Metric(name=k, params={"of": "mask"}, value=v, n=100) for k, v in of_masks.items()),
+        *(_metric(k, v, 100) for k, v in found.items()),
+        *(_metric(k, v, 100, of="mask") for k, v in of_masks.items()),
+    )
+
+
+def _metric(name: str, value: float | None, n: int, **params: str) -> Metric:
+    """A metric with the interval of a proportion of that size over the test images."""
+    if value is None:
+        return Metric(name=name, params=params, value=None, n=n)
+    half = 196 * math.sqrt(value / 100 * (1 - min(value, 99) / 100) / n)
+    return Metric(
+        name=name, params=params, value=value, n=n, low=max(0.0, value - half), high=min(100.0, value + half)
     )
 
 

@@ -11,7 +11,8 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
 from carryover.transfer.report.compare import compare
 from carryover.transfer.report.statistics import welch
-from carryover.transfer.results.record import write_record
+from carryover.transfer.results.record import Metric, write_record
+from tests.core.backbones.layouts import network
 from tests.transfer.records import record
 
 
@@ -79,6 +80,39 @@ def test_checkpoints_are_compared_by_what_they_say_of_themselves(tmp_path: Path)
         save_canonical(paths[-1], {"conv1.weight": torch.zeros(1)}, metadata)
     keys = {d.key: (d.first, d.second) for d in compare(*paths).recipe}
     assert set(keys) == {"epochs", "sha256"} and keys["epochs"] == ("100.0", "200.0")
+    assert compare(*paths).tensors == "1 of 1 tensors of the backbones are equal"
+    # Files of other makers too, two imports of which differ in more than their hashes.
+    theirs = [tmp_path / "one.pth", tmp_path / "two.pth"]
+    for seed, path in enumerate(theirs):
+        state = network(0).state_dict()
+        state["layer4.1.conv2.weight"][0, 0, 0, 0] += seed
+        torch.save(state, path)
+    assert compare(*theirs).tensors == (
+        "119 of 120 tensors of the backbones are equal; the largest difference is 1, of layer4.1.conv2.weight"
+    )
+
+
+def test_one_recipe_on_two_back_ends_is_shown_with_what_differs(tmp_path: Path) -> None:
+    kept = {"task": "segmentation", "recipe": "fields"}
+    metrics = [(Metric(name="mIoU", value=v, n=9, low=v - 3, high=v + 4),) for v in (40.0, 42.0)]
+    runs = [
+        write_run(
+            tmp_path / backend,
+            0.0,
+            backend=backend,
+            recipe_hash=backend[0] * 64 if backend[0] in "abcdef" else "e" * 64,
+            protocol={"task": "segmentation", "backend": backend},
+            metrics=of,
+            **kept,
+        )
+        for backend, of in zip(("torchvision", "dmmseg"), metrics)
+    ]
+    found = compare(*runs)
+    (line,) = found.lines
+    assert not found.only_first and not found.only_second
+    assert "backend: torchvision" in line.note and "dmmseg" in line.note
+    assert line.difference == 2.0 and line.interval is not None and not line.interval.excludes_zero
+    assert (line.first.brackets(), line.second.brackets()) == ("[37.0, 44.0]", "[39.0, 46.0]")
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

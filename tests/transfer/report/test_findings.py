@@ -42,7 +42,7 @@ def test_the_lead_counts_what_beats_random_initialisation_and_names_the_best_met
     ).lead()
     assert lead.startswith(
         "2 of 4 pretrainings beat random initialisation by more than the seed-to-seed spread,"
-        " 1 is within it, 1 is worse by more than it. Best: UniGrad +10.5 (95 % interval"
+        " 1 with no difference found, 1 is worse by more than it. Best: UniGrad +10.5 (95 % interval"
     )
 
 

@@ -41,9 +41,13 @@ class Outcomes(ABC):
     ----------
     ids
         What the N test images are called, in the order of the test split: paths below its root, or ids.
+    bias_seen, spread_seen
+        How much of its metrics' bias and standard deviation on N images shows when images are drawn anew.
     """
 
     kind: ClassVar[str]
+    bias_seen: ClassVar[float] = 1.0
+    spread_seen: ClassVar[float] = 1.0
 
     ids: tuple[str, ...]
 

@@ -8,29 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carryover.transfer.results.outcomes.base import Counts, Outcomes, metric
+from carryover.transfer.results.outcomes.detections import Ranked, resampled_ap
 from carryover.transfer.results.record import Metric, Setting
 
 ApRule = Literal["area", "11point"]
 
 
-def average_precision(
-    scores: np.ndarray, present: NDArray[np.bool_], rule: ApRule, weights: np.ndarray | None = None
-) -> float:
+def average_precision(scores: np.ndarray, present: NDArray[np.bool_], rule: ApRule) -> float:
     """Return the average precision of ranking images by `scores`, as a fraction.
 
     "area" is the area under the precision-recall curve made monotone (VOC from 2010 on, and the benchmark's
     own code); "11point" the mean of the best precisions at recall 0, 0.1, ..., 1 (VOC2007's rule). Of images
-    with equal scores, the first goes first. `weights` say how often each image counts; NaN where none of
-    those that show the class does.
+    with equal scores, the first goes first. NaN where none shows the class.
     """
     order = np.argsort(-scores, kind="stable")
-    weight = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
-    order, weight = order[weight > 0], weight[weight > 0]
-    hits = np.cumsum(present[order] * weight)
-    if not len(order) or hits[-1] == 0:
+    hits = np.cumsum(present[order])
+    if not present.any():
         return float("nan")
-    recall = hits / hits[-1]
-    precision = hits / np.cumsum(weight)
+    recall = hits / present.sum()
+    precision = hits / np.arange(1, len(order) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if rule == "11point":
         reached = [envelope[recall >= t - 1e-12] for t in np.linspace(0, 1, 11)]
@@ -56,6 +52,9 @@ class ClassScores(Outcomes):
     """
 
     kind: ClassVar[str] = "class scores"
+    # As of detections, whose average precision is the same.
+    bias_seen: ClassVar[float] = 0.5
+    spread_seen: ClassVar[float] = 0.95
 
     rule: ApRule
     params: tuple[Mapping[str, Setting], ...]
@@ -73,15 +72,14 @@ class ClassScores(Outcomes):
         params = tuple(settings["params"])
         return cls(ids, settings["rule"], params, arrays["presence"], arrays["scores"])
 
-    def aps(self, weights: np.ndarray | None = None) -> NDArray[np.float64]:
+    def aps(self) -> NDArray[np.float64]:
         """Return the average precision of every set and class, (D, C), in percent."""
         found = np.empty((len(self.scores), self.presence.shape[1]))
         for c in range(found.shape[1]):
             counted = self.presence[:, c] != 0
             present = self.presence[counted, c] == 1
-            own = None if weights is None else weights[counted]
             for d, scores in enumerate(self.scores):
-                found[d, c] = 100 * average_precision(scores[counted, c], present, self.rule, own)
+                found[d, c] = 100 * average_precision(scores[counted, c], present, self.rule)
         return found
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -89,7 +87,17 @@ class ClassScores(Outcomes):
         return tuple(metric("mAP", v, len(self.ids), p) for p, v in zip(self._distinct(), values))
 
     def resampled(self, counts: Counts) -> NDArray[np.float64]:
-        return np.array([self._means(self.aps(weights)) for weights in counts])
+        weights = np.ascontiguousarray(counts.T.astype(np.float64))
+        classes = self.presence.shape[1]
+        found = np.empty((len(counts), len(self.scores), classes))
+        for c in range(classes):
+            shown = np.flatnonzero(self.presence[:, c] != 0)
+            there = (self.presence[:, c] == 1) @ weights
+            for d, scores in enumerate(self.scores):
+                order = shown[np.argsort(-scores[shown, c], kind="stable")]
+                ranked = Ranked(order, self.presence[order, c] == 1, np.zeros(len(order), dtype=bool))
+                found[:, d, c] = np.where(there > 0, resampled_ap(ranked, there, weights, self.rule), np.nan)
+        return np.array([self._means(aps) for aps in found])
 
     def _distinct(self) -> list[Mapping[str, Setting]]:
         return [p for i, p in enumerate(self.params) if p not in self.params[:i]]

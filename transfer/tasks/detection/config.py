@@ -110,13 +110,21 @@ class SolverConfig(ScaledSolver):
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "SolverConfig":
-        if self.steps and self.steps[-1] >= self.max_iter:
-            raise ValueError(f"steps: {self.steps[-1]} is not before max_iter {self.max_iter}")
+        late = [step for step in self.steps if step >= self.max_iter]
+        problems = [f"steps {late} are not before it"] if late else []
         if self.warmup_iters >= self.max_iter:
-            raise ValueError(
-                f"warmup_iters {self.warmup_iters} leaves nothing of the {self.max_iter} iterations"
-            )
+            problems.append(f"warmup_iters {self.warmup_iters} leaves nothing of it")
+        if problems:
+            raise ValueError(f"max_iter {self.max_iter}: {'; '.join(problems)}; {self._fitting()}")
         return self
+
+    def _fitting(self) -> str:
+        """Propose steps and a warm-up for this length: in their places, the last step at nine tenths."""
+        last = max(1, round(0.9 * self.max_iter))
+        steps = sorted({max(1, round(last * step / self.steps[-1])) for step in self.steps})
+        steps = [step for step in steps if step < self.max_iter]
+        warmup = min(self.warmup_iters, self.max_iter // 10)
+        return f"these would fit: solver.steps={str(steps).replace(' ', '')} solver.warmup_iters={warmup}"
 
 
 class DetectionConfig(EvaluationRecipe):

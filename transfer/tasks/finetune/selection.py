@@ -10,6 +10,7 @@ from carryover.configs import WorkError
 from carryover.core.backbones.build import build_backbone
 from carryover.core.data.labelled.images import LabelledImages
 from carryover.core.data.labelled.subsets import Indices
+from carryover.core.data.prepared import Dataset
 from carryover.core.formats.state import remove_states
 from carryover.core.training.distributed import barrier
 from carryover.core.training.interrupt import StopRequest
@@ -64,7 +65,7 @@ class Candidates:
         self,
         out: Path,
         images: Indices,
-        judge: Indices | None = None,
+        judge: Dataset | None = None,
         base_rates: tuple[float, float] | None = None,
     ) -> Training:
         """Describe the training of one classifier on these of the labelled images."""
@@ -83,7 +84,7 @@ class Candidates:
             out=out,
             ranks=run.ranks,
             work=run.work,
-            judge=None if judge is None else labelled.take(judge),
+            judge=judge,
         )
 
     def train(self, stop: StopRequest) -> Chosen:
@@ -91,7 +92,7 @@ class Candidates:
         run, selection = self._run, self._run.config.selection
         everything = run.data.train.positions
         if isinstance(selection, BestEpoch):
-            fit, held = run.data.hold_out(selection.held_out)
+            fit, held = run.data.to_choose(selection.held_out)
             trained = train_classifier(self.training(run.out, fit, judge=held), stop)
             assert trained.judged is not None
             return Chosen(trained, len(fit), trained.seconds, len(held), trained.judged.top1_percent)
@@ -110,8 +111,7 @@ class Candidates:
 
     def _try_all(self, selection: GridOfRates, stop: StopRequest) -> list[GridPoint]:
         run = self._run
-        fit, held = run.data.hold_out(selection.held_out)
-        judge = run.data.train.images.take(held)
+        fit, judge = run.data.to_choose(selection.held_out)
         path = run.out / GRID_NAME
         done = read_points(path, run.work)
         for number, rates in enumerate(selection.points):
@@ -127,7 +127,7 @@ class Candidates:
             except WorkError as error:
                 # A rate that diverges is no candidate; the other points may be fine.
                 log.warning("grid point %d: %s", number + 1, error)
-                point = GridPoint.of(rates, Accuracy(len(held), 0, 0), 0.0)
+                point = GridPoint.of(rates, Accuracy(len(judge), 0, 0), 0.0)
             done.append(point)
             if run.ranks.first:
                 write_points(path, run.work, done)

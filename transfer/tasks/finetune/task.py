@@ -137,7 +137,7 @@ class Finetune(Task[FinetuneConfig, LabelledImages, Tuned]):
 def _selected_on(config: FinetuneConfig) -> str | None:
     if isinstance(config.selection, LastEpoch):
         return None
-    return f"held-out {100 * config.selection.held_out:g} % of the labelled training images"
+    return config.data.chosen_on(config.selection.held_out)
 
 
 def _facts(run: FinetuneRun, chosen: "Chosen", unchanged: int | None) -> FinetuneFacts:

@@ -102,7 +102,7 @@ def stored_features(
     place = store / request.key
     found = _open(place) if ranks.first else None
     if not _agreed(found is not None, ranks):
-        log.info("computing features of %d images", len(request.images))
+        log.info("computing features of %d images, to be kept in %s (`store`)", len(request.images), store)
         _compute(request, backbone, place, ranks, batch_size, workers)
     else:
         log.info("features of %d images: from %s", len(request.images), place)

@@ -46,11 +46,16 @@ def fit_and_test(mode: CachedMode, data: LabelledImages, frozen: Frozen) -> Fitt
     train, test = frozen.features(data.train.images), frozen.features(data.test)
     extracted = time.monotonic()
 
-    fit_on, held = data.hold_out(mode.held_out)
+    if data.selection is None:
+        fit_on, held = data.hold_out(mode.held_out)
+        chosen_on = train
+    else:
+        fit_on, chosen_on = data.train.positions, frozen.features(data.selection)
+        held = np.arange(len(chosen_on.labels))
     dtype = torch.float64 if train.pooled.numel() <= DOUBLE_UP_TO else torch.float32
     scale = _Scale.of(train.pooled, fit_on, mode)
     candidates = fit_path(*_rows(train, fit_on, scale, ranks, dtype), classes, mode.costs, mode.tolerance)
-    found = [_accuracy(c, *_rows(train, held, scale, ranks, dtype), ranks) for c in candidates]
+    found = [_accuracy(c, *_rows(chosen_on, held, scale, ranks, dtype), ranks) for c in candidates]
     best = max(range(len(found)), key=lambda i: found[i].top1)
     cost = mode.costs[best]
 

@@ -12,6 +12,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from carryover.configs.formats import FileModel, Format
 from carryover.core.data.labelled.images import LabelledImages
 from carryover.core.data.labelled.subsets import Indices
+from carryover.core.data.prepared import Dataset
 from carryover.core.formats.claims import Work
 from carryover.core.formats.state import remove_states
 from carryover.core.training.distributed import barrier
@@ -92,12 +93,12 @@ def train_protocol(
     if mode.held_out is None:
         probe = _probe(run, frozen, mode, everything)
         return Trained(probe, 0, probe.train(stop))
-    fit, held = run.data.hold_out(mode.held_out)
+    fit, held = run.data.to_choose(mode.held_out)
     if not mode.refit:
         probe = _probe(run, frozen, mode, fit)
         seconds = probe.train(stop)
         began = time.monotonic()
-        found = _judged(run, probe, held)
+        found = _judged(probe, held)
         return Trained(probe, best(found), seconds + time.monotonic() - began, found)
     path = run.out / SELECTION_NAME
     selection = _read(path, run.work)
@@ -105,7 +106,7 @@ def train_protocol(
         probe = _probe(run, frozen, mode, fit, run.out / SELECTION_FOLDER)
         seconds = probe.train(stop)
         began = time.monotonic()
-        found = _judged(run, probe, held)
+        found = _judged(probe, held)
         seconds += time.monotonic() - began
         selection = _SelectionFile(
             identity=run.work.identity.to_json(), candidates=tuple(found), seconds=seconds
@@ -130,8 +131,8 @@ def _probe(
     return Probe(frozen, mode, run.data.train.images.take(images), run.work, out)
 
 
-def _judged(run: Run[LinearConfig, LabelledImages], probe: Probe, held: Indices) -> list[Candidate]:
-    found = probe.accuracy(run.data.train.images.take(held))
+def _judged(probe: Probe, held: Dataset) -> list[Candidate]:
+    found = probe.accuracy(held)
     return [
         Candidate(depth=s.depth, lr=s.lr, weight_decay=s.weight_decay, images=a.images, top1=a.top1)
         for s, a in zip(probe.heads.specs, found, strict=True)

@@ -153,7 +153,7 @@ def _tested_by_protocol(run: LinearRun, mode: ProtocolMode, model: Probed) -> Ou
         train_images=len(probe.images),
         # Held-out images whose classifier is not trained again are no part of it.
         label_fraction=len(probe.images) / len(data.splits.train),
-        selected_on=_held(mode.held_out),
+        selected_on=_chosen_on(run, mode.held_out),
         facts=facts,
         artifacts=artifacts,
         recorded_as="linear",
@@ -181,7 +181,7 @@ def _tested_on_cached_features(run: LinearRun, mode: CachedMode, model: Probed) 
         outcomes=fitted.tested,
         train_images=len(data.train.positions),
         label_fraction=data.label_fraction,
-        selected_on=_held(mode.held_out),
+        selected_on=_chosen_on(run, mode.held_out),
         facts=facts,
         artifacts={"choices": CHOICES_NAME},
         recorded_as="linear_cached",
@@ -206,5 +206,5 @@ def _unchanged(model: Probed) -> int:
     return len(model.before)
 
 
-def _held(fraction: float | None) -> str | None:
-    return None if fraction is None else f"held-out {100 * fraction:g} % of the labelled training images"
+def _chosen_on(run: LinearRun, fraction: float | None) -> str | None:
+    return None if fraction is None else run.config.data.chosen_on(fraction)

@@ -16,10 +16,12 @@ from carryover.configs import UserError, load
 from carryover.core.formats.canonical import load_canonical
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
+from carryover.transfer.results.outcomes.base import read_outcomes
+from carryover.transfer.results.outcomes.rankings import Rankings
 from carryover.transfer.results.record import Metric, ResultRecord
 from carryover.transfer.tasks.evaluate import evaluate
 from tests.interrupting import stop_after, stop_after_all
-from tests.transfer.tasks.classification.samples import CLASSES
+from tests.transfer.tasks.classification.samples import CLASSES, write_images
 
 SMALL = ("image.size=32", "image.resize=32", "precision=fp32", "workers=0", "extract_batch=16")
 
@@ -264,3 +266,31 @@ def test_the_networks_features_do_not_depend_on_torchs_global_seed(
         config = recipe("linear_cifar10", images, *PROTOCOL, "mode.schedule.epochs=1")
         results.append(evaluate(config, resnet, tmp_path / str(seed)).metrics)
     assert results[0] == results[1]
+
+
+def test_a_split_of_its_own_is_chosen_on_where_the_recipe_names_one(resnet: Path, tmp_path: Path) -> None:
+    for split, per_class, seed in (("train", 6, 0), ("choose", 3, 2), ("val", 4, 1)):
+        write_images(tmp_path / "images" / split, per_class, seed)
+    own, two = "data.selection_split=choose", ("mode.held_out=0.2", "mode.base_lrs=[0.3,0.003]")
+    runs = {
+        "cached": recipe("linear_cached_cifar10", tmp_path / "images", own),
+        "protocol": recipe("linear_cifar10", tmp_path / "images", own, *PROTOCOL, *two),
+    }
+    for name, config in runs.items():
+        record = evaluate(config, resnet, tmp_path / name)
+        assert (record.selection, record.selected_on) == ("best", "split choose")
+        assert record.facts["held_out_images"] == 18 and record.train_images == 36, "nothing is held out"
+        assert record.protocol is not None and record.protocol["data"]["selection_split"] == "choose"
+    # The classifier of cached mode is scikit-learn's, to the last image: it is fitted in float64.
+    (x, y), (test_x, _) = stored(resnet, 36), stored(resnet, 24)
+    mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    cost = evaluate(runs["cached"], resnet, tmp_path / "cached").facts["C"]
+    oracle = LogisticRegression(C=cost, tol=1e-10, max_iter=10_000)
+    scaled = [(v - mean) / np.where(deviation > 0, deviation, 1) for v in (x, test_x)]
+    expected = oracle.fit(scaled[0], y).predict(scaled[1])
+    outcomes = read_outcomes(tmp_path / "cached" / "outcomes.npz")
+    assert isinstance(outcomes, Rankings) and np.array_equal(outcomes.guesses[0, :, 0], expected)
+    for wrong, words in {"val": "another split than those", "nowhere": "nowhere: no such folder"}.items():
+        with pytest.raises(UserError, match=words):
+            config = recipe("linear_cached_cifar10", tmp_path / "images", f"data.selection_split={wrong}")
+            evaluate(config, resnet, tmp_path / wrong)

@@ -50,7 +50,7 @@ def test_rate_and_iterations_scale_with_the_batch():
     ("override", "message"),
     [
         ("solver.steps=[20000, 18000]", "solver.steps: steps must ascend"),
-        ("solver.steps=[24000]", "24000 is not before max_iter 24000"),
+        ("solver.steps=[24000]", "max_iter 24000: steps [24000] are not before it"),
         ("solver.warmup_iters=24000", "warmup_iters 24000 leaves nothing"),
         ("solver.lr=0.04", "lr is stated as 0.04"),
         ("model.masks=true", "the VOC layout has boxes only"),

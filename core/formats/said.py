@@ -1,0 +1,49 @@
+"""What the user says of a checkpoint that does not say it itself (torch-free)."""
+
+import re
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def checked_label(label: str) -> str:
+    """Return a label that can be part of a stage's name; raises ValueError for another, with one that can."""
+    if _LABEL.fullmatch(label):
+        return label
+    fitting = re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("_.-")
+    hint = f"; '{fitting}' would do" if fitting else ""
+    raise ValueError(
+        f"a label is made of letters, digits, '_', '.' and '-', and begins with a letter or digit{hint}"
+    )
+
+
+Label = Annotated[str, AfterValidator(checked_label)]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is known of a checkpoint; None where nothing is said.
+
+    Attributes
+    ----------
+    label
+        What records and reports call its row.
+    method, dataset, epochs
+        How it was pretrained, on what and for how long.
+    input_size
+        Side in pixels of the crops that it was trained on.
+    """
+
+    label: str | None = None
+    method: str | None = None
+    dataset: str | None = None
+    epochs: float | None = None
+    input_size: int | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """Return what is said, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
