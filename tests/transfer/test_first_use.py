@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carryover.configs import UserError, load
+from carryover.configs import Identity, UserError, load
 from carryover.core.backbones.importers import import_checkpoint
 from carryover.core.backbones.inspection import inspect_checkpoint
 from carryover.core.backbones.pixels import require_same_crops
@@ -18,6 +18,7 @@ from carryover.core.data.check import check
 from carryover.core.data.shapes.write import write_shapes
 from carryover.core.data.workers import cores, loading_processes
 from carryover.core.formats.canonical import read_metadata, save_canonical
+from carryover.core.formats.claims import FORMAT
 from carryover.core.formats.said import Said
 from carryover.transfer.cli.commands import convert_checkpoint
 from carryover.transfer.cli.run_commands import run_pipeline
@@ -210,6 +211,19 @@ def test_a_dry_run_opens_the_data_and_says_every_error_at_once(
     only = ["only=[theirs, demo_knn]"]
     assert run_pipeline(str(tmp_path / "pipe.yaml"), run, "inline", only, dry_run=True) == 0
     assert "1 sets of data opened: nothing wrong with them" in capsys.readouterr().out
+
+
+def test_another_works_directory_is_refused_by_its_key_before_data_are_read(tmp_path: Path) -> None:
+    recipe = load("transfer", "demo_finetune_10percent", [f"data.root={tmp_path / 'gone'}"])
+    asked = Identity.of(recipe, kind="finetune", version=type(recipe).version, seed=3)
+    FORMAT.write(tmp_path / "out" / "identity.json", asked.to_json())
+    (tmp_path / "x.safetensors").touch()
+    with pytest.raises(UserError, match=r"holds another work: seed: 3 -> 0;"):
+        evaluate(recipe, tmp_path / "x.safetensors", tmp_path / "out")
+    FORMAT.write(tmp_path / "out" / "identity.json", {**asked.to_json(), "seed": 0, "version": 1})
+    with pytest.raises(UserError, match="gone: no such folder"):
+        # Of an older version that trained alike: what is wrong with the data is found next.
+        evaluate(recipe, tmp_path / "x.safetensors", tmp_path / "out")
 
 
 def test_no_more_processes_load_than_there_are_cores() -> None:

@@ -95,7 +95,8 @@ def write_outcomes(path: Path, outcomes: Outcomes) -> None:
 def read_outcomes(path: Path) -> Outcomes:
     """Read what `write_outcomes` wrote; raises UserError when the file is missing or is none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: numpy leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = FORMAT.current(json.loads(str(arrays.pop(_HEADER))), path)
         kind: type[Outcomes] = imported(KINDS[header["kind"]])
