@@ -118,6 +118,9 @@ class Cluster:
         """Start slurmctld again, with the state that the former one left."""
         _start(self.started, self.state, self.conf, "slurmctld", "-D")
         _wait(lambda: "UP" in self.command("scontrol", "ping"), "slurmctld")
+        # Nodes are unknown to it until they register, which they would do in their own time.
+        self.command("scontrol", "reconfigure")
+        _wait(lambda: "unk" not in self.command("sinfo", "-N", "-h", "-o", "%t"), "the nodes")
 
     def command(self, *words: str) -> str:
         """Run one of SLURM's commands against this cluster and return what it printed."""

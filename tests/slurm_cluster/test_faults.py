@@ -55,12 +55,7 @@ def test_signals_before_a_stage_has_begun_kill_nothing(cluster: Cluster, tmp_pat
 
 def test_a_preemption_before_a_stage_has_begun_kills_nothing(bare_cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    submit(
-        run,
-        waiting_stage(
-            tmp_path, cpus_per_task=bare_cluster.cpus, nodes=2, tasks_per_node=1, setup=("sleep 3",)
-        ),
-    )
+    submit(run, waiting_stage(tmp_path, cpus_per_task=bare_cluster.cpus, setup=("sleep 3",)))
     wait_until(lambda: state_of(bare_cluster, job_of(run)).startswith("RUNNING"), "the job's start")
     preempt(bare_cluster)
     assert at_rest(bare_cluster, run).succeeded
