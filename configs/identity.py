@@ -98,6 +98,8 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "zero_init_residual": False,
     "affine_last": True,
     "cosine_over": "after_warmup",
+    "heads": None,
+    "feature": "pooled",
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from carryover.core.backbones.given import Given
     from carryover.core.backbones.inspection import Inspection
     from carryover.core.backbones.interface import Backbone
+    from carryover.core.backbones.stated import Stated
     from carryover.core.formats.receipt import Receipt
     from carryover.transfer.results.record import ResultRecord
 
@@ -22,13 +23,17 @@ log = logging.getLogger(__name__)
 PathLike = str | Path
 
 
-def load_backbone(path: PathLike, *, encoder: str | None = None) -> "Backbone":
+def load_backbone(
+    path: PathLike, *, encoder: str | None = None, stated: "Stated | None" = None
+) -> "Backbone":
     """Load the backbone of a checkpoint of any known maker, weights included.
 
     Parameters
     ----------
     encoder
         Which encoder of the file to take: "online", "momentum", "student", "teacher", or a prefix.
+    stated
+        What the file does not say (`carryover.Stated`): its architecture, stride, pixel statistics, ...
 
     Returns
     -------
@@ -44,7 +49,7 @@ def load_backbone(path: PathLike, *, encoder: str | None = None) -> "Backbone":
     """
     from carryover.core.backbones.interface import Backbone
 
-    return Backbone.of(Path(path), encoder)
+    return Backbone.of(Path(path), encoder, stated)
 
 
 def evaluate(
@@ -55,6 +60,7 @@ def evaluate(
     out: PathLike | None = None,
     said: "Given | None" = None,
     encoder: str | None = None,
+    stated: "Stated | None" = None,
     **overrides: Any,
 ) -> "ResultRecord":
     """Evaluate a checkpoint, or a network in memory, by a recipe.
@@ -74,6 +80,8 @@ def evaluate(
         kept but what is returned.
     said
         What is known of a module (`carryover.Given`): its label, normalisation, input size.
+    stated
+        What another maker's file does not say (`carryover.Stated`).
     overrides
         Keys of the recipe: ``k=[5]``, ``labels={"name": "all"}``, ``**{"solver.max_iter": 500}``.
 
@@ -89,8 +97,8 @@ def evaluate(
 
         # What is imported on the way may draw as well.
         with random_states_kept(checkpoint):
-            return _evaluate(checkpoint, recipe, data, out, said, encoder, overrides)
-    return _evaluate(checkpoint, recipe, data, out, said, encoder, overrides)
+            return _evaluate(checkpoint, recipe, data, out, said, encoder, stated, overrides)
+    return _evaluate(checkpoint, recipe, data, out, said, encoder, stated, overrides)
 
 
 def _evaluate(
@@ -100,6 +108,7 @@ def _evaluate(
     out: PathLike | None,
     said: "Given | None",
     encoder: str | None,
+    stated: "Stated | None",
     overrides: Mapping[str, Any],
 ) -> "ResultRecord":
     from carryover.configs import UserError, load
@@ -112,7 +121,7 @@ def _evaluate(
     with ExitStack() as stack:
         kept = stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out
         if isinstance(checkpoint, str | Path):
-            return run(config, canonical_of(Path(checkpoint), Path(kept), encoder), Path(kept))
+            return run(config, canonical_of(Path(checkpoint), Path(kept), encoder, None, stated), Path(kept))
 
         from carryover.core.backbones.given import Given, source_of
         from carryover.transfer.tasks.frozen.config import FrozenRecipe
@@ -134,21 +143,30 @@ def _frozen_tasks() -> list[str]:
     return [name for name in TASKS.names() if issubclass(TASKS.get(name), FrozenRecipe)]
 
 
-def convert(path: PathLike, *, to: str, out: PathLike, encoder: str | None = None) -> "Receipt":
+def convert(
+    path: PathLike,
+    *,
+    to: str,
+    out: PathLike,
+    encoder: str | None = None,
+    stated: "Stated | None" = None,
+    against: PathLike | None = None,
+) -> "Receipt":
     """Convert a checkpoint for another library, with proof; see `carryover.transfer.convert.convert`."""
     from carryover.transfer.convert import convert as run
 
-    return run(Path(path), to, Path(out), encoder)
+    reference = None if against is None else Path(against)
+    return run(Path(path), to, Path(out), encoder, None, stated, reference)
 
 
-def inspect(path: PathLike, *, encoder: str | None = None) -> "Inspection":
+def inspect(path: PathLike, *, encoder: str | None = None, stated: "Stated | None" = None) -> "Inspection":
     """Say whose checkpoint a file is, what was taken of it, and every tensor's fate.
 
     Raises UserError naming the tensor for a file whose backbone could not be carried whole.
     """
     from carryover.core.backbones.inspection import inspect_checkpoint
 
-    return inspect_checkpoint(Path(path), encoder)
+    return inspect_checkpoint(Path(path), encoder, stated)
 
 
 def read_results(*runs: PathLike) -> "pd.DataFrame":

@@ -42,6 +42,8 @@ class Declared(Protocol):
         Further pooled features that `vectors` gives by name.
     input_rule
         Which images it takes.
+    pools_last_stage
+        Whether the pooled features are the last stage's maps averaged.
     parts
         Names of its modules, part by part: what comes before the first level, then every level.
     """
@@ -53,6 +55,7 @@ class Declared(Protocol):
     patch_size: int | None
     vector_names: tuple[str, ...]
     input_rule: InputRule
+    pools_last_stage: bool
     parts: tuple[tuple[str, ...], ...]
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """A network in memory as the source of an evaluation: looked through, and left exactly as it was."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,7 @@ class Given:
     wall_seconds: float | None = None
     peak_gpu_memory_gib: float | None = None
     stated: tuple[str, ...] = ()
+    assumed: Mapping[str, str] = field(default_factory=dict)
     backbone: _Named = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,9 +1,6 @@
-"""Any maker's checkpoint -> one backbone under torchvision's names, every key of the file accounted for."""
+"""Any maker's checkpoint -> one backbone under its library's names, every key of the file accounted for."""
 
 import logging
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,12 +8,23 @@ from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.backbones.architecture import check_whole, expected_tensors, is_counter, recognise
-from carryover.core.backbones.makers import Encoder, choose, encoders, maker_of
+from carryover.core.backbones.assumptions import in_words, metadata_of, require_nothing_stated, resolve
+from carryover.core.backbones.configuration import said_by_file
+from carryover.core.backbones.imported import (
+    Imported,
+    as_float32,
+    choice_in_words,
+    conversions_in_words,
+    fates_of,
+)
+from carryover.core.backbones.makers import Encoder, choose, encoders, maker_of, own_encoders
 from carryover.core.backbones.reading import Contents, read_contents
+from carryover.core.backbones.recognition import ANCHORS
+from carryover.core.backbones.stated import Stated
+from carryover.core.backbones.timm_checkpoint import take_as, take_recognised, take_variant
+from carryover.core.backbones.values import require_usable, untouched
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     IMPORTED,
     METADATA_KEY,
     CanonicalMetadata,
@@ -29,46 +37,28 @@ from carryover.core.formats.said import Said
 log = logging.getLogger(__name__)
 
 EMBEDDED_KEY = METADATA_KEY
-_ASSUMED_SIZE = 224
-_Triple = tuple[float, float, float]
-_TRAINING_STATE = re.compile(
-    r"(^|\.)(optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
-)
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A backbone taken out of a file.
-
-    `state` is whole and strict (checked), `filled` names BatchNorm counters that the file lacked and
-    that were set to zero, `alternatives` lists the other encoders as "role at 'prefix'", `notes` says what
-    was assumed.
-    """
-
-    state: Mapping[str, Tensor]
-    metadata: CanonicalMetadata
-    layout: str
-    encoder: str
-    alternatives: tuple[str, ...]
-    fates: tuple[Fate, ...]
-    filled: tuple[str, ...]
-    notes: tuple[str, ...]
+# The convolution that takes the image, of a ResNet and of the small networks.
+_FIRST = ("conv1.weight", "features.0.0.weight")
 
 
 def import_checkpoint(
-    path: Path, encoder: str | None = None, said: Said | None = None
+    path: Path, encoder: str | None = None, said: Said | None = None, stated: Stated | None = None
 ) -> tuple[dict[str, Tensor], CanonicalMetadata]:
     """Read one backbone from a canonical checkpoint or from any supported maker's file.
 
     `encoder` chooses between the encoders of a file ("online", "momentum", "student", "teacher" or a prefix);
-    `said` is what the user knows of a file that does not say it.
+    `said` is what the user knows of a file that does not say it, `stated` what he knows of its network and
+    pixels.
     Raises UserError naming the file and the tensor for everything that cannot be carried whole, and for what
     is said of a file that says otherwise.
     """
-    taken = take_backbone(path, encoder)
+    taken = take_backbone(path, encoder, stated)
     for note in taken.notes:
         log.info("%s: %s", path, note)
-    return dict(taken.state), with_said(taken.metadata, said or Said(), path)
+    metadata = with_said(taken.metadata, said or Said(), path)
+    for line in in_words(metadata.assumed):
+        log.warning("%s: %s", path, line)
+    return dict(taken.state), metadata
 
 
 def with_said(metadata: CanonicalMetadata, said: Said, path: Path) -> CanonicalMetadata:
@@ -84,38 +74,88 @@ def with_said(metadata: CanonicalMetadata, said: Said, path: Path) -> CanonicalM
     facts = tuple(dict.fromkeys([*metadata.stated, *(name for name in stated if name != "label")]))
     if metadata.recipe != IMPORTED:
         facts = metadata.stated
-    return metadata.model_copy(update={**stated, "stated": facts})
+    assumed = {about: sentence for about, sentence in metadata.assumed.items() if about not in stated}
+    return metadata.model_copy(update={**stated, "stated": facts, "assumed": assumed})
 
 
-def take_backbone(path: Path, encoder: str | None = None) -> Imported:
-    """Like `import_checkpoint`, with every key's fate and what was assumed."""
+def take_backbone(path: Path, encoder: str | None = None, stated: Stated | None = None) -> Imported:
+    """Like `import_checkpoint`, with every key's fate; what was assumed stands in the metadata."""
     contents = read_contents(path)
+    said = stated or Stated()
     if contents.layout == "safetensors" and EMBEDDED_KEY in contents.entries:
-        return _canonical(path, encoder)
-    found = encoders(contents)
-    chosen = choose(found, encoder, contents.tensors, path)
-    maker = maker_of(chosen, contents)
-    raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
-    config = recognise(raw, path, chosen.prefix)
-    for name in (extra := _extra_counters(chosen, config)):
-        del raw[name]
+        return _canonical(path, encoder, said)
     embedded = _embedded_metadata(contents, path)
-    metadata = embedded or _metadata(config, maker, chosen, contents, path)
+    found = encoders(contents)
+    told = said
+    if embedded is None:
+        told = said.over(said_by_file(contents, path, any(e.scheme == "detectron2" for e in found)))
+    elif embedded.backbone.family == "timm":
+        told = said.over(Stated(architecture=embedded.backbone.arch))
+    if told.architecture is not None and "/" in told.architecture:
+        return take_as(path, contents, told, encoder, embedded)
+    if not found and (own := own_encoders(contents, ANCHORS)):
+        return take_recognised(path, contents, told, own, encoder, embedded)
+    chosen = choose(found, encoder, contents, path)
+    raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
+    try:
+        config = recognise(raw, path, chosen.prefix)
+    except UserError:
+        variant = take_variant(path, contents, told, chosen, found, embedded)
+        if variant is None:
+            raise
+        return variant
+    return _resnet(path, contents, chosen, found, config, told, embedded)
 
-    notes = [_choice(chosen, found)] if len(found) > 1 else []
+
+def _resnet(
+    path: Path,
+    contents: Contents,
+    chosen: Encoder,
+    found: tuple[Encoder, ...],
+    recognised: BackboneConfig,
+    told: Stated,
+    embedded: CanonicalMetadata | None,
+) -> Imported:
+    raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
+    where = f"{path} (under '{chosen.prefix}')" if chosen.prefix else str(path)
+    maker = maker_of(chosen, contents)
+    extra = _extra_counters(chosen, recognised)
+    for name in extra:
+        del raw[name]
+    notes = [choice_in_words(chosen, found)] if len(found) > 1 else []
+    turned = False
+    if embedded is None:
+        resolved = resolve(recognised, chosen, maker, contents, told, path)
+        config = resolved.config
+        metadata = metadata_of(resolved, maker, chosen, contents, told)
+        turned = resolved.pixels.order == "BGR"
+    else:
+        # The file is ours: what it says of itself is what was proven.
+        require_nothing_stated(told, path)
+        config, metadata = embedded.backbone, embedded
     filled = tuple(name for name in expected_tensors(config) if is_counter(name) and name not in raw)
-    state = {name: _as_float32(name, value) for name, value in raw.items()}
+    state = {name: as_float32(name, value) for name, value in raw.items()}
     state |= {name: torch.zeros((), dtype=torch.int64) for name in filled}
     state = {name: state[name] for name in (*expected_tensors(config), *state) if name in state}
-    check_whole(state, config, f"{path} (under '{chosen.prefix}')" if chosen.prefix else str(path))
-    notes += _notes(raw, filled, chosen, embedded)
+    check_whole(state, config, where)
+    if embedded is None:
+        require_usable(state, where)
+        if untouched(state):
+            notes.append("every batch norm has the statistics of a new network: was it ever trained?")
+    if turned:
+        state = {n: v.flip(1) if n in _FIRST else v for n, v in state.items()}
+        notes.append("the weights expect BGR images: the first convolution's channels were turned to RGB")
+    notes += conversions_in_words(raw, filled)
+    notes += [f"by {told.where}"] if told.where and embedded is None else []
+    carried = {full: name for name, full in chosen.tensors.items() if name not in extra}
+    reasons = {chosen.tensors[name]: "a counter that takes no part in the features" for name in extra}
     return Imported(
         state=state,
         metadata=metadata.model_copy(update={"backbone": config}),
         layout=contents.layout,
         encoder=chosen.role,
         alternatives=tuple(f"{e.role} at '{e.prefix}'" for e in found if e is not chosen),
-        fates=_fates(contents, chosen, found, extra),
+        fates=fates_of(contents, chosen, found, carried, reasons),
         filled=filled,
         notes=tuple(notes),
     )
@@ -136,71 +176,13 @@ def require_encoder(path: Path, metadata: CanonicalMetadata, encoder: str | None
         )
 
 
-def _canonical(path: Path, encoder: str | None) -> Imported:
+def _canonical(path: Path, encoder: str | None, told: Stated) -> Imported:
     state, metadata = load_canonical(path)
     require_encoder(path, metadata, encoder)
     check_whole(state, metadata.backbone, str(path))
+    require_nothing_stated(told, path)
     fates = tuple(Fate(name, "carried", name) for name in state)
     return Imported(state, metadata, "canonical", metadata.encoder, (), fates, (), ())
-
-
-def _as_float32(name: str, value: Tensor) -> Tensor:
-    if is_counter(name):
-        return value.reshape(()).to(torch.int64) if value.numel() == 1 else value
-    return value.to(torch.float32).contiguous() if value.is_floating_point() else value
-
-
-def _choice(chosen: Encoder, found: tuple[Encoder, ...]) -> str:
-    others = ", ".join(
-        f"the {e.role} encoder at '{e.prefix}' (--encoder {e.role})" for e in found if e is not chosen
-    )
-    return f"took the {chosen.role} encoder at '{chosen.prefix}'; the file also holds {others}"
-
-
-def _notes(
-    raw: Mapping[str, Tensor], filled: tuple[str, ...], chosen: Encoder, embedded: CanonicalMetadata | None
-) -> list[str]:
-    notes = []
-    dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in raw.values() if v.is_floating_point()})
-    if dtypes != ["float32"]:
-        notes.append(f"stored as {', '.join(dtypes)}; carried as float32")
-    if filled:
-        notes.append(f"{len(filled)} BatchNorm counters (num_batches_tracked) are not in the file; set to 0")
-    if embedded is None:
-        notes.append(
-            "assumed: RGB input, ImageNet's pixel mean and deviation, 224 px crops (the file does not say)"
-        )
-        if chosen.scheme == "detectron2":
-            notes.append("assumed: STRIDE_IN_1X1 False (the tensors do not tell)")
-    return notes
-
-
-def _fates(
-    contents: Contents, chosen: Encoder, found: tuple[Encoder, ...], extra: frozenset[str]
-) -> tuple[Fate, ...]:
-    carried = {full: name for name, full in chosen.tensors.items() if name not in extra}
-    reasons = {chosen.tensors[name]: "a counter that takes no part in the features" for name in extra}
-    for other in found:
-        if other is not chosen and not chosen.prefix.startswith(other.prefix):
-            reason = f"the {other.role} encoder (take it with --encoder {other.role})"
-            reasons |= dict.fromkeys((*other.tensors.values(), *other.others), reason)
-    heads = set(chosen.others)
-
-    def reason_of(full: str) -> str:
-        if full in reasons:
-            return reasons[full]
-        if _TRAINING_STATE.search(full):
-            return "training state"
-        if full in heads:
-            return "on top of the backbone (classifier, projector or predictor)"
-        return "not part of the encoder that was taken"
-
-    return tuple(
-        Fate(full, "carried", carried[full])
-        if full in carried
-        else Fate(full, "dropped", reason=reason_of(full))
-        for full in contents.tensors
-    )
 
 
 def _embedded_metadata(contents: Contents, path: Path) -> CanonicalMetadata | None:
@@ -208,44 +190,3 @@ def _embedded_metadata(contents: Contents, path: Path) -> CanonicalMetadata | No
     if EMBEDDED_KEY not in contents.entries:
         return None
     return parse_metadata(str(contents.entries[EMBEDDED_KEY]), f"{path}: '{EMBEDDED_KEY}'")
-
-
-def _pixel_statistics(contents: Contents, path: Path) -> tuple[_Triple, _Triple]:
-    """The pixel mean and deviation in [0, 1] units; Detectron2 models may keep theirs, in 0..255."""
-    known = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
-    for name, value in contents.tensors.items():
-        field = name.rpartition(".")[2]
-        if field not in known or value.numel() != 3:
-            continue
-        first, second, third = (float(number) for number in value.flatten())
-        # ImageNet's mean red is brighter than its mean blue.
-        if field == "pixel_mean" and first < third:
-            raise UserError(
-                f"{path}: '{name}' is {[first, second, third]}: the weights expect BGR images; carryover "
-                f"carries RGB weights (mean {[round(255 * mean, 3) for mean in IMAGENET_MEAN]})"
-            )
-        known[field] = (first / 255, second / 255, third / 255)
-    return known["pixel_mean"], known["pixel_std"]
-
-
-def _metadata(
-    config: BackboneConfig, maker: str, encoder: Encoder, contents: Contents, path: Path
-) -> CanonicalMetadata:
-    epoch = contents.entries.get("epoch")
-    mean, std = _pixel_statistics(contents, path)
-    return CanonicalMetadata(
-        backbone=config,
-        pixel_mean=mean,
-        pixel_std=std,
-        input_size=_ASSUMED_SIZE,
-        method=maker,
-        epochs=float(epoch) if isinstance(epoch, int | float) and not isinstance(epoch, bool) else None,
-        dataset="unknown",
-        seed=None,
-        recipe=IMPORTED,
-        recipe_hash=None,
-        git_revision="unknown",
-        library_versions={},
-        maker=maker,
-        encoder=encoder.role,
-    )

@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from carryover.core.backbones.architecture import expected_tensors
+from carryover.core.backbones.assumptions import in_words
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.importers import Imported, take_backbone
+from carryover.core.backbones.imported import Imported
+from carryover.core.backbones.importers import take_backbone
+from carryover.core.backbones.stated import Stated
 from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.core.formats.receipt import Fate
 
@@ -50,24 +53,21 @@ class Inspection:
         return self.carried / self.expected
 
     def report(self, every_tensor: bool = False) -> str:
-        """The inspection as text: what it is, what was taken, and what became of the tensors.
+        """The inspection as text: what it is, what was taken and assumed, and what became of the tensors.
 
         One line for each reason why tensors were dropped, or with `every_tensor` one for each tensor.
         """
         about = self.metadata
-        backbone = about.backbone
         trained = [about.method, about.dataset] + ([f"{about.epochs:g} epochs"] if about.epochs else [])
         rows = [
             ("layout", f"{self.layout} file, {self.maker}"),
-            (
-                "backbone",
-                f"{backbone.arch}, width x{backbone.width}, {backbone.stem} stem, {about.norm.upper()}",
-            ),
+            ("backbone", _in_words(about)),
             ("encoder", self.encoder + "".join(f"; also {other}" for other in self.alternatives)),
             ("trained", ", ".join(trained)),
             ("pixels", f"{about.channel_order}, mean {about.pixel_mean}, std {about.pixel_std}"),
             ("coverage", f"{self.carried} of {self.expected} backbone tensors ({self.coverage:.0%})"),
             *(("note", note) for note in self.notes),
+            *(("", line) for line in in_words(about.assumed)),
         ]
         lines = [str(self.path), *(f"  {label:<9} {text}" for label, text in rows)]
         if not every_tensor:
@@ -92,7 +92,19 @@ class Inspection:
         return [*found, "  every tensor by name: carryover inspect --tensors"]
 
 
-def load_backbone(path: Path, encoder: str | None = None) -> tuple[nn.Module, CanonicalMetadata]:
+def _in_words(about: CanonicalMetadata) -> str:
+    backbone = about.backbone
+    if backbone.is_resnet:
+        return ", ".join(
+            [f"{backbone.arch}, width x{backbone.width}, {backbone.stem} stem, {about.norm.upper()}"]
+            + [word for word in (backbone.variants,) if word and backbone.stem == "imagenet"]
+        )
+    return ", ".join(word for word in (backbone.arch, backbone.variants) if word)
+
+
+def load_backbone(
+    path: Path, encoder: str | None = None, stated: Stated | None = None
+) -> tuple[nn.Module, CanonicalMetadata]:
     """Build the backbone of a checkpoint with its weights loaded, strictly.
 
     Returns the module of `build_backbone` in float32 on the CPU, in training mode, and the metadata. Takes
@@ -104,7 +116,7 @@ def load_backbone(path: Path, encoder: str | None = None) -> tuple[nn.Module, Ca
         Naming the file and the tensors, unless every tensor is there with its shape and dtype and finite, and
         no other.
     """
-    imported = take_backbone(path, encoder)
+    imported = take_backbone(path, encoder, stated)
     return live_backbone(imported), imported.metadata
 
 
@@ -113,17 +125,23 @@ def live_backbone(imported: Imported) -> nn.Module:
     # Built without values: initialising them would draw from the caller's random numbers for nothing.
     with torch.device("meta"):
         backbone = build_backbone(imported.metadata.backbone)
-    backbone.to_empty(device="cpu")
+    held = sum(1 for _ in backbone.parameters()) + sum(1 for _ in backbone.buffers())
+    if len(backbone.state_dict()) == held:
+        backbone.to_empty(device="cpu")
+    else:
+        # Buffers that no checkpoint holds (indices of windows, frequencies of rotary positions) are computed.
+        with torch.random.fork_rng(devices=[]):
+            backbone = build_backbone(imported.metadata.backbone)
     backbone.load_state_dict(dict(imported.state), strict=True)
     return backbone
 
 
-def inspect_checkpoint(path: Path, encoder: str | None = None) -> Inspection:
+def inspect_checkpoint(path: Path, encoder: str | None = None, stated: Stated | None = None) -> Inspection:
     """Describe a checkpoint of any supported maker: layout, backbone, encoder taken, every key's fate.
 
     Raises UserError, naming the tensor, for a file whose backbone could not be carried whole.
     """
-    imported = take_backbone(path, encoder)
+    imported = take_backbone(path, encoder, stated)
     expected = len(expected_tensors(imported.metadata.backbone)) - len(imported.filled)
     return Inspection(
         path=path,

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from carryover.core.backbones.build import feature_maps
 from carryover.core.backbones.description import Description, description_of
+from carryover.core.backbones.stated import Stated
 from carryover.core.formats.canonical import CanonicalMetadata
 
 
@@ -36,11 +37,11 @@ class Backbone(nn.Module):
         self.widths: tuple[int, ...] = self.description.widths
 
     @classmethod
-    def of(cls, path: Path, encoder: str | None = None) -> "Backbone":
+    def of(cls, path: Path, encoder: str | None = None, stated: Stated | None = None) -> "Backbone":
         """Load a checkpoint's backbone, in evaluation mode; raises UserError as `load_backbone` does."""
         from carryover.core.backbones.inspection import load_backbone
 
-        network, metadata = load_backbone(path, encoder)
+        network, metadata = load_backbone(path, encoder, stated)
         return cls(network.eval(), metadata)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
@@ -48,7 +49,7 @@ class Backbone(nn.Module):
         return feature_maps(self.network, x)
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Return the last stage averaged over the image, (B, D)."""
+        """Return the network's own pooled features, (B, D)."""
         pooled: Tensor = self.network(x)
         return pooled
 

@@ -52,7 +52,8 @@ class Encoder:
     """One backbone in a file: where it lies, in which role, and its tensors under torchvision's names.
 
     `tensors` maps torchvision names to the file's full names, `others` lists the names under the same prefix
-    that belong to no ResNet (classifier, projector).
+    that belong to no ResNet (classifier, projector), `stages` are the numbers that the file gives the
+    residual stages. Of scheme "own" `tensors` are all those under the prefix, by the maker's own names.
     """
 
     prefix: str
@@ -60,6 +61,7 @@ class Encoder:
     scheme: Scheme
     tensors: Mapping[str, str]
     others: tuple[str, ...]
+    stages: tuple[int, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -73,17 +75,18 @@ class _Signature:
 
     maker: str
     words: str
-    scheme: Scheme = "torchvision"
+    scheme: Scheme | None = "torchvision"
     beside: str | None = None
 
     def fits(self, encoder: Encoder, names: Collection[str], entries: Collection[str]) -> bool:
         return (
-            encoder.scheme == self.scheme
+            self.scheme in (encoder.scheme, None)
             and re.fullmatch(self.words, ".".join(encoder.words)) is not None
             and (self.beside is None or any(re.match(self.beside, n) for n in (*names, *entries)))
         )
 
 
+_DINOV2 = r"((student|teacher)\.backbone|teacher|model)?"
 # The first that fits names the maker.
 _SIGNATURES = (
     _Signature("MoCo v1/v2", r"state_dict\.encoder_[qk]"),
@@ -91,15 +94,26 @@ _SIGNATURES = (
         "MoCo v3", r"state_dict\.(base|momentum)_encoder", beside=r"state_dict\.(module\.)*base_encoder\."
     ),
     _Signature("UniGrad", r"model\.(momentum_)?encoder", scheme="sequential"),
-    _Signature("DINO", r"(student|teacher)\.backbone"),
+    _Signature("iBOT", r"(student|teacher)\.backbone", scheme="own", beside=r"(student|teacher)\..*mask"),
+    _Signature("DINO", r"(student|teacher)\.backbone", scheme=None),
+    _Signature("MoCo v3", r"state_dict\.(base|momentum)_encoder", scheme="own"),
+    _Signature("MAE", r"model", scheme="own", beside=r"model\.(module\.)*decoder_"),
+    _Signature(
+        "DINOv2", r"((student|teacher)\.backbone|teacher|model)?", scheme="own", beside=r".*register_tokens$"
+    ),
+    _Signature(
+        "DINOv2", r"((student|teacher)\.backbone|teacher)?", scheme="own", beside=r".*(^|\.)mask_token$"
+    ),
+    _Signature("ConvNeXt", r"(model)?", scheme="own", beside=r"(.+\.)?downsample_layers\."),
+    _Signature("timm", r"(state_dict(_ema)?)?", scheme="own"),
     _Signature("MMSelfSup / mmpretrain", r"state_dict(\.[\w.]+)?", beside=r"(meta|message_hub|author)$"),
     _Signature("VISSL", r"(classy_state_dict\..*|.*)_feature_blocks"),
     _Signature("lightly", r"state_dict\.[\w.]+", scheme="sequential"),
     _Signature("lightly", r"state_dict\.(backbone_momentum|student_backbone|teacher_backbone)"),
     _Signature("lightly", r"state_dict\.backbone", beside=r"state_dict\.backbone_momentum\."),
-    _Signature("solo-learn", r"state_dict\.(momentum_)?backbone"),
+    _Signature("solo-learn", r"state_dict\.(momentum_)?backbone", beside=r"pytorch-lightning_version$"),
     _Signature("solo-learn", r"state_dict\.(momentum_)?encoder", beside=r"pytorch-lightning_version$"),
-    _Signature("SimSiam", r"state_dict\.encoder"),
+    _Signature("SimSiam", r"state_dict\.encoder", beside=r"state_dict\.(module\.)*predictor\."),
     _Signature("Barlow Twins / VICReg", r"model\.backbone"),
     _Signature(
         "SwAV / DeepCluster v2",
@@ -115,8 +129,42 @@ _SIGNATURES = (
 )
 
 
+EVALUATED: Mapping[str, Role] = {"DINO": "teacher", "iBOT": "teacher", "DINOv2": "teacher"}
+"""Which of student and teacher a method's authors evaluate; of every other method nobody knows here."""
+
+
+def own_encoders(
+    contents: Contents, anchors: Collection[str], children: Collection[str] = ()
+) -> tuple[Encoder, ...]:
+    """Find every place of a file under which one of the tensors `anchors` lies, in the file's order.
+
+    `children` are the network's own modules: a place inside one of them is none.
+    """
+    names = list(contents.tensors)
+    prefixes = dict.fromkeys(
+        name[: -len(anchor)]
+        for name in names
+        for anchor in anchors
+        if name == anchor or name.endswith(f".{anchor}")
+    )
+    return tuple(
+        Encoder(
+            prefix, _role(prefix), "own", {n[len(prefix) :]: n for n in names if n.startswith(prefix)}, ()
+        )
+        for prefix in prefixes
+        if not any(
+            prefix != other and prefix.startswith(other) and prefix[len(other) :].split(".")[0] in children
+            for other in prefixes
+        )
+    )
+
+
+def _under(prefix: str, names: list[str]) -> dict[str, str]:
+    return {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
+
+
 def encoders(contents: Contents) -> tuple[Encoder, ...]:
-    """Find every backbone in a file, in the file's order."""
+    """Find every ResNet and small network in a file, in the file's order."""
     names = list(contents.tensors)
     found = []
     for (prefix, scheme), stages in stage_prefixes(names).items():
@@ -135,28 +183,24 @@ def maker_of(encoder: Encoder, contents: Contents) -> str:
     return "unknown maker"
 
 
-def choose(
-    found: tuple[Encoder, ...], wanted: str | None, tensors: Mapping[str, Tensor], where: Path
-) -> Encoder:
+def choose(found: tuple[Encoder, ...], wanted: str | None, contents: Contents, where: Path) -> Encoder:
     """Choose the encoder to carry.
 
     `wanted` is a role ("online", "momentum", "student", "teacher"; online and student mean the same, so do
-    momentum and teacher) or a prefix as `inspect` prints it. By default the online encoder, or the teacher
-    where there is one (it is the one DINO's authors evaluate).
+    momentum and teacher) or a prefix as `inspect` prints it. By default the online encoder, and of student
+    and teacher the one that the method's authors evaluate, where the method is known.
 
     Raises
     ------
     UserError
         When no encoder fits, or when several different ones do: each is listed.
     """
+    tensors = contents.tensors
     if not found:
         raise UserError(f"{where}: {_no_resnet(list(tensors))}")
     menu = ", ".join(f"{e.role} at '{e.prefix}'" for e in found)
     if wanted is None:
-        roles = {encoder.role for encoder in found}
-        wanted = (
-            "teacher" if "teacher" in roles else "online" if roles & {"online", "student"} else "momentum"
-        )
+        wanted = _usual(found, contents, where, menu)
     by_prefix = [e for e in found if wanted.rstrip(".") == e.prefix.rstrip(".")]
     fitting = by_prefix or [e for e in found if wanted in (e.role, SAME_ROLE[e.role])]
     if not fitting:
@@ -167,6 +211,19 @@ def choose(
             f"{where}: several different backbones could be meant: {menu}; choose with --encoder PREFIX"
         )
     return first
+
+
+def _usual(found: tuple[Encoder, ...], contents: Contents, where: Path, menu: str) -> str:
+    roles = {encoder.role for encoder in found}
+    if "teacher" not in roles:
+        return "online" if roles & {"online", "student"} else "momentum"
+    known = {EVALUATED.get(maker_of(encoder, contents)) for encoder in found} - {None}
+    if len(roles) == 1 or "teacher" in known:
+        return "teacher"
+    raise UserError(
+        f"{where}: holds {menu}, and it is not known whose method this is, so not which of them its authors"
+        " evaluate; choose with --encoder student or --encoder teacher"
+    )
 
 
 def _encoder(names: list[str], prefix: str, scheme: Scheme, stages: set[int]) -> Encoder:
@@ -190,7 +247,7 @@ def _encoder(names: list[str], prefix: str, scheme: Scheme, stages: set[int]) ->
             others.append(name)
         else:
             carried[renamed] = name
-    return Encoder(prefix, _role(prefix), scheme, carried, tuple(others))
+    return Encoder(prefix, _role(prefix), scheme, carried, tuple(others), tuple(sorted(stages)))
 
 
 def _is_backbone(name: str) -> bool:
@@ -219,11 +276,15 @@ def _no_resnet(names: list[str]) -> str:
     if any(
         re.search(r"(patch_embed|attn\.qkv|self_attention|encoder\.layer\.\d+\.attention)", n) for n in names
     ):
-        return "a vision transformer; carryover carries ResNets, MobileNets and EfficientNet-B0"
+        return (
+            "a vision transformer that none of the usual ones fits; say which of timm's models it is:"
+            " --architecture timm/NAME"
+        )
     if any(n.endswith("_w") and "res2_0_branch" in n for n in names):
         return "a Caffe2 / Detectron1 pickle (BGR weights, folded BatchNorm), which carryover does not carry"
     shown = ", ".join(f"'{n}'" for n in names[:3])
     return (
         f"no ResNet under any known naming among its {len(names)} tensors (the first: {shown}); expected "
-        "names like 'layer1.0.conv1.weight', '4.0.conv1.weight' or 'res2.0.conv1.weight'"
+        "names like 'layer1.0.conv1.weight', '4.0.conv1.weight' or 'res2.0.conv1.weight', or say which of"
+        " timm's models it is: --architecture timm/NAME"
     )

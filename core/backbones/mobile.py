@@ -23,6 +23,7 @@ class MobileNet(nn.Module):
     patch_size: int | None = None
     vector_names: tuple[str, ...] = ()
     input_rule = InputRule()
+    pools_last_stage = True
 
     def __init__(self, arch: str, stem: str = "imagenet") -> None:
         super().__init__()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Literal
 
-Scheme = Literal["torchvision", "sequential", "detectron2"]
+Scheme = Literal["torchvision", "sequential", "detectron2", "own"]
 
 _D2_CONV = re.compile(r"(stem|res(\d)\.(\d+))\.(conv\d|shortcut)\.(?:(norm)\.)?(\w+)")
 _TV_PART = re.compile(r"(?:layer(\d)\.(\d+)\.)?(conv(\d)|bn(\d)|downsample\.([01]))\.(\w+)")

@@ -1,8 +1,8 @@
 """Pixel statistics: the ones a checkpoint was trained with and the ones a recipe feeds it."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from carryover.configs import UserError
@@ -54,6 +54,9 @@ class TrainedOn(Protocol):
     @property
     def input_size(self) -> int: ...
 
+    @property
+    def assumed(self) -> Mapping[str, str]: ...
+
 
 @dataclass(frozen=True)
 class WillBeTrainedOn:
@@ -63,13 +66,17 @@ class WillBeTrainedOn:
     pixel_std: Sequence[float]
     input_size: int
     channel_order: str = "RGB"
+    assumed: Mapping[str, str] = field(default_factory=dict)
 
 
 def require_same_pixels(stated: StatedPixels, metadata: TrainedOn, checkpoint: object) -> None:
     """Raise UserError, naming the key, for a checkpoint that was trained on images normalised differently.
 
-    `checkpoint` is its path, or what it is called before there is one.
+    `checkpoint` is its path, or what it is called before there is one. What is only assumed of a checkpoint
+    refuses nothing: the recipe decides.
     """
+    if "pixels" in metadata.assumed:
+        return
     for name, ours, theirs in (
         ("pixel_mean", stated.pixel_mean, metadata.pixel_mean),
         ("pixel_std", stated.pixel_std, metadata.pixel_std),
@@ -92,14 +99,16 @@ def require_same_pixels(stated: StatedPixels, metadata: TrainedOn, checkpoint: o
 def require_same_crops(stated: StatedCrops, metadata: TrainedOn, checkpoint: object) -> None:
     """Raise UserError for a checkpoint trained on images of another size or normalisation than the recipe's.
 
-    A size that is only assumed, of a file that does not say, is none to be compared with. The message names
-    the key, both values and the file.
+    What is only assumed, of a file that does not say, is none to be compared with. The message names the key,
+    both values and the file.
     """
     for key, ours, theirs in (
         ("pixel_mean", stated.pixel_mean, metadata.pixel_mean),
         ("pixel_std", stated.pixel_std, metadata.pixel_std),
     ):
-        if ours is not None and max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 1e-4:
+        if "pixels" in metadata.assumed or ours is None:
+            continue
+        if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 1e-4:
             raise UserError(f"image.{key} is {list(ours)}, but {checkpoint} was trained with {list(theirs)}")
     knows = getattr(metadata, "knows", None)
     assumed = knows is not None and not knows("input_size")

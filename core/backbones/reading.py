@@ -3,12 +3,13 @@
 import argparse
 import codecs
 import collections
+import itertools
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from carryover.configs import UserError
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _HEAD_BYTES = 64
+_PLAIN_DEPTH, _PLAIN_LIMIT = 5, 10_000
 _SAFETENSORS_HEADER_LIMIT = 100_000_000
 
 
@@ -101,12 +103,14 @@ _PLAIN_PICKLE: dict[str, Any] = {
 class Contents:
     """A file, read: its layout, its tensors by dotted name, its plain top-level entries.
 
-    `entries` holds the file's other top-level keys with their values where those are text or numbers.
+    `entries` holds the file's other top-level keys with their values where those are text or numbers,
+    `configuration` all its text and numbers by dotted name.
     """
 
     layout: str
     tensors: Mapping[str, Tensor]
     entries: Mapping[str, object]
+    configuration: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 def read_contents(path: Path) -> Contents:
@@ -268,7 +272,18 @@ def _contents(path: Path, layout: str, tree: object) -> Contents:
         for key, value in tree.items()
         if not isinstance(value, Tensor | np.ndarray)
     }
-    return Contents(layout, tensors, entries)
+    return Contents(layout, tensors, entries, dict(itertools.islice(_plain(tree, "", 0), _PLAIN_LIMIT)))
+
+
+def _plain(node: object, name: str, depth: int) -> Iterator[tuple[str, str | int | float | bool]]:
+    """Yield text and numbers of nested settings; what histories of training hold is deeper."""
+    if isinstance(node, str | int | float | bool):
+        yield name, node
+    elif isinstance(node, argparse.Namespace):
+        yield from _plain(vars(node), name, depth)
+    elif isinstance(node, Mapping) and depth < _PLAIN_DEPTH:
+        for key, value in node.items():
+            yield from _plain(value, f"{name}.{key}" if name else str(key), depth + 1)
 
 
 def _leaves(node: object, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -32,6 +32,7 @@ class ResNet(models.ResNet):
     patch_size: int | None = None
     vector_names: tuple[str, ...] = ()
     input_rule = InputRule()
+    pools_last_stage = True
     parts: tuple[tuple[str, ...], ...] = (("conv1", "bn1"), *((stage,) for stage in STAGES[1:]))
 
     def __init__(

@@ -28,6 +28,8 @@ class TimmNetwork(Transparent):
     Maps images (B, 3, H, W) to timm's own pooled features (B, feature_dim). `inner` is timm's model.
     """
 
+    pools_last_stage = False
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__(_create(config))
         facts = _facts(config)
@@ -144,6 +146,8 @@ def options_of(config: BackboneConfig) -> dict[str, Any]:
         options["dynamic_img_size"] = True
     if config.pool is not None:
         options["global_pool"] = config.pool
+    if config.heads is not None:
+        options["num_heads"] = config.heads
     return options
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from carryover.configs import WorkError
 from carryover.core.backbones.architecture import is_counter, listed
 from carryover.core.backbones.build import feature_maps
+from carryover.core.backbones.declared import InputRule
+from carryover.core.backbones.description import description_of
 from carryover.core.formats.receipt import ModelProof, Receipt, StageDifference
 
 TOLERANCE = 1e-4
@@ -21,18 +23,21 @@ _INPUT_SEED = 20211216
 class LoadedModel:
     """A model of the target library that has loaded the converted file itself.
 
-    `tensors` holds every tensor of its backbone under torchvision's names, `stages` computes its feature maps
-    for images (B, 3, H, W), by torchvision's stage names.
+    `tensors` holds every tensor of its backbone under the canonical names, `stages` computes its feature maps
+    for images (B, 3, H, W), by the canonical names of the stages. `pooled` computes its pooled features;
+    without it they are the last stage averaged.
     """
 
     name: str
     tensors: Mapping[str, Tensor]
     stages: Callable[[Tensor], Mapping[str, Tensor]]
+    pooled: Callable[[Tensor], Tensor] | None = None
 
 
-def probe() -> Tensor:
-    """The fixed random images (2, 3, 64, 96) on which feature maps are compared."""
-    return torch.randn(_INPUT_SHAPE, generator=torch.Generator().manual_seed(_INPUT_SEED))
+def probe(rule: InputRule | None = None) -> Tensor:
+    """Return fixed random images to compare maps on, (2, 3, 64, 96) where a network takes any size."""
+    shape = _INPUT_SHAPE if rule is None or rule.size is None else (2, 3, rule.size, rule.size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(_INPUT_SEED))
 
 
 def tensor_digest(value: Tensor) -> str:
@@ -69,11 +74,13 @@ def prove_model(source: nn.Module, model: LoadedModel) -> ModelProof:
     Raises WorkError naming the tensor or stage when a tensor differs or a feature map by more than 1e-4.
     """
     prove_tensors(source.state_dict(), model.tensors, model.name)
-    images = probe()
+    images = probe(description_of(source).input)
     source.eval()
     with torch.no_grad():
         expected = feature_maps(source, images)
-        found = model.stages(images)
+        found = dict(model.stages(images))
+        if model.pooled is not None:
+            expected, found["pooled"] = expected | {"pooled": source(images)}, model.pooled(images)
     if expected.keys() != found.keys():
         raise WorkError(f"{model.name}: stages {list(found)}, expected {list(expected)}")
     differences = []

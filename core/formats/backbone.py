@@ -1,5 +1,6 @@
 """The description of a backbone, as recipes and checkpoints carry it; the architectures (torch-free)."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,10 @@ FAMILIES: Registry[Callable[["BackboneConfig"], Any]] = Registry(
 FAMILIES.register("timm", "carryover.core.backbones.timm_network:build_timm")
 
 
+CHANGES_FEATURES = frozenset({"network", "stem", "stride", "heads", "pixels", "norm"})
+"""What may be assumed of a checkpoint and changes its features where it is wrong."""
+
+
 def _known(arch: str) -> str:
     family, slash, name = arch.partition("/")
     if slash and family in FAMILIES and name:
@@ -39,6 +44,8 @@ def _known(arch: str) -> str:
     return arch
 
 
+# Networks under torchvision's names, which Detectron2 and mmsegmentation build from groups and widths.
+_OF_RESNETS = re.compile(r"(resnet|timm/resnext|timm/wide_resnet)(\d+)(?:_(\d+)x(\d+)d|_2)?")
 _SINCE_V1 = ("arch", "width", "stem")
 Architecture = Annotated[str, AfterValidator(_known)]
 Stem = Literal["imagenet", "cifar", "cifar_maxpool", "cifar_no_relu"]
@@ -65,6 +72,8 @@ class BackboneConfig(Section):
         Side in pixels that a network with positions was built for; None: its own.
     pool
         How a model of timm pools, where that decides its layers ("avg": with `fc_norm`); None: its own way.
+    heads
+        Attention heads of a vision transformer, which no tensor tells; None: as many as timm's model has.
     """
 
     arch: Architecture = "resnet50"
@@ -74,6 +83,7 @@ class BackboneConfig(Section):
     padding: Literal["symmetric", "same"] = "symmetric"
     input_size: PositiveInt | None = None
     pool: str | None = None
+    heads: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _resnets_alone_have_variants(self) -> "BackboneConfig":
@@ -92,6 +102,25 @@ class BackboneConfig(Section):
         """The family of networks that it is one of: "resnet", "timm", or its own name."""
         family, slash, _ = self.arch.partition("/")
         return family if slash else "resnet" if self.is_resnet else self.arch
+
+    @property
+    def depth(self) -> int | None:
+        """The layers of a network of the ResNet family; None of any other."""
+        match = _OF_RESNETS.fullmatch(self.arch)
+        return int(match[2]) if match else None
+
+    @property
+    def groups(self) -> tuple[int, int] | None:
+        """Groups of the 3x3 convolutions and channels of each in the first stage; None of other families.
+
+        (1, 64) is a ResNet-50, (32, 4) ResNeXt-50 32x4d, (1, 128) Wide ResNet-50-2.
+        """
+        match = _OF_RESNETS.fullmatch(self.arch)
+        if match is None:
+            return None
+        if match[1].endswith("resnext"):
+            return int(match[3]), int(match[4])
+        return (1, 128) if match[1].endswith("wide_resnet") else (1, 64 * self.width)
 
     def stated(self) -> dict[str, Any]:
         """Return it as plain data, without the newer fields that have their defaults.
@@ -125,6 +154,7 @@ class BackboneConfig(Section):
         words += ["TensorFlow's padding"] if self.padding == "same" else []
         words += [f"positions for {self.input_size} px"] if self.input_size else []
         words += [f"pool {self.pool}"] if self.pool else []
+        words += [f"{self.heads} heads"] if self.heads else []
         return ", ".join(words)
 
 

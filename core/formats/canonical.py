@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -41,13 +42,13 @@ class CanonicalMetadata(Section):
     `pixel_mean` and `pixel_std` are in units of [0, 1] images, in `channel_order`; `input_size` is the side
     of the training crop in pixels; `maker` names the code that trained it ("carryover", "moco", ...);
     `peak_gpu_memory_gib` is the most that tensors took on the first GPU, since it last began or resumed.
-    `assumed` lists, in sentences, what another maker's file did not say and would change features if it were
-    otherwise; `label` is what tables call the checkpoint, where somebody said so; `stated` names the fields
-    that the user said of another maker's file.
+    `assumed` says, a sentence each, what another maker's file did not say, by what it is about ("pixels",
+    "network", ...); `label` is what tables call the checkpoint, where somebody said so; `stated` names the
+    fields that the user said of another maker's file.
     """
 
     backbone: BackboneConfig
-    norm: Literal["bn"] = "bn"
+    norm: Literal["bn", "own"] = "bn"
     channel_order: Literal["RGB"] = "RGB"
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
@@ -65,7 +66,7 @@ class CanonicalMetadata(Section):
     gpu_hours: float | None = None
     wall_seconds: float | None = None
     peak_gpu_memory_gib: float | None = None
-    assumed: tuple[str, ...] = ()
+    assumed: dict[str, str] = Field(default_factory=dict)
     label: str | None = None
     stated: tuple[str, ...] = ()
 

@@ -68,6 +68,24 @@ class ModelProof(FileModel):
     stages: tuple[StageDifference, ...]
 
 
+class MakerProof(FileModel):
+    """Features of the maker's own network, compared with those of a model of the target library.
+
+    `reference` is the .npz that the maker's code wrote, `tolerance` the largest difference allowed, relative
+    to the largest feature.
+    """
+
+    reference: FileRecord
+    model: str
+    features: tuple[StageDifference, ...]
+    tolerance: float
+
+    @property
+    def largest(self) -> float:
+        """The largest absolute difference."""
+        return max(feature.largest for feature in self.features)
+
+
 class Receipt(FileModel):
     """Proof of carriage, written beside the converted file.
 
@@ -91,6 +109,9 @@ class Receipt(FileModel):
         Largest difference allowed in float32.
     settings
         What the target library must be told to build the same backbone.
+    against
+        The comparison with the maker's own network; None: what was proven is that the target's network equals
+        carryover's, not that this is the maker's.
     """
 
     to: str
@@ -107,6 +128,12 @@ class Receipt(FileModel):
     notes: tuple[str, ...]
     git_revision: str
     library_versions: dict[str, str]
+    against: MakerProof | None = None
+
+    @property
+    def proof(self) -> Literal["consistent", "verified against the maker"]:
+        """Which of the two proofs it holds."""
+        return "consistent" if self.against is None else "verified against the maker"
 
     @property
     def largest_difference(self) -> float | None:
@@ -121,7 +148,15 @@ class Receipt(FileModel):
         models = f" ({', '.join(proof.model for proof in self.proofs)})" if self.proofs else ""
         return (
             f"{self.target.name}: {self.metadata.backbone.label} for {self.to}, {len(self.tensors)} of "
-            f"{self.expected} tensors carried{shown}; verified in {self.verified_in}{models}"
+            f"{self.expected} tensors carried{shown}; loaded in {self.verified_in}{models}; {self._proof()}"
+        )
+
+    def _proof(self) -> str:
+        if self.against is None:
+            return "consistent with carryover's own network (prove it the maker's with --against)"
+        return (
+            f"verified against the maker ({self.against.reference.name}, largest difference"
+            f" {self.against.largest:.2g})"
         )
 
 

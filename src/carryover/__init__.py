@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from carryover.configs.errors import CarryoverError, UserError, WorkError
     from carryover.core.backbones.given import Given
     from carryover.core.backbones.interface import Backbone
+    from carryover.core.backbones.stated import Pixels, Stated
     from carryover.core.formats.backbone import register_backbone
     from carryover.pretrain.method_config import register_method
     from carryover.transfer.api import convert, evaluate, inspect, load_backbone, read_results
@@ -25,7 +26,9 @@ __all__ = [
     "Backbone",
     "CarryoverError",
     "Given",
+    "Pixels",
     "Result",
+    "Stated",
     "UserError",
     "WorkError",
     "__version__",
@@ -50,6 +53,8 @@ _HOMES = {
     "register_method": ("carryover.pretrain.method_config", "register_method"),
     "register_target": ("carryover.transfer.convert.targets", "register_target"),
     "register_task": ("carryover.transfer.tasks.config", "register_task"),
+    "Pixels": ("carryover.core.backbones.stated", "Pixels"),
+    "Stated": ("carryover.core.backbones.stated", "Stated"),
     "Given": ("carryover.core.backbones.given", "Given"),
     "Result": ("carryover.transfer.results.record", "ResultRecord"),
 }

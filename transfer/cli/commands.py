@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 from rich.console import Console
@@ -12,8 +12,10 @@ from rich.text import Text
 
 from carryover.configs import UserError, dump, header, kind_of, load, recipe_names, title
 from carryover.configs.nearest import nearest
+from carryover.core.formats.backbone import Stem
 
 if TYPE_CHECKING:
+    from carryover.core.backbones.stated import Stated
     from carryover.core.data.defects import Defect
     from carryover.core.formats.said import Said
     from carryover.transfer.cli.doctor import Finding
@@ -127,20 +129,46 @@ def print_defects(defects: Sequence["Defect"], what: str) -> int:
     return sum(defect.action == "fatal" for defect in defects)
 
 
+def stated(**said: Any) -> "Stated | None":
+    """Return what options say of a checkpoint's network and pixels; None where none was given.
+
+    Raises UserError for pixel statistics, a stem or a padding that there are not.
+    """
+    if not said:
+        return None
+    from carryover.core.backbones.stated import Stated, parse_pixels
+
+    for name, allowed in (("stem", get_args(Stem)), ("padding", ("symmetric", "same"))):
+        if name in said and said[name] not in allowed:
+            raise UserError(f"--{name} {said[name]}: expected {', '.join(allowed)}")
+    where = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+    if "pixels" in said:
+        said["pixels"] = parse_pixels(said["pixels"])
+    return Stated(**said, where=where)
+
+
 def convert_checkpoint(
-    checkpoint: Path, to: str, out: Path, encoder: str | None, said: "Said | None" = None
+    checkpoint: Path,
+    to: str,
+    out: Path,
+    encoder: str | None,
+    said: "Said | None" = None,
+    network: "Stated | None" = None,
+    against: Path | None = None,
 ) -> str:
-    """Convert a checkpoint of any maker; return the receipt's summary, and what is left to do."""
+    """Convert a checkpoint of any maker; return the receipt's summary, what was assumed and is left to do."""
+    from carryover.core.backbones.assumptions import in_words
     from carryover.transfer.convert import TARGETS, convert
 
-    receipt = convert(checkpoint, to, out, encoder, said)
-    if receipt.proofs:
-        return receipt.summary
-    return (
-        f"{receipt.summary}\nNames, shapes and values are as they should be; that {to} loads the file was not"
-        f" tried, as it could not be imported here ({TARGETS.get(to).version()[1]}). `carryover doctor` says"
-        " how to get it; convert again where it is installed."
-    )
+    receipt = convert(checkpoint, to, out, encoder, said, network, against)
+    lines = [receipt.summary, *in_words(receipt.metadata.assumed)]
+    if not receipt.proofs:
+        lines.append(
+            f"Names, shapes and values are as they should be; that {to} loads the file was not tried, as it"
+            f" could not be imported here ({TARGETS.get(to).version()[1]}). `carryover doctor` says how to"
+            " get it; convert again where it is installed."
+        )
+    return "\n".join(lines)
 
 
 def evaluate_checkpoint(
@@ -150,6 +178,7 @@ def evaluate_checkpoint(
     out: Path | None,
     encoder: str | None = None,
     said: "Said | None" = None,
+    network: "Stated | None" = None,
 ) -> None:
     """Run one evaluation recipe on a checkpoint of any maker, or on one of the encoders that it holds."""
     from carryover.transfer.tasks.config import check_roots
@@ -161,7 +190,7 @@ def evaluate_checkpoint(
     from carryover.transfer.tasks.evaluate import canonical_of, evaluate
 
     directory = out or Path("runs") / f"{checkpoint.stem}-{config.name}-seed{config.seed}"
-    evaluate(config, canonical_of(checkpoint, directory, encoder, said), directory)
+    evaluate(config, canonical_of(checkpoint, directory, encoder, said, network), directory)
 
 
 def print_report(

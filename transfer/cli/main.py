@@ -3,11 +3,12 @@
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from carryover.core.backbones.stated import Stated
     from carryover.core.formats.said import Said
 
 app = typer.Typer(
@@ -38,6 +39,21 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.", callback=_keys),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
+Encoder = Annotated[
+    str | None, typer.Option(help="online, momentum, student, teacher, or a prefix that `inspect` prints.")
+]
+Architecture = Annotated[
+    str | None, typer.Option(help="The network where the file does not tell: resnet50, timm/NAME.")
+]
+Stem = Annotated[str | None, typer.Option(help="imagenet, cifar, cifar_maxpool or cifar_no_relu.")]
+Stride = Annotated[
+    bool | None, typer.Option("--stride-in-1x1/--no-stride-in-1x1", help="Where bottlenecks stride.")
+]
+Padding = Annotated[str | None, typer.Option(help="symmetric, or same (TensorFlow's).")]
+Heads = Annotated[int | None, typer.Option(help="Attention heads, which no tensor tells.", min=1)]
+Pixels = Annotated[
+    str | None, typer.Option(help="mean/std/order that the weights expect, or imagenet, caffe, half, clip.")
+]
 Label = Annotated[str | None, typer.Option(help="What records and reports call the checkpoint.")]
 Method = Annotated[str | None, typer.Option(help="How it was pretrained, where its file does not say.")]
 PretrainedOn = Annotated[str | None, typer.Option(help="On what data, where its file does not say.")]
@@ -161,13 +177,27 @@ def pretrain(
 @app.command()
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
-    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
-    tensors: Annotated[bool, typer.Option("--tensors", help="What became of every tensor.")] = False,
+    encoder: Encoder = None,
+    architecture: Architecture = None,
+    stem: Stem = None,
+    stride_in_1x1: Stride = None,
+    padding: Padding = None,
+    heads: Heads = None,
+    pixels: Pixels = None,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", "--verbose", "-v", help="What became of every tensor.")
+    ] = False,
+    reference_script: Annotated[
+        bool,
+        typer.Option("--reference-script", help="Print the maker's code for `convert --against`."),
+    ] = False,
 ) -> None:
-    """Say which layout and backbone a checkpoint has, and what is covered."""
+    """Say which layout and backbone a checkpoint has, what is covered and what is assumed."""
     from carryover.core.backbones.inspection import inspect_checkpoint
+    from carryover.core.backbones.reference_script import script_for
 
-    typer.echo(inspect_checkpoint(checkpoint, encoder=encoder).report(tensors))
+    found = inspect_checkpoint(checkpoint, encoder, _network(locals()))
+    typer.echo(script_for(found) if reference_script else found.report(tensors))
 
 
 @app.command()
@@ -175,18 +205,28 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
     to: Annotated[str, typer.Option(help="detectron2, mmseg, torchvision, timm or canonical.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write; the receipt goes beside it.")],
-    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+    encoder: Encoder = None,
+    architecture: Architecture = None,
+    stem: Stem = None,
+    stride_in_1x1: Stride = None,
+    padding: Padding = None,
+    heads: Heads = None,
+    pixels: Pixels = None,
     label: Label = None,
     method: Method = None,
     pretrained_on: PretrainedOn = None,
     epochs: Epochs = None,
     input_size: InputSize = None,
+    against: Annotated[
+        Path | None, typer.Option(help="A .npz of the maker's own features (`inspect --reference-script`).")
+    ] = None,
 ) -> None:
     """Convert a checkpoint, and prove that the target library loads all of it."""
     from carryover.transfer.cli.commands import convert_checkpoint
 
+    network = _network(locals())
     said = _said(label, method, pretrained_on, epochs, input_size)
-    typer.echo(convert_checkpoint(checkpoint, to, out, encoder, said))
+    typer.echo(convert_checkpoint(checkpoint, to, out, encoder, said, network, against))
 
 
 @app.command()
@@ -197,7 +237,13 @@ def evaluate(
     ],
     overrides: Overrides = None,
     out: Out = None,
-    encoder: Annotated[str | None, typer.Option(help="online, momentum, student or teacher.")] = None,
+    encoder: Encoder = None,
+    architecture: Architecture = None,
+    stem: Stem = None,
+    stride_in_1x1: Stride = None,
+    padding: Padding = None,
+    heads: Heads = None,
+    pixels: Pixels = None,
     label: Label = None,
     method: Method = None,
     pretrained_on: PretrainedOn = None,
@@ -208,9 +254,18 @@ def evaluate(
     from carryover.slurm.processes import leaving
     from carryover.transfer.cli.commands import evaluate_checkpoint
 
+    network = _network(locals())
     said = _said(label, method, pretrained_on, epochs, input_size)
     with leaving():
-        evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder, said)
+        evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder, said, network)
+
+
+def _network(values: dict[str, Any]) -> "Stated | None":
+    """Return what a command's options say of a checkpoint's network and pixels."""
+    from carryover.transfer.cli.commands import stated
+
+    names = ("architecture", "stem", "stride_in_1x1", "padding", "heads", "pixels")
+    return stated(**{name: values[name] for name in names if values[name] is not None})
 
 
 def _said(

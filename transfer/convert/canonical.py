@@ -35,7 +35,10 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
     backbone, about = load_backbone(path)
     backbone.eval()
     yield LoadedModel(
-        about.backbone.label, backbone.state_dict(), lambda images: feature_maps(backbone, images)
+        about.backbone.label,
+        backbone.state_dict(),
+        lambda images: feature_maps(backbone, images),
+        backbone if about.backbone.family == "timm" else None,
     )
 
 

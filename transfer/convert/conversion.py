@@ -1,20 +1,25 @@
 """Carry one checkpoint to one library: write, let the library load it, compare, and only then keep it."""
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from carryover.configs import CarryoverError, UserError, WorkError
+from carryover.core.backbones.against import Reference, prove_against, read_reference
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.importers import Imported, take_backbone, with_said
+from carryover.core.backbones.assumptions import in_words
+from carryover.core.backbones.imported import Imported
+from carryover.core.backbones.importers import take_backbone, with_said
 from carryover.core.backbones.inspection import live_backbone
+from carryover.core.backbones.stated import Stated
 from carryover.core.backbones.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
 from carryover.core.formats.receipt import (
     STRUCTURE_ONLY,
     CarriedTensor,
     Fate,
+    MakerProof,
     ModelProof,
     Receipt,
     file_record,
@@ -29,7 +34,13 @@ from carryover.transfer.convert.targets import TARGETS
 
 
 def convert(
-    checkpoint: Path, to: str, out: Path, encoder: str | None = None, said: Said | None = None
+    checkpoint: Path,
+    to: str,
+    out: Path,
+    encoder: str | None = None,
+    said: Said | None = None,
+    stated: Stated | None = None,
+    against: Path | None = None,
 ) -> Receipt:
     """Convert any maker's checkpoint for a library and write `out` with `out`.receipt.json beside it.
 
@@ -44,7 +55,12 @@ def convert(
     encoder
         Which encoder of the file to take (see `import_checkpoint`).
     said
-        What is known of a file that does not say it itself.
+        What is known of a file that does not say it itself: label, method, data set, epochs, input size.
+    stated
+        What is known of its network and pixels.
+    against
+        A .npz of features that the maker's own network gives for some images (`core.backbones.against`).
+        Every model of the target must give them; without it the receipt says "consistent" only.
 
     Raises
     ------
@@ -55,7 +71,8 @@ def convert(
     """
     target = TARGETS.get(to)
     _require_out(checkpoint, out, target)
-    imported = take_backbone(checkpoint, encoder)
+    reference = None if against is None else read_reference(against)
+    imported = take_backbone(checkpoint, encoder, stated)
     imported = replace(imported, metadata=with_said(imported.metadata, said or Said(), checkpoint))
     try:
         target.require(imported.metadata.backbone)
@@ -66,8 +83,8 @@ def convert(
         written = Path(scratch) / out.name
         renamed = {target.rename(name): value for name, value in imported.state.items()}
         target.write(written, renamed, imported.metadata)
-        proofs, verified_in, notes = _prove(written, target, imported)
-        receipt = _receipt(checkpoint, written, target, imported, proofs, verified_in, notes)
+        proven = _prove(written, target, imported, reference)
+        receipt = _receipt(checkpoint, written, target, imported, proven)
         write_receipt(receipt_path(written), receipt)
         # The receipt goes first: a converted file that is there always has its receipt.
         receipt_path(written).replace(receipt_path(out))
@@ -90,15 +107,26 @@ def _require_out(checkpoint: Path, out: Path, target: Target) -> None:
         raise UserError(f"{out}: is the checkpoint itself; give another name")
 
 
-def _prove(
-    written: Path, target: Target, imported: Imported
-) -> tuple[tuple[ModelProof, ...], str, tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Proven:
+    """What was found of a written file: in which library, by which models, and against whom."""
+
+    proofs: tuple[ModelProof, ...]
+    verified_in: str
+    notes: tuple[str, ...] = ()
+    against: MakerProof | None = None
+
+
+def _prove(written: Path, target: Target, imported: Imported, reference: Reference | None) -> _Proven:
     """Structure first (fast, and names the tensor), then the library itself."""
     _prove_structure(written, target, imported)
     version, reason = target.version()
     if version is None:
-        return (), STRUCTURE_ONLY, (f"{target.name} could not be imported here: {reason}",)
-    return _load(written, target, imported, live_backbone(imported)), version, ()
+        if reference is not None:
+            raise UserError(f"--against: {target.name} could not be imported here: {reason}")
+        return _Proven((), STRUCTURE_ONLY, (f"{target.name} could not be imported here: {reason}",))
+    proofs, against = _load(written, target, imported, live_backbone(imported), reference)
+    return _Proven(proofs, version, (), against)
 
 
 def _prove_structure(written: Path, target: Target, imported: Imported) -> None:
@@ -112,13 +140,18 @@ def _prove_structure(written: Path, target: Target, imported: Imported) -> None:
     prove_tensors(imported.state, read_back, where)
 
 
-def _load(written: Path, target: Target, imported: Imported, source: nn.Module) -> tuple[ModelProof, ...]:
+def _load(
+    written: Path, target: Target, imported: Imported, source: nn.Module, reference: Reference | None
+) -> tuple[tuple[ModelProof, ...], MakerProof | None]:
+    proofs, against = [], None
     # Building the library's models draws random weights; the caller's random state is none of their business.
     with random_states_kept():
         try:
-            return tuple(
-                prove_model(source, model) for model in target.load(written, imported.metadata.backbone)
-            )
+            for model in target.load(written, imported.metadata.backbone):
+                proofs.append(prove_model(source, model))
+                if reference is not None:
+                    against = prove_against(reference, model, imported.metadata)
+            return tuple(proofs), against
         except CarryoverError:
             raise
         except (
@@ -140,9 +173,7 @@ def _receipt(
     written: Path,
     target: Target,
     imported: Imported,
-    proofs: tuple[ModelProof, ...],
-    verified_in: str,
-    notes: tuple[str, ...],
+    proven: _Proven,
 ) -> Receipt:
     source = file_record(checkpoint)
     tensors = tuple(
@@ -163,13 +194,14 @@ def _receipt(
         fates=tuple(_named(fate, target) for fate in imported.fates),
         tensors=tensors,
         expected=len(expected_tensors(imported.metadata.backbone)),
-        verified_in=verified_in,
-        proofs=proofs,
+        verified_in=proven.verified_in,
+        proofs=proven.proofs,
         tolerance=TOLERANCE,
         settings=target.settings(imported.metadata),
-        notes=(*imported.notes, *notes),
+        notes=(*imported.notes, *proven.notes, *in_words(imported.metadata.assumed)),
         git_revision=git_revision(),
         library_versions=dict(library_versions()),
+        against=proven.against,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import JsonValue
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.importers import EMBEDDED_KEY
@@ -22,7 +23,7 @@ from carryover.core.backbones.resnet import STAGES
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
-from carryover.transfer.convert.target import Target, quiet, require_plain_resnet
+from carryover.transfer.convert.target import Target, quiet, require_resnet
 
 AUTHOR = "carryover"
 _STAGES = dict(zip(("res2", "res3", "res4", "res5"), STAGES[1:]))
@@ -42,17 +43,17 @@ class _PortablePickler(pickle.Pickler):
 def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
     """The configuration keys that make Detectron2 build this backbone.
 
-    STRIDE_IN_1X1 must be off, or the same weights compute other features.
+    STRIDE_IN_1X1 must be the backbone's, or the same weights compute other features.
     """
-    depth = int(config.arch.removeprefix("resnet"))
-    base = 64 * config.width
+    assert config.depth is not None and config.groups is not None
+    base, (groups, width) = 64 * config.width, config.groups
     return {
-        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.DEPTH": config.depth,
         "MODEL.RESNETS.STEM_OUT_CHANNELS": base,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": base if config.arch in _BASIC else 4 * base,
-        "MODEL.RESNETS.WIDTH_PER_GROUP": base,
-        "MODEL.RESNETS.NUM_GROUPS": 1,
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": width,
+        "MODEL.RESNETS.NUM_GROUPS": groups,
+        "MODEL.RESNETS.STRIDE_IN_1X1": config.stride_in_1x1,
         "MODEL.RESNETS.RES5_DILATION": 1,
     }
 
@@ -90,7 +91,7 @@ def backbone_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _require(config: BackboneConfig) -> None:
-    require_plain_resnet(config, "detectron2")
+    require_resnet(config, "detectron2", "timm or torchvision")
     if config.width != 1 and config.arch in _BASIC:
         raise UserError(
             f"'conv1.weight' has {64 * config.width} output channels ({config.label}); Detectron2 builds "
@@ -134,10 +135,12 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
         model = build(config)
         _load_with_detectron2(model, path)
         model.eval()
-        yield LoadedModel(f"Faster R-CNN {config.label} {layout}", backbone_tensors(model), _stages_of(model))
+        yield LoadedModel(
+            f"Faster R-CNN {config.label} {layout}", backbone_tensors(model), _stages_of(model, config)
+        )
 
 
-def _stages_of(model: Any) -> Any:
+def _stages_of(model: Any, config: BackboneConfig) -> Any:
     is_fpn = hasattr(model.backbone, "bottom_up")
     trunk = model.backbone.bottom_up if is_fpn else model.backbone
 
@@ -145,7 +148,12 @@ def _stages_of(model: Any) -> Any:
         features = {name: value for name, value in trunk(images).items() if name in _STAGES}
         if not is_fpn:
             features["res5"] = model.roi_heads.res5(features["res4"])
-        return {"stem": trunk.stem(images)} | {_STAGES[name]: value for name, value in features.items()}
+        if config.family == "timm":
+            # timm's first map is that before the max pooling.
+            first = {"act1": relu(trunk.stem.conv1(images))}
+        else:
+            first = {"stem": trunk.stem(images)}
+        return first | {_STAGES[name]: value for name, value in features.items()}
 
     return stages
 

@@ -14,7 +14,7 @@ from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
 from carryover.transfer.convert.mmcv_stub import install
-from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
+from carryover.transfer.convert.target import Target, quiet, require_resnet, unchanged
 
 
 def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
@@ -24,14 +24,19 @@ def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
     with torchvision's fits. Dilations and strides are the segmenter's to set; they take no tensors.
     """
     base = 64 * config.width
+    assert config.depth is not None and config.groups is not None
+    groups, width = config.groups
+    grouped: dict[str, JsonValue] = {"type": "ResNet"}
+    if (groups, width) != (1, base):
+        grouped = {"type": "ResNeXt", "groups": groups, "base_width": width}
     return {
-        "type": "ResNet",
-        "depth": int(config.arch.removeprefix("resnet")),
+        **grouped,
+        "depth": config.depth,
         "stem_channels": base,
         "base_channels": base,
         "num_stages": 4,
         "out_indices": [0, 1, 2, 3],
-        "style": "pytorch",
+        "style": "caffe" if config.stride_in_1x1 else "pytorch",
         "deep_stem": False,
         "avg_down": False,
     }
@@ -42,7 +47,7 @@ def _settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
 
 
 def _require(config: BackboneConfig) -> None:
-    require_plain_resnet(config, "mmseg")
+    require_resnet(config, "mmseg", "timm or torchvision")
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) -> None:
@@ -88,10 +93,12 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
     model.eval()
 
     def stages(images: Tensor) -> dict[str, Tensor]:
-        maps = {"stem": model.maxpool(model.relu(model.norm1(model.conv1(images))))}
+        first = model.relu(model.norm1(model.conv1(images)))
+        # timm's first map is that before the max pooling.
+        maps = {"act1": first} if config.family == "timm" else {"stem": model.maxpool(first)}
         return maps | dict(zip(STAGES[1:], model(images), strict=True))
 
-    yield LoadedModel(f"mmseg ResNet-{config.arch.removeprefix('resnet')}", model.state_dict(), stages)
+    yield LoadedModel(f"mmseg {settings['type']}-{config.depth}", model.state_dict(), stages)
 
 
 TARGET = Target(

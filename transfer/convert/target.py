@@ -51,15 +51,23 @@ class Target:
     settings: Callable[[CanonicalMetadata], dict[str, JsonValue]]
 
 
-def require_plain_resnet(config: BackboneConfig, library: str) -> None:
-    """Raise UserError unless the backbone is a ResNet with the ImageNet stem; it names what is not."""
-    if not config.is_resnet:
-        raise UserError(f"{library} is given ResNets only, not {config.label}")
+def require_resnet(config: BackboneConfig, library: str, instead: str) -> None:
+    """Raise UserError unless a backbone is of the ResNet family, with ImageNet's stem and symmetric padding.
+
+    The message names what it is not, and `instead`, the targets that take it.
+    """
+    if config.groups is None:
+        raise UserError(f"{library} is given ResNets only, not {config.label}; convert to {instead} instead")
     if config.stem != "imagenet":
         channels = 64 * config.width
         raise UserError(
             f"'conv1.weight' has shape ({channels}, 3, 3, 3), the {config.stem} stem; {library}'s ResNet "
             f"expects ({channels}, 3, 7, 7): pretrain with `stem: imagenet` to carry a backbone there"
+        )
+    if config.padding != "symmetric":
+        raise UserError(
+            f"{config.label} pads as TensorFlow does, which {library}'s ResNet cannot; convert to canonical"
+            " instead"
         )
 
 

@@ -1,6 +1,6 @@
 """Canonical -> timm: a safetensors file that `timm.create_model(..., checkpoint_path=...)` loads strictly."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from carryover.configs import UserError
+from carryover.core.backbones.description import describe
 from carryover.core.backbones.resnet import STAGES
+from carryover.core.backbones.timm_network import options_of
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
-from carryover.transfer.convert.target import Target, quiet, require_plain_resnet, unchanged
+from carryover.transfer.convert.target import Target, quiet, require_resnet, unchanged
 
 
 def _require(config: BackboneConfig) -> None:
-    require_plain_resnet(config, "timm")
+    if config.family == "timm":
+        return
+    require_resnet(config, "timm", "canonical")
+    if config.stride_in_1x1:
+        raise UserError(
+            f"{config.label} strides in its 1x1 convolutions, which timm's ResNet cannot; convert to"
+            " detectron2, mmseg or torchvision instead"
+        )
     if config.width != 1:
         raise UserError(
             f"'conv1.weight' has {64 * config.width} output channels ({config.label}); timm's stem has 64 "
@@ -46,9 +55,15 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
 
     with quiet("timm.models._helpers"):
         model: Any = timm.create_model(
-            config.arch, pretrained=False, num_classes=0, checkpoint_path=str(path)
+            config.arch.removeprefix("timm/"),
+            pretrained=False,
+            checkpoint_path=str(path),
+            **(options_of(config) if config.family == "timm" else {"num_classes": 0}),
         )
     model.eval()
+    if config.family == "timm":
+        yield LoadedModel(f"timm {config.label}", model.state_dict(), _all_stages(model, config), model)
+        return
 
     def stages(images: Tensor) -> dict[str, Tensor]:
         maps = {"stem": model.maxpool(model.act1(model.bn1(model.conv1(images))))}
@@ -58,8 +73,20 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
     yield LoadedModel(f"timm {config.arch}", model.state_dict(), stages)
 
 
+def _all_stages(model: Any, config: BackboneConfig) -> Callable[[Tensor], dict[str, Tensor]]:
+    names = describe(config).stages
+
+    def stages(images: Tensor) -> dict[str, Tensor]:
+        maps = model.forward_intermediates(images, intermediates_only=True)
+        return dict(zip(names, maps, strict=True))
+
+    return stages
+
+
 def _settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
-    return {"model_name": about.backbone.arch, "num_classes": 0}
+    name = about.backbone.arch.removeprefix("timm/")
+    own = options_of(about.backbone) if about.backbone.family == "timm" else {"num_classes": 0}
+    return {"model_name": name, **own}
 
 
 TARGET = Target(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from carryover.core.data.objects.config import VOC_RULES
+from carryover.core.formats.backbone import CHANGES_FEATURES
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, what
 from carryover.transfer.report.tables import missing_seeds
 
@@ -74,6 +75,11 @@ def concerns(collection: Collection) -> list[Concern]:
             "Different rules of one metric",
             "Numbers by different rules differ by several points: do not compare across them.",
             tuple(_rules(collection)),
+        ),
+        Concern(
+            "Assumed of a checkpoint",
+            "Its file does not say; where it is otherwise, the features are not the maker's.",
+            tuple(_assumptions(collection)),
         ),
         Concern("Missing seeds", "The cell says how many it has.", tuple(_gaps(collection))),
         Concern(
@@ -190,6 +196,17 @@ def _rules(collection: Collection) -> Iterable[Case]:
                 numbers[rule].append(run.number)
     if len(numbers) > 1:
         yield Case("; ".join(numbers), tuple(n for found in numbers.values() for n in found))
+
+
+def _assumptions(collection: Collection) -> Iterable[Case]:
+    for pretraining, runs in collection.by_pretraining.items():
+        said: dict[str, list[int]] = defaultdict(list)
+        for run in runs:
+            for about, sentence in run.record.assumed.items():
+                if about in CHANGES_FEATURES:
+                    said[sentence].append(run.number)
+        for sentence, records in said.items():
+            yield Case(f"{collection.labels[pretraining]}: {sentence}", tuple(records))
 
 
 def _sorted(counts: Iterable[int | None]) -> Sequence[int | None]:

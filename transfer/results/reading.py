@@ -66,6 +66,7 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
     rows = []
     for stored in records:
         shared = {c: getattr(stored.record, c) for c in columns} | {"record": str(stored.path)}
+        shared["assumed"] = "; ".join(stored.record.assumed.values()) or None
         for metric in stored.record.metrics:
             rows.append(
                 shared

@@ -152,6 +152,8 @@ class ResultRecord(FileModel):
         Of all attempts together; `waiting_seconds` is time in a cluster's queue with nothing else in the way.
     cost_source
         Who counted them: "sacct", the pipeline's own "clock", or, where None, the evaluation itself.
+    assumed
+        What the checkpoint's maker did not say and was taken for granted, by what it is about.
     pretrain_...
         The same of the pretraining that the checkpoint comes from, where it is known.
     """
@@ -203,6 +205,7 @@ class ResultRecord(FileModel):
     pretrain_waiting_seconds: float | None = None
     pretrain_attempts: int | None = None
     pretrain_peak_gpu_memory_gib: float | None = None
+    assumed: dict[str, str] = Field(default_factory=dict)
 
     def identity(self) -> dict[str, Any] | None:
         """Return what decided the numbers, as `configs.identity.Identity.to_json` does; None if not known."""
@@ -323,6 +326,7 @@ def make_record(
         pretrain_gpu_hours=metadata.gpu_hours,
         pretrain_wall_seconds=metadata.wall_seconds,
         pretrain_peak_gpu_memory_gib=metadata.peak_gpu_memory_gib,
+        assumed=dict(metadata.assumed),
     )
 
 

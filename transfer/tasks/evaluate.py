@@ -12,6 +12,7 @@ from carryover.transfer.tasks.recipe import EvaluationRecipe
 
 if TYPE_CHECKING:
     from carryover.core.backbones.source import Source
+    from carryover.core.backbones.stated import Stated
     from carryover.core.formats.said import Said
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,17 @@ def evaluate(config: EvaluationRecipe, checkpoint: "Path | Source", out: Path) -
     return record
 
 
-def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None, said: "Said | None" = None) -> Path:
+def canonical_of(
+    checkpoint: Path,
+    out: Path,
+    encoder: str | None = None,
+    said: "Said | None" = None,
+    stated: "Stated | None" = None,
+) -> Path:
     """Return `checkpoint` when it is canonical, else its import, written to `out`/imported.safetensors.
 
     What is `said` of it is written into the import; of a canonical file with a label of its own, too.
+    `stated` is what is known of another maker's network and pixels.
     Raises UserError for an `encoder` that the file does not hold, and what it says otherwise itself.
     """
     from carryover.core.backbones.importers import import_checkpoint, require_encoder
@@ -49,9 +57,9 @@ def canonical_of(checkpoint: Path, out: Path, encoder: str | None = None, said: 
 
     if is_canonical(checkpoint):
         require_encoder(checkpoint, read_metadata(checkpoint), encoder)
-        if said is None or not said.stated():
+        if stated is None and (said is None or not said.stated()):
             return checkpoint
-    state, metadata = import_checkpoint(checkpoint, encoder=encoder, said=said)
+    state, metadata = import_checkpoint(checkpoint, encoder, said, stated)
     path = out / "imported.safetensors"
     save_canonical(path, state, metadata)
     load_canonical(path)

@@ -347,14 +347,41 @@ def test_history_of_an_mmengine_file_is_read(folder: Path) -> None:
     assert "w" in read_contents(folder / "c.pth").tensors
 
 
-def test_bgr_weights_are_refused(folder: Path) -> None:
+def test_bgr_weights_are_turned_to_rgb(folder: Path) -> None:
     from carryover.core.backbones.naming import to_detectron2
 
-    state = {f"backbone.{to_detectron2(k)}": v for k, v in backbone_of(network(1)).items()}
+    backbone = backbone_of(network(1))
+    state = {f"backbone.{to_detectron2(k)}": v for k, v in backbone.items()}
     file = {"model": state | {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)}}
     torch.save(file, folder / "c.pth")
-    with pytest.raises(UserError, match=r"'model.pixel_mean' is .* expect BGR images"):
-        import_checkpoint(folder / "c.pth")
+    found, about = import_checkpoint(folder / "c.pth")
+    assert torch.equal(found["conv1.weight"], backbone["conv1.weight"].flip(1))
+    assert about.pixel_mean == pytest.approx((123.675 / 255, 116.28 / 255, 103.53 / 255))
+    assert about.pixel_std == pytest.approx((1 / 255,) * 3)
+
+
+def test_values_that_no_trained_network_has_are_refused(backbone: State, folder: Path) -> None:
+    silent = changed("layer1.0.conv1.weight", lambda v: v.index_fill(0, torch.tensor([3]), 0))
+    dead = changed("layer1.0.bn1.running_var", lambda v: v.index_fill(0, torch.tensor([3]), 0))
+    cases = {
+        "negative": (
+            changed("bn1.running_var", lambda v: v - 2),
+            r"'bn1\.running_var' has a negative variance",
+        ),
+        "underflow": (dead, r"'layer1\.0\.bn1\.running_var' has a variance of zero in 1 channels"),
+        "dead": (lambda state: dead(silent(state)), None),
+        "all zero": (
+            changed("layer2.0.conv1.weight", torch.zeros_like),
+            r"'layer2\.0\.conv1\.weight' is all zero",
+        ),
+    }
+    for damage, message in cases.values():
+        torch.save(damage(backbone), folder / "c.pth")
+        if message is None:
+            inspect_checkpoint(folder / "c.pth")
+            continue
+        with pytest.raises(UserError, match=message):
+            inspect_checkpoint(folder / "c.pth")
 
 
 def test_caffe2_pickle_is_refused_by_name(folder: Path) -> None:

@@ -145,7 +145,12 @@ def test_sequential_without_activation_or_pooling_modules_is_understood(folder: 
         folder / "c",
     )
     state, metadata = import_checkpoint(folder / "c")
-    assert metadata.backbone.stem == "cifar"
+    images = torch.randn(2, 3, 32, 32)
+    whole = nn.Sequential(*list(model.children())[:-1], nn.Flatten()).eval()
+    with torch.no_grad():
+        ours = load_backbone(folder / "c")[0].eval()(images)
+        torch.testing.assert_close(ours, whole(images).view(2, 512, 4, 4).mean(dim=(2, 3)))
+    assert metadata.backbone.stem == "cifar_no_relu"
     theirs = model.state_dict()
     assert torch.equal(state["layer2.0.downsample.0.weight"], theirs["layer2.0.shortcut.0.weight"])
     assert torch.equal(state["layer4.1.bn2.running_var"], theirs["layer4.1.bn2.running_var"])

@@ -226,7 +226,7 @@ def test_library_itself_catches_a_sabotage_that_our_reader_does_not_see(
     def load(path: Path, config: Any) -> Iterator[Any]:
         from carryover.transfer.convert.torchvision import _classifier
 
-        yield _classifier(torch.load(path, weights_only=True), config)
+        yield _classifier(torch.load(path, weights_only=True), config, config.arch)
 
     monkeypatch.setattr(TARGETS, "get", lambda _: replace(blind, load=load))
     with pytest.raises(WorkError, match=named):

@@ -13,7 +13,6 @@ from carryover.core.data.prepared import Dataset
 from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.base import Run
 from carryover.transfer.tasks.frozen.config import FrozenRecipe
-from carryover.transfer.tasks.frozen.depths import POOLED
 from carryover.transfer.tasks.frozen.features import FeatureSet, Request, stored_features
 
 
@@ -38,15 +37,16 @@ class Frozen:
         """The network: images (B, 3, H, W) to features (B, D)."""
         return self.source.backbone
 
-    def features(self, images: Dataset, depth: str = POOLED) -> FeatureSet:
-        """Return the features of `images` at one depth, and their labels, from the store.
+    def features(self, images: Dataset, depth: str | None = None) -> FeatureSet:
+        """Return the features of `images` at one depth (the recipe's own by default), and their labels.
 
         Every rank calls this and computes a part of what is not there yet; each gets all of them. See
         `transfer.tasks.frozen.features`.
 
         Raises WorkError naming the first image whose features are not finite.
         """
-        request = Request(self.source.digest, images, self.augment, (depth,), self.config.precision)
+        at = (depth or self.config.feature,)
+        request = Request(self.source.digest, images, self.augment, at, self.config.precision)
         share = -(-self.config.extract_batch // self.ranks.world)
         return stored_features(request, self.backbone, self._store(), self.ranks, share, self.config.workers)
 

@@ -15,6 +15,9 @@ class FrozenRecipe(EvaluationRecipe):
 
     Attributes
     ----------
+    feature
+        Which features are read: "pooled", the network's own; of a vision transformer also "cls", "mean",
+        "cls+mean", "cls@4" (the class tokens of the last four blocks) and "cls@4+mean"; or a stage by name.
     precision
         That of the network's forward pass; features are kept, and classifiers trained, in float32.
     extract_batch
@@ -25,6 +28,7 @@ class FrozenRecipe(EvaluationRecipe):
     """
 
     image: ImageConfig = ImageConfig()
+    feature: str = "pooled"
     precision: Literal["bf16", "fp32"] = "fp32"
     seed: Annotated[NonNegativeInt, Incidental] = 0
     extract_batch: Annotated[PositiveInt, Incidental] = 256

@@ -78,8 +78,9 @@ class FeatureSet:
 
     @property
     def pooled(self) -> Tensor:
-        """The network's own pooled output."""
-        return self.by_depth["pooled"]
+        """The features, where they are of one depth."""
+        (features,) = self.by_depth.values()
+        return features
 
 
 class _Entry(FileModel):

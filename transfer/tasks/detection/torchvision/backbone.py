@@ -118,6 +118,11 @@ def replace_norms(module: nn.Module, norm: Norm) -> None:
     for name, child in module.named_children():
         if not isinstance(child, nn.BatchNorm2d):
             replace_norms(child, norm)
+        elif norm != "BN" and type(child) is not nn.BatchNorm2d:
+            raise UserError(
+                f"model.norm {norm}: the backbone's {type(child).__name__} is batch norm and activation"
+                " in one; choose model.norm: BN"
+            )
         elif norm != "BN":
             new = factory(child.num_features)
             new.load_state_dict(child.state_dict())

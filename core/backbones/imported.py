@@ -1,0 +1,103 @@
+"""A backbone taken out of somebody's file, and what became of every tensor of that file."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from carryover.core.backbones.architecture import is_counter
+from carryover.core.backbones.makers import Encoder
+from carryover.core.backbones.reading import Contents
+from carryover.core.formats.canonical import CanonicalMetadata
+from carryover.core.formats.receipt import Fate
+
+_TRAINING_STATE = re.compile(
+    r"(^|\.)(optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
+)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A backbone taken out of a file.
+
+    `state` is whole and strict (checked), `filled` names BatchNorm counters that the file lacked and
+    that were set to zero, `alternatives` lists the other encoders as "role at 'prefix'", `notes` says what
+    was chosen and converted; what was assumed stands in the metadata.
+    """
+
+    state: Mapping[str, Tensor]
+    metadata: CanonicalMetadata
+    layout: str
+    encoder: str
+    alternatives: tuple[str, ...]
+    fates: tuple[Fate, ...]
+    filled: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def as_float32(name: str, value: Tensor) -> Tensor:
+    """Return a tensor as it is carried: counters as one integer, everything else in float32."""
+    if is_counter(name):
+        return value.reshape(()).to(torch.int64) if value.numel() == 1 else value
+    return value.to(torch.float32).contiguous() if value.is_floating_point() else value
+
+
+def choice_in_words(chosen: Encoder, found: tuple[Encoder, ...]) -> str:
+    """Say which encoder was taken, and how the others would be."""
+    others = ", ".join(
+        f"the {e.role} encoder at '{e.prefix}' (--encoder {e.role})" for e in found if e is not chosen
+    )
+    return f"took the {chosen.role} encoder at '{chosen.prefix}'; the file also holds {others}"
+
+
+def conversions_in_words(raw: Mapping[str, Tensor], filled: tuple[str, ...]) -> list[str]:
+    """Say what was converted of the file's own tensors, and what was added to them."""
+    notes = []
+    dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in raw.values() if v.is_floating_point()})
+    if dtypes != ["float32"]:
+        notes.append(f"stored as {', '.join(dtypes)}; carried as float32")
+    if filled:
+        notes.append(f"{len(filled)} BatchNorm counters (num_batches_tracked) are not in the file; set to 0")
+    return notes
+
+
+def fates_of(
+    contents: Contents,
+    chosen: Encoder,
+    found: tuple[Encoder, ...],
+    carried: Mapping[str, str],
+    reasons: Mapping[str, str],
+) -> tuple[Fate, ...]:
+    """Return every tensor's fate.
+
+    Parameters
+    ----------
+    carried
+        Full names in the file, and what they became.
+    reasons
+        Why some others were left out.
+    """
+    known = dict(reasons)
+    for other in found:
+        if other is not chosen and not chosen.prefix.startswith(other.prefix):
+            reason = f"the {other.role} encoder (take it with --encoder {other.role})"
+            known |= dict.fromkeys((*other.tensors.values(), *other.others), reason)
+    heads = {*chosen.others, *chosen.tensors.values()}
+
+    def reason_of(full: str) -> str:
+        if full in known:
+            return known[full]
+        if _TRAINING_STATE.search(full):
+            return "training state"
+        if full in heads:
+            return "on top of the backbone (classifier, projector or predictor)"
+        return "not part of the encoder that was taken"
+
+    return tuple(
+        Fate(full, "carried", carried[full])
+        if full in carried
+        else Fate(full, "dropped", reason=reason_of(full))
+        for full in contents.tensors
+    )

@@ -1,0 +1,175 @@
+"""Somebody's file taken as one of timm's models: named by its user or configuration, or recognised."""
+
+from pathlib import Path
+
+from carryover.configs import UserError
+from carryover.core.backbones.architecture import check_whole
+from carryover.core.backbones.assumptions import Resolved, assume_pixels, metadata_of
+from carryover.core.backbones.imported import (
+    Imported,
+    as_float32,
+    choice_in_words,
+    conversions_in_words,
+    fates_of,
+)
+from carryover.core.backbones.makers import Encoder, choose, maker_of, own_encoders
+from carryover.core.backbones.reading import Contents
+from carryover.core.backbones.recognition import the_one, usual_models, usual_resnets
+from carryover.core.backbones.stated import Stated, pixels_of
+from carryover.core.backbones.timm_import import Filtered, anchors_of, children_of, fitted, without_tag
+from carryover.core.backbones.timm_network import pretrained_configuration
+from carryover.core.backbones.values import require_usable
+from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.formats.canonical import CanonicalMetadata
+
+# Their authors' vision transformers have 64 channels a head, as timm's do.
+_HEADS_OF_64 = frozenset({"DINO", "iBOT", "MAE", "DINOv2"})
+
+
+def take_as(
+    path: Path,
+    contents: Contents,
+    told: Stated,
+    encoder: str | None,
+    embedded: CanonicalMetadata | None,
+) -> Imported:
+    """Take a file as the model of timm that `told.architecture` names.
+
+    Raises UserError naming the tensors for which the model has no place, or which it has and the file lacks.
+    """
+    assert told.architecture is not None
+    try:
+        named = BackboneConfig(arch=told.architecture, heads=told.heads)
+    except ValueError as error:
+        raise UserError(f"--architecture {told.architecture}: {error}") from None
+    if embedded is not None:
+        named = embedded.backbone
+    anchors, children = anchors_of(without_tag(named)), children_of(without_tag(named))
+    found = own_encoders(contents, anchors, children)
+    if not found:
+        wanted = ", ".join(f"'{name}'" for name in anchors)
+        raise UserError(f"{path}: not {named.arch}: no tensor is called {wanted}, whatever the prefix")
+    chosen = choose(found, encoder, contents, path)
+    raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
+    filtered = fitted(raw, without_tag(named), _where(path, chosen))
+    return _imported(path, contents, told, chosen, found, filtered, embedded, named.arch)
+
+
+def take_recognised(
+    path: Path,
+    contents: Contents,
+    told: Stated,
+    found: tuple[Encoder, ...],
+    encoder: str | None,
+    embedded: CanonicalMetadata | None,
+) -> Imported:
+    """Take a file as the one of timm's usual models that its tensors fit by names and shapes.
+
+    Raises UserError where none fits, listing them where several do.
+    """
+    chosen = choose(found, encoder, contents, path)
+    raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
+    names, where = usual_models(raw), _where(path, chosen)
+    filtered = the_one(raw, names, where)
+    if filtered is None:
+        tried = f" (tried {', '.join(names)})" if names else ""
+        kind = (
+            "a vision transformer" if any(".attn." in name for name in raw) else "a network of another kind"
+        )
+        raise UserError(
+            f"{where}: {kind} that none of the usual models fits{tried}; say which of timm's models it is:"
+            " --architecture timm/NAME"
+        )
+    if told.heads is not None:
+        filtered = fitted(raw, filtered.config.model_copy(update={"heads": told.heads}), where)
+    return _imported(path, contents, told, chosen, found, filtered, embedded, None)
+
+
+def take_variant(
+    path: Path,
+    contents: Contents,
+    told: Stated,
+    chosen: Encoder,
+    found: tuple[Encoder, ...],
+    embedded: CanonicalMetadata | None,
+) -> Imported | None:
+    """Take a ResNet that is no plain one as timm's (ResNeXt, Wide, deep stems, GroupNorm); None if none fits.
+
+    Raises UserError listing the models where several fit.
+    """
+    if chosen.scheme != "torchvision":
+        return None
+    raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
+    names = usual_resnets(raw)
+    filtered = the_one(raw, names, _where(path, chosen)) if names else None
+    if filtered is None:
+        return None
+    return _imported(path, contents, told, chosen, found, filtered, embedded, None)
+
+
+def _where(path: Path, chosen: Encoder) -> str:
+    return f"{path} (under '{chosen.prefix}')" if chosen.prefix else str(path)
+
+
+def _imported(
+    path: Path,
+    contents: Contents,
+    told: Stated,
+    chosen: Encoder,
+    found: tuple[Encoder, ...],
+    filtered: Filtered,
+    embedded: CanonicalMetadata | None,
+    named: str | None,
+) -> Imported:
+    state = {name: as_float32(name, value) for name, value in filtered.state.items()}
+    check_whole(state, filtered.config, _where(path, chosen))
+    require_usable(state, _where(path, chosen))
+    maker = maker_of(chosen, contents)
+    resolved = _resolved(filtered, told, maker, named)
+    metadata = embedded or metadata_of(resolved, maker, chosen, contents, told)
+    carried, reasons = {}, {}
+    for name, targets in filtered.became.items():
+        if targets:
+            carried[chosen.tensors[name]] = " + ".join(targets)
+        else:
+            reasons[chosen.tensors[name]] = f"no part of {filtered.config.arch} (head, decoder or mask token)"
+    notes = [choice_in_words(chosen, found)] if len(found) > 1 else []
+    notes += conversions_in_words(filtered.state, ())
+    return Imported(
+        state=state,
+        metadata=metadata.model_copy(update={"backbone": filtered.config}),
+        layout=contents.layout,
+        encoder=chosen.role,
+        alternatives=tuple(f"{e.role} at '{e.prefix}'" for e in found if e is not chosen),
+        fates=fates_of(contents, chosen, found, carried, reasons),
+        filled=(),
+        notes=(*notes, *([f"by {told.where}"] if told.where else [])),
+    )
+
+
+def _resolved(filtered: Filtered, told: Stated, maker: str, named: str | None) -> Resolved:
+    config, assumed = filtered.config, dict[str, str]()
+    name = config.arch.removeprefix("timm/")
+    cfg = pretrained_configuration((named or config.arch).removeprefix("timm/"))
+    pixels = told.pixels
+    if pixels is None and named is not None and "." in named:
+        # The tag names the very weights: timm says what they were trained on.
+        pixels = pixels_of(tuple(cfg["mean"]), tuple(cfg["std"]), "RGB", named)
+    if pixels is None:
+        pixels = assume_pixels(assumed)
+    if named is None and told.heads is None and name.startswith("vit_") and maker not in _HEADS_OF_64:
+        assumed["heads"] = (
+            f"timm/{name} as timm has it, by names and shapes, which do not tell its attention heads"
+            " (--heads; MoCo v3's ViT-S has 12)"
+        )
+    if named is None and name.startswith(("resnet", "resnext", "wide_resnet")):
+        assumed["network"] = (
+            f"timm/{name}, by names and shapes; timm's anti-aliased models of these sizes (resnetaa,"
+            " resnetblur) have the same (--architecture)"
+        )
+    if filtered.added:
+        assumed["norm"] = "no norm after the last stage in the file: one without weights (head.norm)"
+    if told.input_size is None:
+        size = config.input_size or cfg["input_size"][-1]
+        assumed["input_size"] = f"trained on crops of {size} px (--input-size)"
+    return Resolved(config, pixels, assumed)

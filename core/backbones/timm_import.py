@@ -1,0 +1,220 @@
+"""Somebody's tensors under timm's names, by timm's own checkpoint filters; every tensor is followed."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from carryover.configs import UserError
+from carryover.core.backbones.architecture import expected_tensors, listed
+from carryover.core.backbones.timm_network import library, model_name, options_of, require_model
+from carryover.core.formats.backbone import BackboneConfig
+
+Filter = Callable[..., Mapping[str, Tensor]]
+
+# What lies on top of a backbone, or beside it for pretraining only.
+_ON_TOP = (
+    "head.",
+    "head_dist.",
+    "heads.",
+    "fc.",
+    "classifier.",
+    "decoder",
+    "mask_token",
+    "pre_logits.",
+    "projector",
+    "projection",
+    "predictor",
+    "prototypes",
+    "dino_head.",
+    "ibot_head.",
+    "norms.",
+    "local_cls_norm.",
+    "proj.",
+)
+# The norm over pooled features, which ConvNeXt V2's masked autoencoders do not have.
+_LAST_NORM = {"head.norm.weight": 1.0, "head.norm.bias": 0.0}
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """Tensors of one encoder under timm's names.
+
+    Attributes
+    ----------
+    config
+        The network, with the input size that the file's positions are for.
+    state
+        By timm's names, of the file's own values and types.
+    became
+        What every source tensor became: timm's names, none where it was left out.
+    added
+        Names of the tensors that the file lacks and that were set to what a new last norm is.
+    """
+
+    config: BackboneConfig
+    state: Mapping[str, Tensor]
+    became: Mapping[str, tuple[str, ...]]
+    added: tuple[str, ...]
+
+
+def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Filtered:
+    """Return tensors `raw` as those of the timm model of `config`.
+
+    Raises UserError, naming the tensors, where the model has tensors that are not there, or the file has
+    tensors of the backbone that the model does not have.
+    """
+    config = _sized(raw, config)
+    model, own = _model_and_filter(config)
+    state = _run(own, dict(raw), model, where)
+    expected = expected_tensors(config)
+    added = tuple(n for n in _LAST_NORM if n in expected and not any(m in state for m in _LAST_NORM))
+    for name in added:
+        state[name] = torch.full(expected[name].shape, _LAST_NORM[name])
+    foreign = [n for n in state if n not in expected and not _is_on_top(n)]
+    missing = [n for n in expected if n not in state]
+    if foreign or missing:
+        parts = [f"without {listed(missing)}"] if missing else []
+        parts += [f"with {listed(foreign)}, which the model does not have"] if foreign else []
+        raise UserError(
+            f"{where}: not {config.arch}: {' and '.join(parts)}; say which model it is with --architecture"
+        )
+    kept = {name: state[name] for name in expected}
+    became = _followed(raw, own, model, where)
+    made = {target for targets in became.values() for target in targets} | set(added)
+    if anew := [n for n in kept if n not in made and kept[n].is_floating_point()]:
+        raise UserError(
+            f"{where}: not {config.arch}: {listed(anew)} would have to be resampled to another size; say"
+            " which model it is with --architecture"
+        )
+    return Filtered(config, kept, {n: tuple(t for t in to if t in kept) for n, to in became.items()}, added)
+
+
+def anchors_of(config: BackboneConfig) -> tuple[str, ...]:
+    """Return the names, timm's and the authors', of a first tensor by which an encoder is found in a file."""
+    model, _ = _model_and_filter(config)
+    first: Any = model.pretrained_cfg.get("first_conv") or ()
+    ours = [first] if isinstance(first, str) else list(first)
+    return tuple(dict.fromkeys([*(f"{name}.weight" for name in ours), "downsample_layers.0.0.weight"]))
+
+
+def children_of(config: BackboneConfig) -> tuple[str, ...]:
+    """Return the names of a timm model's own modules."""
+    return tuple(name for name, _ in _model_and_filter(config)[0].named_children())
+
+
+def _is_on_top(name: str) -> bool:
+    return name.startswith(_ON_TOP) and name not in _LAST_NORM
+
+
+def _sized(raw: Mapping[str, Tensor], config: BackboneConfig) -> BackboneConfig:
+    """Return the config with the input size of the file's positions and the pooling of its last norm."""
+    if "fc_norm.weight" in raw and "norm.weight" not in raw and config.pool is None:
+        config = config.model_copy(update={"pool": "avg"})
+    positions = raw.get("pos_embed")
+    if positions is None or positions.ndim != 3:
+        return config
+    model, _ = _model_and_filter(config)
+    grid: Any = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    patch_size: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if grid is None or patch_size is None:
+        return config
+    for tokens in dict.fromkeys((1, 0, int(getattr(model, "num_prefix_tokens", 1)))):
+        side = math.isqrt(max(positions.shape[1] - tokens, 0))
+        if side and side * side == positions.shape[1] - tokens:
+            size = side * int(patch_size[0])
+            same = (side, side) == tuple(grid)
+            return config if same else config.model_copy(update={"input_size": size})
+    return config
+
+
+@cache
+def _model_and_filter(config: BackboneConfig) -> tuple[Any, Filter | None]:
+    """Return a timm model without values, and the filter that timm itself puts its checkpoints through."""
+    timm, name = library(), model_name(config)
+    require_model(name)
+    seen: list[Filter | None] = []
+
+    def instead(model: nn.Module, *_: object, filter_fn: Filter | None = None, **__: object) -> None:
+        seen.append(filter_fn)
+
+    # timm keeps a model's filter to itself; where it would load weights it has it in its hand.
+    with patch.object(timm.models._builder, "load_pretrained", instead), torch.device("meta"):
+        model = timm.create_model(name, pretrained=True, **options_of(config))
+    return model, (seen[0] if seen else None)
+
+
+def _run(own: Filter | None, raw: dict[str, Tensor], model: nn.Module, where: str) -> dict[str, Tensor]:
+    if own is None:
+        return raw
+    try:
+        try:
+            return dict(own(raw, model))
+        except TypeError:
+            return dict(own(raw))
+    except (KeyError, RuntimeError, ValueError, AttributeError, IndexError, AssertionError) as error:
+        raise UserError(
+            f"{where}: timm's filter for {type(model).__name__} cannot read these tensors"
+            f" ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _followed(
+    raw: Mapping[str, Tensor], own: Filter | None, model: nn.Module, where: str
+) -> dict[str, tuple[str, ...]]:
+    """Return what every tensor became, found by filtering tensors whose every value says which one it is."""
+    generator = torch.Generator().manual_seed(0)
+    marks = torch.rand(len(raw), generator=generator, dtype=torch.float64) + 1
+    marked = {
+        name: mark.expand(value.shape) if value.is_floating_point() else value
+        for mark, (name, value) in zip(marks, raw.items())
+    }
+    names = list(raw)
+    became: dict[str, list[str]] = {name: [] for name in raw}
+    for target, value in _run(own, dict(marked), model, where).items():
+        if not value.is_floating_point():
+            if target in became:
+                became[target].append(target)
+            continue
+        for source in _sources(value, marks):
+            became[names[source]].append(target)
+    return {name: tuple(targets) for name, targets in became.items()}
+
+
+def _sources(value: Tensor, marks: Tensor) -> list[int]:
+    low, high = value.min(), value.max()
+    found = {low, high} if torch.isclose(low, high, rtol=1e-9) else set(value.unique().unbind())
+    sources: set[int] = set()
+    for mark in found:
+        exact = torch.isclose(marks, mark, rtol=1e-9).nonzero().flatten().tolist()
+        if not exact:
+            # DINOv2's registers: the class token and its position are added.
+            sums = torch.isclose(marks[:, None] + marks, mark, rtol=1e-9).nonzero()
+            exact = sums.flatten().unique().tolist()
+        sources.update(exact)
+    return sorted(sources)
+
+
+def without_tag(config: BackboneConfig) -> BackboneConfig:
+    """Return the config by the model's name without the tag of its weights."""
+    return config.model_copy(update={"arch": config.arch.partition(".")[0]})
+
+
+def candidates(raw: Mapping[str, Tensor], names: tuple[str, ...], where: str | Path) -> list[Filtered]:
+    """Return as which of timm's models `names` some tensors can be taken, by names and shapes."""
+    found = []
+    for name in names:
+        try:
+            filtered = fitted(raw, BackboneConfig(arch=f"timm/{name}"), str(where))
+        except UserError:
+            continue
+        expected = expected_tensors(filtered.config)
+        if all(filtered.state[n].shape == spec.shape for n, spec in expected.items()):
+            found.append(filtered)
+    return found
