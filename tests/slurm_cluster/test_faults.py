@@ -1,6 +1,7 @@
 """What a cluster does to its users: early signals, other clusters, nodes out of service, steered shells."""
 
 import os
+import shlex
 import subprocess
 import time
 from pathlib import Path
@@ -31,14 +32,17 @@ def test_signals_before_a_stage_has_begun_kill_nothing(cluster: Cluster, tmp_pat
     """While the batch script sets things up, while Python starts: to all of the job, or to its steps."""
     run, door = tmp_path / "run", tmp_path / "door"
     sent = {"usr2": ("USR2", "--full"), "term": ("TERM", "--full"), "step": ("USR2",), "steps": ("TERM",)}
-    stages = [waiting_stage(door, name, setup=("sleep 2",)) for name in sent]
+    # Nothing can be done before the batch script's first line: its shell would die of TERM as any does.
+    set_up = {name: tmp_path / f"{name} is being set up" for name in sent}
+    stages = [waiting_stage(door, n, setup=(f"touch {shlex.quote(str(set_up[n]))}; sleep 2",)) for n in sent]
     submit(run, *stages, *(Stage(f"after-{s.name}", work.write, depends_on=(s.name,)) for s in stages))
-    waiting = set(sent)
+    waiting, left = set(sent), dict.fromkeys(sent, 10)
     end = time.monotonic() + 120
     while waiting and time.monotonic() < end:
         hurry(cluster)
         for name in list(waiting):
-            if state_of(cluster, job_of(run, name)).startswith("RUNNING"):
+            if left[name] and set_up[name].exists():
+                left[name] -= 1
                 signal, *more = sent[name]
                 # A step is there to be signalled only from its launch on.
                 subprocess.run(
