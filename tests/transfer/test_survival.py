@@ -107,16 +107,17 @@ def test_a_mended_metric_is_measured_again_and_a_mended_method_trains_again(
     made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, run = made
-    monkeypatch.setattr(FinetuneConfig, "version", 2)
-    monkeypatch.setattr(SiMoConfig, "version", 2)
-    assert to_do(decided(run, data)) == {}, "other tasks and methods"
     from carryover.transfer.tasks.knn.config import KnnConfig
 
-    monkeypatch.setattr(KnnConfig, "version", 2)
+    knn, unigrad = KnnConfig.version, UniGradConfig.version
+    monkeypatch.setattr(FinetuneConfig, "version", FinetuneConfig.version + 1)
+    monkeypatch.setattr(SiMoConfig, "version", SiMoConfig.version + 1)
+    assert to_do(decided(run, data)) == {}, "other tasks and methods"
+    monkeypatch.setattr(KnnConfig, "version", knn + 1)
     again = to_do(decided(run, data))
-    assert again.keys() == {"evaluate", "report"} and again["evaluate"] == ["version: 1 -> 2"]
-    monkeypatch.setattr(UniGradConfig, "version", 3)
-    assert to_do(decided(run, data))["pretrain"] == ["version: 1 -> 3"]
+    assert again.keys() == {"evaluate", "report"} and again["evaluate"] == [f"version: {knn} -> {knn + 1}"]
+    monkeypatch.setattr(UniGradConfig, "version", unigrad + 1)
+    assert to_do(decided(run, data))["pretrain"] == [f"version: {unigrad} -> {unigrad + 1}"]
 
 
 def test_mended_data_are_new_data(mine: tuple[Path, Path]) -> None:
