@@ -102,6 +102,12 @@ def test_fine_tuned_detectron2_backbone_is_carried_further(layout: str, folder: 
         for value in model.parameters():
             value.add_(0.01)
     DetectionCheckpointer(model, str(folder)).save("model_final")
+    # Detectron2 writes it there; without it, its default would be assumed: BGR, stride in the 1x1.
+    (folder / "config.yaml").write_text(
+        "INPUT: {FORMAT: RGB}\n"
+        "MODEL: {PIXEL_MEAN: [123.675, 116.28, 103.53], PIXEL_STD: [58.395, 57.12, 57.375],"
+        " RESNETS: {STRIDE_IN_1X1: false}}\n"
+    )
     state, about = import_checkpoint(folder / "model_final.pth")
     assert about.maker == "Detectron2"
     tuned = model.state_dict()
