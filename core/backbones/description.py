@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from carryover.configs import UserError
 from carryover.core.backbones.build import build_backbone, feature_maps
 from carryover.core.backbones.declared import Declared, InputRule
 from carryover.core.formats.backbone import BackboneConfig
@@ -103,3 +104,15 @@ def _measured(network: nn.Module) -> tuple[dict[str, Tensor], int]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def require_stages(backbone: BackboneConfig, what: str) -> None:
+    """Raise UserError for a backbone without stages of strides 4 to 32, which `what` needs ("a detector")."""
+    described = describe(backbone)
+    if not described.hierarchical:
+        strides = ", ".join(str(s) for s in dict.fromkeys(described.strides)) or "none"
+        hint = ", so a backbone pretrained with stem 'imagenet'" if backbone.stem != "imagenet" else ""
+        raise UserError(
+            f"{backbone.label}{backbone.with_stem}: {what} needs stages of strides 4, 8, 16 and 32"
+            f"{hint}; this one has {strides}"
+        )

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from carryover.configs.errors import UserError
 from carryover.configs.formats import Format
+from carryover.core.data.defects import Defect, Policy
 from carryover.core.data.pictures import AmbiguousRange, UnreadableImage, in_parallel, read_picture
 from carryover.core.training.progress import progress
 
@@ -63,6 +64,14 @@ def undecodable(paths: Sequence[Path], root: Path, what: str) -> dict[Path, Unde
             memory.write()
     verdicts = {path: known[str(path)][1:] for path in paths}
     return {path: Undecodable(*verdict) for path, verdict in verdicts.items() if verdict}
+
+
+def decoding_defects(paths: Sequence[Path], root: Path, what: str, policy: Policy) -> list[Defect]:
+    """Return a defect for each of a data set's pictures that `undecodable` finds; its arguments."""
+    return [
+        policy.defect(path, found.kind, f"cannot be decoded ({found.reason})")
+        for path, found in undecodable(paths, root, what).items()
+    ]
 
 
 @dataclass

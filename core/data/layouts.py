@@ -40,7 +40,7 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
         if config.split != "train" or any((root / other).is_dir() for other in ("val", "test")):
             raise UserError(f"{folder}: no such folder (data.split: {config.split}); {_holds(root)}")
         folder = root
-    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name))
+    classes = _folders_in(folder)
     if not classes:
         flat = list(_images_below(folder))
         truth, taught = truth_files(root, config.split), classes_beside(root, config.split)
@@ -82,9 +82,8 @@ def one_class(classes: list[str]) -> str:
 
 def stray_image(folder: Path) -> str:
     """Return what is wrong with a split that holds images beside its class folders; "" for none."""
-    entries = sorted((e.name, e.is_dir()) for e in os.scandir(folder) if not is_hidden(e.name))
-    loose = [name for name, is_folder in entries if not is_folder and _is_image(name)]
-    folders = [name for name, is_folder in entries if is_folder]
+    loose = sorted(e.name for e in os.scandir(folder) if not e.is_dir() and _is_image(e.name))
+    folders = _folders_in(folder)
     if not loose or not folders:
         return ""
     return f"holds images ({loose[0]}) beside folders ({folders[0]}); expected {FOLDER_A_CLASS}"
@@ -92,18 +91,21 @@ def stray_image(folder: Path) -> str:
 
 def classes_beside(root: Path, split: str) -> list[str]:
     """Return the class folders of the training split, or of another one beside `split`."""
-    for other in ("train", *sorted(e.name for e in os.scandir(root) if e.is_dir() and not is_hidden(e.name))):
-        if other != split and (root / other).is_dir():
-            below = (e for e in os.scandir(root / other) if e.is_dir() and not is_hidden(e.name))
-            if classes := sorted(entry.name for entry in below):
-                return classes
+    for other in ("train", *_folders_in(root)):
+        if other != split and (root / other).is_dir() and (classes := _folders_in(root / other)):
+            return classes
     return []
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """Return the names of the folders directly inside one, sorted; hidden ones are none."""
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_hidden(e.name))
 
 
 def _imagefolder_files(config: ImageSection, root: Path) -> Contents:
     found = images_of_split(config, root)
     folder = root / config.split
-    if not folder.is_dir() or any(e.is_dir() and not is_hidden(e.name) for e in os.scandir(folder)):
+    if not folder.is_dir() or _folders_in(folder):
         return found
     return found + Contents(tuple((file.name, file) for file in truth_files(root, config.split)))
 
@@ -113,7 +115,7 @@ def _tiny_imagenet(config: ImageSection, root: Path) -> Files:
     train = root / "train"
     if not train.is_dir():
         raise UserError(f"{train}: no such folder; expected {_TINY_IMAGENET}")
-    wnids = sorted(e.name for e in os.scandir(train) if e.is_dir() and not is_hidden(e.name))
+    wnids = _folders_in(train)
     names: list[str] = []
     labels: list[int] = []
     if config.split == "train":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from carryover.core.data.decoding import undecodable
+from carryover.core.data.decoding import decoding_defects
 from carryover.core.data.defects import Defect, MaskDefectPolicy
 from carryover.core.data.masks.compare import LISTED_VALUES, MaskCounts
 from carryover.core.data.masks.dataset import IGNORED, MaskCode, SegmentationImage, decode
@@ -38,11 +38,11 @@ def check_pairs(
             if image is not None:
                 images.append(image)
                 counts[image.mask] = counted
-    bad = undecodable([image.path for image in images], images[0].path.parent, name) if images else {}
-    for path, trouble in bad.items():
-        message = f"cannot be decoded ({trouble.reason})"
-        defects.append(policy.defect(path, trouble.kind, message))
-    images = [image for image in images if image.path not in bad]
+    if images:
+        bad = decoding_defects([image.path for image in images], images[0].path.parent, name, policy)
+        defects += bad
+        left_out = {defect.file for defect in bad}
+        images = [image for image in images if image.path not in left_out]
     total = MaskCounts()
     for image in images:
         total.add(counts[image.mask])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from carryover.configs.errors import UserError
-from carryover.core.data.decoding import undecodable
+from carryover.core.data.decoding import decoding_defects
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
 from carryover.core.data.names import as_number, as_size, flag, located, say_once
 from carryover.core.data.objects.coco_masks import mask_area, settle_segmentation
@@ -230,11 +230,10 @@ def _images(
         entries[image_id] = _ImageEntry(image_id, path, *size, header.turned)
     say_once(f"{file.name}: images whose stated size is none; their files' own is taken", unknown)
     defects += _repeated_images(entries, policy)
-    bad = undecodable([entry.path for entry in entries.values()], root, file.name)
-    for path, found in bad.items():
-        message = f"cannot be decoded ({found.reason})"
-        defects.append(policy.defect(path, found.kind, message))
-    return {image_id: entry for image_id, entry in entries.items() if entry.path not in bad}
+    bad = decoding_defects([entry.path for entry in entries.values()], root, file.name, policy)
+    defects += bad
+    left_out = {defect.file for defect in bad}
+    return {image_id: entry for image_id, entry in entries.items() if entry.path not in left_out}
 
 
 def _repeated_images(entries: dict[int | str, _ImageEntry], policy: DefectPolicy) -> list[Defect]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from carryover.configs.errors import UserError
-from carryover.core.data.decoding import undecodable
+from carryover.core.data.decoding import decoding_defects
 from carryover.core.data.defects import Defect, DefectPolicy, refuse_fatal, settle_box
 from carryover.core.data.objects.compare import repeated_objects
 from carryover.core.data.objects.dataset import Annotation, DetectionDataset, DetectionImage
@@ -185,14 +185,15 @@ def _dataset(
     settled = [_settle(record, labels, policy, defects, orientation, first_pixel) for record in records]
     readable = [image for image in settled if image is not None]
     defects += repeated_objects(Path(name), readable, policy)
-    bad = undecodable([image.path for image in readable], readable[0].path.parent, name) if readable else {}
-    for path, found in bad.items():
-        message = f"cannot be decoded ({found.reason})"
-        defects.append(policy.defect(path, found.kind, message))
+    left_out: set[Path] = set()
+    if readable:
+        bad = decoding_defects([image.path for image in readable], readable[0].path.parent, name, policy)
+        defects += bad
+        left_out = {defect.file for defect in bad}
     return DetectionDataset(
         name=name,
         classes=tuple(classes),
-        images=tuple(image for image in readable if image.path not in bad),
+        images=tuple(image for image in readable if image.path not in left_out),
         kind="voc",
         category_ids=tuple(range(1, len(classes) + 1)),
         year=year,

@@ -11,7 +11,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.declared import Declared
-from carryover.core.backbones.description import describe, description_of
+from carryover.core.backbones.description import description_of, require_stages
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig, NewNorm, Norm
 
@@ -80,14 +80,7 @@ class Pyramid(nn.Module):
 
 def require_detectable(backbone: BackboneConfig, detector: str = "fpn") -> None:
     """Raise UserError for a backbone that has no stages of strides 4 to 32, or no last one of its own."""
-    described = describe(backbone)
-    if not described.hierarchical:
-        strides = ", ".join(str(s) for s in dict.fromkeys(described.strides)) or "none"
-        hint = ", so a backbone pretrained with stem 'imagenet'" if backbone.stem != "imagenet" else ""
-        raise UserError(
-            f"{backbone.label}{backbone.with_stem}: a detector needs stages of strides 4, 8, 16 and 32"
-            f"{hint}; this one has {strides}"
-        )
+    require_stages(backbone, "a detector")
     if detector == "c4" and not backbone.is_resnet:
         raise UserError(
             f"{backbone.label}: a C4 detector takes a ResNet's last stage for the head of its regions;"

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from carryover.configs import UserError
-from carryover.core.backbones.description import describe
+from carryover.core.backbones.description import require_stages
 from carryover.core.formats.backbone import BackboneConfig
 
 
@@ -26,11 +26,4 @@ def dilate(network: nn.Module, output_stride: int) -> None:
 
 def require_segmentable(backbone: BackboneConfig) -> None:
     """Raise UserError for a backbone that has no stages of strides 4 to 32."""
-    described = describe(backbone)
-    if not described.hierarchical:
-        strides = ", ".join(str(s) for s in dict.fromkeys(described.strides)) or "none"
-        hint = ", so a backbone pretrained with stem 'imagenet'" if backbone.stem != "imagenet" else ""
-        raise UserError(
-            f"{backbone.label}{backbone.with_stem}: a segmenter needs stages of strides 4, 8, 16 and 32"
-            f"{hint}; this one has {strides}"
-        )
+    require_stages(backbone, "a segmenter")
