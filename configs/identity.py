@@ -100,6 +100,11 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "cosine_over": "after_warmup",
     "heads": None,
     "feature": "pooled",
+    "tokens": True,
+    "drop_path": None,
+    "prefix_tokens": None,
+    "level_norm": "none",
+    "head_convs": 1,
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -47,8 +47,15 @@ class TimmNetwork(Transparent):
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """Return the maps (B, C, H, W) after every stage, by timm's names of them, before the last norm."""
-        found: list[Tensor] = _intermediates(self.inner)(x, intermediates_only=True)
-        return dict(zip(self.stages, found, strict=True))
+        return self.maps_of(x, self.stages)
+
+    def maps_of(self, x: Tensor, stages: Sequence[str]) -> dict[str, Tensor]:
+        """Return the maps of some stages, in the network's order; nothing after the last of them is run."""
+        at = [index for index, name in enumerate(self.stages) if name in stages]
+        found: list[Tensor] = _intermediates(self.inner)(
+            x, indices=at, intermediates_only=True, stop_early=True
+        )
+        return dict(zip((self.stages[index] for index in at), found, strict=True))
 
     def vectors(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return pooled features (B, D) of a vision transformer by name, all after the last norm.
@@ -83,10 +90,13 @@ class _Trunk(Transparent):
     def __init__(self, network: TimmNetwork, names: Mapping[str, str]) -> None:
         super().__init__(network)
         self.names = dict(names)
+        for part in _after(network, names):
+            # What is not run is not trained: it would have no gradients.
+            part.requires_grad_(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         network: Any = self.inner
-        maps: dict[str, Tensor] = network.feature_maps(x)
+        maps: dict[str, Tensor] = network.maps_of(x, tuple(self.names))
         return {name: maps[stage] for stage, name in self.names.items()}
 
 
@@ -141,13 +151,22 @@ def options_of(config: BackboneConfig) -> dict[str, Any]:
     options: dict[str, Any] = {"num_classes": 0}
     if config.input_size is not None and "img_size" in known:
         options["img_size"] = config.input_size
-    if "dynamic_img_size" in known and "strict_img_size" not in known:
-        # Positions are interpolated by timm where images are of another size.
+    if "dynamic_img_size" in known:
+        # Positions are interpolated, or windows masked, by timm where images are of another size.
         options["dynamic_img_size"] = True
     if config.pool is not None:
         options["global_pool"] = config.pool
     if config.heads is not None:
         options["num_heads"] = config.heads
+    if config.drop_path is not None:
+        options["drop_path_rate"] = config.drop_path
+    if not config.tokens:
+        if not {"class_token", "reg_tokens"} <= known:
+            raise UserError(f"{config.label}: timm cannot build it without its class token and registers")
+        options |= {"class_token": False, "reg_tokens": 0}
+        if config.pool is None:
+            # The last norm stays where it is.
+            options |= {"global_pool": "avg", "fc_norm": False}
     return options
 
 
@@ -205,6 +224,15 @@ def _parts(model: nn.Module, stages: Sequence[str], strides: Sequence[int]) -> t
     if min(strides) < 4:
         return (before + levels[0], *levels[1:])
     return (before, *levels)
+
+
+def _after(network: TimmNetwork, stages: Collection[str]) -> list[nn.Module]:
+    """Return the modules of a network that come after the last of these stages."""
+    last = max(network.stages.index(stage) for stage in stages)
+    children = dict(network.inner.named_children())
+    place = list(children).index(network.stages[last].partition(".")[0])
+    later = [network.get_submodule(stage) for stage in network.stages[last + 1 :]]
+    return later + list(children.values())[place + 1 :]
 
 
 def _parsed(name: str) -> tuple[int, bool]:

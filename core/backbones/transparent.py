@@ -20,6 +20,11 @@ class Transparent(nn.Module):
         self.register_state_dict_post_hook(_without_inner)
         self.register_load_state_dict_pre_hook(_with_inner)
 
+    def get_submodule(self, target: str) -> nn.Module:
+        """Return a module by its name in the other library, or by its own."""
+        own = target == "inner" or target.startswith(_INNER)
+        return super().get_submodule(target) if own else self.inner.get_submodule(target)
+
 
 def _without_inner(
     module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any

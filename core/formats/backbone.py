@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from carryover.configs import Section
 from carryover.configs.registry import Registry
@@ -74,6 +74,10 @@ class BackboneConfig(Section):
         How a model of timm pools, where that decides its layers ("avg": with `fc_norm`); None: its own way.
     heads
         Attention heads of a vision transformer, which no tensor tells; None: as many as timm's model has.
+    tokens
+        Whether a vision transformer's class token and registers take part; False: its patches alone.
+    drop_path
+        Stochastic depth of a model of timm in training; None: timm's own.
     """
 
     arch: Architecture = "resnet50"
@@ -84,6 +88,8 @@ class BackboneConfig(Section):
     input_size: PositiveInt | None = None
     pool: str | None = None
     heads: PositiveInt | None = None
+    tokens: bool = True
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _resnets_alone_have_variants(self) -> "BackboneConfig":
@@ -93,6 +99,8 @@ class BackboneConfig(Section):
             raise ValueError(f"stride_in_1x1 and padding are defined for ResNets only, not for {self.arch}")
         if self.stem in ("cifar_maxpool", "cifar_no_relu") and not self.is_resnet:
             raise ValueError(f"stem {self.stem} is defined for ResNets only, not for {self.arch}")
+        if (not self.tokens or self.drop_path is not None) and not self.arch.startswith("timm/"):
+            raise ValueError(f"tokens and drop_path are defined for models of timm only, not for {self.arch}")
         if self.stride_in_1x1 and self.arch in BASIC:
             raise ValueError(f"stride_in_1x1: {self.arch} is made of basic blocks, which have no 1x1")
         return self
@@ -155,6 +163,7 @@ class BackboneConfig(Section):
         words += [f"positions for {self.input_size} px"] if self.input_size else []
         words += [f"pool {self.pool}"] if self.pool else []
         words += [f"{self.heads} heads"] if self.heads else []
+        words += [] if self.tokens else ["patches alone"]
         return ", ".join(words)
 
 

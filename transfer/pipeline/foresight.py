@@ -29,7 +29,8 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
     from carryover.transfer.convert import TARGETS
 
     for recipe in recipes:
-        if recipe.task in _DENSE and not describe(backbone).hierarchical:
+        described = describe(backbone)
+        if recipe.task in _DENSE and not described.hierarchical and described.patch_size is None:
             raise UserError(
                 f"{where}: {_described(backbone)} cannot carry the {recipe.task} of evaluate: {recipe.name}, "
                 "which needs stages of strides 4 to 32: pretrain with backbone.stem=imagenet, "

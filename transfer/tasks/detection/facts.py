@@ -20,6 +20,8 @@ class DetectionFacts(TrainedFacts):
         That conversion's receipt.
     mask_format
         "polygon" or "bitmask".
+    prefix_tokens
+        What became of a plain transformer's class token and registers.
     metric_rule
         The rule of AP in words.
     classes, classes_measured
@@ -32,6 +34,7 @@ class DetectionFacts(TrainedFacts):
     conversion_difference: float | None = None
     receipt: str | None = None
     mask_format: str | None = None
+    prefix_tokens: str | None = None
     metric_rule: str | None = None
     classes: int | None = None
     classes_measured: int | None = None

@@ -8,7 +8,7 @@ from carryover.configs import Section
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Norm = Literal["FrozenBN", "BN", "SyncBN", "naiveSyncBN"]
-NewNorm = Literal["none", "BN", "SyncBN", "naiveSyncBN"]
+NewNorm = Literal["none", "BN", "SyncBN", "naiveSyncBN", "LN"]
 
 
 class RPNConfig(Section):
@@ -24,6 +24,8 @@ class RPNConfig(Section):
         Anchors below the first teach "no object", from the second on "object"; between them, nothing.
     batch_per_image, positive_fraction
         Anchors sampled for the loss, and the largest part of them that may be objects.
+    head_convs
+        3x3 convolutions before the two outputs; ViTDet has 2.
     """
 
     pre_nms_train: PositiveInt
@@ -35,6 +37,7 @@ class RPNConfig(Section):
     foreground_iou: Fraction = 0.7
     batch_per_image: PositiveInt = 256
     positive_fraction: Fraction = 0.5
+    head_convs: PositiveInt = 1
 
 
 class C4RPNConfig(RPNConfig):
@@ -129,12 +132,25 @@ class C4Config(_DetectorConfig):
 
 
 class FPNConfig(_DetectorConfig):
-    """A feature pyramid over all four stages; every region has a head of its own.
+    """A feature pyramid; every region has a head of its own.
+
+    It stands on the stages of strides 4 to 32 (Lin et al. 2017), or, of a plain vision transformer, on the
+    last block's map alone (ViTDet's simple feature pyramid, Li et al. 2022), whose strides are 1/4 to 2
+    patches: 4 to 32 for patches of 16 pixels, 3.5 to 28 for 14.
 
     Attributes
     ----------
     fpn_dim, fpn_norm
-        Channels of the pyramid and the normalisation of its convolutions.
+        Channels of the pyramid and the normalisation of its convolutions; "none" is LN, over the channels, in
+        a simple feature pyramid, which cannot be without.
+    level_norm
+        "LN" normalises the maps that a feature pyramid takes, as ConvNeXt's and Swin's detectors do.
+    prefix_tokens
+        What becomes of a plain transformer's class token and registers: "keep" lets them take part, "drop"
+        runs the patches alone, as ViTDet does. None: dropped where there is only a class token to drop (by
+        either library alike), kept in networks with registers or rotary positions.
+    drop_path
+        Stochastic depth of a backbone of timm; None: timm's own.
     box_convs, box_fcs, box_conv_dim, box_fc_dim
         The box head: 3x3 convolutions, then linear layers (2 linear layers by default; EqCo's Table 9 has 4
         convolutions and 1).
@@ -147,6 +163,9 @@ class FPNConfig(_DetectorConfig):
     name: Literal["fpn"]
     fpn_dim: PositiveInt = 256
     fpn_norm: NewNorm = "none"
+    level_norm: Literal["none", "LN"] = "none"
+    prefix_tokens: Literal["keep", "drop"] | None = None
+    drop_path: Fraction | None = None
     box_convs: NonNegativeInt = 0
     box_conv_dim: PositiveInt = 256
     box_fcs: PositiveInt = 2

@@ -2,20 +2,22 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.declared import Declared
-from carryover.core.backbones.description import description_of, require_stages
-from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.backbones.description import description_of
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig, NewNorm, Norm
+from carryover.transfer.tasks.detection.pyramid import FPN_STRIDES
 
-FPN_STRIDES = (4, 8, 16, 32, 64)
 C4_STRIDES = (16,)
 
 
@@ -65,6 +67,10 @@ class Pyramid(nn.Module):
         super().__init__()
         levels = description_of(cast(nn.Module, network)).levels
         self.body = network.trunk({levels[stride]: str(i) for i, stride in enumerate(FPN_STRIDES[:4])})
+        normed = config.level_norm == "LN"
+        self.level_norms = nn.ModuleList(
+            LayerNorm2d(c, eps=1e-6) if normed else nn.Identity() for c in channels
+        )
         self.fpn = FeaturePyramidNetwork(
             list(channels),
             config.fpn_dim,
@@ -74,23 +80,65 @@ class Pyramid(nn.Module):
         self.out_channels = config.fpn_dim
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        maps: OrderedDict[str, Tensor] = self.fpn(self.body(x))
+        stages: dict[str, Tensor] = self.body(x)
+        levels = OrderedDict((name, norm(m)) for norm, (name, m) in zip(self.level_norms, stages.items()))
+        maps: OrderedDict[str, Tensor] = self.fpn(levels)
         return maps
 
 
-def require_detectable(backbone: BackboneConfig, detector: str = "fpn") -> None:
-    """Raise UserError for a backbone that has no stages of strides 4 to 32, or no last one of its own."""
-    require_stages(backbone, "a detector")
-    if detector == "c4" and not backbone.is_resnet:
-        raise UserError(
-            f"{backbone.label}: a C4 detector takes a ResNet's last stage for the head of its regions;"
-            " choose model.name: fpn"
-        )
+class SimplePyramid(nn.Module):
+    """ViTDet's simple feature pyramid on a plain transformer's last map (Li et al. 2022, Sec. 3).
+
+    Structure and names are those of Detectron2's `SimpleFeaturePyramid`: `simfp_2` to `simfp_5` enlarge the
+    map by deconvolution 4 and 2 times, leave it, and halve it by max pooling; then a 1x1 and a 3x3
+    convolution follow, each normalised. Maps images (B, 3, H, W) to maps (B, `out_channels`, H / s, W / s),
+    s = 1/4, 1/2, 1, 2 and 4 patches.
+    """
+
+    def __init__(self, network: Declared, config: FPNConfig) -> None:
+        super().__init__()
+        self.body = network.trunk({network.stages[-1]: "0"})
+        width, self.out_channels = network.widths[-1], config.fpn_dim
+        make_norm = norm_factory("LN" if config.fpn_norm == "none" else config.fpn_norm)
+        assert make_norm is not None
+        for number, layers in zip((2, 3, 4, 5), _scalings(width, make_norm)):
+            channels = [width // 4, width // 2, width, width][number - 2]
+            convs = [
+                nn.Sequential(nn.Conv2d(channels, config.fpn_dim, 1, bias=False), make_norm(config.fpn_dim)),
+                nn.Sequential(
+                    nn.Conv2d(config.fpn_dim, config.fpn_dim, 3, padding=1, bias=False),
+                    make_norm(config.fpn_dim),
+                ),
+            ]
+            self.add_module(f"simfp_{number}", nn.Sequential(*layers, *convs))
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        last = self.body(x)["0"]
+        maps = [self.get_submodule(f"simfp_{number}")(last) for number in (2, 3, 4, 5)]
+        maps.append(max_pool2d(maps[-1], kernel_size=1, stride=2))
+        return OrderedDict((str(index), level) for index, level in enumerate(maps))
 
 
-def fpn_backbone(network: Declared, config: FPNConfig) -> Pyramid:
-    """Put a feature pyramid of strides 4 to 64 on a network (torchvision's names: `body`, `fpn`)."""
+def _scalings(width: int, make_norm: Callable[[int], nn.Module]) -> list[list[nn.Module]]:
+    """Return the layers that enlarge a map 4 and 2 times, leave it, and halve it."""
+    return [
+        [
+            nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+            make_norm(width // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
+        ],
+        [nn.ConvTranspose2d(width, width // 2, 2, stride=2)],
+        [],
+        [nn.MaxPool2d(2, stride=2)],
+    ]
+
+
+def fpn_backbone(network: Declared, config: FPNConfig) -> Pyramid | SimplePyramid:
+    """Put a feature pyramid on a network: over its stages, or a simple one on a plain transformer."""
     described = description_of(cast(nn.Module, network))
+    if not described.hierarchical:
+        return SimplePyramid(network, config)
     channels = [described.width_of(described.levels[stride]) for stride in FPN_STRIDES[:4]]
     return Pyramid(network, channels, config)
 
@@ -101,6 +149,8 @@ def norm_factory(norm: Norm | NewNorm) -> Callable[[int], nn.Module] | None:
         return None
     if norm == "FrozenBN":
         return FrozenBatchNorm2d
+    if norm == "LN":
+        return partial(LayerNorm2d, eps=1e-6)
     return nn.BatchNorm2d if norm == "BN" else nn.SyncBatchNorm
 
 

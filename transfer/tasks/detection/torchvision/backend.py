@@ -19,11 +19,14 @@ from carryover.transfer.tasks.detection.config import DetectionConfig, InputConf
 from carryover.transfer.tasks.detection.data import Steps, TrainingImages, annotated_images
 from carryover.transfer.tasks.detection.model import CAUSE, DetectionRun, Detector, Step, losses_of
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
+from carryover.transfer.tasks.detection.pyramid import as_trained
 from carryover.transfer.tasks.detection.torchvision.backbone import assert_carried
 from carryover.transfer.tasks.detection.torchvision.masks import to_original
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
 from carryover.transfer.tasks.detection.torchvision.precise_bn import recalibrate
 from carryover.transfer.tasks.detection.transforms import resize_for_test
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class TestImages(Dataset[Tensor]):
@@ -85,7 +88,7 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> torch.optim.SGD:
     norms: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for module in model.modules():
-        group = norms if isinstance(module, nn.modules.batchnorm._BatchNorm) else others
+        group = norms if isinstance(module, _NORMS) else others
         group += [p for p in module.parameters(recurse=False) if p.requires_grad]
     groups = [
         {"params": others, "weight_decay": solver.weight_decay},
@@ -104,13 +107,15 @@ def _require(config: DetectionConfig, ranks: Ranks) -> None:
 
 @contextmanager
 def _build(run: DetectionRun) -> Iterator[TorchvisionDetector]:
-    config, weights = run.config, run.source.backbone.state_dict()
-    classes = len(run.data.train.classes)
-    about = run.source.metadata.backbone
+    config, classes = run.config, len(run.data.train.classes)
+    about, weights, tokens = as_trained(
+        run.source.metadata.backbone, run.source.backbone.state_dict(), config.model
+    )
     model = build_detector(about, weights, config.model, config.input, classes, config.seed)
     carried = assert_carried(model, weights, config.model)
     images = annotated_images(run.data.train)
-    yield TorchvisionDetector(run, model.to(run.ranks.device), carried, images)
+    facts = {} if tokens is None else {"prefix_tokens": tokens}
+    yield TorchvisionDetector(run, model.to(run.ranks.device), carried, images, facts=facts)
 
 
 BACKEND: Backend[Detector] = Backend("torchvision", None, _require, _build)

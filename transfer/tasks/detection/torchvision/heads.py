@@ -1,5 +1,6 @@
 """The second stage on torchvision's RoIHeads: Detectron2's losses and pooling, C4's shared res5 features."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -24,11 +25,12 @@ class RegionPool(nn.Module):
     torchvision's MultiScaleRoIAlign can do neither. Regions go to levels by Eq. 1 of the FPN paper.
     """
 
-    def __init__(self, size: int, strides: Sequence[int]) -> None:
+    def __init__(self, size: int, strides: Sequence[float]) -> None:
         super().__init__()
         self.size = size
         self.strides = tuple(strides)
-        finest = strides[0].bit_length() - 1
+        # Levels are chosen as for the nearest powers of two: those of 3.5 to 28 pixels as of 4 to 32.
+        finest = round(math.log2(strides[0]))
         self.level_of = LevelMapper(finest, finest + len(strides) - 1)
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
@@ -191,7 +193,7 @@ def build_c4_heads(res5: Res5Head, classes: int, config: C4Config, stride: int) 
     )
 
 
-def build_fpn_heads(classes: int, config: FPNConfig, strides: Sequence[int]) -> FPNHeads:
+def build_fpn_heads(classes: int, config: FPNConfig, strides: Sequence[float]) -> FPNHeads:
     """Build the second stage on the pyramid's levels of the given strides."""
     norm = norm_factory(config.head_norm)
     box_head = FastRCNNConvFCHead(

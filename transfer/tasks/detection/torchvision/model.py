@@ -18,16 +18,15 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.device import random_states_kept
 from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
+from carryover.transfer.tasks.detection.pyramid import pyramid_of, require_detectable
 from carryover.transfer.tasks.detection.torchvision.backbone import (
     C4_STRIDES,
-    FPN_STRIDES,
     C4Trunk,
     Res5Head,
     fpn_backbone,
     freeze_stages,
     norm_factory,
     replace_norms,
-    require_detectable,
 )
 from carryover.transfer.tasks.detection.torchvision.heads import build_c4_heads, build_fpn_heads
 from carryover.transfer.tasks.detection.torchvision.rpn import build_rpn
@@ -100,7 +99,7 @@ def build_detector(
     UserError
         The backbone cannot carry a detector (no stages of strides 4 to 32; for C4, not a ResNet).
     """
-    require_detectable(backbone, model.name)
+    require_detectable(backbone, model)
     with random_states_kept():
         torch.manual_seed(seed)
         network = build_backbone(backbone)
@@ -111,10 +110,11 @@ def build_detector(
         heads: nn.Module
         if isinstance(model, FPNConfig):
             body = fpn_backbone(network, model)
-            rpn = build_rpn(model.fpn_dim, model, FPN_STRIDES)
+            pyramid = pyramid_of(backbone)
+            rpn = build_rpn(model.fpn_dim, model, pyramid.strides)
             # The coarsest level gives proposals only; regions are cut from the four others.
-            heads = build_fpn_heads(classes, model, FPN_STRIDES[:4])
-            divisor = 32
+            heads = build_fpn_heads(classes, model, pyramid.strides[:4])
+            divisor = pyramid.divisor
         else:
             make_norm = norm_factory(model.norm if model.extra_norm else "none")
             extra_norm = make_norm(network.feature_dim) if make_norm else nn.Identity()

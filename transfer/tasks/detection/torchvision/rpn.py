@@ -23,7 +23,7 @@ class Anchors(AnchorGenerator):
         self,
         sizes: Sequence[tuple[float, ...]],
         aspect_ratios: tuple[float, ...],
-        strides: Sequence[int],
+        strides: Sequence[float],
     ) -> None:
         self.strides = tuple(strides)
         super().__init__(tuple(sizes), (aspect_ratios,) * len(sizes))
@@ -81,7 +81,7 @@ class ProposalNetwork(RegionProposalNetwork):
         return objectness_loss / normaliser, box_loss / normaliser
 
 
-def build_rpn(in_channels: int, config: C4Config | FPNConfig, strides: Sequence[int]) -> ProposalNetwork:
+def build_rpn(in_channels: int, config: C4Config | FPNConfig, strides: Sequence[float]) -> ProposalNetwork:
     """Build the proposal network: every size at every location (C4), or one size a level (FPN)."""
     sizes: Sequence[tuple[float, ...]] = (
         [config.anchor_sizes] if config.name == "c4" else [(size,) for size in config.anchor_sizes]
@@ -90,7 +90,7 @@ def build_rpn(in_channels: int, config: C4Config | FPNConfig, strides: Sequence[
     rpn = config.rpn
     return ProposalNetwork(
         anchors,
-        Float32RPNHead(in_channels, anchors.num_anchors_per_location()[0]),
+        Float32RPNHead(in_channels, anchors.num_anchors_per_location()[0], conv_depth=rpn.head_convs),
         fg_iou_thresh=rpn.foreground_iou,
         bg_iou_thresh=rpn.background_iou,
         batch_size_per_image=rpn.batch_per_image,

@@ -1,0 +1,72 @@
+"""A vision transformer as dense prediction runs it: its patches alone, its positions for one size."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from carryover.configs import UserError
+from carryover.core.backbones.architecture import expected_tensors, listed
+from carryover.core.backbones.description import describe
+from carryover.core.formats.backbone import BackboneConfig
+
+_TOKENS = ("cls_token", "reg_token")
+_POSITIONS = "pos_embed"
+
+
+def can_drop_tokens(config: BackboneConfig) -> bool:
+    """Whether a network is a vision transformer whose patches need neither class token nor registers.
+
+    True of transformers without registers: what a class token gives to the patches is little, and detectors
+    do without it (Li et al. 2022, ViTDet). Registers hold what would otherwise stand in some patches (Darcet
+    et al. 2024): without them features are others.
+    """
+    if describe(config).patch_size is None or "reg_token" in expected_tensors(config):
+        return False
+    try:
+        expected_tensors(config.model_copy(update={"tokens": False}))
+    except (UserError, TypeError):
+        return False
+    return True
+
+
+def patches_alone(
+    state: Mapping[str, Tensor], config: BackboneConfig
+) -> tuple[dict[str, Tensor], BackboneConfig, dict[str, str]]:
+    """Return a vision transformer without class token and registers, and why which tensor was dropped.
+
+    Positions of the tokens go with them. Raises UserError for a network that cannot do without.
+    """
+    alone = config.model_copy(update={"tokens": False})
+    expected = expected_tensors(alone)
+    kept = {name: value for name, value in state.items() if name in expected}
+    dropped = [name for name in state if name not in expected]
+    if any(name not in _TOKENS for name in dropped) or kept.keys() != expected.keys():
+        raise UserError(f"{config.label}: cannot be run on its patches alone ({listed(dropped)})")
+    if _POSITIONS in expected:
+        patches = expected[_POSITIONS].shape[1]
+        kept[_POSITIONS] = kept[_POSITIONS][:, kept[_POSITIONS].shape[1] - patches :].contiguous()
+    reason = "dropped with its position: detectors of plain transformers take the patches alone (ViTDet)"
+    return kept, alone, dict.fromkeys(dropped, reason)
+
+
+def at_size(
+    state: Mapping[str, Tensor], config: BackboneConfig, size: int
+) -> tuple[dict[str, Tensor], BackboneConfig]:
+    """Return a network whose positions are interpolated once, for images of `size` x `size` pixels.
+
+    The interpolation is timm's (bicubic, antialiased), as it does it at every image of another size. A
+    network without positions of its own is returned as it is.
+    """
+    positions = state.get(_POSITIONS)
+    described = describe(config)
+    if positions is None or positions.ndim != 3 or described.patch_size is None:
+        return dict(state), config
+    from timm.layers import resample_abs_pos_embed
+
+    sized = config.model_copy(update={"input_size": size})
+    side = size // described.patch_size
+    prefix = expected_tensors(sized)[_POSITIONS].shape[1] - side * side
+    with torch.no_grad():
+        resampled = resample_abs_pos_embed(positions, [side, side], num_prefix_tokens=prefix)
+    return {**state, _POSITIONS: resampled.contiguous()}, sized

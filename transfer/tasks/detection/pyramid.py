@@ -1,0 +1,108 @@
+"""On what a detector stands: a backbone's stages, or the one map of a plain vision transformer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from carryover.configs import UserError
+from carryover.core.backbones.dense import can_drop_tokens, patches_alone
+from carryover.core.backbones.description import describe
+from carryover.core.formats.backbone import BackboneConfig
+from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
+
+FPN_STRIDES = (4, 8, 16, 32, 64)
+# A quarter of a patch of 16 pixels is 4; of one of 14, 3.5, which anchors and regions follow exactly.
+SIMPLE_PATCHES = (14, 16)
+
+
+@dataclass(frozen=True)
+class PyramidShape:
+    """A pyramid as it is laid over images.
+
+    Attributes
+    ----------
+    strides
+        Pixels of the image per pixel of each of the five levels.
+    divisor
+        Sides of a batch are padded to a multiple of it.
+    simple
+        Whether it stands on the last map of a plain transformer alone.
+    """
+
+    strides: tuple[float, ...]
+    divisor: int
+    simple: bool
+
+
+def pyramid_of(backbone: BackboneConfig) -> PyramidShape:
+    """Return the pyramid that a backbone carries; raises UserError for one that carries none."""
+    described = describe(backbone)
+    if described.hierarchical:
+        return PyramidShape(FPN_STRIDES, 32, simple=False)
+    patch = described.patch_size
+    if patch is None:
+        strides = ", ".join(str(s) for s in dict.fromkeys(described.strides)) or "none"
+        hint = ", so a backbone pretrained with stem 'imagenet'" if backbone.stem != "imagenet" else ""
+        raise UserError(
+            f"{backbone.label}{backbone.with_stem}: a detector needs stages of strides 4, 8, 16 and 32"
+            f"{hint}, or patches of 14 or 16 pixels; this one has {strides}"
+        )
+    if patch not in SIMPLE_PATCHES:
+        raise UserError(
+            f"{backbone.label}: a simple feature pyramid has strides of 1/4 to 2 patches, and detectors look"
+            f" for objects at strides of about 4 to 32: patches of 14 or 16 pixels, not of {patch}; take"
+            " the variant of the network with patches of 16"
+        )
+    return PyramidShape(
+        tuple(_whole(patch * factor) for factor in (0.25, 0.5, 1, 2, 4)), 2 * patch, simple=True
+    )
+
+
+def require_detectable(backbone: BackboneConfig, model: C4Config | FPNConfig) -> None:
+    """Raise UserError for a backbone that carries no such detector."""
+    if isinstance(model, C4Config):
+        if not backbone.is_resnet or not describe(backbone).hierarchical:
+            pyramid_of(backbone)
+            raise UserError(
+                f"{backbone.label}: a C4 detector takes a ResNet's last stage for the head of its regions;"
+                " choose model.name: fpn"
+            )
+        return
+    simple = pyramid_of(backbone).simple
+    for key, wrong in (
+        ("level_norm: LN", simple and model.level_norm == "LN"),
+        ("prefix_tokens", not simple and model.prefix_tokens is not None),
+    ):
+        if wrong:
+            kind = (
+                "a plain transformer, whose pyramid stands on one map" if simple else "no plain transformer"
+            )
+            raise UserError(f"model.{key}: {backbone.label} is {kind}; leave it out")
+
+
+def as_trained(
+    backbone: BackboneConfig, weights: Mapping[str, Tensor], model: C4Config | FPNConfig
+) -> tuple[BackboneConfig, Mapping[str, Tensor], str | None]:
+    """Return a backbone as a detector runs it, and what became of a transformer's tokens, in words.
+
+    Raises UserError where `model.prefix_tokens` says drop, and the network cannot do without.
+    """
+    if not isinstance(model, FPNConfig):
+        return backbone, weights, None
+    if model.drop_path is not None:
+        if backbone.family != "timm":
+            raise UserError(f"model.drop_path: {backbone.label} has no stochastic depth; leave it out")
+        backbone = backbone.model_copy(update={"drop_path": model.drop_path})
+    if not pyramid_of(backbone).simple:
+        return backbone, weights, None
+    tokens = [name for name in ("cls_token", "reg_token") if name in weights]
+    drop = can_drop_tokens(backbone) if model.prefix_tokens is None else model.prefix_tokens == "drop"
+    if not drop or not tokens:
+        return backbone, weights, "kept; the maps are the patches'" if tokens else "none"
+    kept, alone, dropped = patches_alone(weights, backbone)
+    return alone, kept, f"{', '.join(dropped)} dropped: patches attend to patches alone, as in ViTDet"
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == int(value) else value
