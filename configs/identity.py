@@ -86,6 +86,11 @@ class Identity:
 _SINCE_V1: Final[Mapping[str, object]] = {
     "orientation": "exif",
     "selection_split": None,
+    "images": None,
+    "annotations": None,
+    "columns": {},
+    "splits": {},
+    "splits_seed": 0,
     "first_index": 0,
     "first_pixel": 1,
     "ambiguous_range": "fatal",

@@ -12,7 +12,9 @@ from carryover.configs.errors import UserError
 from carryover.core.data.check_imagefolder import check_imagefolder
 from carryover.core.data.defects import Defect, DefectPolicy
 from carryover.core.data.objects.across import compare_splits
+from carryover.core.data.objects.boxes import scan_boxes
 from carryover.core.data.objects.coco import load_coco_json, scan_coco
+from carryover.core.data.objects.config import BoxesData
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.core.data.objects.splits import difference
 from carryover.core.data.objects.voc import scan_voc_folder, voc_folders
@@ -20,7 +22,7 @@ from carryover.core.data.voc_lists import LISTINGS, listed, side_by_side
 
 log = logging.getLogger(__name__)
 
-KINDS = ("imagefolder", "voc", "coco")
+KINDS = ("imagefolder", "voc", "coco", "boxes")
 
 
 def check(kind: str, root: Path, classes: Sequence[str] | None = None) -> list[Defect]:
@@ -34,6 +36,7 @@ def check(kind: str, root: Path, classes: Sequence[str] | None = None) -> list[D
         ``voc``: `root` as for `read_voc`; every list of every VOC folder is checked. ``coco``: `root` holds
         ``annotations/*.json``, or is one such file; the images are looked for where COCO, Roboflow and CVAT
         put them. ``imagefolder``: ``root/train`` and ``root/val``, or class folders in `root` itself.
+        ``boxes``: images and XML, YOLO's text or a csv, wherever they lie in `root`.
     classes
         The class names that are allowed (``voc`` and ``coco``); by default those that occur.
 
@@ -46,7 +49,21 @@ def check(kind: str, root: Path, classes: Sequence[str] | None = None) -> list[D
         raise UserError(f"{root}: no such folder")
     if kind == "imagefolder":
         return check_imagefolder(root)
+    if kind == "boxes":
+        return check_boxes(BoxesData.model_validate({"kind": "boxes", "root": root, "classes": classes}))
     return _check_voc(root, classes) if kind == "voc" else _check_coco(root, classes)
+
+
+def check_boxes(data: BoxesData, splits: bool = False) -> list[Defect]:
+    """Return every defect of images with XML, YOLO's text or a csv: of the splits, or of all images."""
+    parts = (data.train, (data.test,)) if splits else ((),)
+    scanned = scan_boxes(data, parts)
+    for dataset, _ in scanned:
+        _log_contents(dataset)
+    defects = [defect for _, found in scanned for defect in found]
+    if splits and all(dataset.images for dataset, _ in scanned):
+        defects += compare_splits(scanned[0][0], scanned[1][0], data.defects, all_wanted=True)
+    return defects
 
 
 def _check_voc(root: Path, classes: Sequence[str] | None) -> list[Defect]:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, Posit
 
 from carryover.configs import Incidental, Section
 from carryover.core.data.digest import Contents
+from carryover.core.data.named_splits import Splits
 from carryover.core.data.pictures import Orientation
 from carryover.core.data.readers import READERS
 
@@ -54,8 +55,9 @@ class DataConfig(Section):
         class folders the images have no labels. ``cifar10``, ``cifar100``: torchvision's pickled batches
         under root.
         ``tiny_imagenet``: train/<wnid>/images, val/val_annotations.txt. ``list``: `list_file`, one
-        ``path[ label]`` a line, relative to root. ``inaturalist``: <split>.json beside the images. Others by
-        the readers of installed packages (`core.data.readers`).
+        ``path[ label]`` a line, relative to root. ``csv``: images and a table of their classes.
+        ``inaturalist``: <split>.json beside the images. Others by the readers of installed packages
+        (`core.data.readers`).
     name
         What records call the data set ("imagenet", "IN-10k"); the kind when empty.
     root
@@ -66,6 +68,15 @@ class DataConfig(Section):
         Fetch CIFAR when it is not under root (no other kind is ever fetched).
     list_file
         The image list of kind ``list``.
+    images, annotations, columns
+        Of kind ``csv``, below the root: the folder of the images (None: the root), the table (None: all of
+        the root's; of this name in the folder of every split, if it is not at the root), and the titles of
+        its columns (image, label, split) where they are unusual.
+    splits
+        Of the kinds ``csv`` and ``imagefolder`` (class folders in the root itself), by name, which images a
+        split has: a list of names (.txt, .csv), a folder, a value of the table's column for splits; or a
+        share of every class, drawn by `splits_seed`. Where shares are drawn, another split is all that is
+        left.
     subset
         Train on a part of the images only.
     resize
@@ -87,6 +98,11 @@ class DataConfig(Section):
     split: str = "train"
     download: Annotated[bool, Incidental] = False
     list_file: Annotated[Path | None, Incidental] = None
+    images: Path | None = None
+    annotations: Path | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    splits: Splits
+    splits_seed: NonNegativeInt = 0
     subset: SubsetConfig | None = None
     resize: PositiveInt | None = None
     orientation: Orientation = "exif"
@@ -118,6 +134,12 @@ class DataConfig(Section):
             raise ValueError(f"list_file belongs to kind: list, and only to it (kind is {self.kind})")
         if self.download and self.kind not in ("cifar10", "cifar100"):
             raise ValueError(f"download: true is for cifar10 and cifar100 only (kind is {self.kind})")
+        of_csv = {"images": self.images, "annotations": self.annotations, "columns": self.columns}
+        given = [key for key, value in of_csv.items() if value]
+        if self.kind != "csv" and given:
+            raise ValueError(f"{given[0]} belongs to kind: csv (kind is {self.kind})")
+        if self.splits and self.kind not in ("csv", "imagefolder"):
+            raise ValueError(f"splits belongs to the kinds csv and imagefolder (kind is {self.kind})")
         allowed = READERS.get(self.kind).splits
         if allowed and self.split not in allowed:
             raise ValueError(f"{self.kind} has the splits {' and '.join(allowed)}, not {self.split}")

@@ -12,6 +12,9 @@ from PIL import Image
 from carryover.configs import UserError
 from carryover.core.data.digest import Contents, images_below, listed, named_in
 from carryover.core.data.flat_split import EXPECTED, labels_of_flat_split, truth_files
+from carryover.core.data.label_table import EXPECTED as EXPECTED_LABELS
+from carryover.core.data.label_table import contents_of_labels, labelled_files
+from carryover.core.data.named_splits import Found, Names, list_files
 from carryover.core.data.names import is_hidden, read_text
 from carryover.core.data.pictures import IMAGE_SUFFIXES
 from carryover.core.data.readers import Files, ImageSection, Reader, images_of_split
@@ -35,6 +38,8 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
 
     A split without class folders takes its labels from the list that comes with it (`core.data.flat_split`).
     """
+    if config.splits:
+        return _drawn(config, root)
     folder = root / config.split
     if not folder.is_dir():
         if config.split != "train" or any((root / other).is_dir() for other in ("val", "test")):
@@ -64,6 +69,22 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
     if others:
         log.warning("%s: %s", folder, passed_over(others))
     return Files(folder, names, labels, classes)
+
+
+def _drawn(config: ImageSection, root: Path) -> Files:
+    """Read a split of class folders in the root itself: what a draw or a list gives of all images."""
+    classes = _folders_in(root)
+    index = {name: label for label, name in enumerate(classes)}
+    names = [f"{name}/{image}" for name in classes for image in _images_below(root / name)]
+    by_id = {name.rpartition(".")[0]: root / name for name in names}
+    groups = {image_id: image_id.split("/")[0] for image_id in by_id}
+    found = Found(root, root, Names(by_id), list(by_id), groups=groups)
+    ids, _ = found.members(config.split, config.splits, config.splits_seed)
+    absent = [image_id for image_id in ids if image_id not in by_id]
+    if absent:
+        raise UserError(f"{root}: {len(absent)} listed images are not there: {', '.join(absent[:5])}")
+    kept = [by_id[image_id].relative_to(root).as_posix() for image_id in ids]
+    return Files(root, kept, [index[name.split("/")[0]] for name in kept], classes)
 
 
 def passed_over(suffixes: Counter[str]) -> str:
@@ -103,6 +124,9 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _imagefolder_files(config: ImageSection, root: Path) -> Contents:
+    if config.splits:
+        lists = [path for told in config.splits.values() for path in list_files(root, str(told))]
+        return Contents(tuple((f.name, f) for f in lists), tuple(images_below(root)))
     found = images_of_split(config, root)
     folder = root / config.split
     if not folder.is_dir() or _folders_in(folder):
@@ -271,4 +295,5 @@ CIFAR10 = Reader("CIFAR-10 as torchvision keeps it", _cifar, _cifar_files, ("tra
 CIFAR100 = Reader("CIFAR-100 as torchvision keeps it", _cifar, _cifar_files, ("train", "test"))
 TINY_IMAGENET = Reader(_TINY_IMAGENET, _tiny_imagenet, _tiny_imagenet_files, ("train", "val"))
 LIST = Reader("the folder that the paths in data.list_file are relative to", _image_list, _listed_files)
+CSV = Reader(EXPECTED_LABELS, labelled_files, contents_of_labels)
 INATURALIST = Reader("iNaturalist's own annotations, <split>.json", _inaturalist, _inaturalist_files)

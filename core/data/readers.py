@@ -4,13 +4,14 @@ A user's package adds one by an entry point of the group ``carryover.readers``; 
 `data.kind`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from carryover.configs.registry import Registry
 from carryover.core.data.digest import Contents, images_below
+from carryover.core.data.named_splits import Splits
 
 
 class ImageSection(Protocol):
@@ -30,6 +31,21 @@ class ImageSection(Protocol):
 
     @property
     def resize(self) -> int | None: ...
+
+    @property
+    def images(self) -> Path | None: ...
+
+    @property
+    def annotations(self) -> Path | None: ...
+
+    @property
+    def splits(self) -> Splits: ...
+
+    @property
+    def splits_seed(self) -> int: ...
+
+    @property
+    def columns(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -83,5 +99,5 @@ class Reader:
 
 READERS: Registry[Reader] = Registry("kind of data set", "carryover.readers")
 
-for _name in ("imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list", "inaturalist"):
+for _name in ("imagefolder", "cifar10", "cifar100", "tiny_imagenet", "list", "csv", "inaturalist"):
     READERS.register(_name, f"carryover.core.data.layouts:{_name.upper()}")

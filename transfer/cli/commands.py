@@ -103,13 +103,20 @@ def print_recipe(name: str, overrides: Sequence[str]) -> None:
 
 
 def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:
-    """Return the defects of a data set; masks are laid out as a segmentation recipe says."""
+    """Return the defects of a data set; masks, and boxes in files of one's own, as a recipe says they lie."""
     if kind != "masks":
-        if recipe is not None:
-            raise UserError(f"--recipe: says how masks are laid out; data check {kind} needs none")
-        from carryover.core.data.check import check
+        from carryover.core.data.check import check, check_boxes
 
-        return check(kind, root)
+        if recipe is None:
+            return check(kind, root)
+        from carryover.core.data.objects.config import BoxesData
+
+        data = getattr(load("transfer", recipe, [f"data.root={root}"]), "data", None)
+        if kind != "boxes" or not isinstance(data, BoxesData):
+            raise UserError(
+                f"--recipe {recipe}: says how masks or boxes (kind: boxes) lie; data check {kind} needs none"
+            )
+        return check_boxes(data, splits=True)
     if recipe is None:
         raise UserError("data check masks: say with --recipe which layout (fcn_folders, fcn_r50_ade20k, ...)")
     from carryover.core.data.masks.splits import check_masks

@@ -144,10 +144,13 @@ def data_shapes(
 
 @data_app.command("check")
 def data_check(
-    kind: Annotated[str, typer.Argument(help="imagefolder, voc, coco or masks.")],
+    kind: Annotated[
+        str, typer.Argument(help="imagefolder, voc, coco, boxes (LabelImg, YOLO, csv) or masks.")
+    ],
     root: Annotated[Path, typer.Argument(help="The data set's root.")],
     recipe: Annotated[
-        str | None, typer.Option(help="The segmentation recipe that says how the masks are laid out.")
+        str | None,
+        typer.Option(help="The recipe that says how masks, or the boxes of kind boxes, are laid out."),
     ] = None,
 ) -> None:
     """Validate a data set, list every defect by kind; exit with 1 where one of them is fatal."""

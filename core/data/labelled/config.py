@@ -9,6 +9,7 @@ from carryover.configs import Incidental, Section, UserError
 from carryover.core.data.config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
 from carryover.core.data.defects import Check
 from carryover.core.data.digest import Contents, prefixed
+from carryover.core.data.named_splits import require_one_rest
 
 Statistics = tuple[float, float, float]
 
@@ -75,9 +76,11 @@ class ClassifyData(DataConfig):
         same = self.list_file == self.test_list_file if self.kind == "list" else self.split == self.test_split
         if same:
             raise ValueError("the split to test on is the split to train on")
+        chosen = [] if self.selection_split is None else [self.selection_split]
+        require_one_rest(self.splits, [self.split, self.test_split, *chosen])
         if self.selection_split is not None:
             if self.kind == "list":
-                raise ValueError("selection_split: kind: list has two lists, and no third split")
+                raise ValueError("selection_split: kind: list has two lists; kind: csv has any number")
             if self.selection_split in (self.split, self.test_split):
                 raise ValueError("selection_split is another split than those to train and to test on")
         # Builds (and so checks) the other splits' own sections: cifar10 has no "val", for example.
@@ -157,7 +160,7 @@ def check_data(data: ClassifyData) -> None:
                 raise UserError(
                     f"{root / f'{split}.json'}: no such file; expected iNaturalist's own annotations"
                 )
-    if data.kind == "imagefolder":
+    if data.kind == "imagefolder" and not data.splits:
         named = [("split", data.split), ("test_split", data.test_split)]
         named += [("selection_split", data.selection_split)] if data.selection_split else []
         for key, split in named:

@@ -1,14 +1,18 @@
-"""The data of a detection recipe: Pascal VOC or COCO (torch-free)."""
+"""The data of a detection recipe: Pascal VOC, COCO, or boxes in files of one's own (torch-free)."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from carryover.configs import Incidental, Section, UserError
 from carryover.core.data.defects import DefectPolicy
 from carryover.core.data.digest import Contents, named_in
+from carryover.core.data.named_splits import Splits, require_one_rest
+from carryover.core.data.objects.box_files import BoxFiles
+from carryover.core.data.objects.box_table import TITLES
+from carryover.core.data.objects.settle import FirstPixel
 from carryover.core.data.objects.voc import VOC_CLASSES, voc_split
 from carryover.core.data.pictures import Orientation
 from carryover.core.data.voc_lists import VocFiles, ids_of_folder, images_by_name, listed
@@ -136,7 +140,90 @@ class CocoData(Section):
         return _coco(root, self.train) + _coco(root, self.test)
 
 
-DetectionData = Annotated[VocData | CocoData, Field(discriminator="kind")]
+class BoxesData(Section):
+    """Images anywhere below a root, with boxes in XML (LabelImg), YOLO's text or a csv.
+
+    Attributes
+    ----------
+    root
+        The directory that all other paths are relative to.
+    title
+        What the data set is called in records.
+    images
+        The folder of the images, those in folders below it included; None: ``images``, ``JPEGImages`` or the
+        root itself.
+    annotations
+        The folder of the XML or text files, or a csv file (of this name in the folder of every split, if
+        it is not at the root); None: beside the images, or in ``annotations``, ``labels`` or ``xml``.
+    splits
+        By name, which images a split has: a list of names (.txt, .csv), a folder, a value of a table's column
+        for splits; or a share of the images, drawn by `splits_seed`. A split that is not named here is the
+        list, folder or value of its own name; where shares are drawn, all that is left.
+    columns
+        Titles of a table's columns by what they hold (image, label, xmin, ...), where they are unusual.
+    classes
+        Class names in label order; None: those that occur, sorted, or YOLO's by number.
+    train, test
+        Names of splits; several to train on are joined.
+    metric
+        As in VocData.
+    first_pixel
+        How coordinates count: from 1 or 0 with both ends inside the box, or as its edges. None: from 1 in
+        XML, as edges in a csv. Normalised ones are always edges.
+    orientation, defects
+        As in VocData.
+    """
+
+    kind: Literal["boxes"]
+    root: Annotated[Path, Incidental]
+    title: str = "boxes"
+    images: Path | None = None
+    annotations: Path | None = None
+    splits: Splits
+    splits_seed: NonNegativeInt = 0
+    columns: dict[str, str] = Field(default_factory=dict)
+    classes: tuple[str, ...] | None = Field(default=None, min_length=1)
+    train: tuple[str, ...] = Field(default=("train",), min_length=1)
+    test: str = "test"
+    metric: Literal["11point", "area"] = "area"
+    first_pixel: FirstPixel | None = None
+    orientation: Orientation = "exif"
+    defects: DefectPolicy = DefectPolicy()
+
+    @field_validator("columns")
+    @classmethod
+    def _known(cls, columns: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(columns.keys() - TITLES.keys()):
+            raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(TITLES)}")
+        return columns
+
+    @model_validator(mode="after")
+    def _one_rest(self) -> "BoxesData":
+        require_one_rest(self.splits, [*self.train, self.test])
+        if self.test in self.train:
+            raise ValueError("the split to test on is a split to train on")
+        return self
+
+    @property
+    def test_label(self) -> str:
+        """The split the numbers are measured on."""
+        return self.test
+
+    @property
+    def rule(self) -> str:
+        """The rule of the metric in words."""
+        return VOC_RULES[self.metric]
+
+    def contents(self) -> Contents:
+        """List what is read of both splits; see `core.data.digest`."""
+        try:
+            return BoxFiles(self).contents((*self.train, self.test))
+        except UserError:
+            # Its reader says so.
+            return Contents()
+
+
+DetectionData = Annotated[VocData | CocoData | BoxesData, Field(discriminator="kind")]
 
 
 def voc_contents(root: Path, splits: Iterable[tuple[int | None, str]]) -> Contents:

@@ -7,8 +7,9 @@ from typing import Literal
 from carryover.configs import UserError
 from carryover.core.data.defects import Defect, refuse_fatal, summarize
 from carryover.core.data.objects.across import compare_splits
+from carryover.core.data.objects.boxes import read_boxes
 from carryover.core.data.objects.coco import read_coco
-from carryover.core.data.objects.config import DetectionData, VocData
+from carryover.core.data.objects.config import BoxesData, CocoData, DetectionData, VocData
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.core.data.objects.voc import read_voc
 
@@ -36,8 +37,11 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
     root = data.root.expanduser()
     if not root.is_dir():
         raise UserError(f"data.root: {root}: no such directory; say where {data.title} is with data.root=DIR")
-    train, train_defects = _read(data, "train", needs_masks)
-    test, test_defects = _read(data, "test", needs_masks)
+    if isinstance(data, BoxesData):
+        (train, train_defects), (test, test_defects) = read_boxes(data, (data.train, (data.test,)))
+    else:
+        train, train_defects = _read(data, "train", needs_masks)
+        test, test_defects = _read(data, "test", needs_masks)
     for dataset, defects in ((train, train_defects), (test, test_defects)):
         log.info("%s", summarize(defects, dataset.name))
     if train.classes != test.classes:
@@ -51,7 +55,7 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
         raise UserError(
             f"{train.name}: all {sum(objects)} objects are marked difficult: nothing is left to train on"
         )
-    compared = compare_splits(train, test, data.defects, all_wanted=isinstance(data, VocData))
+    compared = compare_splits(train, test, data.defects, all_wanted=not isinstance(data, CocoData))
     if compared:
         log.info("%s", summarize(compared, data.title))
     refuse_fatal(compared, data.title)
@@ -63,7 +67,7 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
 
 
 def _read(
-    data: DetectionData, part: Literal["train", "test"], needs_masks: bool
+    data: VocData | CocoData, part: Literal["train", "test"], needs_masks: bool
 ) -> tuple[DetectionDataset, list[Defect]]:
     root = data.root.expanduser()
     if isinstance(data, VocData):

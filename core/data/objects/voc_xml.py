@@ -16,12 +16,24 @@ EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class VocObject:
-    """One ``<object>``; its number counts from 1, its edges are 1-based with both ends inside the box."""
+    """One ``<object>``; its number counts from 1, its edges are 1-based with both ends inside the box.
+
+    Of other files: a line of a text or a table, whose edges are as it states them.
+
+    Attributes
+    ----------
+    place
+        Where it stands, for messages; "" for the object of that number.
+    crowd
+        One box around several objects.
+    """
 
     number: int
     name: str
     edges: tuple[float, float, float, float]
     difficult: bool
+    place: str = ""
+    crowd: bool = False
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,7 @@ class DetectionConfig(EvaluationRecipe):
 
     @model_validator(mode="after")
     def _masks_are_annotated(self) -> "DetectionConfig":
-        if self.model.masks and self.data.kind == "voc":
-            raise ValueError("model.masks: true needs instance masks; the VOC layout has boxes only")
+        if self.model.masks and self.data.kind != "coco":
+            layout = "the VOC layout has" if self.data.kind == "voc" else "kind: boxes is of"
+            raise ValueError(f"model.masks: true needs instance masks; {layout} boxes only")
         return self

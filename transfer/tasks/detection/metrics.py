@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from carryover.core.data.objects.config import DetectionData, VocData
+from carryover.core.data.objects.config import CocoData, DetectionData
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.transfer.results.outcomes.detections import Detections, joined
 from carryover.transfer.results.record import Metric, Setting
@@ -32,7 +32,7 @@ def score(
     read.
     """
     n = len(dataset.images)
-    if isinstance(data, VocData):
+    if not isinstance(data, CocoData):
         from carryover.transfer.tasks.detection.voc_metrics import voc_ap
 
         voc = voc_ap(dataset, predictions, metric=data.metric)
