@@ -1,0 +1,46 @@
+"""The arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def keys(given: list[str] | None) -> list[str] | None:
+    """Refuse ``out=``, which is no key of a recipe."""
+    from carryover.configs import UserError
+
+    for override in given or []:
+        if override.startswith("out="):
+            raise UserError(f"'{override}': where results go is no key of a recipe: --out {override[4:]}")
+    return given
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to override.", callback=keys),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
+Encoder = Annotated[
+    str | None, typer.Option(help="online, momentum, student, teacher, or a prefix that `inspect` prints.")
+]
+Architecture = Annotated[
+    str | None, typer.Option(help="The network where the file does not tell: resnet50, timm/NAME.")
+]
+Stem = Annotated[str | None, typer.Option(help="imagenet, cifar, cifar_maxpool or cifar_no_relu.")]
+Stride = Annotated[
+    bool | None, typer.Option("--stride-in-1x1/--no-stride-in-1x1", help="Where bottlenecks stride.")
+]
+Padding = Annotated[str | None, typer.Option(help="symmetric, or same (TensorFlow's).")]
+Heads = Annotated[int | None, typer.Option(help="Attention heads, which no tensor tells.", min=1)]
+Pixels = Annotated[
+    str | None, typer.Option(help="mean/std/order that the weights expect, or imagenet, caffe, half, clip.")
+]
+Label = Annotated[str | None, typer.Option(help="What records and reports call the checkpoint.")]
+Method = Annotated[str | None, typer.Option(help="How it was pretrained, where its file does not say.")]
+PretrainedOn = Annotated[str | None, typer.Option(help="On what data, where its file does not say.")]
+Epochs = Annotated[float | None, typer.Option(help="For how many epochs, where its file does not say.")]
+InputSize = Annotated[
+    int | None, typer.Option(help="On crops of how many pixels a side, where its file does not say.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
