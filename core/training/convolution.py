@@ -4,7 +4,13 @@ oneDNN feeds AMX one row of the output at a time. In a network's last stages a r
 of each tile stays empty: a ResNet-18's weight gradients at 4 x 4 pixels take four times as long as the same
 product does as one matrix. Here the patches are laid out as rows (im2col), and all pixels of the batch are
 one matrix's. Where maps are larger the library is faster, since patches are k x k times the image.
+
+oneDNN's weight gradients in bf16 are wrong where a part of the kernel meets the border at every pixel (3 x 3
+with stride 2 on a map of 1 x 1): there it returns what the memory held before, seen with torch 2.14.1 on
+AVX512_BF16 and AVX512. Such parts are cut away first, on every CPU; their gradient is 0.
 """
+
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +24,7 @@ _PIXELS_OF_ALL = 16
 _CHANNELS_OF_ALL = 256
 
 
+@cache
 def has_idle_matrix_unit() -> bool:
     """Return whether this CPU multiplies bf16 matrices in AMX tiles."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
@@ -27,10 +34,10 @@ def use_products(module: nn.Module) -> None:
     """Let the convolutions in `module` be matrix products where that is faster: on a CPU with AMX.
 
     In place: names of parameters and states stay as they are. Only what is computed in bf16 on the CPU
-    changes, and that by rounding.
+    changes, and that by rounding; but weight gradients that the library gets wrong become right, on any CPU.
+    Inside `torch.compile` there are no products.
     """
-    on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
-    if not on_cpu or not has_idle_matrix_unit():
+    if not all(parameter.device.type == "cpu" for parameter in module.parameters()):
         return
     for part in module.modules():
         if type(part) is nn.Conv2d and _is_plain(part):
@@ -42,10 +49,23 @@ class Conv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        if input.device.type != "cpu" or dtype != torch.bfloat16 or input.dim() != 4:
+            return super()._conv_forward(input, weight, bias)
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         height, width = _sides(input, kernel, stride, padding)
+        rows = _met(input.shape[-2], height, kernel, stride, padding)
+        columns = _met(input.shape[-1], width, kernel, stride, padding)
+        if (rows.stop - rows.start, columns.stop - columns.start) != (kernel, kernel):
+            inner = weight[..., rows.start : rows.stop, columns.start : columns.stop]
+            borders = (
+                *_border(input.shape[-1], width, columns, stride, padding),
+                *_border(input.shape[-2], height, rows, stride, padding),
+            )
+            return conv2d(pad(input, borders), inner, bias, stride)
         all_of_it = extent(self.in_channels, kernel, height * width)
-        if input.device.type != "cpu" or dtype != torch.bfloat16 or input.dim() != 4 or all_of_it is None:
+        # torch.compile is left torch's convolution: of the products it made other code, and on a CPU with AMX
+        # the loss was nan at the second step.
+        if all_of_it is None or torch.compiler.is_compiling() or not has_idle_matrix_unit():
             return super()._conv_forward(input, weight, bias)
         return product_conv2d(input.to(dtype), weight.to(dtype), stride, padding, all_of_it)
 
@@ -120,6 +140,18 @@ def _by_product(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     flat = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
     made = _patches(x, kernel, stride, padding) @ flat.t()
     return made.view(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
+
+
+def _met(side: int, made: int, kernel: int, stride: int, padding: int) -> range:
+    """Return which positions of a kernel, along one side, meet a pixel of the image for any output."""
+    met = [at for at in range(kernel) if any(0 <= out * stride + at - padding < side for out in range(made))]
+    return range(met[0], met[-1] + 1)
+
+
+def _border(side: int, made: int, met: range, stride: int, padding: int) -> tuple[int, int]:
+    """Return how far an image is padded (less than 0: cut) for the part of a kernel that meets it."""
+    before = padding - met.start
+    return before, (made - 1) * stride + len(met) - side - before
 
 
 def _sides(x: Tensor, kernel: int, stride: int, padding: int) -> tuple[int, int]:

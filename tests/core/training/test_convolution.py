@@ -1,6 +1,7 @@
 """Convolutions as matrix products: torch's convolutions in every number, and only where they are faster."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -72,6 +73,54 @@ def test_a_network_in_bf16_is_as_near_to_float64_as_torchs_own() -> None:
 
 
 @pytest.mark.usefixtures("amx")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_size_of_map_is_float64s_but_for_rounding(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for side, kernel, stride in itertools.product((1, 2, 3, 4, 5, 8, 9), (1, 3, 5), (1, 2)):
+            torch.manual_seed(side)
+            layer = nn.Conv2d(256, 8, kernel, stride, kernel // 2, bias=False)
+            layer.to(memory_format=torch.channels_last)
+            ours = nn.Sequential(copy.deepcopy(layer))
+            use_products(ours)
+            images = torch.randn(4, 256, side, side)
+            expected = _results(layer.double(), images.double(), bf16=False)
+            found = _results(ours, images, bf16=True)
+            for name, value in expected.items():
+                error = float((found[name].double() - value).norm() / value.norm())
+                # Operands and result are rounded to 8 bits of precision: each by up to 2 ** -9.
+                assert error < 0.005, (side, kernel, stride, name)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("amx")
+def test_a_compiled_network_has_torchs_own_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under inductor the products gave a loss of nan on a CPU with AMX."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(256, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, bias=False)
+    ).to(memory_format=torch.channels_last)
+    ours = copy.deepcopy(network)
+    use_products(ours)
+    images = torch.randn(4, 256, 4, 4)
+    expected = _gradients(torch.compile(network), images, bf16=True)
+
+    def refused(*arguments: object) -> torch.Tensor:
+        raise AssertionError("a product inside torch.compile")
+
+    monkeypatch.setattr(carryover.core.training.convolution, "product_conv2d", refused)
+    found = _gradients(torch.compile(ours, fullgraph=True), images, bf16=True)
+    assert expected
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient)
+    monkeypatch.undo()
+    exact = _gradients(copy.deepcopy(network).double(), images.double(), bf16=False)
+    assert {name.removeprefix("_orig_mod.") for name in found} == set(exact)
+
+
+@pytest.mark.usefixtures("amx")
 def test_what_is_not_bf16_stays_torchs_bit_for_bit() -> None:
     torch.manual_seed(0)
     network = build_backbone(BackboneConfig(arch="resnet18", stem="cifar"))
@@ -126,9 +175,45 @@ def test_convolutions_of_other_kinds_are_left_alone_and_names_stay() -> None:
 
 def test_a_cpu_without_amx_keeps_torchs_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carryover.core.training.convolution, "has_idle_matrix_unit", lambda: False)
-    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False))
+    network = nn.Sequential(nn.Conv2d(256, 4, 3, padding=1, bias=False)).to(memory_format=torch.channels_last)
+    ours = copy.deepcopy(network)
+    use_products(ours)
+    images = torch.randn(2, 256, 4, 4)
+    expected, found = _gradients(network, images, bf16=True), _gradients(ours, images, bf16=True)
+    assert torch.equal(found["0.weight"], expected["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "kernel", "stride", "compiled", "amx"),
+    [
+        *[(1, 1, 3, 2, False, amx) for amx in (False, True)],
+        *[(1, 1, 7, 1, False, True), (2, 2, 7, 3, False, True), (1, 4, 3, 2, False, True)],
+        *[(2, 1, 5, 3, False, False), (1, 1, 3, 2, True, True)],
+    ],
+)
+def test_a_part_of_the_kernel_that_meets_no_pixel_has_no_gradient(
+    height: int,
+    width: int,
+    kernel: int,
+    stride: int,
+    compiled: bool,
+    amx: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There oneDNN's weight gradient in bf16 is what the memory held before."""
+    monkeypatch.setattr(carryover.core.training.convolution, "has_idle_matrix_unit", lambda: amx)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(256, 32, kernel, stride, kernel // 2, bias=False).to(memory_format=torch.channels_last)
+    network = nn.Sequential(copy.deepcopy(layer))
     use_products(network)
-    assert type(network[0]) is nn.Conv2d
+    images = torch.randn(8, 256, height, width)
+    expected = _results(layer.double(), images.double(), bf16=False)
+    found = _results(torch.compile(network, fullgraph=True) if compiled else network, images, bf16=True)
+    unmet = expected["weight's gradient"] == 0
+    assert unmet.any()
+    assert (found["weight's gradient"][unmet] == 0).all()
+    for name, value in expected.items():
+        assert float((found[name].double() - value).norm() / value.norm()) < 0.005, name
 
 
 def _gradients(network: nn.Module, images: torch.Tensor, bf16: bool) -> dict[str, torch.Tensor]:
@@ -136,3 +221,14 @@ def _gradients(network: nn.Module, images: torch.Tensor, bf16: bool) -> dict[str
         features = network(images)
     features.to(images.dtype).square().mean().backward()
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None and p.dim() == 4}
+
+
+def _results(layer: nn.Module, images: torch.Tensor, bf16: bool) -> dict[str, torch.Tensor]:
+    """Return a layer's output, and the gradients of its input and weight for a fixed one of the output."""
+    images = images.clone().requires_grad_()
+    (weight,) = layer.parameters()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        made = layer(images)
+    upstream = torch.randn(made.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    of_images, of_weight = torch.autograd.grad(made, (images, weight), upstream.to(made.dtype))
+    return {"output": made.detach(), "input's gradient": of_images, "weight's gradient": of_weight}
