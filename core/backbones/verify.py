@@ -68,12 +68,15 @@ def prove_tensors(source: Mapping[str, Tensor], target: Mapping[str, Tensor], wh
             raise WorkError(f"{where}: '{name}' arrived with other values than the source's")
 
 
-def prove_model(source: nn.Module, model: LoadedModel) -> ModelProof:
+def prove_model(
+    source: nn.Module, model: LoadedModel, tensors: Mapping[str, Tensor] | None = None
+) -> ModelProof:
     """Compare a loaded model with the source backbone: every tensor, and the feature maps of every stage.
 
+    `tensors` are those that the model must have, where they are not all of the source's as they are.
     Raises WorkError naming the tensor or stage when a tensor differs or a feature map by more than 1e-4.
     """
-    prove_tensors(source.state_dict(), model.tensors, model.name)
+    prove_tensors(source.state_dict() if tensors is None else tensors, model.tensors, model.name)
     images = probe(description_of(source).input)
     source.eval()
     with torch.no_grad():

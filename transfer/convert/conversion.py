@@ -1,10 +1,11 @@
 """Carry one checkpoint to one library: write, let the library load it, compare, and only then keep it."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from carryover.configs import CarryoverError, UserError, WorkError
 from carryover.core.backbones.against import Reference, prove_against, read_reference
@@ -29,6 +30,7 @@ from carryover.core.formats.receipt import (
 from carryover.core.formats.said import Said
 from carryover.core.training.device import random_states_kept
 from carryover.core.training.provenance import git_revision, library_versions
+from carryover.transfer.convert.held import Held
 from carryover.transfer.convert.target import Target
 from carryover.transfer.convert.targets import TARGETS
 
@@ -81,10 +83,12 @@ def convert(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         written = Path(scratch) / out.name
-        renamed = {target.rename(name): value for name, value in imported.state.items()}
+        held = target.hold(imported)
+        rename = held.rename or target.rename
+        renamed = {rename(name): value for name, value in held.tensors.items()}
         target.write(written, renamed, imported.metadata)
-        proven = _prove(written, target, imported, reference)
-        receipt = _receipt(checkpoint, written, target, imported, proven)
+        proven = _prove(written, target, imported, held, reference)
+        receipt = _receipt(checkpoint, written, target, imported, held, proven)
         write_receipt(receipt_path(written), receipt)
         # The receipt goes first: a converted file that is there always has its receipt.
         receipt_path(written).replace(receipt_path(out))
@@ -117,38 +121,43 @@ class _Proven:
     against: MakerProof | None = None
 
 
-def _prove(written: Path, target: Target, imported: Imported, reference: Reference | None) -> _Proven:
+def _prove(
+    written: Path, target: Target, imported: Imported, held: Held, reference: Reference | None
+) -> _Proven:
     """Structure first (fast, and names the tensor), then the library itself."""
-    _prove_structure(written, target, imported)
+    _prove_structure(written, target, held)
     version, reason = target.version()
     if version is None:
         if reference is not None:
             raise UserError(f"--against: {target.name} could not be imported here: {reason}")
         return _Proven((), STRUCTURE_ONLY, (f"{target.name} could not be imported here: {reason}",))
-    proofs, against = _load(written, target, imported, live_backbone(imported), reference)
+    proofs, against = _load(written, target, imported, held, reference)
     return _Proven(proofs, version, (), against)
 
 
-def _prove_structure(written: Path, target: Target, imported: Imported) -> None:
+def _prove_structure(written: Path, target: Target, held: Held) -> None:
     where = f"{target.name} file"
+    rename_back = held.rename_back or target.rename_back
     read_back: dict[str, Tensor] = {}
     for name, value in target.read(written).items():
-        source = target.rename_back(name)
+        source = rename_back(name)
         if source is None or source in read_back:
-            raise WorkError(f"{where}: '{name}' is no tensor of {imported.metadata.backbone.label}")
+            raise WorkError(f"{where}: '{name}' is no tensor of {held.imported.metadata.backbone.label}")
         read_back[source] = value
-    prove_tensors(imported.state, read_back, where)
+    prove_tensors(held.tensors, read_back, where)
 
 
 def _load(
-    written: Path, target: Target, imported: Imported, source: nn.Module, reference: Reference | None
+    written: Path, target: Target, imported: Imported, held: Held, reference: Reference | None
 ) -> tuple[tuple[ModelProof, ...], MakerProof | None]:
     proofs, against = [], None
+    source = live_backbone(held.imported)
+    tensors = None if held.imported is imported else held.tensors
     # Building the library's models draws random weights; the caller's random state is none of their business.
     with random_states_kept():
         try:
             for model in target.load(written, imported.metadata.backbone):
-                proofs.append(prove_model(source, model))
+                proofs.append(prove_model(source, model, tensors))
                 if reference is not None:
                     against = prove_against(reference, model, imported.metadata)
             return tuple(proofs), against
@@ -173,37 +182,46 @@ def _receipt(
     written: Path,
     target: Target,
     imported: Imported,
+    held: Held,
     proven: _Proven,
 ) -> Receipt:
     source = file_record(checkpoint)
+    rename = held.rename or target.rename
     tensors = tuple(
         CarriedTensor(
-            name=target.rename(name),
+            name=rename(name),
             source=name,
             shape=tuple(value.shape),
             dtype=str(value.dtype).removeprefix("torch."),
             sha256=tensor_digest(value),
         )
-        for name, value in imported.state.items()
+        for name, value in held.tensors.items()
     )
     return Receipt(
         to=target.name,
         source=source,
         target=file_record(written),
         metadata=imported.metadata,
-        fates=tuple(_named(fate, target) for fate in imported.fates),
+        fates=tuple(_named(fate, rename) for fate in held.fates),
         tensors=tensors,
-        expected=len(expected_tensors(imported.metadata.backbone)),
+        expected=_expected(imported, held),
         verified_in=proven.verified_in,
         proofs=proven.proofs,
         tolerance=TOLERANCE,
         settings=target.settings(imported.metadata),
-        notes=(*imported.notes, *proven.notes, *in_words(imported.metadata.assumed)),
+        notes=(*imported.notes, *held.notes, *proven.notes, *in_words(imported.metadata.assumed)),
         git_revision=git_revision(),
         library_versions=dict(library_versions()),
         against=proven.against,
     )
 
 
-def _named(fate: Fate, target: Target) -> Fate:
-    return fate if fate.target is None else Fate(fate.source, fate.fate, target.rename(fate.target))
+def _expected(imported: Imported, held: Held) -> int:
+    """Return how many tensors a library must have: the network's, or those of them that it holds."""
+    if held.imported is imported:
+        return len(expected_tensors(imported.metadata.backbone))
+    return len(held.tensors)
+
+
+def _named(fate: Fate, rename: Callable[[str], str]) -> Fate:
+    return fate if fate.target is None else Fate(fate.source, fate.fate, rename(fate.target))

@@ -1,4 +1,4 @@
-"""Canonical -> Detectron2: one `.pkl` that serves C4 and FPN models, exactly.
+"""Canonical -> Detectron2: one `.pkl` that serves C4 and FPN models, exactly; ViTs and others of timm.
 
 Detectron2 loads it through its own suffix matching: `res5.0.conv1.weight` is found both as
 `backbone.bottom_up.res5.0.conv1.weight` (FPN) and as `roi_heads.res5.0.conv1.weight` (C4). The file says so
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from carryover.configs import UserError, WorkError
+from carryover.core.backbones.imported import Imported
 from carryover.core.backbones.importers import EMBEDDED_KEY
 from carryover.core.backbones.naming import from_detectron2, to_detectron2
 from carryover.core.backbones.reading import read_contents
@@ -23,6 +24,8 @@ from carryover.core.backbones.resnet import STAGES
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
+from carryover.transfer.convert import detectron2_timm, detectron2_vit
+from carryover.transfer.convert.held import Held, held_under, held_whole
 from carryover.transfer.convert.target import Target, quiet, require_resnet
 
 AUTHOR = "carryover"
@@ -59,13 +62,22 @@ def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
 
 
 def model_settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
-    """`resnet_settings`, and the keys that feed the backbone the pixels it was trained on (in 0..255)."""
+    """The keys that build the backbone, and those that feed it the pixels it was trained on (in 0..255)."""
     return {
-        **resnet_settings(about.backbone),
+        **backbone_settings(about.backbone),
         "INPUT.FORMAT": about.channel_order,
         "MODEL.PIXEL_MEAN": [round(255 * mean, 6) for mean in about.pixel_mean],
         "MODEL.PIXEL_STD": [round(255 * std, 6) for std in about.pixel_std],
     }
+
+
+def backbone_settings(config: BackboneConfig) -> dict[str, JsonValue]:
+    """`resnet_settings`, or how Detectron2's own ViT, or carryover's backbone in Detectron2, is told."""
+    if not detectron2_timm.is_timms(config):
+        return resnet_settings(config)
+    if detectron2_vit.own_vit(config) is not None:
+        return {"detectron2.modeling.ViT": detectron2_vit.vit_settings(config)}
+    return {"MODEL.BACKBONE.NAME": detectron2_timm.BUILDER, "import": detectron2_timm.NETWORKS}
 
 
 def backbone_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -75,6 +87,8 @@ def backbone_tensors(model: nn.Module) -> dict[str, Tensor]:
     norm after res5). Raises WorkError for a tensor of the backbone that no plain ResNet has.
     """
     rcnn: Any = model
+    if (own := detectron2_timm.tensors_of(rcnn.backbone)) is not None:
+        return own
     trunk = rcnn.backbone.bottom_up if hasattr(rcnn.backbone, "bottom_up") else rcnn.backbone
     named = dict(trunk.state_dict())
     if res5 := getattr(rcnn.roi_heads, "res5", None):
@@ -91,12 +105,24 @@ def backbone_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _require(config: BackboneConfig) -> None:
+    if detectron2_timm.is_timms(config):
+        detectron2_timm.require_dense(config)
+        return
     require_resnet(config, "detectron2", "timm or torchvision")
     if config.width != 1 and config.arch in _BASIC:
         raise UserError(
             f"'conv1.weight' has {64 * config.width} output channels ({config.label}); Detectron2 builds "
             "ResNet-18 and 34 with 64 only (it widens ResNets of bottlenecks)"
         )
+
+
+def _hold(imported: Imported) -> Held:
+    config = imported.metadata.backbone
+    if not detectron2_timm.is_timms(config):
+        return held_whole(imported)
+    if detectron2_vit.own_vit(config) is not None:
+        return held_under(detectron2_vit.PREFIX, detectron2_vit.hold(imported))
+    return held_under(detectron2_timm.PREFIX, held_whole(imported))
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) -> None:
@@ -131,6 +157,11 @@ def _version() -> tuple[str | None, str]:
 
 
 def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
+    if detectron2_timm.is_timms(config):
+        for name, model in detectron2_timm.models(config):
+            _load_with_detectron2(model, path)
+            yield detectron2_timm.loaded(name, model.eval(), config)
+        return
     for layout, build in (("FPN", _fpn_model), ("C4", _c4_model)):
         model = build(config)
         _load_with_detectron2(model, path)
@@ -232,4 +263,5 @@ TARGET = Target(
     version=_version,
     load=_load,
     settings=model_settings,
+    hold=_hold,
 )

@@ -11,9 +11,11 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from carryover.configs import UserError
+from carryover.core.backbones.imported import Imported
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata
+from carryover.transfer.convert.held import Held, held_whole
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Target:
         Yields models of the library that have loaded the file by the library's own means.
     settings
         What the library must be told to build this backbone.
+    hold
+        What the library holds of a backbone: tokens dropped, factors folded, names of its own; all of it by
+        default.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Target:
     version: Callable[[], tuple[str | None, str]]
     load: Callable[[Path, BackboneConfig], Iterator[LoadedModel]]
     settings: Callable[[CanonicalMetadata], dict[str, JsonValue]]
+    hold: Callable[[Imported], Held] = held_whole
 
 
 def require_resnet(config: BackboneConfig, library: str, instead: str) -> None:

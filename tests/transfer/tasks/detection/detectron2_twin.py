@@ -20,7 +20,7 @@ DATA = {
 STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
 
-def twin(config: C4Config | FPNConfig, arch: str, classes: int):
+def twin(config: C4Config | FPNConfig, arch: str | BackboneConfig, classes: int):
     """The model that the Detectron2 backend builds for one of our recipes, with random weights."""
     from detectron2.modeling import build_model
 
@@ -29,17 +29,47 @@ def twin(config: C4Config | FPNConfig, arch: str, classes: int):
         {"backend": "detectron2", "data": DATA, "model": config, "solver": {"max_iter": 2, "warmup_iters": 1}}
     )
     around = Surroundings(classes, "a_train", "a_test", "bitmask", Path("none"), Path("none"), "cpu", 1)
-    return build_model(build_cfg(recipe, BackboneConfig(arch=arch), around))
+    about = arch if isinstance(arch, BackboneConfig) else BackboneConfig(arch=arch)
+    return build_model(build_cfg(recipe, about, around))
 
 
 def give_weights(ours: nn.Module, theirs: nn.Module, config: C4Config | FPNConfig) -> None:
     """Copy every tensor of our detector into Detectron2's; fails unless it fills it completely."""
     state = {}
+    trunk = next((t for t in ("net.body", "bottom_up.body", "net") if _has(theirs.backbone, t)), None)
     for name, value in ours.state_dict().items():
-        state.update(_translated(name, value, config))
+        if trunk is not None and name.startswith(
+            ("backbone.body.", "backbone.simfp", "backbone.level_norms")
+        ):
+            state.update(_of_timm(name.removeprefix("backbone."), value, trunk, theirs))
+        else:
+            state.update(_translated(name, value, config))
     expected = {n for n in theirs.state_dict() if not n.startswith(("proposal_generator.anchor", "pixel_"))}
     assert set(state) == expected, sorted(set(state) ^ expected)[:10]
     theirs.load_state_dict(state, strict=False)
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    return name in dict(module.named_modules())
+
+
+def _of_timm(name: str, value: torch.Tensor, trunk: str, theirs: nn.Module) -> dict[str, torch.Tensor]:
+    """Names of a network of timm, of the norms of its levels, and of a simple feature pyramid."""
+    if m := re.fullmatch(r"(simfp_\d\.\d)\.([01])\.(weight|bias)", name):
+        return {f"backbone.{m[1]}.{'norm.' if m[2] == '1' else ''}{m[3]}": value}
+    if name.startswith("simfp"):
+        return {f"backbone.{name}": value}
+    if m := re.match(r"level_norms\.(\d)\.(.*)", name):
+        return {f"backbone.bottom_up.level_norms.res{int(m[1]) + 2}.{m[2]}": value}
+    name = name.removeprefix("body.")
+    if trunk == "net" and (name.startswith(("norm.", "fc_norm.")) or name.endswith(".gamma")):
+        # Detectron2's own ViT has no norm after its last block, and no LayerScale (here one).
+        return {}
+    if trunk == "net" and name == "pos_embed":
+        # It keeps a position for the class token, which it leaves out.
+        theirs_is = theirs.state_dict()["backbone.net.pos_embed"]
+        value = torch.cat([theirs_is[:, :1], value], dim=1)
+    return {f"backbone.{trunk}.{name}": value}
 
 
 def _translated(name: str, value: torch.Tensor, config) -> dict[str, torch.Tensor]:
@@ -55,7 +85,9 @@ def _translated(name: str, value: torch.Tensor, config) -> dict[str, torch.Tenso
         kind = "lateral" if m[1] == "inner" else "output"
         return {f"backbone.fpn_{kind}{int(m[2]) + 2}.{'norm.' if m[3] == '1' else ''}{m[4]}": value}
     if name.startswith("rpn.head."):
-        renamed = name.removeprefix("rpn.head.").replace("conv.0.0", "conv")
+        renamed = name.removeprefix("rpn.head.")
+        several = config.rpn.head_convs > 1
+        renamed = re.sub(r"conv\.(\d)\.0", r"conv.conv\1" if several else "conv", renamed)
         renamed = renamed.replace("cls_logits", "objectness_logits").replace("bbox_pred", "anchor_deltas")
         return {f"proposal_generator.rpn_head.{renamed}": value}
     if m := re.match(r"roi_heads\.(box|mask)_head\.(\d+)\.(\d)\.(.*)", name):

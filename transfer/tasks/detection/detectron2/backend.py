@@ -39,6 +39,8 @@ from carryover.core.training.distributed import Ranks, barrier
 from carryover.core.training.provenance import host
 from carryover.transfer.convert.conversion import convert
 from carryover.transfer.convert.detectron2 import backbone_tensors
+from carryover.transfer.convert.detectron2_timm import is_timms
+from carryover.transfer.convert.detectron2_vit import own_vit
 from carryover.transfer.convert.target import quiet
 from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.detection.config import DetectionConfig
@@ -52,6 +54,7 @@ from carryover.transfer.tasks.detection.detectron2.data import (
 )
 from carryover.transfer.tasks.detection.model import CAUSE, DetectionRun, Detector, Step, losses_of
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
+from carryover.transfer.tasks.detection.pyramid import as_trained, require_detectable
 
 log = logging.getLogger(__name__)
 
@@ -179,11 +182,35 @@ def _require(config: DetectionConfig, ranks: Ranks) -> None:
         )
 
 
+def tokens_in_words(source: Source, config: DetectionConfig) -> str | None:
+    """Say what becomes of a plain transformer's class token and registers; None for other backbones.
+
+    Raises UserError for a backbone that carries no such detector, or that Detectron2 cannot run as asked.
+    """
+    backbone, model = source.metadata.backbone, config.model
+    if not is_timms(backbone):
+        return None
+    require_detectable(backbone, model)
+    trained, _, words = as_trained(backbone, source.backbone.state_dict(), model)
+    own = own_vit(backbone) is not None
+    if own and trained.tokens and words != "none":
+        raise UserError(
+            f"model.prefix_tokens: keep: Detectron2's own ViT runs the patches of {backbone.label} alone;"
+            " leave it out, or set backend: torchvision"
+        )
+    if not own and not trained.tokens:
+        raise UserError(
+            f"model.prefix_tokens: drop: Detectron2 runs {backbone.label} by timm's network, tokens and all;"
+            " leave it out, or set backend: torchvision"
+        )
+    return words
+
+
 @contextmanager
 def _build(run: DetectionRun) -> Iterator[Detectron2Detector]:
     config, ranks, path = run.config, run.ranks, run.out / BACKBONE_NAME
     splits, source, images = run.data, run.source, annotated_images(run.data.train)
-    masks = config.model.masks
+    masks, tokens = config.model.masks, tokens_in_words(source, config)
     names = [f"carryover_{run.work.identity.hash[:16]}_{part}" for part in ("train", "test")]
     around = Surroundings(
         classes=len(splits.train.classes),
@@ -215,6 +242,8 @@ def _build(run: DetectionRun) -> Iterator[Detectron2Detector]:
             "conversion_difference": receipt.largest_difference,
             "receipt": receipt_path(path).name,
         }
+        if tokens is not None:
+            facts["prefix_tokens"] = tokens
         if masks:
             facts["mask_format"] = cfg.INPUT.MASK_FORMAT
         artifacts = {"receipt": receipt_path(path).name, "detectron2": CFG_NAME}

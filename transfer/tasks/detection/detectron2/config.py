@@ -1,5 +1,6 @@
 """A detection recipe in Detectron2's own terms: every key that its defaults do not say already."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,11 +9,14 @@ from pydantic import JsonValue
 
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.convert.detectron2 import resnet_settings
+from carryover.transfer.convert.detectron2_timm import BUILDER, is_timms
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
+from carryover.transfer.tasks.detection.pyramid import pyramid_of
 
 C4_HEADS = "Res5ROIHeadsOfBackbone"
 EXTRA_NORM_HEADS = "Res5ROIHeadsExtraNorm"
+PATCH_HEADS = "StandardROIHeadsOfStrides"
 _STAGES = ["res2", "res3", "res4", "res5"]
 _PYRAMID = ["p2", "p3", "p4", "p5", "p6"]
 _SYNCHRONISED = ("SyncBN", "naiveSyncBN")
@@ -50,9 +54,13 @@ def build_cfg(config: DetectionConfig, backbone: BackboneConfig, around: Surroun
     """Build Detectron2's configuration of a recipe around a backbone, frozen."""
     from detectron2.config import get_cfg
 
-    import carryover.transfer.tasks.detection.detectron2.heads  # noqa: F401 (registers the heads that are named)
+    import carryover.transfer.tasks.detection.detectron2.heads
 
     cfg = get_cfg()
+    if is_timms(backbone):
+        import carryover.transfer.convert.detectron2_networks  # noqa: F401 (registers the backbone)
+
+        _add_network(cfg, config.model, backbone)
     cfg.merge_from_list([part for setting in settings(config, backbone, around).items() for part in setting])
     cfg.freeze()
     return cfg
@@ -61,8 +69,9 @@ def build_cfg(config: DetectionConfig, backbone: BackboneConfig, around: Surroun
 def settings(config: DetectionConfig, backbone: BackboneConfig, around: Surroundings) -> dict[str, JsonValue]:
     """Return the keys of Detectron2's configuration that differ from its defaults, or must not."""
     return {
-        **resnet_settings(backbone),
+        **({} if is_timms(backbone) else resnet_settings(backbone)),
         **_detector(config.model, around),
+        **(_of_timm(backbone) if is_timms(backbone) else {}),
         **_input(config.input, around),
         **_solver(config, around),
         "DATASETS.TRAIN": [around.train],
@@ -76,6 +85,27 @@ def settings(config: DetectionConfig, backbone: BackboneConfig, around: Surround
         "SEED": config.seed,
         "OUTPUT_DIR": str(around.out),
     }
+
+
+def _add_network(cfg: Any, model: C4Config | FPNConfig, backbone: BackboneConfig) -> None:
+    """Say in a section of its own which network of timm's is built, and how."""
+    from detectron2.config import CfgNode
+
+    assert isinstance(model, FPNConfig)
+    cfg.MODEL.CARRYOVER = CfgNode(
+        {
+            "BACKBONE": json.dumps(backbone.stated(), sort_keys=True),
+            "LEVEL_NORM": "" if model.level_norm == "none" else model.level_norm,
+            # Below zero: timm's own.
+            "DROP_PATH": -1.0 if model.drop_path is None else model.drop_path,
+            "SQUARE": 0,
+        }
+    )
+
+
+def _of_timm(backbone: BackboneConfig) -> dict[str, JsonValue]:
+    heads = PATCH_HEADS if pyramid_of(backbone).simple else "StandardROIHeads"
+    return {"MODEL.BACKBONE.NAME": BUILDER, "MODEL.ROI_HEADS.NAME": heads}
 
 
 def built_norm(norm: str, processes: int) -> str:
@@ -110,6 +140,7 @@ def _detector(config: C4Config | FPNConfig, around: Surroundings) -> dict[str, J
         "MODEL.RPN.IOU_THRESHOLDS": [rpn.background_iou, rpn.foreground_iou],
         "MODEL.RPN.BATCH_SIZE_PER_IMAGE": rpn.batch_per_image,
         "MODEL.RPN.POSITIVE_FRACTION": rpn.positive_fraction,
+        "MODEL.RPN.CONV_DIMS": [-1] * rpn.head_convs,
         "MODEL.ROI_HEADS.NUM_CLASSES": around.classes,
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": roi.batch_per_image,
         "MODEL.ROI_HEADS.POSITIVE_FRACTION": roi.positive_fraction,

@@ -1,14 +1,15 @@
-"""C4 heads that Detectron2 lacks: res5 of basic blocks for ResNet-18 and 34, and the norm after res5.
+"""Heads that Detectron2 lacks: res5 of basic blocks, the norm after res5, levels of any stride.
 
-Imports Detectron2; importing this module registers both under their names.
+Imports Detectron2; importing this module registers them under their names.
 """
 
+import math
 from typing import Any
 
-from detectron2.layers import get_norm
+from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
-from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from torch import nn
 
 _BASIC_BLOCKS = {18: 2, 34: 3}
@@ -41,6 +42,38 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeadsOfBackbone):
         return blocks, channels
 
 
+class StandardROIHeadsOfStrides(StandardROIHeads):
+    """`StandardROIHeads` on levels whose strides need not be powers of two (patches of 14 pixels).
+
+    Regions go to levels as on those of strides 4, 8, 16 and 32, and are cut out by the strides as they are.
+    """
+
+    @classmethod
+    def _init_box_head(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        made: dict[str, Any] = super()._init_box_head(cfg, _in_powers_of_two(input_shape))
+        _cut_by(made["box_pooler"], cfg, input_shape)
+        return made
+
+    @classmethod
+    def _init_mask_head(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        made: dict[str, Any] = super()._init_mask_head(cfg, _in_powers_of_two(input_shape))
+        if made:
+            _cut_by(made["mask_pooler"], cfg, input_shape)
+        return made
+
+
+def _in_powers_of_two(shapes: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+    return {
+        name: ShapeSpec(channels=shape.channels, stride=2 ** round(math.log2(shape.stride)))
+        for name, shape in shapes.items()
+    }
+
+
+def _cut_by(pooler: Any, cfg: Any, shapes: dict[str, ShapeSpec]) -> None:
+    for level, name in zip(pooler.level_poolers, cfg.MODEL.ROI_HEADS.IN_FEATURES, strict=True):
+        level.spatial_scale = 1.0 / shapes[name].stride
+
+
 def _res5(cfg: Any) -> tuple[nn.Sequential, int] | None:
     """Return the res5 of a ResNet of basic blocks and its channels; None for a ResNet of bottlenecks."""
     resnets = cfg.MODEL.RESNETS
@@ -59,7 +92,7 @@ def _res5(cfg: Any) -> tuple[nn.Sequential, int] | None:
     return nn.Sequential(*stage), channels
 
 
-for _heads in (Res5ROIHeadsOfBackbone, Res5ROIHeadsExtraNorm):
+for _heads in (Res5ROIHeadsOfBackbone, Res5ROIHeadsExtraNorm, StandardROIHeadsOfStrides):
     # MoCo's code registers one of these names as well; whoever imported it first keeps it in one process.
     if _heads.__name__ not in ROI_HEADS_REGISTRY:
         ROI_HEADS_REGISTRY.register(_heads)
