@@ -77,7 +77,7 @@ def backbone_settings(config: BackboneConfig) -> dict[str, JsonValue]:
         return resnet_settings(config)
     if detectron2_vit.own_vit(config) is not None:
         return {"detectron2.modeling.ViT": detectron2_vit.vit_settings(config)}
-    return {"MODEL.BACKBONE.NAME": detectron2_timm.BUILDER, "import": detectron2_timm.NETWORKS}
+    return {"MODEL.BACKBONE.NAME": detectron2_vit.BUILDER, "import": detectron2_timm.NETWORKS}
 
 
 def backbone_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -21,8 +21,7 @@ from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.declared import Declared
 from carryover.core.backbones.description import describe
 from carryover.core.formats.backbone import BackboneConfig
-from carryover.transfer.convert.detectron2_timm import BUILDER
-from carryover.transfer.convert.detectron2_vit import own_vit, vit_settings
+from carryover.transfer.convert.detectron2_vit import BUILDER, own_vit, vit_settings
 
 LAST = "last_feat"
 _LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}

@@ -11,7 +11,6 @@ from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.convert.detectron2_vit import own_vit
 
-BUILDER = "build_carryover_backbone"
 NETWORKS = "carryover.transfer.convert.detectron2_networks"
 PREFIX = "body."
 

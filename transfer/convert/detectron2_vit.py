@@ -17,6 +17,8 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.convert.held import Held, without
 
 PREFIX = "net."
+BUILDER = "build_carryover_backbone"
+"""What carryover's backbone is called in Detectron2's registry."""
 _OWN = re.compile(
     r"pos_embed|patch_embed\.proj\.(weight|bias)"
     r"|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)"

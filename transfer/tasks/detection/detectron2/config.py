@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.convert.detectron2 import resnet_settings
-from carryover.transfer.convert.detectron2_timm import BUILDER, is_timms
+from carryover.transfer.convert.detectron2_timm import is_timms
+from carryover.transfer.convert.detectron2_vit import BUILDER
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
 from carryover.transfer.tasks.detection.pyramid import pyramid_of
