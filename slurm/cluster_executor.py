@@ -1,4 +1,4 @@
-"""A plan on SLURM: the preview of what would be submitted, and the executor that submits it."""
+"""The executor that submits a plan to SLURM."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,100 +15,22 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from carryover.slurm import sbatch, scheduler
+from carryover.slurm.batches import Batch, arrays_of, dependency, make_batches
 from carryover.slurm.commands import cleaned_environment, overriding
 from carryover.slurm.errors import RequestError, RunError
 from carryover.slurm.executor import Run
-from carryover.slurm.flights import Flights
-from carryover.slurm.graph import Graph
 from carryover.slurm.job import StageJob
 from carryover.slurm.ledger import Ledger
-from carryover.slurm.plan import Action, Decision, make_plan, missing, working
+from carryover.slurm.plan import Action, Decision, working
 from carryover.slurm.processes import leaving
 from carryover.slurm.resources import Cluster
-from carryover.slurm.sbatch import Batch, dependency, make_batches
+from carryover.slurm.shared import NOT_YET, SharedArray, Update, share, updates, worth_sharing
 from carryover.slurm.stage import portable
-
-
-@dataclass(frozen=True)
-class PlannedJob:
-    """One sbatch call to come.
-
-    `header` holds its #SBATCH lines; in its --dependency, ``$3`` stands for the id of the third planned job.
-    `links` jobs like it are chained one behind the other.
-    """
-
-    number: int
-    name: str
-    stages: tuple[str, ...]
-    waits_for: tuple[str, ...]
-    header: tuple[str, ...]
-    gpu_hours: float
-    links: int = 1
-
-
-@dataclass(frozen=True)
-class Preview:
-    """A whole submission to come: `plan` says what is done with every stage, and why.
-
-    `missing` holds the paths without which it would be refused, each with the stages that require it.
-    """
-
-    plan: tuple[Decision, ...]
-    jobs: tuple[PlannedJob, ...]
-    missing: Mapping[Path, list[str]] = field(default_factory=dict)
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPU-hours asked for, every job taking its whole time limit once."""
-        return sum(job.gpu_hours for job in self.jobs)
-
-
-def preview(graph: Graph, run_dir: Path, cluster: Cluster) -> Preview:
-    """Plan a submission; nothing is written, and SLURM is asked only about stages submitted before.
-
-    Raises
-    ------
-    RequestError
-        What `run_graph` would raise before it submits, but for missing paths.
-    """
-    ledger = Ledger(run_dir)
-    flights = Flights(ledger)
-    plan = make_plan(graph, ledger, flights, withdrawable=flights.withdrawable)
-    jobs: dict[str, tuple[str, ...]] = {}
-    for decision in plan:
-        record, _ = ledger.readable(decision.stage.name)
-        if decision.action is Action.IN_FLIGHT and record is not None:
-            live = tuple(job.job_id for job in flights.live(record))
-            jobs[decision.stage.name] = live or ("elsewhere",)
-    planned: list[PlannedJob] = []
-    arrays: dict[str, int] = {}
-    batches = make_batches(plan, cluster.defaults, cluster.max_array_size)
-    for number, batch in enumerate(batches, 1):
-        planned.append(_planned(number, batch, dependency(batch, jobs, arrays), cluster, ledger))
-        ids = [f"${number}_{i}" if len(batch.stages) > 1 else f"${number}" for i in range(len(batch.stages))]
-        given = {stage.name: (job,) for stage, job in zip(batch.stages, ids, strict=True)}
-        jobs |= given
-        arrays |= sbatch.arrays_of(given)
-    return Preview(tuple(plan), tuple(planned), missing(plan))
-
-
-def _planned(number: int, batch: Batch, waits: str | None, cluster: Cluster, ledger: Ledger) -> PlannedJob:
-    chosen = sbatch.parameters(batch, cluster, ledger.run_dir.name, "", waits, ())
-    text = sbatch.script(batch, chosen, sbatch.folder(ledger), "true")
-    return PlannedJob(
-        number=number,
-        name=batch.name,
-        stages=tuple(stage.name for stage in batch.stages),
-        waits_for=(*batch.needs, *batch.follows),
-        header=tuple(line for line in sbatch.header(text) if "--comment" not in line),
-        gpu_hours=batch.gpu_hours,
-        links=batch.resources.chain,
-    )
-
 
 log = logging.getLogger(__name__)
 
 _PAUSES = (2.0, 5.0)
+_AT_ONCE = 4
 _INVALID = re.compile(
     r"[Ii]nvalid|unrecognized|Requested node configuration|More processors requested|[Nn]ode count"
 )
@@ -154,77 +77,179 @@ class SlurmExecutor:
             log.warning(
                 "%s: not passed on to sbatch; recipes and the cluster's file decide", ", ".join(ignored)
             )
+        arrays = share(run.plan, self.cluster.defaults, self.cluster.max_array_size, behind)
         setup = self._setup(run.ledger)
         run.submission.update(cluster=scheduler.cluster_name())
         jobs = {d.stage.name: _jobs(d, run) for d in run.plan if d.action is Action.IN_FLIGHT}
-        submitted: dict[str, tuple[str, ...]] = {}
-        arrays: dict[str, int] = {}
-        try:
-            with leaving(), cleaned_environment():
-                for number, batch in enumerate(batches, 1):
-                    given = self._submit(number, batch, run, dependency(batch, jobs, arrays), setup)
-                    submitted |= given
-                    run.submission.update(jobs=submitted)
-                    jobs |= given
-                    arrays |= sbatch.arrays_of(given)
-        except BaseException as error:
-            self._take_back(run, submitted)
-            if isinstance(error, FailedJobError | FailedSubmissionError):
-                raise _refused(batch, error, len(submitted)) from None
-            raise
+        with leaving(), cleaned_environment():
+            submitted = None
+            if worth_sharing(batches, arrays):
+                submitted = self._submit_arrays(arrays, run, jobs, setup)
+            if submitted is None:
+                submitted = self._submit_batches(batches, run, jobs, setup)
         for decision in working(run.plan):
             run.tell(decision, "submitted", f"job {submitted[decision.stage.name][-1]}, {decision.reason}")
         return 0
 
-    def _submit(
-        self,
-        number: int,
-        batch: Batch,
-        run: Run,
-        after: str | None,
-        setup: Sequence[str],
+    def _submit_batches(
+        self, batches: Sequence[Batch], run: Run, jobs: dict[str, tuple[str, ...]], setup: Sequence[str]
     ) -> dict[str, tuple[str, ...]]:
-        links: list[str] = []
-        given: dict[str, tuple[str, ...]] = {}
-        for link in range(1, batch.resources.chain + 1):
-            waits = ",".join(filter(None, [after, *(f"afterany:{link}" for link in links[-1:])])) or None
-            run_dir = run.ledger.run_dir
-            comment = f"{run.submission.record.token}.{number}.{link}"
-            chosen = sbatch.parameters(batch, self.cluster, run_dir.name, comment, waits, setup)
-            executor = submitit.SlurmExecutor(sbatch.folder(run.ledger), python=sbatch.heedless_interpreter())
-            executor.update_parameters(**chosen)
-            calls = []
-            for stage in batch.stages:
-                decision = run.decisions[stage.name]
-                earlier = len(run.record(decision).attempts)
-                calls.append(StageJob(run_dir, portable(stage), decision.hash, self.name, link, earlier))
-            try:
-                accepted = _submitted(executor, calls, comment)
-            except (FailedJobError, FailedSubmissionError, OSError, RunError):
+        """Submit one batch after another, each with what it waits for: all of them or, by an error, none."""
+        submitted: dict[str, tuple[str, ...]] = {}
+        sizes: dict[str, int] = {}
+        try:
+            for number, batch in enumerate(batches, 1):
+                after = dependency(batch, jobs | submitted, sizes)
+                given: dict[str, tuple[str, ...]] = {}
+                for link in range(1, batch.resources.chain + 1):
+                    former = given[batch.stages[0].name][-1] if given else ""
+                    waits = ",".join(filter(None, [after, former and f"afterany:{former}"])) or None
+                    accepted = self._send(run, batch, (number, link), setup, waits)
+                    given = {name: (*given.get(name, ()), job) for name, job in accepted.items()}
+                submitted |= given
+                run.submission.update(jobs=submitted)
+                sizes |= arrays_of(given)
+        except BaseException as error:
+            if self._take_back(run, [job for ids in submitted.values() for job in ids]):
+                run.submission.update(jobs={})
+            if isinstance(error, _RefusedError):
+                raise error.told(len(submitted)) from None
+            raise
+        return submitted
+
+    def _submit_arrays(
+        self,
+        arrays: Sequence[SharedArray],
+        run: Run,
+        jobs: Mapping[str, tuple[str, ...]],
+        setup: Sequence[str],
+    ) -> dict[str, tuple[str, ...]] | None:
+        """Submit shared arrays side by side, then tell their elements what they wait for.
+
+        Nothing is noted down before: jobs of a submitter that is killed here are orphans, and hardly any has
+        begun. Returns None if SLURM refuses while none has.
+        """
+        accepted: dict[tuple[int, int], dict[str, str]] = {}
+
+        def send(number: int, link: int) -> None:
+            accepted[number, link] = self._send(
+                run, arrays[number - 1].batch, (number, link), setup, None, NOT_YET
+            )
+
+        calls = [(n, k) for n, a in enumerate(arrays, 1) for k in range(1, a.batch.resources.chain + 1)]
+        try:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                sent = [pool.submit(send, *call) for call in calls]
+                try:
+                    for future in sent:
+                        future.result()
+                finally:
+                    for future in sent:
+                        future.cancel()
+            given: dict[str, tuple[str, ...]] = {}
+            for call in calls:
+                given |= {name: (*given.get(name, ()), job) for name, job in accepted[call].items()}
+            _tell(updates(arrays, given, jobs, run.graph), run.submission.record.token)
+            run.submission.update(jobs=given)
+        except BaseException as error:
+            clean = self._take_back(run, [job for ids in accepted.values() for job in ids.values()])
+            refused = isinstance(error, _RefusedError | _UntouchedError) and clean
+            if not refused:
                 raise
-            except Exception as error:  # whatever putting a user's function into a file raises
-                raise batch.stages[0].calls.cannot_be_sent(batch.stages[0].name, error) from error
-            links.append(accepted[-1].job_id)
-            for stage, job in zip(batch.stages, accepted, strict=True):
-                given[stage.name] = (*given.get(stage.name, ()), job.job_id)
+            log.warning("%s; submitting without arrays that stages share", error)
+            return None
         return given
+
+    def _send(
+        self,
+        run: Run,
+        batch: Batch,
+        place: tuple[int, int],
+        setup: Sequence[str],
+        waits: str | None,
+        begin: str | None = None,
+    ) -> dict[str, str]:
+        """Submit a batch, or one link of its chain, with one sbatch; return every stage's job."""
+        run_dir, link = run.ledger.run_dir, place[1]
+        comment = f"{run.submission.record.token}.{place[0]}.{link}"
+        chosen = sbatch.parameters(batch, self.cluster, run_dir.name, comment, waits, setup, begin)
+        executor = submitit.SlurmExecutor(sbatch.folder(run.ledger), python=sbatch.heedless_interpreter())
+        executor.update_parameters(**chosen)
+        calls = []
+        for stage in batch.stages:
+            decision = run.decisions[stage.name]
+            earlier = len(run.record(decision).attempts)
+            calls.append(StageJob(run_dir, portable(stage), decision.hash, self.name, link, earlier))
+        try:
+            accepted = _submitted(executor, calls, comment)
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise _RefusedError(batch, error) from error
+        except (OSError, RunError):
+            raise
+        except Exception as error:  # whatever putting a user's function into a file raises
+            raise batch.stages[0].calls.cannot_be_sent(batch.stages[0].name, error) from error
+        return {stage.name: job.job_id for stage, job in zip(batch.stages, accepted, strict=True)}
 
     def _setup(self, ledger: Ledger) -> list[str]:
         variables = sbatch.job_environment(ledger, self.packages)
         return [*sbatch.BEFORE_ALL, *(f"export {k}={shlex.quote(v)}" for k, v in variables.items())]
 
-    def _take_back(self, run: Run, submitted: dict[str, tuple[str, ...]]) -> None:
+    def _take_back(self, run: Run, accepted: Sequence[str]) -> bool:
+        """Cancel all jobs of this submission; returns whether that worked."""
         token = run.submission.record.token
         try:
-            scheduler.cancel([job for jobs in submitted.values() for job in jobs])
+            scheduler.cancel(accepted)
             listed = scheduler.queue({os.getuid()}).values()
             scheduler.cancel(
                 [j.job_id for j in listed if j.end is None and j.comment.startswith(f"{token}.")]
             )
         except RunError as error:
-            log.error("what was submitted stays recorded, but could not be cancelled: %s", error)
-        else:
-            run.submission.update(jobs={})
+            log.error("what was submitted could not be cancelled: %s", error)
+            return False
+        return True
+
+
+class _RefusedError(Exception):
+    """sbatch did not take a batch."""
+
+    def __init__(self, batch: Batch, error: Exception) -> None:
+        super().__init__(f"SLURM refused {batch.name}: {_last_words(error)}")
+        self.batch, self.error = batch, error
+
+    def told(self, count: int) -> RequestError | RunError:
+        """Return the error for the user, after `count` stages had been submitted."""
+        rest = f"; the {count} stages submitted before it were cancelled" if count else ""
+        if _INVALID.search(str(self.error)):
+            said = "; ".join(line.strip() for line in str(self.error).splitlines() if line.strip())
+            name = self.batch.stages[0].name
+            return RequestError(f"stage {name}: SLURM does not accept these resources: {said}{rest}")
+        return RunError(f"{self}{rest}")
+
+
+class _UntouchedError(RunError):
+    """scontrol changed none of the jobs."""
+
+
+def _tell(told: Sequence[Update], token: str) -> None:
+    """Tell jobs what they wait for; a request that failed is repeated for those that still do not know."""
+    left, pauses = list(told), [*_PAUSES]
+    while True:
+        try:
+            return scheduler.update([update.request for update in left])
+        except RunError as error:
+            log.warning("%s", error)
+            listed = scheduler.queue({os.getuid()})
+            waiting = {
+                job.job_id for job in listed.values() if job.comment.startswith(f"{token}.") and job.not_yet
+            }
+            left = [update for update in left if waiting.intersection(update.jobs)]
+            if not left:
+                return None
+            if not pauses:
+                untouched = all(waiting.issuperset(update.jobs) for update in told)
+                kind = _UntouchedError if untouched else RunError
+                raise kind(f"jobs could not be told what they wait for: {error}") from None
+        time.sleep(pauses.pop(0))
 
 
 def _jobs(decision: Decision, run: Run) -> tuple[str, ...]:
@@ -267,13 +292,3 @@ def _submitted(executor: submitit.SlurmExecutor, calls: Sequence[StageJob], comm
 def _last_words(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-def _refused(batch: Batch, error: Exception, count: int) -> RequestError | RunError:
-    rest = f"; the {count} stages submitted before it were cancelled" if count else ""
-    if _INVALID.search(str(error)):
-        said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        return RequestError(
-            f"stage {batch.stages[0].name}: SLURM does not accept these resources: {said}{rest}"
-        )
-    return RunError(f"SLURM refused {batch.name}: {_last_words(error)}{rest}")

@@ -16,6 +16,8 @@ _FINAL_WORDS = re.compile(r"[Ii]nvalid|not found|disabled|denied|already finishe
 
 # What a shell, or the job that this process runs in, may have set to steer them.
 _STEERING = re.compile(r"(SLURM|SBATCH|SQUEUE|SACCT|SCANCEL|SCONTROL|SRUN|SALLOC|SINFO|SUBMITIT)_\w+")
+# Times as they are read here, and no "..." in lists of array elements.
+_FORMATS = {"SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 
 
@@ -46,8 +48,13 @@ def cleaned_environment() -> Iterator[None]:
             os.environ.setdefault(name, value)
 
 
-def run(*words: str, pauses: Sequence[float] | None = None) -> str:
-    """Run one of SLURM's commands; one that fails is run again, unless it says that it always will."""
+def run(
+    *words: str, pauses: Sequence[float] | None = None, entered: str = "", timeout: float = _TIMEOUT_SECONDS
+) -> str:
+    """Run one of SLURM's commands; one that fails is run again, unless it says that it always will.
+
+    `entered` is what it reads from its standard input.
+    """
     for pause in (*(_PAUSES if pauses is None else pauses), None):
         start = time.monotonic()
         try:
@@ -56,14 +63,15 @@ def run(*words: str, pauses: Sequence[float] | None = None) -> str:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=_TIMEOUT_SECONDS,
-                env={**cleaned(os.environ), "SLURM_TIME_FORMAT": "standard"},
+                input=entered,
+                timeout=timeout,
+                env={**cleaned(os.environ), **_FORMATS},
             )
         except FileNotFoundError:
             message = f"{words[0]} not found: this machine does not belong to a SLURM cluster"
             raise RunError(message) from None
         except subprocess.TimeoutExpired:
-            raise RunError(f"{words[0]} gave no answer in {_TIMEOUT_SECONDS} s") from None
+            raise RunError(f"{words[0]} gave no answer in {timeout:.0f} s") from None
         if done.returncode == 0:
             return done.stdout
         # One that took long to fail has tried for as long as SLURM's own patience lasts.

@@ -16,7 +16,6 @@ from carryover.slurm.submission import Submission, alive, is_copy, submissions
 
 _SILENT_AFTER = timedelta(minutes=15)
 _OVER = ("failed", "cancelled", "blocked", "finished")
-_MOST_CONTRADICTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ class Flights:
         self._silence: RunError | None = None
         self._ended: dict[str, Ended | None] = {}
         self._contradicting: dict[str, str] = {}
+        self._alive: set[str] | None = None
         self._given_as = {job: s for jobs in self._jobs.values() for job, s in jobs}
         if any(s.jobs or self._broke_off(s) for s in self._submissions):
             try:
@@ -270,14 +270,13 @@ class Flights:
                 )
 
     def _contradicts(self, job: str) -> bool:
-        """Whether the controller, asked about one job, knows it to be alive though squeue did not list it."""
-        if len(self._contradicting) >= _MOST_CONTRADICTIONS:
-            return True
-        try:
-            found = scheduler.known(job)
-        except RunError:
-            return True
-        return found is not None and found.end is None
+        """Whether the controller, asked in another way, has a job that squeue did not list."""
+        if self._alive is None:
+            try:
+                self._alive = scheduler.alive()
+            except RunError:
+                return True
+        return job in self._alive
 
     def _accounts_for(self, row: scheduler.Accounted) -> bool:
         """Whether a row of sacct is about a job of ours: ids come again, and clusters share a database."""

@@ -135,7 +135,7 @@ class StageJob:
         directory = ledger.directory(self.stage.name) / "rendezvous"
         if environment.global_rank == 0:
             with noting(STOPPING) as signals:
-                _say_begun()
+                _say("begun")
                 refusal = self._why_not(ledger)
                 _join(directory, environment, refusal == "")
                 if refusal and not self._done(ledger):
@@ -156,6 +156,7 @@ class StageJob:
         judge = self._judge_slurm if self.executor == "slurm" else _judge_local
         asked = partial(next, iter(signals), 0)
         ending = run_stage(self.stage, ledger, self.executor, job_id, judge, asked)
+        _say("ended")
         if ending.state == "finished":
             return
         log.error("%s: %s%s", self.stage.name, ending.state, f" ({ending.reason})" if ending.reason else "")
@@ -233,12 +234,12 @@ class StageJob:
                 return
 
 
-def _say_begun() -> None:
-    """Let the batch script know that from now on signals are heeded."""
+def _say(word: str) -> None:
+    """Let the batch script know that from now on signals are heeded, or that the stage ended by itself."""
     path = os.environ.get("CARRYOVER_BEGUN")
     if path:
-        with suppress(OSError):
-            Path(path).write_text("begun")
+        with suppress(OSError), Path(path).open("a") as file:
+            file.write(f"{word}\n")
 
 
 def _judge_local(ending: Ending, record: StageRecord) -> Ending:

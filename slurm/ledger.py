@@ -212,7 +212,7 @@ class Ledger:
         try:
             probe.mkdir(parents=True, exist_ok=True)
             write_json(ledger.run_dir / ".writable", True)
-            (ledger.run_dir / ".writable").unlink()
+            (ledger.run_dir / ".writable").unlink(missing_ok=True)  # another submitter may have been quicker
         except OSError as error:
             raise RequestError(f"run directory {ledger.run_dir}: {error.strerror}") from None
         return ledger

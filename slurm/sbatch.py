@@ -1,10 +1,9 @@
-"""Jobs: stages grouped into arrays, and what each job is given: script, environment, a copy of the code."""
+"""What each job is given: its batch script, its environment, a copy of the code."""
 
 import getpass
 import hashlib
 import importlib.metadata
 import importlib.util
-import itertools
 import logging
 import os
 import platform
@@ -13,129 +12,21 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
 from carryover.configs.files import temporary_name, write_atomic
+from carryover.slurm.batches import Batch
 from carryover.slurm.errors import RequestError
 from carryover.slurm.ledger import Ledger
-from carryover.slurm.plan import Action, Decision
-from carryover.slurm.resources import Cluster, Resources
-from carryover.slurm.stage import Stage
+from carryover.slurm.resources import Cluster
 
 log = logging.getLogger(__name__)
 
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Stages submitted with one sbatch, as a job or a job array; `needs` and `follows` are not done yet.
-
-    `behind` are jobs of former submissions of these stages that are on their way out of the queue.
-    """
-
-    stages: tuple[Stage, ...]
-    resources: Resources
-    needs: tuple[str, ...]
-    follows: tuple[str, ...]
-    behind: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """What the stages' names have in common, or the first's and how many more there are."""
-        first, last = min(s.name for s in self.stages), max(s.name for s in self.stages)
-        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-        common = re.sub(r"[^A-Za-z0-9]+$", "", "".join(c for c, _ in alike))
-        return common or f"{self.stages[0].name}+{len(self.stages) - 1}"
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPU-hours asked for, if every job of the batch took its whole time limit once."""
-        return len(self.stages) * self.resources.gpu_hours
-
-
-def make_batches(
-    plan: Sequence[Decision],
-    defaults: Resources,
-    max_array_size: int,
-    behind: Mapping[str, tuple[str, ...]] | None = None,
-) -> list[Batch]:
-    """Group a plan's stages into batches, in an order in which each follows all it waits for.
-
-    Stages share a batch when they ask for the same resources and wait for the same stages: a group that
-    waited for the union of several stages' dependencies would start late, and fail with any of them. A
-    chained stage is a batch of its own. `behind` gives stages' former jobs that are leaving the queue.
-    """
-    pending = {d.stage.name for d in plan if d.action.works or d.action is Action.IN_FLIGHT}
-    groups: dict[object, Batch] = {}
-    for decision in plan:
-        if not decision.action.works:
-            continue
-        stage = decision.stage
-        resources = stage.resources.over(defaults)
-        needs = tuple(sorted(pending.intersection(stage.upstream)))
-        follows = tuple(sorted(pending.intersection(stage.after).difference(needs)))
-        alone = stage.name if resources.chain > 1 else ""
-        former = (behind or {}).get(stage.name, ())
-        key = (repr(resources), needs, follows, alone, former)
-        own = replace(stage, resources=resources)
-        group = groups.get(key)
-        groups[key] = (
-            Batch((own,), resources, needs, follows, former)
-            if group is None
-            else replace(group, stages=(*group.stages, own))
-        )
-    return [part for group in _in_order(groups.values()) for part in _parts(group, max_array_size)]
-
-
-def dependency(
-    batch: Batch, jobs: Mapping[str, Sequence[str]], arrays: Mapping[str, int] | None = None
-) -> str | None:
-    """Return sbatch's --dependency for a batch, given the jobs of what it waits for.
-
-    A stage's last job is the one that counts. An array of which every element is needed is named whole, if
-    `arrays` holds its size: of one submitted earlier, elements may have failed that nobody waits for now.
-    """
-    needs = _whole_arrays([jobs[name][-1] for name in batch.needs], arrays or {})
-    follows = _whole_arrays([jobs[name][-1] for name in batch.follows], arrays or {})
-    clauses = {"afterok": needs, "afterany": [*follows, *batch.behind]}
-    return ",".join(":".join([kind, *ids]) for kind, ids in clauses.items() if ids) or None
-
-
-def arrays_of(given: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Return the arrays among the jobs of one submission, each with the number of its elements."""
-    return dict(Counter(job.partition("_")[0] for jobs in given.values() for job in jobs if "_" in job))
-
-
-def _in_order(groups: Iterable[Batch]) -> list[Batch]:
-    waiting = list(groups)
-    unplaced = Counter(stage.name for group in waiting for stage in group.stages)
-    ordered: list[Batch] = []
-    while waiting:
-        ready = [g for g in waiting if not any(unplaced[n] for n in (*g.needs, *g.follows))]
-        ordered.extend(ready)
-        placed = {id(g) for g in ready}
-        waiting = [g for g in waiting if id(g) not in placed]
-        for group in ready:
-            unplaced.subtract(stage.name for stage in group.stages)
-    return ordered
-
-
-def _parts(batch: Batch, size: int) -> list[Batch]:
-    starts = range(0, len(batch.stages), size)
-    return [replace(batch, stages=batch.stages[start : start + size]) for start in starts]
-
-
-def _whole_arrays(ids: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
-    asked = Counter(job.partition("_")[0] for job in ids if "_" in job)
-    whole = {base for base, count in asked.items() if count == sizes.get(base)}
-    return list(dict.fromkeys(b if (b := job.partition("_")[0]) in whole else job for job in ids))
 
 
 def take_snapshot(ledger: Ledger, packages: Sequence[str]) -> Path:
@@ -284,13 +175,24 @@ def _libraries() -> set[tuple[str, str]]:
 
 
 def parameters(
-    batch: Batch, cluster: Cluster, run_name: str, token: str, dependency: str | None, setup: Sequence[str]
+    batch: Batch,
+    cluster: Cluster,
+    run_name: str,
+    token: str,
+    dependency: str | None,
+    setup: Sequence[str],
+    begin: str | None = None,
 ) -> dict[str, Any]:
-    """Return a batch's parameters for submitit's SlurmExecutor."""
+    """Return a batch's parameters for submitit's SlurmExecutor.
+
+    With `begin`, a time, it may wait for others that it is told of before.
+    """
     asked = batch.resources
     further: dict[str, Any] = {"requeue": True} if cluster.requeue else {"no-requeue": True}
-    if dependency is not None:
+    if dependency is not None or begin is not None:
         further["kill-on-invalid-dep"] = "yes"
+    if begin is not None:
+        further["begin"] = begin
     srun = ["--kill-on-bad-exit=1"]
     if asked.cpus_per_task is not None:
         # Since SLURM 22.05 srun no longer takes this from the batch job.
@@ -312,7 +214,7 @@ def parameters(
         "array_parallelism": cluster.array_parallelism,
         "signal_delay_s": asked.signal_delay,
         "srun_args": srun,
-        "setup": [*setup, *asked.setup],
+        "setup": [*setup, *asked.setup, *LAST_BEFORE],
         "teardown": list(AFTER_ALL),
         # submitit's default wckey is refused where such keys are tracked.
         "wckey": None,
@@ -359,12 +261,20 @@ BEFORE_ALL = (
 )
 """First lines of every batch script; SLURM's tasks do not inherit what the script ignores."""
 
+LAST_BEFORE = (
+    # What the setup lines start is spared; from here on the script notes that a TERM has reached it too.
+    "trap 'CARRYOVER_TERMED=1' TERM",
+)
+"""Lines of every batch script after the setup lines, before srun."""
+
 AFTER_ALL = (
     "code=$?",
-    # srun itself gives up where a signal reaches it, and a task may be killed before it ignores signals. A
-    # job that has not begun and that nobody has ended then goes back into the queue.
+    # srun gives up where TERM reaches it, and kills its tasks at once; a task may also be killed before it
+    # ignores signals. Where nobody has ended the job, it goes back into the queue if its stage has not begun,
+    # or if that TERM kept it from ending by itself.
     "case $code in 9|12|15|137|140|143)",
-    '  if [ -n "$CARRYOVER_BEGUN" ] && [ ! -s "$CARRYOVER_BEGUN" ] \\',
+    '  if [ -n "$CARRYOVER_BEGUN" ] && ! grep -qs ended "$CARRYOVER_BEGUN" \\',
+    '    && { [ ! -s "$CARRYOVER_BEGUN" ] || [ -n "$CARRYOVER_TERMED" ]; } \\',
     '    && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ] \\',
     '    && scontrol show job -o "$SLURM_JOB_ID" | grep -q JobState=RUNNING',
     '  then scontrol requeue "$SLURM_JOB_ID"; fi',

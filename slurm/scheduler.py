@@ -14,6 +14,9 @@ from carryover.slurm.commands import run
 from carryover.slurm.errors import RunError
 
 _IDS_A_CALL = 2000
+# scontrol built without readline reads lines of 4,096 characters.
+_LONGEST_LINE = 4000
+_TIMEOUT_SECONDS, _SECONDS_A_REQUEST = 60.0, 1.0
 _CONFIGURATIONS = (
     Path("/etc/slurm/slurm.conf"),
     Path("/run/slurm/conf/slurm.conf"),
@@ -97,6 +100,11 @@ class Queued:
     def pending(self) -> bool:
         """Whether it waits for its start, or for its next one."""
         return self.state == "PENDING" or self.state.startswith("REQUEUE")
+
+    @property
+    def not_yet(self) -> bool:
+        """Whether it waits for its begin time, and not because it was requeued."""
+        return self.state == "PENDING" and self.reason == "BeginTime" and self.restarts == 0
 
     @property
     def end(self) -> Ended | None:
@@ -202,19 +210,41 @@ def own_job(job_id: str) -> OwnJob:
     )
 
 
-def known(job_id: str) -> Queued | None:
-    """Return a job as the controller sees it, None when it knows none of that id; raises RunError."""
-    try:
-        text = run("scontrol", "show", "job", "--oneliner", job_id)
-    except RunError as error:
-        if "Invalid job id" in str(error):
-            return None
-        raise
-    fields = dict(re.findall(r"(\w+)=(\S*)", text.partition("\n")[0]))
-    if "JobState" not in fields:
-        raise RunError(f"scontrol says nothing of job {job_id}")
-    comment = fields.get("Comment", "")
-    return Queued(job_id, fields["JobState"], fields.get("Reason", ""), comment)
+def alive() -> set[str]:
+    """Return the jobs that have not ended, of all users, as scontrol lists them: one call.
+
+    Raises
+    ------
+    RunError
+        scontrol does not answer; that there are no jobs it says in words.
+    """
+    text = run("scontrol", "show", "job", "--oneliner")
+    rows = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if line.startswith("JobId=")]
+    if not rows and not text.startswith("No jobs"):
+        raise RunError("scontrol says nothing of any job")
+    found: set[str] = set()
+    for fields in rows:
+        if fields.get("JobState") not in ENDED:
+            task = fields.get("ArrayTaskId")
+            found.update(_elements(f"{fields['ArrayJobId']}_[{task}]" if task else fields["JobId"]))
+    return found
+
+
+def update(requests: Sequence[str]) -> None:
+    """Change jobs: each request is scontrol's, as ``JobId=12_[0-3] Dependency=afterok:11``; one call for all.
+
+    Raises
+    ------
+    RunError
+        One or more of them were refused, or nobody answered; others may have been done.
+    """
+    long = [request for request in requests if len(request) > _LONGEST_LINE]
+    for request in long:
+        run("scontrol", "update", *request.split(" "), pauses=())
+    lines = [f"update {request}\n" for request in requests if len(request) <= _LONGEST_LINE]
+    if lines:
+        patience = _TIMEOUT_SECONDS + _SECONDS_A_REQUEST * len(lines)
+        run("scontrol", entered="".join(lines), pauses=(), timeout=patience)
 
 
 def requeue(job_id: str) -> None:

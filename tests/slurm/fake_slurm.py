@@ -32,12 +32,20 @@ class FakeSlurm:
     def queue(self) -> dict[str, list[str]]:
         """Job id -> [state, reason, comment]."""
         path = self.root / "queue.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        with (self.root / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return dict(json.loads(path.read_text())) if path.exists() else {}
 
     @property
     def calls(self) -> list[str]:
         """Every command that was run, with its arguments."""
         path = self.root / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def updates(self) -> list[str]:
+        """What scontrol was told to update, in order."""
+        path = self.root / "updates"
         return path.read_text().splitlines() if path.exists() else []
 
     @property
@@ -92,6 +100,14 @@ class FakeSlurm:
         """Make sbatch fail after its `number`-th job was taken."""
         (self.root / "unheard").write_text(f"{number}\n{message}")
 
+    def refuse_updates(self, pattern: str, message: str, times: int = 0) -> None:
+        """Make scontrol refuse updates in which `pattern` is found, always or so many times."""
+        (self.root / "refuse_updates").write_text(json.dumps([pattern, message, times]))
+
+    def kill_submitter_at_update(self) -> None:
+        """Make scontrol kill whoever calls it after its updates."""
+        (self.root / "kill_at_update").touch()
+
     def kill_submitter_at(self, number: int) -> None:
         """Make sbatch kill whoever calls it right after accepting its `number`-th job."""
         (self.root / "kill_at").write_text(str(number))
@@ -125,6 +141,8 @@ def install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 def main() -> int:
     root = Path(os.environ["FAKE_SLURM"])
     command = Path(sys.argv[0]).name
+    if (root / "slow").exists():
+        time.sleep(float((root / "slow").read_text()))
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (root / "calls").open("a") as calls:
@@ -133,8 +151,6 @@ def main() -> int:
             names = [name for name in (root / "watch").read_text().split() if name in os.environ]
             with (root / "seen").open("a") as seen:
                 seen.write(f"{command} {' '.join(names)}\n")
-        if (root / "slow").exists():
-            time.sleep(float((root / "slow").read_text()))
         broken = root / f"{command}.broken"
         if broken.exists():
             times, _, message = broken.read_text().partition("\n")
@@ -162,6 +178,8 @@ def main() -> int:
             blank = {"ExitCode": "0:0", "Cluster": "fake", "ElapsedRaw": "0"}
             for row in json.loads((root / "sacct.json").read_text()):
                 sys.stdout.write("|".join(str((blank | row).get(name, "")) for name in asked) + "\n")
+        elif command == "scontrol" and (len(sys.argv) == 1 or sys.argv[1] == "update"):
+            return update(root, queue, queue_file)
         elif (root / f"{command}.says").exists():
             sys.stdout.write((root / f"{command}.says").read_text())
     return 0
@@ -181,6 +199,35 @@ def list_queue(root: Path, queue: dict) -> None:
         sys.stdout.write("".join(str(row[name])[: int(w)].ljust(int(w)) for name, w in columns) + "\n")
 
 
+def update(root: Path, queue: dict, queue_file: Path) -> int:
+    given = [" ".join(sys.argv[1:])] if len(sys.argv) > 1 else sys.stdin.read().splitlines()
+    failed = 0
+    for line in given:
+        with (root / "updates").open("a") as updates:
+            updates.write(line + "\n")
+        if (root / "refuse_updates").exists():
+            pattern, message, times = json.loads((root / "refuse_updates").read_text())
+            if re.search(pattern, line):
+                sys.stderr.write(message + "\n")
+                failed = 1
+                if times == 1:
+                    (root / "refuse_updates").unlink()
+                elif times:
+                    (root / "refuse_updates").write_text(json.dumps([pattern, message, times - 1]))
+                continue
+        words = dict(word.partition("=")[::2] for word in line.split()[1:])
+        base, _, inside = words["JobId"].partition("_")
+        first, _, last = inside.strip("[]").partition("-")
+        ids = [f"{base}_{i}" for i in range(int(first), int(last or first) + 1)] if inside else None
+        for job, row in queue.items():
+            if job in ids if ids is not None else job.partition("_")[0] == base:
+                row[1] = "Dependency" if "Dependency" in words else "Priority"
+    queue_file.write_text(json.dumps(queue))
+    if (root / "kill_at_update").exists():
+        os.kill(os.getppid(), signal.SIGKILL)
+    return failed
+
+
 def submit(root: Path, queue: dict, queue_file: Path) -> int:
     script = Path(sys.argv[-1]).read_text()
     asking = "--test-only" in sys.argv
@@ -198,6 +245,7 @@ def submit(root: Path, queue: dict, queue_file: Path) -> int:
     array = re.search(r"--array=0-(\d+)", script)
     ids = [f"{job}_{i}" for i in range(int(array.group(1)) + 1)] if array else [job]
     reason = "Dependency" if "--dependency" in script else "Priority"
+    reason = "BeginTime" if "--begin" in script else reason
     queue.update({i: ["PENDING", reason, comment] for i in ids})
     queue_file.write_text(json.dumps(queue))
     if (root / "kill_at").exists() and number == int((root / "kill_at").read_text()):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from carryover.slurm import Graph, Ledger, Resources, Stage
+from carryover.slurm.batches import Batch, arrays_of, dependency, make_batches
 from carryover.slurm.plan import make_plan
-from carryover.slurm.sbatch import Batch, arrays_of, dependency, make_batches
 from tests.slurm import work
 
 

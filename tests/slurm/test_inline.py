@@ -22,10 +22,10 @@ from carryover.slurm import (
     Stage,
     run_graph,
 )
-from carryover.slurm.cluster_executor import preview
 from carryover.slurm.control import retry
 from carryover.slurm.ledger import GONE
 from carryover.slurm.plan import MissingPathsError
+from carryover.slurm.preview import preview
 from carryover.slurm.resources import Cluster
 from carryover.slurm.status import status
 from carryover.slurm.submission import submission, submissions

@@ -236,7 +236,12 @@ def test_what_is_unknown_is_called_unknown(
     def contradicted() -> None:
         fake.set_queue({})
         fake.account(*({"JobID": j, "State": "RUNNING", "JobName": f"{tmp_path.name}:x"} for j in queued))
-        fake.say("scontrol", "JobId=101 JobState=RUNNING Reason=None\n")
+        lines = []
+        for job, (state, *_) in queued.items():
+            base, _, element = job.partition("_")
+            array = f"ArrayJobId={base} ArrayTaskId={element} " if element else ""
+            lines.append(f"JobId={base} {array}JobState={state} Reason=None\n")
+        fake.say("scontrol", "".join(lines))
 
     for fault in (broken, silent, no_name, elsewhere, private, contradicted):
         fault()

@@ -21,8 +21,9 @@ from carryover.slurm import (
     run_graph,
     scheduler,
 )
-from carryover.slurm.cluster_executor import SlurmExecutor, preview
+from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.job import StageJob
+from carryover.slurm.preview import preview
 from carryover.slurm.resources import Cluster
 from carryover.slurm.sbatch import git_revision
 from carryover.slurm.status import status

@@ -57,6 +57,24 @@ def test_signals_before_a_stage_has_begun_kill_nothing(cluster: Cluster, tmp_pat
         assert {a.state for a in record(run, name).attempts} <= {"interrupted", "finished"}
 
 
+def test_a_signal_to_the_batch_script_too_sends_a_stage_back_into_the_queue(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """srun, which TERM reaches as well, kills its tasks at once: the stage can write nothing down."""
+    run, door = tmp_path / "run", tmp_path / "door"
+    submit(run, waiting_stage(door), Stage("after", work.write, depends_on=("train",)))
+    for _ in range(2):
+        wait_until(begun(run).exists, "the stage")
+        attempts = len(record(run).attempts)
+        cluster.command("scancel", "--signal=TERM", "--full", job_of(run))
+        hurried = lambda: hurry(cluster) or len(record(run).attempts) > attempts  # noqa: E731, B023
+        wait_until(hurried, "the next attempt")
+    door.touch()
+    now = at_rest(cluster, run)
+    assert now.succeeded, states(now)
+    assert record(run).job_ids == (job_of(run),)
+
+
 def test_a_preemption_before_a_stage_has_begun_kills_nothing(bare_cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
     submit(run, waiting_stage(tmp_path, cpus_per_task=bare_cluster.cpus, setup=("sleep 3",)))

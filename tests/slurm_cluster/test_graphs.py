@@ -1,8 +1,10 @@
 """Whole graphs on a real SLURM: dependencies, arrays, failures, retry, what it cost."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.control import retry
 from carryover.slurm.costs import stage_costs
 from carryover.slurm.resources import Cluster as Settings
-from carryover.slurm.status import log_files
+from carryover.slurm.status import log_files, status
 from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
@@ -46,6 +48,81 @@ def test_a_graph_with_an_array_of_seeds(cluster: Cluster, tmp_path: Path) -> Non
     assert logs[0] == "001.log" and f"{jobs['train'][0]}_0_log.out" in logs
     third = run_graph(graph, EXECUTOR, run)
     assert {o.state for o in third.stages.values()} == {"skipped"}
+
+
+def pretrainings(door: Path, number: int = 6) -> Graph:
+    """Pretrainings, of which one fails unless there is a door, with two evaluations each, and a report."""
+    stages = [Stage(f"pretrain/{i}", work.write, {"text": str(i)}) for i in range(number - 1)]
+    stages.append(Stage(f"pretrain/{number - 1}", work.fail_unless, {"path": str(door)}))
+    short = Resources(time_min=5)
+    for train in stages[:number]:
+        name = train.name.partition("/")[2]
+        stages.append(Stage(f"evaluate/{name}/first", work.write, depends_on=(train.name,)))
+        stages.append(Stage(f"evaluate/{name}/then", work.write, depends_on=(train.name,), resources=short))
+    report = Stage("report", work.collect, {"directories": []}, after=tuple(s.name for s in stages[number:]))
+    return Graph([*stages, report])
+
+
+def test_stages_that_wait_for_different_ones_share_an_array(cluster: Cluster, tmp_path: Path) -> None:
+    door, run = tmp_path / "door", tmp_path / "run"
+    graph = pretrainings(door)
+    assert run_graph(graph, EXECUTOR, run).succeeded
+    jobs = submissions(Ledger(run))[0].jobs
+    assert len({ids[0].partition("_")[0] for ids in jobs.values()}) == 1, "one array, of all kinds of stages"
+    limits = cluster.command("squeue", "--array", "-h", "-j", jobs["report"][0], "-o", "%i %l").splitlines()
+    assert limits == [f"{jobs['report'][0]} 10:00"]
+    short = jobs["evaluate/1/then"][0]
+    assert cluster.command("squeue", "--array", "-h", "-j", short, "-o", "%l").split() in (["5:00"], [])
+    while (now := status(run)).in_flight:
+        working = [s for s in now.stages if s.state == "running"]
+        assert len(working) <= 2, "array_parallelism"
+        time.sleep(0.3)
+    expected = {s.name: "blocked" if s.name.startswith("evaluate/5") else "finished" for s in graph}
+    assert states(now) == expected | {"pretrain/5": "failed"}
+    assert all(s.attempts == 1 for s in now.stages if s.state == "finished")
+    for name in ("0/first", "3/then"):
+        began = Ledger(run).read(f"evaluate/{name}").attempts[0].started  # type: ignore[union-attr]
+        assert began > Ledger(run).read(f"pretrain/{name[0]}").attempts[0].ended  # type: ignore[union-attr,operator]
+    door.touch()
+    assert retry(run).succeeded
+    now = at_rest(cluster, run)
+    assert now.succeeded and {s.name for s in now.stages if s.attempts == 2} == {"pretrain/5", "report"}
+
+
+def test_a_submitter_killed_before_it_said_who_waits_for_whom(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left never begins, and the next submitter cancels it."""
+    run, door = tmp_path / "run", tmp_path / "door"
+    door.touch()
+    deadly = tmp_path / "bin/scontrol"
+    deadly.parent.mkdir()
+    deadly.write_text("#!/bin/sh\nkill -KILL $PPID\n")
+    deadly.chmod(0o755)
+    program = (
+        "from pathlib import Path\n"
+        "from carryover.slurm import run_graph\n"
+        "from tests.slurm_cluster.test_graphs import EXECUTOR, pretrainings\n"
+        f"run_graph(pretrainings(Path({str(door)!r})), EXECUTOR, Path({str(run)!r}))\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{deadly.parent}:{os.environ['PATH']}")
+        root = Path(__file__).parents[2]
+        done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    (token,) = [s.token for s in submissions(Ledger(run))]
+
+    def left() -> list[str]:
+        listed = cluster.command("squeue", "--array", "-h", "-o", "%k %T %r").splitlines()
+        return [line for line in listed if line.startswith(token)]
+
+    time.sleep(5)
+    assert len(left()) == 19 and all(line.endswith("PENDING BeginTime") for line in left())
+    assert not any(Ledger(run).read(name).attempts for name in ("pretrain/0", "report"))  # type: ignore[union-attr]
+    assert run_graph(pretrainings(door), EXECUTOR, run).succeeded
+    assert not left()
+    now = at_rest(cluster, run)
+    assert now.succeeded and {s.attempts for s in now.stages} == {1}
 
 
 def test_a_failure_blocks_its_dependents_and_retry_finishes_the_graph(

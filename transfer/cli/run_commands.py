@@ -16,10 +16,10 @@ import carryover.transfer.pipeline.calls  # noqa: F401 (makes the calls of a run
 from carryover.configs import UserError, load
 
 if TYPE_CHECKING:
-    from carryover.slurm.cluster_executor import Preview
     from carryover.slurm.executor import Event, Executor, GraphResult
     from carryover.slurm.graph import Graph
     from carryover.slurm.plan import Decision
+    from carryover.slurm.preview import Preview
     from carryover.slurm.runner import Progress
     from carryover.slurm.status import RunStatus
     from carryover.transfer.pipeline.clusters import ClusterConfig
@@ -201,8 +201,8 @@ def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
 
 def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor: str) -> "Preview":
     """Print what would be done with every stage, and on a cluster every sbatch header."""
-    from carryover.slurm.cluster_executor import preview
     from carryover.slurm.plan import Action
+    from carryover.slurm.preview import preview
 
     planned = preview(graph, run_dir, place.cluster)
     table = Table(box=None, pad_edge=False)
@@ -224,7 +224,7 @@ def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor:
         chained = f", {job.links} in a chain" if job.links > 1 else ""
         title = f"job {job.number}: {job.name} ({len(job.stages)} stages{chained})"
         out_console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
-        for line in job.header:
+        for line in (*job.header, *(f"scontrol update {request}" for request in job.updates)):
             out_console.print(Text(line), soft_wrap=True)
     out_console.print(
         f"\n{len(planned.jobs)} jobs, {planned.gpu_hours:.0f} GPU-hours asked for, if every stage takes its "

@@ -11,11 +11,11 @@ import torch
 
 from carryover.configs import load, recipe_names
 from carryover.core.formats.canonical import load_canonical
-from carryover.slurm.cluster_executor import preview
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger
 from carryover.slurm.outputs import describe_outputs
 from carryover.slurm.plan import Action, carry_out, make_plan
+from carryover.slurm.preview import preview
 from carryover.slurm.resources import Cluster
 from carryover.transfer.cli.run_commands import _in_short
 from carryover.transfer.pipeline.config import PipelineConfig
