@@ -202,6 +202,7 @@ FAULTS: dict[str, Callable[[Field], str]] = {
     "USR2": _signal("USR2"),
     "TERM": _signal("TERM"),
     "USR2 to the batch script too": _signal("USR2", "--full"),
+    "TERM to the batch script too": _signal("TERM", "--full"),
     "KILL": _signal("KILL"),
     "requeue": requeue,
     "preemption": preempt,
