@@ -2,12 +2,12 @@
 
     python benchmarks/ledger.py [--runs 3] [--slow 5]
 
-Every size is a process of its own, which plans, submits and lists a graph of one pretraining, its proof, and
-evaluations that wait for both; the sizes take turns. Seconds are of this process's CPU: the stub's are not
-ours, and other work on the machine does not count. A line is fitted to the medians: its slope is what a stage
-costs, and the largest distance from it says how straight the growth is. With `--slow`, 1,500 stages are
-submitted and looked at besides with a SLURM that takes so many seconds for every call. Writes a dated table
-to benchmarks/results/.
+Every size is a process of its own, which plans, submits and lists a graph of pretrainings, one for every
+fifty stages, their proofs, and evaluations that wait for both; the sizes take turns. Seconds are of this
+process's CPU: the stub's are not ours, and other work on the machine does not count. A line is fitted to the
+medians: its slope is what a stage costs, and the largest distance from it says how straight the growth is.
+With `--slow`, 1,500 stages are submitted and looked at besides with a SLURM that takes so many seconds for
+every call. Writes a dated table to benchmarks/results/.
 """
 
 import argparse
@@ -39,13 +39,28 @@ SIZES = (1250, 2500, 5000, 10_000)
 WHAT = ("plan", "submit", "status", "status, all lost")
 
 
+EACH = 50
+
+
 def graph_of(stages: int) -> Graph:
-    """One pretraining, its proof, as many evaluations as are left, and a report."""
-    train = Stage("pretrain", work.write, resources=Resources(gpus_per_node=8))
-    proof = Stage("convert", work.copy, {"source": Output("pretrain", "result.txt")})
-    source = Output("convert", "copy.txt")
-    judged = [Stage(f"evaluate/{i}", work.copy, {"source": source, "seed": i}) for i in range(stages - 3)]
-    return Graph([train, proof, *judged, Stage("report", work.write, after=tuple(s.name for s in judged))])
+    """A pretraining and its proof for every fifty stages, as many evaluations as are left, and a report."""
+    number = stages // EACH
+    trains = [Stage(f"pretrain/{i}", work.write, resources=Resources(gpus_per_node=8)) for i in range(number)]
+    proofs = [
+        Stage(f"convert/{i}", work.copy, {"source": Output(f"pretrain/{i}", "result.txt")})
+        for i in range(number)
+    ]
+    judged = [
+        Stage(
+            f"evaluate/{i % number}/{i}",
+            work.copy,
+            {"source": Output(f"convert/{i % number}", "copy.txt"), "seed": i},
+            resources=Resources(gpus_per_node=1),
+        )
+        for i in range(stages - 2 * number - 1)
+    ]
+    report = Stage("report", work.write, after=tuple(s.name for s in judged))
+    return Graph([*trains, *proofs, *judged, report])
 
 
 def measure(stages: int, slow: float) -> dict[str, float]:

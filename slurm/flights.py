@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -74,7 +75,6 @@ class Flights:
         self._silence: RunError | None = None
         self._ended: dict[str, Ended | None] = {}
         self._contradicting: dict[str, str] = {}
-        self._alive: set[str] | None = None
         self._given_as = {job: s for jobs in self._jobs.values() for job, s in jobs}
         if any(s.jobs or self._broke_off(s) for s in self._submissions):
             try:
@@ -240,7 +240,7 @@ class Flights:
         return ""
 
     def _ask_about(self, jobs: set[str]) -> None:
-        """Find out how jobs ended: the queue may still know, else the accounting database if there is one."""
+        """Find out how jobs ended that squeue does not list, from sacct; and whether, from scontrol."""
         asked = set()
         for job in jobs:
             if job in self._ended:
@@ -252,31 +252,33 @@ class Flights:
         if not asked:
             return
         self._ended.update(dict.fromkeys(asked))
-        try:
-            rows = scheduler.accounting(asked)
-        except RunError:
-            return  # no accounting here: how they ended stays unknown, that they did is known
+        with ThreadPoolExecutor(1) as beside:
+            looking = beside.submit(scheduler.alive)
+            try:
+                rows = scheduler.accounting(asked)
+            except RunError:
+                rows = []  # no accounting here: how they ended stays unknown
+            try:
+                alive: dict[str, str] | None = looking.result()
+            except RunError:
+                alive = None
         starts: dict[str, list[scheduler.Accounted]] = {}
         for row in rows:
             if row.job_id in asked and self._accounts_for(row):
                 starts.setdefault(row.job_id, []).append(row)
-        for job, found in starts.items():
-            last = found[-1]
-            if last.state in scheduler.ENDED:
-                self._ended[job] = Ended(job, last.state, "", last.status, len(found) - 1)
-            elif self._contradicts(job):
-                self._contradicting[job] = (
-                    f"squeue does not list job {job}, sacct says that it is {last.state.lower()}"
-                )
+        for job in asked:
+            last = starts[job][-1] if job in starts else None
+            if alive is not None and job in alive and self._has_token(job, alive[job]):
+                self._contradicting[job] = f"squeue does not list job {job}, scontrol does"
+            elif last is not None and last.state in scheduler.ENDED:
+                self._ended[job] = Ended(job, last.state, "", last.status, len(starts[job]) - 1)
+            elif last is not None and alive is None:
+                said = last.state.lower()
+                self._contradicting[job] = f"squeue does not list job {job}, sacct says that it is {said}"
 
-    def _contradicts(self, job: str) -> bool:
-        """Whether the controller, asked in another way, has a job that squeue did not list."""
-        if self._alive is None:
-            try:
-                self._alive = scheduler.alive()
-            except RunError:
-                return True
-        return job in self._alive
+    def _has_token(self, job: str, comment: str) -> bool:
+        submission = self._given_as.get(job)
+        return submission is None or not comment or comment.partition(".")[0] == submission.token
 
     def _accounts_for(self, row: scheduler.Accounted) -> bool:
         """Whether a row of sacct is about a job of ours: ids come again, and clusters share a database."""
@@ -284,7 +286,7 @@ class Flights:
         if submission is None:
             return False
         if row.comment:
-            return row.comment.partition(".")[0] == submission.token
+            return self._has_token(row.job_id, row.comment)
         same_cluster = not submission.cluster or row.cluster in ("", submission.cluster)
         names = {Path(submission.run_dir).name, self._ledger.run_dir.name}
         return same_cluster and (not row.name or row.name.partition(":")[0] in names)

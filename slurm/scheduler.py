@@ -210,8 +210,8 @@ def own_job(job_id: str) -> OwnJob:
     )
 
 
-def alive() -> set[str]:
-    """Return the jobs that have not ended, of all users, as scontrol lists them: one call.
+def alive() -> dict[str, str]:
+    """Return the comments of the jobs that have not ended, of all users, as scontrol lists them: one call.
 
     Raises
     ------
@@ -219,14 +219,16 @@ def alive() -> set[str]:
         scontrol does not answer; that there are no jobs it says in words.
     """
     text = run("scontrol", "show", "job", "--oneliner")
-    rows = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if line.startswith("JobId=")]
+    lines = [line for line in text.splitlines() if line.startswith("JobId=")]
+    rows: list[dict[str, str]] = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines]
     if not rows and not text.startswith("No jobs"):
         raise RunError("scontrol says nothing of any job")
-    found: set[str] = set()
+    found: dict[str, str] = {}
     for fields in rows:
         if fields.get("JobState") not in ENDED:
             task = fields.get("ArrayTaskId")
-            found.update(_elements(f"{fields['ArrayJobId']}_[{task}]" if task else fields["JobId"]))
+            jobs = _elements(f"{fields['ArrayJobId']}_[{task}]" if task else fields["JobId"])
+            found.update(dict.fromkeys(jobs, fields.get("Comment", "")))
     return found
 
 

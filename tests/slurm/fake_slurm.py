@@ -180,6 +180,8 @@ def main() -> int:
                 sys.stdout.write("|".join(str((blank | row).get(name, "")) for name in asked) + "\n")
         elif command == "scontrol" and (len(sys.argv) == 1 or sys.argv[1] == "update"):
             return update(root, queue, queue_file)
+        elif sys.argv[1:] == ["show", "job", "--oneliner"] and not (root / f"{command}.says").exists():
+            list_jobs(queue)
         elif (root / f"{command}.says").exists():
             sys.stdout.write((root / f"{command}.says").read_text())
     return 0
@@ -197,6 +199,15 @@ def list_queue(root: Path, queue: dict) -> None:
         )
     for row in rows:
         sys.stdout.write("".join(str(row[name])[: int(w)].ljust(int(w)) for name, w in columns) + "\n")
+
+
+def list_jobs(queue: dict) -> None:
+    for job, (state, reason, comment, *_) in queue.items():
+        base, _, element = job.partition("_")
+        array = f"ArrayJobId={base} ArrayTaskId={element} " if element else ""
+        sys.stdout.write(f"JobId={base} {array}JobState={state} Reason={reason} Comment={comment}\n")
+    if not queue:
+        sys.stdout.write("No jobs in the system\n")
 
 
 def update(root: Path, queue: dict, queue_file: Path) -> int:

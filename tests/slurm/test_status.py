@@ -243,7 +243,12 @@ def test_what_is_unknown_is_called_unknown(
             lines.append(f"JobId={base} {array}JobState={state} Reason=None\n")
         fake.say("scontrol", "".join(lines))
 
-    for fault in (broken, silent, no_name, elsewhere, private, contradicted):
+    def a_header_alone() -> None:
+        """A squeue that some filter stands behind."""
+        contradicted()
+        fake.account()
+
+    for fault in (broken, silent, no_name, elsewhere, private, contradicted, a_header_alone):
         fault()
         now = status(tmp_path)
         assert {s.state for s in now.stages} == {"unknown"} and now.note, fault.__name__
@@ -256,6 +261,7 @@ def test_what_is_unknown_is_called_unknown(
         assert len(fake.scripts) == 3 and not fake.cancelled, fault.__name__
         for command in ("squeue", "scontrol"):
             fake.mend(command)
+        (fake.root / "scontrol.says").unlink(missing_ok=True)
         fake.account()
         fake.move_to("fake")
         fake.set_queue(queued)
