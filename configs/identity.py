@@ -109,6 +109,8 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "drop_path": None,
     "prefix_tokens": None,
     "level_norm": "none",
+    "frozen": False,
+    "blocks": None,
     "head_convs": 1,
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""

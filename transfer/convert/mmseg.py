@@ -1,4 +1,9 @@
-"""Canonical -> mmsegmentation: a `.pth` for the plain ResNet's `init_cfg=dict(type="Pretrained", ...)`."""
+"""Canonical -> mmsegmentation: a `.pth` for `init_cfg=dict(type="Pretrained", ...)` of its plain ResNet.
+
+Networks of timm other than ResNets go into a backbone of carryover's, which `mmseg_networks` registers.
+mmseg's own `VisionTransformer` and `SwinTransformer` interpolate positions and mask windows otherwise, so
+that they compute the same at one size of image only.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,13 +13,20 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from carryover.configs import UserError
+from carryover.core.backbones.description import describe
+from carryover.core.backbones.imported import Imported
 from carryover.core.backbones.importers import EMBEDDED_KEY
 from carryover.core.backbones.resnet import STAGES
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, metadata_text
+from carryover.transfer.convert.held import Held, held_under, held_whole
 from carryover.transfer.convert.mmcv_stub import install
 from carryover.transfer.convert.target import Target, quiet, require_resnet, unchanged
+
+NETWORKS = "carryover.transfer.convert.mmseg_networks"
+PREFIX = "body."
 
 
 def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
@@ -42,12 +54,36 @@ def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
     }
 
 
+def is_timms(config: BackboneConfig) -> bool:
+    """Whether mmseg's own ResNet and ResNeXt are none of this network, which is one of timm's."""
+    return config.family == "timm" and config.groups is None
+
+
 def _settings(about: CanonicalMetadata) -> dict[str, JsonValue]:
+    if is_timms(about.backbone):
+        return {"type": "CarryoverTimm", "network": about.backbone.stated(), "import": NETWORKS}
     return resnet_settings(about.backbone)
 
 
+def _hold(imported: Imported) -> Held:
+    held = held_whole(imported)
+    return held_under(PREFIX, held) if is_timms(imported.metadata.backbone) else held
+
+
 def _require(config: BackboneConfig) -> None:
+    if is_timms(config):
+        _require_dense(config)
+        return
     require_resnet(config, "mmseg", "timm or torchvision")
+
+
+def _require_dense(config: BackboneConfig) -> None:
+    described = describe(config)
+    if not described.hierarchical and described.patch_size is None:
+        raise UserError(
+            "mmseg is given networks with stages of strides 4 to 32 or plain transformers, not"
+            f" {config.label}; convert to timm or torchvision instead"
+        )
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: CanonicalMetadata) -> None:
@@ -76,8 +112,14 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
     from mmengine.logging import MMLogger
     from mmseg.registry import MODELS
 
+    if is_timms(config):
+        import carryover.transfer.convert.mmseg_networks  # noqa: F401 (registers the backbone)
+
+        own: dict[str, Any] = {"type": "CarryoverTimm", "network": config.stated()}
+    else:
+        own = resnet_settings(config)
     settings: dict[str, Any] = {
-        **resnet_settings(config),
+        **own,
         "norm_cfg": {"type": "BN", "requires_grad": True},
         "init_cfg": {"type": "Pretrained", "checkpoint": str(path)},
     }
@@ -91,6 +133,15 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
     finally:
         logger.setLevel(level)
     model.eval()
+
+    if is_timms(config):
+        names = describe(config).stages
+        yield LoadedModel(
+            f"mmseg CarryoverTimm {config.label}",
+            model.body.state_dict(),
+            lambda images: dict(zip(names, model(images), strict=True)),
+        )
+        return
 
     def stages(images: Tensor) -> dict[str, Tensor]:
         first = model.relu(model.norm1(model.conv1(images)))
@@ -112,4 +163,5 @@ TARGET = Target(
     version=_version,
     load=_load,
     settings=_settings,
+    hold=_hold,
 )

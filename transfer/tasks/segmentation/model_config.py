@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from carryover.configs import Section
 
@@ -25,29 +25,33 @@ class AuxiliaryConfig(Section):
     convs: PositiveInt = 1
 
 
-class _SegmenterConfig(Section):
-    """What both segmenters share.
+class _SharedConfig(Section):
+    """What all segmenters share.
 
     Attributes
     ----------
     backbone
-        mmseg's name of the backbone. Only the plain ResNet has torchvision's stem.
+        mmseg's name of a ResNet. Only the plain one has torchvision's stem; other networks are what the
+        checkpoint says.
     norm
-        Normalisation of backbone and heads; in a single process both are plain BN.
-    channels, dropout
-        Width of the head, and the share of its channels that is dropped before the classifier.
+        Normalisation of the heads, and of a backbone that has batch normalisation; in a single process plain
+        BN.
+    dropout
+        Share of the head's channels that is dropped before the classifier.
     align_corners
         How maps are resized; mmseg sets it for odd crops (769).
-    auxiliary
-        The auxiliary head, or null for none.
+    frozen
+        Train the head alone; weights and statistics of the backbone stay as they are, bit for bit.
+    drop_path
+        Stochastic depth of a backbone of timm; null: timm's own.
     """
 
     backbone: str = "ResNet"
     norm: Literal["BN", "SyncBN"] = "SyncBN"
-    channels: PositiveInt = 512
     dropout: Dropout = 0.1
     align_corners: bool = False
-    auxiliary: AuxiliaryConfig | None = AuxiliaryConfig()
+    frozen: bool = False
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @field_validator("backbone")
     @classmethod
@@ -62,13 +66,33 @@ class _SegmenterConfig(Section):
         return backbone
 
 
+class _SegmenterConfig(_SharedConfig):
+    """What FCN and UPerNet share.
+
+    Attributes
+    ----------
+    channels
+        Width of the head.
+    auxiliary
+        The auxiliary head, or null for none.
+    blocks
+        Of a plain vision transformer: the four blocks (from 0) whose maps are taken as those of four stages;
+        null: those at a third, a half, two thirds and the end (3, 5, 7 and 11 of 12), as BEiT and MAE do.
+    """
+
+    channels: PositiveInt = 512
+    auxiliary: AuxiliaryConfig | None = AuxiliaryConfig()
+    blocks: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt] | None = None
+
+
 class FCNConfig(_SegmenterConfig):
     """FCN on a dilated backbone (Long et al. 2015; "FCN-d8" is output stride 8).
 
     Attributes
     ----------
     output_stride
-        8 dilates the last two stages, 16 the last one alone.
+        8 dilates the last two stages, 16 the last one alone. A plain transformer has one stride, its patch:
+        16 of patches of 14 or 16 pixels.
     convs, concat_input
         3x3 convolutions of the head, and whether their input is joined to their output. torchvision's own
         FCNHead is ``convs: 1, concat_input: false, channels: 512`` (of a ResNet-50).
@@ -88,6 +112,9 @@ class FCNConfig(_SegmenterConfig):
 class UPerNetConfig(_SegmenterConfig):
     """UPerNet (Xiao et al. 2018): pooling pyramid on the last stage, feature pyramid over all; mmseg only.
 
+    The four maps of a plain transformer are first brought to a quarter, a half, one and two patches (mmseg's
+    `Feature2Pyramid`, as in BEiT and MAE).
+
     Attributes
     ----------
     pool_scales
@@ -103,4 +130,33 @@ class UPerNetConfig(_SegmenterConfig):
         return "UPerNet"
 
 
-ModelConfig = Annotated[FCNConfig | UPerNetConfig, Field(discriminator="name")]
+class LinearHeadConfig(_SharedConfig):
+    """A linear classifier of every cell of the map: batch normalisation and a 1x1 convolution.
+
+    DINOv2's linear segmentation (Oquab et al. 2024, Sec. 7.4; `BNHead` of its code): the backbone is frozen,
+    and the maps of the last blocks are taken as they are, class token and registers taking part.
+
+    Attributes
+    ----------
+    layers
+        How many blocks of a plain transformer, counted from the last, are joined (DINOv2: 1 "linear", 4
+        "+ms"); of other networks, the last stages, resized to the largest.
+    """
+
+    name: Literal["linear"]
+    frozen: bool = True
+    dropout: Dropout = 0.0
+    layers: Annotated[int, Field(ge=1, le=4)] = 1
+
+    @property
+    def auxiliary(self) -> None:
+        """There is none."""
+        return None
+
+    @property
+    def label(self) -> str:
+        """The segmenter's usual name."""
+        return "linear" if self.layers == 1 else f"linear on {self.layers} layers"
+
+
+ModelConfig = Annotated[FCNConfig | UPerNetConfig | LinearHeadConfig, Field(discriminator="name")]

@@ -44,10 +44,10 @@ class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
     def require(self, config: SegmentationConfig, source: "Source") -> None:
         """Raise UserError for a checkpoint normalised differently, or a backbone that cannot be dilated."""
         from carryover.core.backbones.pixels import require_same_pixels
-        from carryover.transfer.tasks.segmentation.torchvision.backbone import require_segmentable
+        from carryover.transfer.tasks.segmentation.maps import require_segmentable
 
         require_same_pixels(config.input, source.metadata, source.path)
-        require_segmentable(source.metadata.backbone)
+        require_segmentable(source.metadata.backbone, config.model, config.input.crop_size)
 
     def begun_by_v1(self, run: Run[SegmentationConfig, Splits]) -> tuple[object, ...]:
         """Return seed and checkpoint."""

@@ -10,8 +10,9 @@ from carryover.core.backbones.build import build_backbone, feature_maps
 from carryover.core.data.masks.dataset import IGNORED
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.tasks.segmentation.config import SolverConfig
+from carryover.transfer.tasks.segmentation.maps import require_segmentable
 from carryover.transfer.tasks.segmentation.model_config import AuxiliaryConfig, FCNConfig
-from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate, require_segmentable
+from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate
 from carryover.transfer.tasks.segmentation.torchvision.backend import prove
 from carryover.transfer.tasks.segmentation.torchvision.inference import slide
 from carryover.transfer.tasks.segmentation.torchvision.model import ConvHead, build_segmenter, losses

@@ -1,5 +1,6 @@
 """A recipe's segmenter in mmsegmentation's own settings, and the model built from them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,6 @@ import torch
 from torch import nn
 
 from carryover.configs import WorkError
-from carryover.core.backbones.description import describe
 from carryover.core.backbones.resnet import dilations
 from carryover.core.backbones.verify import prove_carried
 from carryover.core.data.masks.dataset import IGNORED
@@ -15,10 +15,22 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.receipt import Receipt
 from carryover.core.training.device import random_states_kept
 from carryover.transfer.convert.mmcv_stub import install
-from carryover.transfer.convert.mmseg import resnet_settings
+from carryover.transfer.convert.mmseg import is_timms, resnet_settings
 from carryover.transfer.convert.target import quiet
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
-from carryover.transfer.tasks.segmentation.model_config import FCNConfig
+from carryover.transfer.tasks.segmentation.maps import (
+    as_trained,
+    divisor_of,
+    is_plain,
+    stages_of,
+    widths_of,
+)
+from carryover.transfer.tasks.segmentation.model_config import (
+    FCNConfig,
+    LinearHeadConfig,
+    ModelConfig,
+    UPerNetConfig,
+)
 
 
 def model_settings(
@@ -34,9 +46,9 @@ def model_settings(
         "BN" or "SyncBN": mmseg's SyncBN is for several GPUs only.
     """
     model, shown = config.model, config.input
-    spread = dilations(model.output_stride if isinstance(model, FCNConfig) else 32)
     norm_cfg = {"type": norm, "requires_grad": True}
-    widths = _widths(backbone)
+    stages = stages_of(backbone, model)
+    widths = widths_of(backbone, stages)
     shared = {
         "num_classes": classes,
         "norm_cfg": norm_cfg,
@@ -51,6 +63,18 @@ def model_settings(
             "in_index": 3,
             "num_convs": model.convs,
             "concat_input": model.concat_input,
+            "channels": model.channels,
+        }
+    elif isinstance(model, LinearHeadConfig):
+        head = {
+            "type": "CarryoverLinearHead",
+            "in_channels": widths,
+            # A backbone of mmseg's own gives all four stages.
+            "in_index": list(range(len(widths)))
+            if is_timms(backbone)
+            else [4 - len(widths) + i for i in range(len(widths))],
+            "input_transform": "resize_concat",
+            "channels": sum(widths),
         }
     else:
         head = {
@@ -58,6 +82,7 @@ def model_settings(
             "in_channels": widths,
             "in_index": [0, 1, 2, 3],
             "pool_scales": model.pool_scales,
+            "channels": model.channels,
         }
     test: dict[str, Any] = {"mode": shown.test_mode}
     if shown.test_stride is not None:
@@ -73,22 +98,26 @@ def model_settings(
             "pad_val": 0,
             "seg_pad_val": IGNORED,
             "size": shown.crop_size,
+            # Test images are padded to whole patches, and the padding is cut off again.
+            "test_cfg": {"size_divisor": divisor_of(backbone)} if divisor_of(backbone) > 1 else None,
         },
         "pretrained": None,
         "backbone": {
-            **resnet_settings(backbone),
-            "type": model.backbone,
-            "strides": tuple(1 if d > 1 else s for d, s in zip(spread, (1, 2, 2, 2))),
-            "dilations": spread,
-            "contract_dilation": True,
+            **_backbone(model, backbone, stages),
             "norm_cfg": norm_cfg,
-            "norm_eval": False,
             "init_cfg": {"type": "Pretrained", "checkpoint": str(converted)},
         },
-        "decode_head": head | shared | {"channels": model.channels, "loss_decode": _cross_entropy(1.0)},
+        "decode_head": head | shared | {"loss_decode": _cross_entropy(1.0)},
         "train_cfg": {},
         "test_cfg": test,
     }
+    if is_plain(backbone) and isinstance(model, UPerNetConfig):
+        settings["neck"] = {
+            "type": "Feature2Pyramid",
+            "embed_dim": widths[0],
+            "rescales": [4, 2, 1, 0.5],
+            "norm_cfg": norm_cfg,
+        }
     if (auxiliary := model.auxiliary) is not None:
         settings["auxiliary_head"] = {
             "type": "FCNHead",
@@ -103,6 +132,21 @@ def model_settings(
     return settings
 
 
+def _backbone(model: ModelConfig, backbone: BackboneConfig, stages: Sequence[str]) -> dict[str, Any]:
+    if is_timms(backbone):
+        network = as_trained(backbone, model).stated()
+        return {"type": "CarryoverTimm", "network": network, "stages": list(stages), "frozen": model.frozen}
+    spread = dilations(model.output_stride if isinstance(model, FCNConfig) else 32)
+    return {
+        **resnet_settings(backbone),
+        "strides": tuple(1 if d > 1 else s for d, s in zip(spread, (1, 2, 2, 2))),
+        "dilations": spread,
+        "contract_dilation": True,
+        "norm_eval": model.frozen,
+        "frozen_stages": 4 if model.frozen else -1,
+    }
+
+
 def build_model(settings: dict[str, Any], receipt: Receipt, seed: int) -> tuple[nn.Module, int]:
     """Let mmseg build a model and load its backbone; return it, and how many tensors were proven carried.
 
@@ -111,6 +155,8 @@ def build_model(settings: dict[str, Any], receipt: Receipt, seed: int) -> tuple[
     install()
     with quiet():
         import mmseg.models  # noqa: F401 (registers the segmenters)
+
+        import carryover.transfer.convert.mmseg_networks  # noqa: F401 (registers backbone and head)
     from mmengine.config import ConfigDict
     from mmengine.logging import MMLogger
     from mmengine.registry import DefaultScope
@@ -136,15 +182,11 @@ def build_model(settings: dict[str, Any], receipt: Receipt, seed: int) -> tuple[
 
 def prove(model: Any, receipt: Receipt) -> int:
     """Prove that a live model's backbone is the receipt's, and count its tensors; raises WorkError if not."""
-    kind = type(model.backbone).__name__
-    if kind != "ResNet":
-        raise WorkError(f"mmseg built a {kind} for a backbone, expected a ResNet")
-    return prove_carried(receipt, model.backbone.state_dict(), f"mmseg {type(model.decode_head).__name__}")
-
-
-def _widths(backbone: BackboneConfig) -> list[int]:
-    described = describe(backbone)
-    return [described.width_of(described.levels[stride]) for stride in (4, 8, 16, 32)]
+    kind, expected = type(model.backbone).__name__, receipt.settings["type"]
+    if kind != expected:
+        raise WorkError(f"mmseg built a {kind} for a backbone, expected a {expected}")
+    carried = model.backbone.body if kind == "CarryoverTimm" else model.backbone
+    return prove_carried(receipt, carried.state_dict(), f"mmseg {type(model.decode_head).__name__}")
 
 
 def _cross_entropy(weight: float) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from typing import Any
 from torch import nn
 
 from carryover.configs import UserError
-from carryover.core.backbones.description import require_stages
-from carryover.core.formats.backbone import BackboneConfig
 
 
 def dilate(network: nn.Module, output_stride: int) -> None:
@@ -22,8 +20,3 @@ def dilate(network: nn.Module, output_stride: int) -> None:
             f"model.output_stride {output_stride}: this backbone cannot be dilated; choose"
             " model.output_stride: 32, or model.name: upernet"
         )
-
-
-def require_segmentable(backbone: BackboneConfig) -> None:
-    """Raise UserError for a backbone that has no stages of strides 4 to 32."""
-    require_stages(backbone, "a segmenter")

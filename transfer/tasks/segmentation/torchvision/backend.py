@@ -18,7 +18,7 @@ from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 from carryover.transfer.tasks.segmentation.data import Steps, TrainingImages
 from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter
-from carryover.transfer.tasks.segmentation.model_config import FCNConfig
+from carryover.transfer.tasks.segmentation.model_config import UPerNetConfig
 from carryover.transfer.tasks.segmentation.torchvision import inference
 from carryover.transfer.tasks.segmentation.torchvision.model import (
     DilatedFCN,
@@ -51,7 +51,7 @@ class TorchvisionSegmenter:
 
     def losses(self, shared: nn.Module, step: list[Example], iteration: int) -> dict[str, Tensor]:
         config, device = self.run.config, self.run.ranks.device
-        assert isinstance(config.model, FCNConfig)
+        assert not isinstance(config.model, UPerNetConfig)
         pixels, labels = batch_of(step, config.input, device)
         with bf16_autocast(device, config.solver.precision == "bf16"):
             logits = shared(pixels)
@@ -87,13 +87,13 @@ def prove(segmenter: nn.Module, canonical: Mapping[str, Tensor]) -> int:
 
 def _require(config: SegmentationConfig, ranks: Ranks) -> None:
     # pretrain's own SyncBN serves CPU processes too: nothing to refuse.
-    assert isinstance(config.model, FCNConfig)
+    assert not isinstance(config.model, UPerNetConfig)
 
 
 @contextmanager
 def _build(run: SegmentationRun) -> Iterator[TorchvisionSegmenter]:
     config, weights = run.config, run.source.backbone.state_dict()
-    assert isinstance(config.model, FCNConfig)
+    assert not isinstance(config.model, UPerNetConfig)
     classes, about = len(run.data.train.classes), run.source.metadata.backbone
     model = build_segmenter(about, weights, config.model, classes, config.seed)
     carried = prove(model, weights)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from carryover.core.data.masks.dataset import SegmentationImage
 from carryover.core.training.device import copied_to
@@ -20,11 +21,14 @@ def segment(model: DilatedFCN, source: SegmentationImage, config: InputConfig) -
     model.eval()
     device = next(model.parameters()).device
     pixels = normalised(copied_to(pixels_for_test(source, config), device), config)[None]
+    height, width = pixels.shape[-2:]
+    # Whole patches: what is added has the colour of the mean, and is cut off again.
+    pixels = F.pad(pixels, (0, -width % model.divisor, 0, -height % model.divisor))
     if config.test_stride is None:
         logits = model(pixels)["out"]
     else:
         logits = slide(model, pixels, config.crop_size, config.test_stride)
-    logits = model.resized(logits, (source.height, source.width))
+    logits = model.resized(logits[..., :height, :width], (source.height, source.width))
     return logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 

@@ -14,13 +14,21 @@ from torch.nn import functional as F
 from torchvision.models.segmentation.fcn import FCN
 
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.description import describe
+from carryover.core.backbones.transparent import Transparent
 from carryover.core.data.masks.dataset import IGNORED
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.device import copied_to, random_states_kept
 from carryover.transfer.tasks.segmentation.config import InputConfig
-from carryover.transfer.tasks.segmentation.model_config import FCNConfig
-from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate, require_segmentable
+from carryover.transfer.tasks.segmentation.maps import (
+    as_trained,
+    divisor_of,
+    is_plain,
+    require_segmentable,
+    stages_of,
+    widths_of,
+)
+from carryover.transfer.tasks.segmentation.model_config import FCNConfig, LinearHeadConfig
+from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate
 from carryover.transfer.tasks.segmentation.transforms import Example
 
 
@@ -50,20 +58,74 @@ class ConvHead(nn.Module):
         return logits
 
 
-class DilatedFCN(FCN):
-    """torchvision's FCN (`backbone`, `classifier`, `aux_classifier`) that aligns corners where asked to.
+class LinearHead(nn.Module):
+    """Batch normalisation, dropout, and a linear classifier of every cell (DINOv2's `BNHead`).
 
-    Maps normalised images (B, 3, H, W) to logits (B, C, H, W): "out", and in training "aux".
+    Maps features (B, in_channels, h, w) to logits (B, classes, h, w).
     """
 
-    def __init__(
-        self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None, align: bool
-    ) -> None:
-        super().__init__(backbone, head, auxiliary)
+    def __init__(self, in_channels: int, dropout: float, classes: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(in_channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(in_channels, classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(self.bn(features)))
+        return logits
+
+
+class JoinedMaps(Transparent):
+    """A trunk whose maps are resized to the largest of them and joined: {"out": (B, sum of widths, h, w)}."""
+
+    def __init__(self, trunk: nn.Module, align: bool) -> None:
+        super().__init__(trunk)
         self.align_corners = align
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(x)
+        maps = list(self.inner(x).values())
+        size = maps[0].shape[-2:]
+        alike = [
+            m
+            if m.shape[-2:] == size
+            else F.interpolate(m, size=size, mode="bilinear", align_corners=self.align_corners)
+            for m in maps
+        ]
+        return {"out": torch.cat(alike, dim=1)}
+
+
+class DilatedFCN(FCN):
+    """torchvision's FCN (`backbone`, `classifier`, `aux_classifier`) that aligns corners where asked to.
+
+    Maps normalised images (B, 3, H, W) to logits (B, C, H, W): "out", and in training "aux". Sides are
+    multiples of `divisor`. A `frozen` backbone stays in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        auxiliary: nn.Module | None,
+        align: bool,
+        divisor: int = 1,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__(backbone, head, auxiliary)
+        self.align_corners, self.divisor, self.frozen = align, divisor, frozen
+        if frozen:
+            backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "DilatedFCN":
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.backbone(x)
         logits = {"out": self.classifier(features["out"])}
         if self.training and self.aux_classifier is not None:
             logits["aux"] = self.aux_classifier(features["aux"])
@@ -77,7 +139,11 @@ class DilatedFCN(FCN):
 
 
 def build_segmenter(
-    backbone: BackboneConfig, weights: Mapping[str, Tensor], model: FCNConfig, classes: int, seed: int
+    backbone: BackboneConfig,
+    weights: Mapping[str, Tensor],
+    model: FCNConfig | LinearHeadConfig,
+    classes: int,
+    seed: int,
 ) -> DilatedFCN:
     """Build an FCN around a pretrained backbone; everything new is initialised from `seed`.
 
@@ -89,29 +155,38 @@ def build_segmenter(
     Raises
     ------
     UserError
-        The backbone cannot carry a segmenter (no stages of strides 4 to 32, or none that can be dilated).
+        The backbone cannot carry a segmenter (no stages of strides 4 to 32, or none that can be dilated, and
+        no plain transformer).
     """
-    require_segmentable(backbone)
+    require_segmentable(backbone, model)
+    stages = stages_of(backbone, model)
+    widths = widths_of(backbone, stages)
     with random_states_kept():
         torch.manual_seed(seed)
-        network = build_backbone(backbone)
+        network = build_backbone(as_trained(backbone, model))
         network.load_state_dict(weights, strict=False)
-        dilate(network, model.output_stride)
-        described = describe(backbone)
-        middle, last = described.levels[16], described.levels[32]
-        width = described.width_of(last)
-        head = ConvHead(width, model.channels, model.convs, model.concat_input, model.dropout, classes)
+        head: nn.Module
         auxiliary = None
-        if (aux := model.auxiliary) is not None:
-            auxiliary = ConvHead(
-                described.width_of(middle), aux.channels, aux.convs, False, model.dropout, classes
+        if isinstance(model, LinearHeadConfig):
+            head = LinearHead(sum(widths), model.dropout, classes)
+            names = {stage: str(index) for index, stage in enumerate(stages)}
+            body: nn.Module = JoinedMaps(network.trunk(names), model.align_corners)
+        else:
+            if not is_plain(backbone):
+                dilate(network, model.output_stride)
+            head = ConvHead(
+                widths[-1], model.channels, model.convs, model.concat_input, model.dropout, classes
             )
-        body = network.trunk({middle: "aux", last: "out"})
-        segmenter = DilatedFCN(body, head, auxiliary, model.align_corners)
+            if (aux := model.auxiliary) is not None:
+                auxiliary = ConvHead(widths[-2], aux.channels, aux.convs, False, model.dropout, classes)
+            body = network.trunk({stages[-2]: "aux", stages[-1]: "out"})
+        segmenter = DilatedFCN(body, head, auxiliary, model.align_corners, divisor_of(backbone), model.frozen)
     return segmenter.to(memory_format=torch.channels_last)
 
 
-def losses(logits: Mapping[str, Tensor], labels: Tensor, model: FCNConfig) -> dict[str, Tensor]:
+def losses(
+    logits: Mapping[str, Tensor], labels: Tensor, model: FCNConfig | LinearHeadConfig
+) -> dict[str, Tensor]:
     """Return the weighted cross-entropies of head and auxiliary head; labels (B, H, W) int64.
 
     Averaged over all pixels, the ignored ones too, which add nothing (mmseg's default).
