@@ -131,6 +131,7 @@ _INCIDENTAL_SINCE_V1: Final = frozenset(
         "single_class",
         "interpolated_class",
         "palette_order",
+        "online",
     }
 )
 """Keys that version 1 did not know and that change no number, whatever they say."""

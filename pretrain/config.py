@@ -11,6 +11,7 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.device_name import DeviceName
 from carryover.core.training.schedules import check_milestones, warmup_cosine, warmup_multistep
 from carryover.pretrain.method_config import MethodConfig, MoCoConfig, SimCLRConfig, SiMoConfig
+from carryover.pretrain.online_config import OnlineConfig
 
 __all__ = [
     "AugmentConfig",
@@ -19,6 +20,7 @@ __all__ = [
     "KNNConfig",
     "LARSConfig",
     "MethodConfig",
+    "OnlineConfig",
     "OptimizerConfig",
     "PretrainConfig",
     "ProjectorConfig",
@@ -202,6 +204,8 @@ class PretrainConfig(Recipe):
         Steps between two lines of metrics.jsonl.
     knn
         k-NN accuracy on held-out images while training; None: never.
+    online
+        Signals of what the features are worth while training, at a small share of its time; None: none.
     tensorboard
         Whether the numbers of metrics.jsonl go to TensorBoard as well.
     compile
@@ -230,6 +234,7 @@ class PretrainConfig(Recipe):
     checkpoint_every: Annotated[PositiveInt, Incidental] = 1
     log_every: Annotated[PositiveInt, Incidental] = 10
     knn: Annotated[KNNConfig | None, Incidental] = None
+    online: Annotated[OnlineConfig | None, Incidental] = None
     tensorboard: Annotated[bool, Incidental] = True
     compile: Annotated[bool, Incidental] = False
     workers: Annotated[NonNegativeInt, Incidental] = 4

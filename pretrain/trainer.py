@@ -32,6 +32,7 @@ from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.diagnostics import diagnose, refuse_collapse
 from carryover.pretrain.knn_probe import KNNProbe
 from carryover.pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
+from carryover.pretrain.online.recipe import signals_of, steps_between_looks
 from carryover.pretrain.optim import build_optimizer, set_lr
 
 log = logging.getLogger(__name__)
@@ -162,6 +163,8 @@ class _Pretraining:
         self._config, self._method, self._loader, self._ranks = config, method, loader, ranks
         self._optimizer = build_optimizer(config.optimizer, method, config.peak_lr)
         self._probe = KNNProbe(config, dataset, ranks.device) if config.knn and ranks.first else None
+        self._signals = signals_of(config, dataset) if ranks.first else None
+        self._between = steps_between_looks(config, ranks.world)
         self._total = config.schedule.epochs * loader.steps_per_epoch
         self._model: torch.nn.Module = method
         self._outcome: Outcome | None = None
@@ -173,7 +176,7 @@ class _Pretraining:
         return Plan(
             title=f"pretrain {config.name or config.method.name}",
             end=epochs * each,
-            reports=lambda step: step % config.log_every == 0 or step % each == 0,
+            reports=lambda step: step % config.log_every == 0 or step % each == 0 or self._looks(step),
             saves=lambda step: step % (each * config.checkpoint_every) == 0,
             images_per_step=config.batch_size,
             start=start,
@@ -214,7 +217,13 @@ class _Pretraining:
         numbers |= {"epoch": step / each, "lr": self._factor * config.peak_lr}
         if self._probe is not None and config.knn and step % (each * config.knn.every) == 0:
             numbers["knn_accuracy"] = self._probe.accuracy(self._method.online.backbone)
+        if self._signals is not None and (self._looks(step) or step == self._total):
+            online = self._method.online
+            numbers |= self._signals.look(online.backbone, online.head, online.bf16)
         return numbers
+
+    def _looks(self, step: int) -> bool:
+        return self._between is not None and step % self._between == 0
 
     def require_finite(self, step: int) -> None:
         """Refuse weights that are not finite."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from carryover.core.backbones.stated import Pixels, Stated
     from carryover.core.formats.backbone import register_backbone
     from carryover.pretrain.method_config import register_method
+    from carryover.pretrain.online.loop import OnlineSignals
+    from carryover.pretrain.online.rank import lidar, rankme
     from carryover.transfer.api import convert, evaluate, inspect, load_backbone, read_results
     from carryover.transfer.convert.targets import register_target
     from carryover.transfer.results.record import ResultRecord as Result
@@ -26,6 +28,7 @@ __all__ = [
     "Backbone",
     "CarryoverError",
     "Given",
+    "OnlineSignals",
     "Pixels",
     "Result",
     "Stated",
@@ -35,8 +38,10 @@ __all__ = [
     "convert",
     "evaluate",
     "inspect",
+    "lidar",
     "load_backbone",
     "pretrain",
+    "rankme",
     "read_results",
     "register_backbone",
     "register_method",
@@ -55,6 +60,9 @@ _HOMES = {
     "register_task": ("carryover.transfer.tasks.config", "register_task"),
     "Pixels": ("carryover.core.backbones.stated", "Pixels"),
     "Stated": ("carryover.core.backbones.stated", "Stated"),
+    "OnlineSignals": ("carryover.pretrain.online.loop", "OnlineSignals"),
+    "lidar": ("carryover.pretrain.online.rank", "lidar"),
+    "rankme": ("carryover.pretrain.online.rank", "rankme"),
     "Given": ("carryover.core.backbones.given", "Given"),
     "Result": ("carryover.transfer.results.record", "ResultRecord"),
 }

@@ -1,0 +1,1 @@
+"""Signals of what features are worth, taken while a network is trained."""
