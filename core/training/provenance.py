@@ -23,7 +23,7 @@ _LIBRARIES = (
     "pillow",
     "opencv-python",
     "opencv-python-headless",
-    "faster-coco-eval",
+    "hotcoco",
     "scikit-learn",
 )
 

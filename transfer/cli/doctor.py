@@ -87,7 +87,7 @@ def _bf16() -> Finding:
 
 
 def _coco() -> Finding:
-    found = [f"{name} {_version(name)}" for name in ("faster-coco-eval", "pycocotools") if _version(name)]
+    found = [f"{name} {_version(name)}" for name in ("hotcoco", "pycocotools") if _version(name)]
     state: State = "ok" if len(found) == 2 else "broken"
     return Finding(
         "COCO metrics", state, ", ".join(found), needed=True, remedy="" if state == "ok" else _REINSTALL

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic_core import from_json
 
 from carryover.configs.errors import UserError
 from carryover.core.data.decoding import decoding_defects
@@ -158,7 +159,7 @@ def _lost_masks(file: _File, dataset: DetectionDataset) -> list[Defect]:
 def load_coco_json(annotation_file: Path) -> dict[str, list[Any]]:
     """Return a COCO file's content; UserError where it lacks images, annotations or categories."""
     try:
-        content = json.loads(annotation_file.read_bytes())
+        content = _parsed(annotation_file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{annotation_file}: no such file; expected COCO's instances as JSON") from None
     except (OSError, ValueError) as error:
@@ -167,6 +168,14 @@ def load_coco_json(annotation_file: Path) -> dict[str, list[Any]]:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{annotation_file}: expected a list under '{key}', as in COCO's instances files")
     return content
+
+
+def _parsed(text: bytes) -> Any:
+    # Three times as fast as json, which also reads what is only nearly JSON (a byte order mark).
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def _categories(

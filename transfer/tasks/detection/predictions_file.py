@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pydantic_core import from_json
 
 from carryover.configs import UserError
 from carryover.configs.files import write_atomic
@@ -37,7 +38,7 @@ def write_predictions(path: Path, predictions: Sequence[ImagePrediction]) -> Non
 def read_predictions(path: Path) -> list[ImagePrediction]:
     """Read what `write_predictions` wrote; raises UserError when the file is missing or is none."""
     try:
-        plain = json.loads(gzip.decompress(path.read_bytes()))
+        plain = from_json(gzip.decompress(path.read_bytes()))
         # Version 1 was the bare list.
         content = FORMAT.current({"images": plain} if isinstance(plain, list) else plain, path)
         return [_prediction(p) for p in content["images"]]
