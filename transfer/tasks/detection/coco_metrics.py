@@ -113,6 +113,7 @@ def _evaluated(truth: Truth, detections: Columns, iou_type: IouType) -> np.ndarr
     evaluation.params.maxDets = [MOST]
     evaluation.evaluate()
     evaluation.accumulate()
+    assert evaluation.eval is not None
     precision: np.ndarray = evaluation.eval["precision"]
     return precision
 
