@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ class SlurmExecutor:
                 sizes |= arrays_of(given)
         except BaseException as error:
             if self._take_back(run, [job for ids in submitted.values() for job in ids]):
-                run.submission.update(jobs={})
+                with suppress(OSError):
+                    run.submission.update(jobs={})
             if isinstance(error, _RefusedError):
                 raise error.told(len(submitted)) from None
             raise
@@ -235,7 +237,7 @@ def _tell(told: Sequence[Update], token: str) -> None:
     left, pauses = list(told), [*_PAUSES]
     while True:
         try:
-            return scheduler.update([update.request for update in left])
+            return scheduler.update([update.request for update in left], left[-1].jobs[-1])
         except RunError as error:
             log.warning("%s", error)
             listed = scheduler.queue({os.getuid()})

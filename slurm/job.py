@@ -219,19 +219,33 @@ class StageJob:
         if ending.cause not in _REQUEUED:
             return
         end = time.monotonic() + _REQUEUE_SECONDS
-        while True:
-            try:
-                scheduler.requeue(job_id)
-            except RunError as error:
-                log.warning("%s", error)
-                if time.monotonic() > end or _NEVER.search(str(error)):
-                    record = ledger.read(self.stage.name)
-                    assert record is not None
-                    ledger.write(record.changed("interrupted", f"{ending.reason}; not queued again: {error}"))
-                    return
-                time.sleep(_REQUEUE_PAUSE)
-            else:
+        while problem := _not_requeued(job_id):
+            log.warning("%s", problem)
+            if time.monotonic() > end or _NEVER.search(problem):
+                record = ledger.read(self.stage.name)
+                assert record is not None
+                ledger.write(record.changed("interrupted", f"{ending.reason}; not queued again: {problem}"))
                 return
+            time.sleep(_REQUEUE_PAUSE)
+
+
+def _not_requeued(job_id: str) -> str:
+    """Requeue a job; return "" if the controller then says that it goes back into the queue, else why not."""
+    problem = "scontrol requeue was heard by nobody: the job runs on"
+    try:
+        scheduler.requeue(job_id)
+    except RunError as error:
+        problem = str(error)
+    try:
+        return "" if _goes_back(job_id) else problem
+    except RunError:
+        return problem
+
+
+def _goes_back(job_id: str) -> bool:
+    """Whether a job has been requeued, by the controller's account; raises RunError when it gives none."""
+    job = scheduler.own_job(job_id)
+    return job.restarts > restarts() or job.state not in ("RUNNING", "SIGNALING")
 
 
 def _say(word: str) -> None:

@@ -232,21 +232,25 @@ def alive() -> dict[str, str]:
     return found
 
 
-def update(requests: Sequence[str]) -> None:
+def update(requests: Sequence[str], job_id: str) -> None:
     """Change jobs: each request is scontrol's, as ``JobId=12_[0-3] Dependency=afterok:11``; one call for all.
+
+    The same scontrol has to show `job_id` in the end: one that says nothing has done nothing.
 
     Raises
     ------
     RunError
         One or more of them were refused, or nobody answered; others may have been done.
     """
-    long = [request for request in requests if len(request) > _LONGEST_LINE]
-    for request in long:
-        run("scontrol", "update", *request.split(" "), pauses=())
+    for request in requests:
+        if len(request) > _LONGEST_LINE:
+            run("scontrol", "update", *request.split(" "), pauses=())
     lines = [f"update {request}\n" for request in requests if len(request) <= _LONGEST_LINE]
-    if lines:
-        patience = _TIMEOUT_SECONDS + _SECONDS_A_REQUEST * len(lines)
-        run("scontrol", entered="".join(lines), pauses=(), timeout=patience)
+    lines.append(f"show job {job_id}\n")
+    patience = _TIMEOUT_SECONDS + _SECONDS_A_REQUEST * len(lines)
+    shown = run("scontrol", "--oneliner", entered="".join(lines), pauses=(), timeout=patience)
+    if "JobState=" not in shown:
+        raise RunError(f"scontrol says nothing of job {job_id}")
 
 
 def requeue(job_id: str) -> None:

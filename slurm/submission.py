@@ -105,18 +105,31 @@ def submission(ledger: Ledger, executor: str) -> Iterator[OpenSubmission]:
     ------
     RunError
         Another living process holds the run. One that was killed is recognised (its process is gone; where
-        that cannot be seen, its heartbeat stopped) and its place is taken.
+        that cannot be seen, its heartbeat stopped) and its place is taken. Or its directory cannot be
+        written (a full disk, say).
     """
-    held = _take(ledger, executor)
+    try:
+        with _held_open(_take(ledger, executor)) as held:
+            yield held
+    except OSError as error:
+        raise RunError(f"{ledger.run_dir}: {error}") from error
+
+
+@contextmanager
+def _held_open(held: OpenSubmission) -> Iterator[OpenSubmission]:
+    """Let a submission's heart beat, and write down how it ended."""
     stop = threading.Event()
     beat = threading.Thread(target=_heartbeat, args=(held.path, stop), daemon=True)
     beat.start()
+    _HELD_HERE.add(held.path.resolve())
     try:
         yield held
     except BaseException as error:
-        held.update(state="failed", ended=now(), reason=f"{type(error).__name__}: {error}")
+        with suppress(OSError):
+            held.update(state="failed", ended=now(), reason=f"{type(error).__name__}: {error}")
         raise
     finally:
+        _HELD_HERE.discard(held.path.resolve())
         stop.set()
         beat.join()
     held.update(state="done", ended=now())
@@ -198,11 +211,16 @@ def alive(ledger: Ledger, record: Submission) -> bool:
     """Tell whether a submission's process is still at work on it; nothing is written to find out."""
     if record.state != "open":
         return False
+    path = _file(ledger, record.number)
+    if (record.host, record.pid, record.process_start) == here() and record.space == pid_space():
+        return path.resolve() in _HELD_HERE
     known = known_to_live(record.host, record.space, record.pid, record.process_start)
-    return _beats(_file(ledger, record.number)) if known is None else known
+    return _beats(path) if known is None else known
 
 
 _SEEN_DEAD: dict[Path, int] = {}
+# On a full disk the end of a submission cannot be written down; its process may go on to other work.
+_HELD_HERE: set[Path] = set()
 
 
 def _beats(path: Path) -> bool:

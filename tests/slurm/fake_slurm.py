@@ -178,8 +178,12 @@ def main() -> int:
             blank = {"ExitCode": "0:0", "Cluster": "fake", "ElapsedRaw": "0"}
             for row in json.loads((root / "sacct.json").read_text()):
                 sys.stdout.write("|".join(str((blank | row).get(name, "")) for name in asked) + "\n")
-        elif command == "scontrol" and (len(sys.argv) == 1 or sys.argv[1] == "update"):
+        elif command == "scontrol" and sys.argv[1] in ("--oneliner", "update"):
             return update(root, queue, queue_file)
+        elif command == "scontrol" and sys.argv[1] == "requeue":
+            said = root / "scontrol.says"
+            if said.exists():
+                said.write_text(re.sub(r"JobState=\w+", "JobState=COMPLETING", said.read_text()))
         elif sys.argv[1:] == ["show", "job", "--oneliner"] and not (root / f"{command}.says").exists():
             list_jobs(queue)
         elif (root / f"{command}.says").exists():
@@ -211,9 +215,12 @@ def list_jobs(queue: dict) -> None:
 
 
 def update(root: Path, queue: dict, queue_file: Path) -> int:
-    given = [" ".join(sys.argv[1:])] if len(sys.argv) > 1 else sys.stdin.read().splitlines()
+    given = [" ".join(sys.argv[1:])] if sys.argv[1] == "update" else sys.stdin.read().splitlines()
     failed = 0
     for line in given:
+        if line.startswith("show job "):
+            sys.stdout.write(f"JobId={line.split()[2]} JobState={queue[line.split()[2]][0]}\n")
+            continue
         with (root / "updates").open("a") as updates:
             updates.write(line + "\n")
         if (root / "refuse_updates").exists():

@@ -135,13 +135,27 @@ def test_a_requeue_that_fails_once_is_tried_again(
     requeue, failed = jobs.scheduler.requeue, iter(["Unable to contact slurm controller", "Socket timed out"])
 
     def fails_twice(job_id: str) -> None:
-        requeue(job_id)
         if message := next(failed, None):
             raise RunError(message)
+        requeue(job_id)
 
     monkeypatch.setattr(jobs.scheduler, "requeue", fails_twice)
     _, record = run(TRAIN, tmp_path / "run")
-    assert in_job.calls.count(REQUEUE) == 3 and record.reason == "stopped by SIGUSR2 (signal)"
+    assert next(failed, None) is None and in_job.calls.count(REQUEUE) == 1
+    assert record.reason == "stopped by SIGUSR2 (signal)"
+
+
+def test_a_requeue_that_nobody_heard_is_tried_again(
+    tmp_path: Path, in_job: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """scontrol said nothing, and the job runs on."""
+    monkeypatch.setattr(jobs, "_REQUEUE_PAUSE", 0)
+    controller_says(in_job)
+    unheard, requeue = iter([True, True, False]), jobs.scheduler.requeue
+    monkeypatch.setattr(jobs.scheduler, "requeue", lambda job: None if next(unheard) else requeue(job))
+    _, record = run(TRAIN, tmp_path / "run")
+    assert in_job.calls.count(REQUEUE) == 1 and record.reason == "stopped by SIGUSR2 (signal)"
+    assert next(unheard, None) is None
 
 
 def test_time_limits_before_a_retry_are_not_counted_again(tmp_path: Path, in_job: FakeSlurm) -> None:

@@ -178,6 +178,12 @@ def test_where_users_may_not_update_jobs_batches_are_submitted(tmp_path: Path, f
     assert not any("--begin" in script for script in fake.scripts[3:])
 
 
+def test_an_scontrol_that_says_nothing_has_done_nothing(tmp_path: Path, fake: FakeSlurm) -> None:
+    fake.silence("scontrol")
+    assert submit(tmp_path / "run", graph())
+    assert len(fake.queue) == 31 and "BeginTime" not in {reason for _, reason, _ in fake.queue.values()}
+
+
 def test_some_that_were_told_and_some_that_could_not_be_are_all_taken_back(
     tmp_path: Path, fake: FakeSlurm
 ) -> None:

@@ -27,7 +27,7 @@ from carryover.slurm.preview import preview
 from carryover.slurm.resources import Cluster
 from carryover.slurm.sbatch import git_revision
 from carryover.slurm.status import status
-from carryover.slurm.submission import submissions
+from carryover.slurm.submission import OpenSubmission, submissions
 from tests.slurm import work
 from tests.slurm.fake_slurm import FakeSlurm
 
@@ -261,6 +261,27 @@ def test_refused_half_way_all_is_taken_back(tmp_path: Path, fake: FakeSlurm) -> 
     (fake.root / "refuse").unlink()
     result, _ = submit(tmp_path / "run")
     assert result.succeeded and len(fake.queue) == 8
+
+
+@pytest.mark.parametrize("room_for", [0, 1, 2, 5])
+def test_a_disk_that_fills_up_while_submitting_leaves_no_job_behind(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, room_for: int
+) -> None:
+    """Nothing is in the queue that is not written down, and the user is told."""
+    write, left = OpenSubmission.update, [room_for]
+
+    def update(held: OpenSubmission, **changes: object) -> None:
+        if left[0] == 0:
+            raise OSError(28, "No space left on device", str(held.path))
+        left[0] -= 1
+        write(held, **changes)
+
+    monkeypatch.setattr(OpenSubmission, "update", update)
+    with pytest.raises(RunError, match=r"No space left on device: .*submissions/0001\.json"):
+        submit(tmp_path / "run")
+    assert not fake.queue
+    left[0] = 100
+    assert submit(tmp_path / "run")[0].succeeded and len(fake.queue) == 8
 
 
 def test_what_cannot_be_cancelled_stays_recorded(tmp_path: Path, fake: FakeSlurm) -> None:

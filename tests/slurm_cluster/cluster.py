@@ -122,6 +122,18 @@ class Cluster:
         self.command("scontrol", "reconfigure")
         _wait(lambda: "unk" not in self.command("sinfo", "-N", "-h", "-o", "%t"), "the nodes")
 
+    def kill_slurmd(self, node: str) -> None:
+        """Kill a node's slurmd; its jobs go on."""
+        slurmd = next(
+            p for p in self.started if _words(p)[0] == "slurmd" and _words(p)[-1] == node and p.poll() is None
+        )
+        slurmd.kill()
+        slurmd.wait()
+
+    def start_slurmd(self, node: str) -> None:
+        """Start a node's slurmd again, with the state that the former one left."""
+        _start(self.started, self.state, self.conf, "slurmd", "-D", "-N", node)
+
     def command(self, *words: str) -> str:
         """Run one of SLURM's commands against this cluster and return what it printed."""
         done = subprocess.run(words, capture_output=True, text=True, env=environment(self.conf), timeout=60)
@@ -256,8 +268,12 @@ def _start(
 
 
 def _program(process: subprocess.Popen[bytes]) -> str:
+    return _words(process)[0]
+
+
+def _words(process: subprocess.Popen[bytes]) -> tuple[str, ...]:
     assert isinstance(process.args, tuple)
-    return str(process.args[0])
+    return tuple(map(str, process.args))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

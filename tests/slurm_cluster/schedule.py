@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     "slow": 'sleep 3; exec {real} "$@"',
     "silent": "exit 0",
+    "with a header alone": '{real} "$@" | head -1',
     "failing": "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1",
     "failing once": (
         'if mkdir {mark} 2>/dev/null; then echo "Socket timed out" >&2; exit 1; fi; exec {real} "$@"'
@@ -133,12 +135,74 @@ def restart_controller(there: Field) -> str:
     return said
 
 
+def node_down(there: Field) -> str:
+    """Declare a node down, which takes its jobs away, and up again."""
+    node = there.dice.choice(there.cluster.nodes)
+    _try(there, "scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=schedule")
+    said = _retry(there)
+    _try(there, "scontrol", "update", f"NodeName={node}", "State=RESUME")
+    return f"{node}, {said}"
+
+
+def slurmd_killed(there: Field) -> str:
+    """Kill a node's slurmd and start it again a while later."""
+    node = there.dice.choice(there.cluster.nodes)
+    there.cluster.kill_slurmd(node)
+    time.sleep(there.dice.uniform(0.5, 5))
+    there.cluster.start_slurmd(node)
+    return node
+
+
+def array_cancelled(there: Field) -> str:
+    """Cancel all of a job's array behind the run's back."""
+    job = there.victim(there.dice.choice(["RUNNING", "PENDING"]))
+    if job:
+        _try(there, "scancel", job.partition("_")[0])
+    return job or ""
+
+
+def disk_full(there: Field) -> str:
+    """Leave no room on the run's disk for some seconds."""
+    disk = there.run.parent
+    if not disk.is_mount():
+        return ""
+    filler, free = disk / "filler", os.statvfs(disk)
+    try:
+        with suppress(OSError), filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+            while True:
+                file.seek(0, os.SEEK_END)
+                file.write(bytes(1 << 16))
+                file.flush()
+        time.sleep(there.dice.uniform(1, 4))
+        return _retry(there)
+    finally:
+        filler.unlink()
+
+
 def cancel_the_run(there: Field) -> str:
     """Cancel everything."""
     try:
         return ",".join(cancel(there.run))
     except CarryoverError as error:
         return str(error)
+
+
+def cancelled_twice(there: Field) -> str:
+    """Let two processes cancel while a third retries."""
+    words = [("cancel",), ("retry",), ("cancel",)]
+    processes = [_carryover(*one, str(there.run)) for one in words]
+    return ",".join(str(process.wait()) for process in processes)
+
+
+def submitter_stopped(there: Field) -> str:
+    """Ask a process that retries to stop, twice, somewhere on its way."""
+    process = _submitter(there.run)
+    time.sleep(there.dice.uniform(1, 6))
+    for _ in range(2):
+        process.terminate()
+        time.sleep(0.3)
+    return str(process.wait())
 
 
 def two_submitters(there: Field) -> str:
@@ -209,12 +273,23 @@ FAULTS: dict[str, Callable[[Field], str]] = {
     "scancel": scancel,
     "drained node": drain,
     "controller restarted": restart_controller,
+    "node down": node_down,
+    "slurmd killed": slurmd_killed,
+    "array cancelled": array_cancelled,
+    "disk full": disk_full,
     "cancel": cancel_the_run,
+    "cancelled twice": cancelled_twice,
+    "submitter stopped": submitter_stopped,
     "three submitters": two_submitters,
     "submitter killed": killed_submitter,
     "squeue silent": _shim("squeue", "silent"),
     "squeue failing": _shim("squeue", "failing"),
     "squeue slow": _shim("squeue", "slow"),
+    "squeue with a header alone": _shim("squeue", "with a header alone"),
+    "scontrol silent": _shim("scontrol", "silent"),
+    "sbatch failing": _shim("sbatch", "failing"),
+    "sbatch silent": _shim("sbatch", "silent"),
+    "scancel failing": _shim("scancel", "failing"),
     "scontrol failing once": _shim("scontrol", "failing once"),
     "sbatch failing once": _shim("sbatch", "failing once"),
     "sacct silent": _shim("sacct", "silent"),
@@ -275,7 +350,11 @@ def _retry(there: Field) -> str:
 
 
 def _submitter(run: Path) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-m", "carryover", "retry", str(run)]
+    return _carryover("retry", str(run))
+
+
+def _carryover(*arguments: str) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-m", "carryover", *arguments]
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -302,6 +381,21 @@ def _in_front(there: Field, command: str, kind: str) -> Iterator[None]:
     finally:
         os.environ["PATH"] = path
         shim.unlink()
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[Path]:
+    """Mount a disk of one GB, which a fault can fill; a directory where that is not allowed."""
+    path.mkdir()
+    mounted = (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "carryover-faults", str(path)]).returncode
+        == 0
+    )
+    try:
+        yield path
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def _say(text: str) -> None:
@@ -354,17 +448,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="carryover-faults-", ignore_cleanup_errors=True) as directory:
         root = Path(directory)
         laid = pipeline(root, asked.steps)
-        with running_cluster(Kind(nodes=3, cpus=2, kill_wait=8, grace_time=0)) as cluster:
+        kind = Kind(nodes=3, cpus=2, kill_wait=8, grace_time=0)
+        with _disk(root / "disk") as disk, running_cluster(kind) as cluster:
             os.environ["SLURM_CONF"] = str(cluster.conf)
             (root / "shims").mkdir()
-            there = Field(cluster, root / "disturbed", random.Random(asked.seed), root / "shims")
+            there = Field(cluster, disk / "disturbed", random.Random(asked.seed), root / "shims")
             settings = Settings(defaults=Resources(time_min=30, signal_delay_s=20), array_parallelism=4)
             graph = laid(there.run)
             assert len(graph) == 14
             assert run_graph(graph, SlurmExecutor(settings, ("carryover",)), there.run).succeeded
             happened = disturb(there, asked.faults, asked.pause)
             settle(there, asked.patience)
-        attempts = {name: len(Ledger(there.run).read(name).attempts) for name in graph.names}  # type: ignore[union-attr]
+            attempts = {name: len(Ledger(there.run).read(name).attempts) for name in graph.names}  # type: ignore[union-attr]
+            shutil.copytree(there.run, root / "disturbed", symlinks=True)
+        there.run = root / "disturbed"
         _say(f"seed {asked.seed}: {happened} faults: {dict(sorted(there.tally.items()))}")
         _say(f"attempts: {attempts}")
         assert run_graph(laid(root / "inline"), InlineExecutor(), root / "inline").succeeded
