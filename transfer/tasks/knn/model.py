@@ -56,12 +56,33 @@ def nearest(
         index = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
         for offset in range(0, len(bank), bank_rows):
             part = normalize(bank[offset : offset + bank_rows].float(), dim=1)
-            similarity, position = largest(query @ part.T, min(k, len(part)))
-            # Both lists descend, and the rows of the first come before those of the second.
+            similarity, position = _candidates(query @ part.T, best, k)
+            # Rows of the bank stand in their order among equals, and those of earlier parts before them.
             merged, order = torch.cat([best, similarity], dim=1).sort(dim=1, descending=True, stable=True)
             best = merged[:, :k]
             index = torch.cat([index, position + offset], dim=1).gather(1, order[:, :k])
         yield rows, best, index
+
+
+def _candidates(similarity: Tensor, best: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return what can be among the k largest of each row, (m, n) filled with -inf, and places (m, n).
+
+    `best` (m, k or fewer) are those of earlier parts, from the largest down: what only equals the k-th of them
+    comes too late. There are few that exceed it once some parts have been seen.
+    """
+    most = min(k, similarity.shape[1])
+    if best.shape[1] == k:
+        row, column = (similarity > best[:, -1:]).nonzero(as_tuple=True)
+        end = torch.searchsorted(row, torch.arange(len(best), device=row.device), right=True)
+        begin = torch.cat([end.new_zeros(1), end[:-1]])
+        widest = int((end - begin).max())
+        if widest <= 2 * most:
+            at = torch.arange(len(row), device=row.device) - begin[row]
+            found = similarity.new_full((len(best), widest), -torch.inf)
+            place = column.new_zeros((len(best), widest))
+            found[row, at], place[row, at] = similarity[row, column], column
+            return found, place
+    return largest(similarity, most)
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

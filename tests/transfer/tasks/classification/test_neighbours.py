@@ -88,6 +88,32 @@ def test_of_equal_similarities_the_first_rows_are_neighbours_as_numpys_stable_so
     assert guesses.tolist() == [[[2, 4, 5, -1, -1]]] and tied.all() and most[0, 0, 0] == most[0, 0, 2]
 
 
+@pytest.mark.parametrize("order", ["nearest first", "nearest last", "mixed", "every row twice"])
+def test_in_whatever_order_the_bank_stands_the_neighbours_are_numpys(order: str) -> None:
+    """Where the nearest rows come last, every part holds more of them than are wanted."""
+    rng = np.random.default_rng(3)
+    # Of length 4, with whole numbers: similarities are exact, and many are equal.
+    exact = np.zeros((640, 24), dtype=np.float32)
+    for row in exact:
+        row[rng.choice(24, 16, replace=False)] = rng.choice([-1, 1], 16)
+    queries, bank = exact[:9], exact[9:]
+    along = (bank @ queries[0]).argsort(kind="stable")
+    bank = {
+        "nearest first": bank[along[::-1]],
+        "nearest last": bank[along],
+        "mixed": bank,
+        "every row twice": np.concatenate([bank, bank]),
+    }[order]
+    cosine = queries @ bank.T / 16
+    expected = np.argsort(-cosine, axis=1, kind="stable")[:, :20]
+    for rows in (8, 20, 50, len(bank)):
+        (_, similarity, index), *_ = nearest(
+            torch.from_numpy(queries), torch.from_numpy(bank), 20, None, rows
+        )
+        assert np.array_equal(index.numpy(), expected)
+        assert np.array_equal(similarity.numpy(), np.take_along_axis(cosine, expected, 1))
+
+
 def test_a_tiny_temperature_does_not_overflow() -> None:
     similarity = torch.tensor([[1.0, 0.5, 0.5]])
     vote = votes(similarity, torch.tensor([[2, 0, 0]]), 3, Neighbourhood(3, 1e-4))
