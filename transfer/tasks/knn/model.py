@@ -67,8 +67,8 @@ def nearest(
 def _candidates(similarity: Tensor, best: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return what can be among the k largest of each row, (m, n) filled with -inf, and places (m, n).
 
-    `best` (m, k or fewer) are those of earlier parts, from the largest down: what only equals the k-th of them
-    comes too late. There are few that exceed it once some parts have been seen.
+    `best` (m, k or fewer) are those of earlier parts, from the largest down: what only equals the k-th of
+    them comes too late. There are few that exceed it once some parts have been seen.
     """
     most = min(k, similarity.shape[1])
     if best.shape[1] == k:
