@@ -105,6 +105,8 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "cosine_over": "after_warmup",
     "heads": None,
     "feature": "pooled",
+    "label_fraction": 1.0,
+    "label_seed": None,
     "tokens": True,
     "drop_path": None,
     "prefix_tokens": None,

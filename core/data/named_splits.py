@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from carryover.configs import UserError
 from carryover.core.data.csv_table import read_table
@@ -14,6 +14,10 @@ from carryover.core.data.pictures import IMAGE_SUFFIXES
 from carryover.core.data.voc_lists import LISTINGS, listed
 
 _IMAGE_TITLES = ("filename", "file", "image", "imageid", "path", "imagepath", "filepath", "imagename", "name")
+
+
+def _nothing_is_empty(splits: object) -> object:
+    return {} if splits is None else splits
 
 
 def _leave_something(splits: dict[str, float | str]) -> dict[str, float | str]:
@@ -26,9 +30,13 @@ def _leave_something(splits: dict[str, float | str]) -> dict[str, float | str]:
 Splits = Annotated[
     dict[str, Annotated[float, Field(gt=0, lt=1)] | str],
     Field(default_factory=dict),
+    BeforeValidator(_nothing_is_empty),
     AfterValidator(_leave_something),
 ]
-"""What a recipe says of its splits, by their names: a list, a folder or a value of a column; or a share."""
+"""What a recipe says of its splits, by their names: a list, a folder or a value of a column; or a share.
+
+``splits: null`` says nothing of them, where a base does.
+"""
 
 
 def require_one_rest(splits: Mapping[str, float | str], used: Sequence[str]) -> None:

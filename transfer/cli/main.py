@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carryover.transfer.cli.curve_command import curve
 from carryover.transfer.cli.options import (
     Architecture,
     Encoder,
@@ -380,6 +381,9 @@ def compare(
 
     if not print_comparison(first, second):
         raise typer.Exit(1)
+
+
+app.command()(curve)
 
 
 @study_app.command("eqco-mi")

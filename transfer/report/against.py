@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from carryover.transfer.report.cells import Cell, build_cell
+from carryover.transfer.report.cells import Cell, build_cell, joint_interval
 from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, what
 from carryover.transfer.report.costs import pretrain_gpu_hours, pretrain_wall_hours, pretraining_cost
 from carryover.transfer.report.drawing import BAND, GREY, Picture, finish, head, legend, looks, new_figure
@@ -20,23 +20,28 @@ _WIDTH = 4.4
 _LOG_FROM = 20
 
 
-def against_labels(collection: Collection, directory: Path | None) -> list[Picture]:
-    """Draw accuracy against the share of labels, wherever one data set was fine-tuned with several."""
-    families: dict[tuple[str, str, str], dict[float, Evaluation]] = {}
-    names: dict[str, str] = {}
+def label_families(collection: Collection) -> list[dict[float, Evaluation]]:
+    """Return the evaluations by share of the labels, wherever one model was trained with several of them."""
+    families: dict[tuple[str, str, str, str | None], dict[float, Evaluation]] = {}
     for evaluation, runs in collection.by_evaluation.items():
-        fraction, metrics = runs[0].record.label_fraction, collection.headlines(evaluation)
-        if fraction is not None and metrics:
-            key = (evaluation.task, evaluation.dataset, metrics[0].label)
-            names[metrics[0].label] = metric_name(metrics[0])
-            families.setdefault(key, {}).setdefault(fraction, evaluation)
+        first, metrics = runs[0].record, collection.headlines(evaluation)
+        if first.label_fraction is not None and metrics:
+            key = (evaluation.task, evaluation.dataset, metrics[0].label, first.model)
+            families.setdefault(key, {}).setdefault(first.label_fraction, evaluation)
+    return [family for family in families.values() if len(family) > 1]
+
+
+def against_labels(collection: Collection, directory: Path | None) -> list[Picture]:
+    """Draw accuracy (AP, mIoU) against the share of labels, wherever a model was trained with several."""
     pictures: list[Picture] = []
-    for i, ((task, dataset, metric), family) in enumerate(families.items(), start=1):
-        if len(family) > 1 and len(pictures) < _MOST_FIGURES:
-            title = f"{task_name(task)}, {dataset}: {names[metric]} against labels"
-            lines = _lines(collection, family, metric)
-            words = f"{names[metric]} (%)", "share of the labels"
-            pictures += _line_chart(f"labels-{i}", title, words, share, lines, collection, directory)
+    for i, family in enumerate(label_families(collection)[:_MOST_FIGURES], start=1):
+        evaluation = next(iter(family.values()))
+        metric, record = collection.headlines(evaluation)[0], collection.by_evaluation[evaluation][0].record
+        name = metric_name(metric)
+        title = f"{record.model or task_name(evaluation.task)}, {evaluation.dataset}: {name} against labels"
+        lines = _lines(collection, family, metric.label)
+        words = f"{name} (%)", "share of the labels"
+        pictures += _line_chart(f"labels-{i}", title, words, share, lines, collection, directory)
     return pictures
 
 
@@ -51,6 +56,9 @@ def against_images(collection: Collection, directory: Path | None) -> list[Pictu
         amounts = {r.record.train_images for r in runs}
         metrics = collection.headlines(evaluation)
         if evaluation.task not in ("detection", "segmentation") or len(amounts) > 1 or not metrics:
+            continue
+        if (runs[0].record.label_fraction or 1) < 1:
+            # Parts of one training split are drawn against the share of its labels.
             continue
         (images,) = amounts
         if images:
@@ -127,7 +135,7 @@ def _line_chart(
         axes.errorbar(
             [x for x, _ in points],
             [_mean(c) for _, c in points],
-            yerr=[c.std or 0 for _, c in points],
+            yerr=_bars([c for _, c in points]),
             color=look.colour,
             marker=look.marker,
             markersize=5,
@@ -141,8 +149,14 @@ def _line_chart(
     axes.set_xticks(places, [tick(x) for x in places])
     axes.minorticks_off()
     axes.set_ylabel(words[0])
-    axes.set_xlabel(words[1])
+    axes.set_xlabel(f"{words[1]}; bars: 95 % over images and seeds")
     return [_finished(figure, name, title, spoken, (drawn, lines), directory)]
+
+
+def _bars(cells: Sequence[Cell]) -> list[list[float]]:
+    """Return how far 95 % intervals over images and seeds reach below and above the means; 0 for none."""
+    bounds = [(_mean(c), joint_interval(c) or (_mean(c), _mean(c))) for c in cells]
+    return [[max(0.0, m - low) for m, (low, _) in bounds], [max(0.0, high - m) for m, (_, high) in bounds]]
 
 
 def _cost_chart(

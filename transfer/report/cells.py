@@ -9,6 +9,9 @@ from typing import Literal
 from carryover.transfer.report.collection import Numbered
 from carryover.transfer.report.statistics import interval_of_mean, mean, sample_std
 
+_NORMAL = 1.959963984540054
+"""The normal distribution's quantile of 97.5 %."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -89,6 +92,24 @@ class Cell:
         if self.mean is None:
             return "–"
         return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+
+
+def joint_interval(cell: Cell) -> tuple[float, float] | None:
+    """Return a 95 % interval of a mean over both test images and seeds; None where neither is known.
+
+    Of one run its own over the test images. Runs of several seeds saw the same images, so that their mean has
+    the images' variance whole and the seeds' over their number; with two or three seeds Student's interval of
+    the seeds alone would say next to nothing. Bounds stay within 0 and 100.
+    """
+    widths = [s.high - s.low for s in cell.sources if s.low is not None and s.high is not None]
+    if cell.mean is None or (not widths and cell.n < 2):
+        return None
+    if cell.n == 1:
+        return cell.interval
+    of_images = mean(widths) / (2 * _NORMAL) if widths else 0.0
+    of_seeds = (cell.std or 0.0) / cell.n**0.5
+    half = _NORMAL * (of_images**2 + of_seeds**2) ** 0.5
+    return max(0.0, cell.mean - half), min(100.0, cell.mean + half)
 
 
 def build_cell(runs: Sequence[Numbered], metric: str, missing: tuple[int, ...] = ()) -> Cell:

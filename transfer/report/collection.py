@@ -238,7 +238,8 @@ def _evaluation_order(evaluation: Evaluation, record: ResultRecord) -> tuple[obj
 def what(record: ResultRecord) -> str:
     """Return an evaluation's short name: detector or segmenter, task, share of the labels, or the recipe."""
     if record.model is not None:
-        return record.model
+        part = record.label_fraction is not None and record.label_fraction < 1
+        return f"{record.model}, {labelled(record)}" if part else record.model
     if record.label_fraction is None:
         return record.recipe
     labels = labelled(record)

@@ -137,6 +137,9 @@ class DetectionConfig(EvaluationRecipe):
     precise_bn
         Training batches over which batch statistics are estimated anew before testing (Detectron2's
         TEST.PRECISE_BN.NUM_ITER); 0 tests with the running averages.
+    label_fraction, label_seed
+        Part of the training images that is trained on, every class in proportion; of one seed the smaller
+        part lies in the larger one. None: the run's seed, so that every trial draws its own.
     seed
         Decides initialisation of the new layers, order and augmentation of the images, and sampling.
     workers
@@ -163,6 +166,8 @@ class DetectionConfig(EvaluationRecipe):
     input: InputConfig = InputConfig()
     solver: SolverConfig
     precise_bn: NonNegativeInt = 200
+    label_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    label_seed: NonNegativeInt | None = None
     seed: Annotated[NonNegativeInt, Incidental] = 0
     workers: Annotated[NonNegativeInt, Incidental] = 4
     checkpoints: Annotated[PositiveInt, Incidental] = 10

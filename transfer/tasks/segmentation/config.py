@@ -107,6 +107,9 @@ class SegmentationConfig(EvaluationRecipe):
     ----------
     backend
         The library that builds and trains the segmenter. Both read the same recipe; UPerNet is mmseg's alone.
+    label_fraction, label_seed
+        Part of the training images that is trained on, every class in proportion; of one seed the smaller
+        part lies in the larger one. None: the run's seed, so that every trial draws its own.
     seed
         Decides initialisation of the new layers, order and augmentation of the images, and dropout.
     workers
@@ -130,6 +133,8 @@ class SegmentationConfig(EvaluationRecipe):
     model: ModelConfig
     input: InputConfig = InputConfig()
     solver: SolverConfig
+    label_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    label_seed: NonNegativeInt | None = None
     seed: Annotated[NonNegativeInt, Incidental] = 0
     workers: Annotated[NonNegativeInt, Incidental] = 4
     checkpoints: Annotated[PositiveInt, Incidental] = 10
