@@ -269,6 +269,8 @@ LAST_BEFORE = (
 
 AFTER_ALL = (
     "code=$?",
+    # A signal that comes again must not end what is left to be done here.
+    "trap '' USR2 TERM",
     # srun gives up where TERM reaches it, and kills its tasks at once; a task may also be killed before it
     # ignores signals. Where nobody has ended the job, it goes back into the queue if its stage has not begun,
     # or if that TERM kept it from ending by itself.

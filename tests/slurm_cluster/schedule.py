@@ -385,10 +385,10 @@ def _in_front(there: Field, command: str, kind: str) -> Iterator[None]:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[Path]:
-    """Mount a disk of one GB, which a fault can fill; a directory where that is not allowed."""
+    """Mount a disk of three GB, which a fault can fill; a directory where that is not allowed."""
     path.mkdir()
     mounted = (
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "carryover-faults", str(path)]).returncode
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3g", "carryover-faults", str(path)]).returncode
         == 0
     )
     try:
