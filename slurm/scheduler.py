@@ -16,7 +16,7 @@ from carryover.slurm.errors import RunError
 _IDS_A_CALL = 2000
 # scontrol built without readline reads lines of 4,096 characters.
 _LONGEST_LINE = 4000
-_TIMEOUT_SECONDS, _SECONDS_A_REQUEST = 60.0, 1.0
+_TIMEOUT_SECONDS, _SECONDS_A_REQUEST = 60.0, 10.0
 _CONFIGURATIONS = (
     Path("/etc/slurm/slurm.conf"),
     Path("/run/slurm/conf/slurm.conf"),
