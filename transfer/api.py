@@ -164,9 +164,9 @@ def inspect(path: PathLike, *, encoder: str | None = None, stated: "Stated | Non
 
     Raises UserError naming the tensor for a file whose backbone could not be carried whole.
     """
-    from carryover.core.backbones.inspection import inspect_checkpoint
+    from carryover.core.backbones.remembered import look_into
 
-    return inspect_checkpoint(Path(path), encoder, stated)
+    return look_into(Path(path), encoder, stated)
 
 
 def read_results(*runs: PathLike) -> "pd.DataFrame":

@@ -1,6 +1,5 @@
 """What a file does not say, decided: by its user, its configuration, its maker, or assumed and said to be."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from carryover.configs import UserError
 from carryover.core.backbones.makers import Encoder
 from carryover.core.backbones.reading import Contents
 from carryover.core.backbones.stated import Pixels, Stated, pixels_of
-from carryover.core.formats.backbone import BASIC, CHANGES_FEATURES, BackboneConfig
+from carryover.core.formats.backbone import BASIC, BackboneConfig
 from carryover.core.formats.canonical import IMPORTED, CanonicalMetadata
 
 # Their authors' code builds torchvision's networks, whatever the file says.
@@ -208,9 +207,3 @@ def _epochs(contents: Contents, maker: str) -> float | None:
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
     return float(found) + (1 if maker in _COUNT_FROM_ZERO else 0)
-
-
-def in_words(assumed: Mapping[str, str]) -> list[str]:
-    """Return the assumptions as lines; those that change features begin with "warning"."""
-    lead = {True: "warning: assumed", False: "assumed"}
-    return [f"{lead[about in CHANGES_FEATURES]}: {sentence}" for about, sentence in assumed.items()]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.backbones.architecture import check_whole, expected_tensors, is_counter, recognise
-from carryover.core.backbones.assumptions import in_words, metadata_of, require_nothing_stated, resolve
+from carryover.core.backbones.assumptions import metadata_of, require_nothing_stated, resolve
 from carryover.core.backbones.configuration import said_by_file
 from carryover.core.backbones.imported import (
     Imported,
@@ -17,6 +17,7 @@ from carryover.core.backbones.imported import (
     conversions_in_words,
     fates_of,
 )
+from carryover.core.backbones.inspected import in_words, with_said
 from carryover.core.backbones.makers import Encoder, choose, encoders, maker_of, own_encoders
 from carryover.core.backbones.reading import Contents, read_contents
 from carryover.core.backbones.recognition import ANCHORS
@@ -25,7 +26,6 @@ from carryover.core.backbones.timm_checkpoint import take_as, take_recognised, t
 from carryover.core.backbones.values import require_usable, untouched
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import (
-    IMPORTED,
     METADATA_KEY,
     CanonicalMetadata,
     load_canonical,
@@ -59,23 +59,6 @@ def import_checkpoint(
     for line in in_words(metadata.assumed):
         log.warning("%s: %s", path, line)
     return dict(taken.state), metadata
-
-
-def with_said(metadata: CanonicalMetadata, said: Said, path: Path) -> CanonicalMetadata:
-    """Return a file's metadata with what the user says of it; raises UserError where the file says otherwise.
-
-    A label may be given to any file.
-    """
-    stated = said.stated()
-    for name, value in stated.items():
-        theirs = getattr(metadata, name)
-        if name != "label" and metadata.recipe != IMPORTED and theirs != value:
-            raise UserError(f"{path}: says itself that its {name} is {theirs}, not {value}")
-    facts = tuple(dict.fromkeys([*metadata.stated, *(name for name in stated if name != "label")]))
-    if metadata.recipe != IMPORTED:
-        facts = metadata.stated
-    assumed = {about: sentence for about, sentence in metadata.assumed.items() if about not in stated}
-    return metadata.model_copy(update={**stated, "stated": facts, "assumed": assumed})
 
 
 def take_backbone(path: Path, encoder: str | None = None, stated: Stated | None = None) -> Imported:

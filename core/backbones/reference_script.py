@@ -1,6 +1,6 @@
 """The maker's own code that writes the features which `convert --against` compares with."""
 
-from carryover.core.backbones.inspection import Inspection
+from carryover.core.backbones.inspected import Inspection
 
 _SIZES = "(2, 3, {size}, {size})"
 # How each maker's authors build the network that their file is of, as an expression; {path} is the file.

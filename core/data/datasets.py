@@ -1,20 +1,23 @@
-"""Data sets: images by index, from files or from memory, with labels where there are any."""
+"""Data sets: images by index, from files or from memory, with labels where there are any.
+
+Torch is imported when an image is read.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.data.config import SubsetConfig
 from carryover.core.data.draws import permutation
-from carryover.core.data.images import read_image
 from carryover.core.data.pictures import Orientation, UnreadableImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Dataset(Protocol):
@@ -43,7 +46,7 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> Tensor:
+    def read(self, index: int) -> "Tensor":
         """Return image `index`, uint8 (3, H, W); raises UnreadableImage."""
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "Dataset":
@@ -103,8 +106,10 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, index: int) -> Tensor:
+    def read(self, index: int) -> "Tensor":
         """Return image `index`, uint8 (3, H, W); raises UnreadableImage."""
+        from carryover.core.data.images import read_image
+
         return read_image(self.paths[index], self.resize, self.orientation)
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "FileImages":
@@ -116,7 +121,7 @@ class FileImages:
 class MemoryImages:
     """Images of one size held decoded: `pixels` uint8 (N, 3, H, W)."""
 
-    pixels: Tensor
+    pixels: "Tensor"
     labels: list[int] | None
     classes: list[str]
     paths: Paths | None = None
@@ -125,12 +130,14 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, index: int) -> Tensor:
+    def read(self, index: int) -> "Tensor":
         """Return image `index`, uint8 (3, H, W)."""
         return self.pixels[index]
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "MemoryImages":
         """Return the data set of these images, in this order."""
+        import torch
+
         at = np.asarray(indices, dtype=np.int64)
         paths = None if self.paths is None else self.paths.take(at)
         pixels, labels = self.pixels[torch.from_numpy(at)], _taken(self.labels, at)
@@ -145,7 +152,7 @@ def names_of(dataset: Dataset) -> tuple[str, ...]:
     return tuple(str(p.relative_to(root)) if p.is_relative_to(root) else str(p) for p in dataset.paths)
 
 
-def read_or_next(dataset: Dataset, index: int) -> tuple[Tensor, int, list[str]]:
+def read_or_next(dataset: Dataset, index: int) -> "tuple[Tensor, int, list[str]]":
     """Read image `index`, or, where it cannot be read, the next one that can (the first follows the last).
 
     Returns

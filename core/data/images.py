@@ -10,8 +10,6 @@ from torch import Tensor
 from carryover.core.data.pictures import (
     Orientation,
     UnreadableImage,
-    header_error,
-    picture_error,
     read_picture,
 )
 
@@ -36,18 +34,6 @@ def read_image(path: Path, resize: int | None = None, orientation: Orientation =
     if resize is not None:
         rgb = _central_square(rgb, resize)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
-
-
-def check_header(path: Path) -> str | None:
-    """Return why the file is no image by its header, or None; pixels are not decoded."""
-    error = header_error(path)
-    return None if error is None else f"{path}: {error}"
-
-
-def check_pixels(path: Path) -> str | None:
-    """Return why the file cannot be decoded, or None."""
-    error = picture_error(path)
-    return None if error is None else f"{path}: {error}"
 
 
 def _central_square(image: Image.Image, side: int) -> Image.Image:

@@ -2,9 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 
@@ -14,16 +12,13 @@ from carryover.core.data.datasets import (
     Dataset,
     FileImages,
     MemoryImages,
-    Paths,
     named,
     read_or_next,
-    subset,
     too_many_unreadable,
 )
-from carryover.core.data.images import check_header, check_pixels
 from carryover.core.data.loader import Batch, EvaluationLoader, Loader
+from carryover.core.data.opening import open_dataset, reasons_unreadable, report_unreadable
 from carryover.core.data.pictures import read_header
-from carryover.core.data.readers import READERS, Files
 from carryover.core.training.distributed import rank, world_size
 
 __all__ = ["Batch", "Dataset", "EvaluationLoader", "Loader", "build_dataset", "open_dataset", "prepare"]
@@ -32,7 +27,6 @@ log = logging.getLogger(__name__)
 
 _THREADS = min(16, (os.cpu_count() or 1) * 2)
 _PROBED = 64
-_BLOCK = 64
 
 
 def build_dataset(config: DataConfig) -> Dataset:
@@ -44,39 +38,6 @@ def build_dataset(config: DataConfig) -> Dataset:
     Raises UserError naming the path and the layout expected there, or the images that cannot be read.
     """
     return prepare(open_dataset(config), config)
-
-
-def open_dataset(config: DataConfig) -> Dataset:
-    """Open a data set and draw its subset; no image is looked at yet.
-
-    Raises UserError naming the path and the layout expected there.
-    """
-    dataset = _open(config)
-    return dataset if config.subset is None else subset(dataset, config.subset)
-
-
-def _open(config: DataConfig) -> Dataset:
-    reader, root = READERS.get(config.kind), config.root
-    if root is None:
-        raise UserError(f"data.root is not set: say where the {config.title} data set lies (data.root=/path)")
-    root = root.expanduser()
-    if not root.is_dir() and not config.download:
-        raise UserError(f"data.root: {root}: no such folder; expected {reader.expected}")
-    found = reader.read(config, root)
-    if not isinstance(found, Files):
-        dataset: Dataset = found
-        return dataset
-    if not found.names:
-        raise UserError(f"{root}: no images; expected {reader.expected}")
-    paths = Paths.of(found.root, found.names)
-    return FileImages(
-        paths,
-        found.labels or None,
-        found.classes,
-        config.resize,
-        config.max_unreadable,
-        config.orientation,
-    )
 
 
 def prepare(dataset: Dataset, config: DataConfig) -> Dataset:
@@ -92,18 +53,8 @@ def prepare(dataset: Dataset, config: DataConfig) -> Dataset:
 
 
 def _report_unreadable(dataset: FileImages, config: DataConfig) -> None:
-    check: Callable[[Path], str | None] = check_header if config.check == "header" else check_pixels
-    paths = dataset.paths[rank() :: world_size()]
-
-    def check_block(start: int) -> list[str]:
-        return [reason for path in paths[start : start + _BLOCK] if (reason := check(path)) is not None]
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        reasons = [r for block in pool.map(check_block, range(0, len(paths), _BLOCK)) for r in block]
-    if len(reasons) > config.max_unreadable or (reasons and len(reasons) == len(paths)):
-        raise UserError(too_many_unreadable(reasons, config.max_unreadable, of=len(paths)))
-    if reasons:
-        log.warning("%d of %d images cannot be read:\n  %s", len(reasons), len(paths), named(reasons))
+    unreadable = reasons_unreadable(dataset.paths[rank() :: world_size()], config)
+    report_unreadable(unreadable, len(dataset.paths), config)
 
 
 def _decoded(dataset: FileImages, config: DataConfig) -> MemoryImages | None:

@@ -8,19 +8,19 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from carryover.configs import Section, UserError
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import atomic_file
 from carryover.configs.formats import VERSION_KEY, Format
 from carryover.core.formats.backbone import BackboneConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
@@ -75,11 +75,13 @@ class CanonicalMetadata(Section):
         return self.recipe != IMPORTED or field in self.stated
 
 
-def save_canonical(path: Path, state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> None:
+def save_canonical(path: Path, state: "Mapping[str, Tensor]", metadata: CanonicalMetadata) -> None:
     """Write a backbone's state dict, atomically; `num_batches_tracked` counters are kept as they are.
 
     The file's bytes are a function of its content.
     """
+    from safetensors.torch import save_file
+
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with atomic_file(path) as temporary:
         save_file(tensors, str(temporary), metadata={METADATA_KEY: metadata_text(metadata), "format": "pt"})
@@ -106,7 +108,7 @@ def parse_metadata(text: str, where: str) -> CanonicalMetadata:
     return FORMAT.parse(CanonicalMetadata, {k: v for k, v in content.items() if k != VERSION_KEY}, where)
 
 
-def backbone_digest(state: Mapping[str, Tensor], metadata: CanonicalMetadata) -> str:
+def backbone_digest(state: "Mapping[str, Tensor]", metadata: CanonicalMetadata) -> str:
     """Return the SHA-256 (hex) of what a backbone computes: tensors, network, encoder, pixel statistics.
 
     Two files that differ only in what they say of their making (seconds, revision, label) have one digest.
@@ -119,8 +121,10 @@ def backbone_digest(state: Mapping[str, Tensor], metadata: CanonicalMetadata) ->
     return tensors_digest(state, json.dumps(about, sort_keys=True))
 
 
-def tensors_digest(state: Mapping[str, Tensor], about: str) -> str:
+def tensors_digest(state: "Mapping[str, Tensor]", about: str) -> str:
     """Return the SHA-256 (hex) of named tensors and of what is said `about` the network they belong to."""
+    import torch
+
     digest = hashlib.sha256(about.encode())
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -129,10 +133,12 @@ def tensors_digest(state: Mapping[str, Tensor], about: str) -> str:
     return digest.hexdigest()
 
 
-def load_canonical(path: Path) -> tuple[dict[str, Tensor], CanonicalMetadata]:
+def load_canonical(path: Path) -> "tuple[dict[str, Tensor], CanonicalMetadata]":
     """Read a canonical checkpoint; raises UserError naming the file when it is not one, or is damaged."""
+    import torch
+
     metadata = read_metadata(path)
-    with _opened(path) as file:
+    with _opened(path, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -163,12 +169,12 @@ def _sort_header(path: Path) -> None:
         file.write(text.ljust(length))
 
 
-def _opened(path: Path) -> safe_open:
+def _opened(path: Path, framework: str = "numpy") -> safe_open:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     if not path.is_file():
         raise UserError(f"{path}: expected a .safetensors file, found a directory")
     try:
-        return safe_open(str(path), framework="pt", device="cpu")
+        return safe_open(str(path), framework=framework, device="cpu")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from carryover.core.backbones.stated import Stated
     from carryover.core.data.defects import Defect
     from carryover.core.formats.said import Said
-    from carryover.transfer.cli.doctor import Finding
+    from carryover.transfer.cli.finding import Finding
     from carryover.transfer.report import Report
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def convert_checkpoint(
     against: Path | None = None,
 ) -> str:
     """Convert a checkpoint of any maker; return the receipt's summary, what was assumed and is left to do."""
-    from carryover.core.backbones.assumptions import in_words
+    from carryover.core.backbones.inspected import in_words
     from carryover.transfer.convert import TARGETS, convert
 
     receipt = convert(checkpoint, to, out, encoder, said, network, against)

@@ -1,44 +1,32 @@
 """What works on this machine, what is missing, and how to get it."""
 
-import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from carryover.configs.formats import DISTRIBUTION, release
+from carryover.transfer.cli.finding import Finding, State, version
 
-State = Literal["ok", "missing", "broken"]
 
+def examine(tries: bool = False) -> Iterator[Finding]:
+    """Yield a finding for everything that carryover uses, the indispensable first.
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked for.
-
-    Attributes
-    ----------
-    needed
-        Whether carryover cannot work without it.
-    remedy
-        How to get it, or where upstream explains that; empty when nothing is missing.
+    With `tries` the large libraries are imported and the device is used; otherwise it is looked up what is
+    installed, and whether the versions go together.
     """
+    tried: dict[str, Callable[[], Finding]] = {}
+    if tries:
+        from carryover.transfer.cli.doctor_tries import TRIES
 
-    what: str
-    state: State
-    detail: str
-    needed: bool = False
-    remedy: str = ""
-
-
-def examine() -> Iterator[Finding]:
-    """Yield a finding for everything that carryover uses, the indispensable first."""
+        tried = {check.__name__: check for check in TRIES}
     for check in _CHECKS:
-        yield check()
+        yield tried.get(check.__name__, check)()
 
 
 def _own_files() -> Finding:
@@ -52,28 +40,40 @@ def _own_files() -> Finding:
 
 
 def _torch() -> Finding:
-    import torch
-
-    threads = torch.get_num_threads()
-    return Finding("torch", "ok", f"{torch.__version__}, {threads} threads", needed=True)
+    found = version("torch")
+    if not found:
+        return Finding(
+            "torch", "broken", "not installed", needed=True, remedy="pip install torch torchvision"
+        )
+    return Finding("torch", "ok", found, needed=True)
 
 
 def _torchvision() -> Finding:
     remedy = "pip install 'torch>=2.14' torchvision  (the two must come together)"
-    try:
-        import torchvision
-    except (ImportError, RuntimeError) as error:
-        return Finding("torchvision", "broken", str(error).splitlines()[0], needed=True, remedy=remedy)
-    return Finding("torchvision", "ok", torchvision.__version__, needed=True)
+    found = version("torchvision")
+    if not found:
+        return Finding("torchvision", "broken", "not installed", needed=True, remedy=remedy)
+    torch = version("torch")
+    own, theirs = _numbers(found), _numbers(torch)
+    # torchvision 0.15 came with torch 2.0, 0.16 with 2.1 and so on.
+    if own[:1] == (0,) and theirs[:1] == (2,) and own[1] - theirs[1] != 15:
+        detail = f"{found} is made for torch 2.{own[1] - 15}, and torch is {torch}"
+        return Finding("torchvision", "broken", detail, needed=True, remedy=remedy)
+    return Finding("torchvision", "ok", found, needed=True)
 
 
 def _gpu() -> Finding:
-    from carryover.core.training.device import choose_device, device_count, name_of
-
-    device, remedy = choose_device(), "everything runs on the CPU; a GPU and its driver make it faster"
-    if device.type == "cpu":
-        return Finding("GPU", "missing", "no CUDA device, nor another that torch knows", remedy=remedy)
-    return Finding("GPU", "ok", f"device: {device.type}, {device_count()}x {name_of(device)}")
+    node = next((path for path in _DEVICES if Path(path).exists()), None)
+    build = version("torch").partition("+")[2]
+    if node is None and sys.platform != "darwin":
+        remedy = "everything runs on the CPU; a GPU and its driver make it faster"
+        return Finding("GPU", "missing", "no driver of NVIDIA or AMD", remedy=remedy)
+    if build == "cpu":
+        detail = f"a driver is there ({node}), but torch is built for the CPU"
+        return Finding(
+            "GPU", "broken", detail, remedy="install torch for it: https://pytorch.org/get-started"
+        )
+    return Finding("GPU", "ok", f"{node or 'Metal'}; --try says whether torch can use it")
 
 
 def _bf16() -> Finding:
@@ -87,7 +87,7 @@ def _bf16() -> Finding:
 
 
 def _coco() -> Finding:
-    found = [f"{name} {_version(name)}" for name in ("hotcoco", "pycocotools") if _version(name)]
+    found = [f"{name} {version(name)}" for name in ("hotcoco", "pycocotools") if version(name)]
     state: State = "ok" if len(found) == 2 else "broken"
     return Finding(
         "COCO metrics", state, ", ".join(found), needed=True, remedy="" if state == "ok" else _REINSTALL
@@ -96,58 +96,47 @@ def _coco() -> Finding:
 
 def _detectron2() -> Finding:
     upstream = "see Detectron2's own INSTALL.md; an unbuilt source tree on PYTHONPATH is enough"
-    if importlib.util.find_spec("detectron2") is None:
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or spec.origin is None:
         return Finding("Detectron2", "missing", "reference detection backend", remedy=upstream)
-    try:
-        version = importlib.import_module("detectron2").__version__
-        importlib.import_module("detectron2.modeling")
-    except ImportError as error:
+    absent = [name for name in _OF_DETECTRON2 if importlib.util.find_spec(name) is None]
+    if absent:
         remedy = f"pip install 'carryover-eval[detectron2]' ({upstream})"
-        return Finding("Detectron2", "broken", str(error), remedy=remedy)
-    built = importlib.util.find_spec("detectron2._C") is not None
-    works = (
-        "built"
-        if built
-        else "unbuilt: R-CNN C4 and FPN train and test; rotated boxes and deformable layers do not"
-    )
-    return Finding("Detectron2", "ok", f"{version} ({works})")
+        return Finding("Detectron2", "broken", f"it imports {', '.join(absent)}", remedy=remedy)
+    folder = Path(spec.origin).parent
+    built = "built" if any(folder.glob("_C.*")) else "unbuilt: R-CNN C4 and FPN only"
+    stated = re.search(r'__version__\s*=\s*"([^"]+)"', Path(spec.origin).read_text(encoding="utf-8"))
+    return Finding("Detectron2", "ok", f"{stated[1] if stated else 'found'} ({built})")
 
 
 def _mmseg() -> Finding:
-    from carryover.transfer.convert.mmcv_stub import install
-    from carryover.transfer.convert.target import quiet
-
-    parts = {name: _version(name) for name in ("mmsegmentation", "mmcv", "mmcv-lite", "mmengine")}
+    parts = {name: version(name) for name in ("mmsegmentation", "mmcv", "mmcv-lite", "mmengine")}
     if not parts["mmsegmentation"]:
         remedy = "pip install 'carryover-eval[mmseg]'  (torchvision's FCN is there without it)"
         return Finding("mmsegmentation", "missing", "reference segmentation backend", remedy=remedy)
-    detail = ", ".join(f"{name} {version}" for name, version in parts.items() if version)
-    upstream = "pip install 'carryover-eval[mmseg]'; a built mmcv: see mmcv's own installation page"
-    try:
-        # Installed is not enough: mmseg refuses most versions of mmcv when it is imported.
-        install()
-        with quiet():
-            importlib.import_module("mmseg.models")
-    except (ImportError, AssertionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Finding("mmsegmentation", "broken", f"{detail}: {reason}", remedy=upstream)
-    kernels = importlib.util.find_spec("mmcv._ext")
-    kind = (
-        # Our stand-in for the kernels has no loader.
-        "built mmcv: every head works"
-        if kernels is not None and kernels.loader is not None
-        else "mmcv-lite: FCN and UPerNet train and test, heads with mmcv's own operators do not"
-    )
+    detail = ", ".join(f"{name} {own}" for name, own in parts.items() if own)
+    remedy = "pip install 'carryover-eval[mmseg]'; a built mmcv: see mmcv's own installation page"
+    mmcv = parts["mmcv"] or parts["mmcv-lite"]
+    if not mmcv or not parts["mmengine"]:
+        return Finding("mmsegmentation", "broken", f"{detail}: mmcv or mmengine is missing", remedy=remedy)
+    spec = importlib.util.find_spec("mmseg")
+    source = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
+    # mmseg refuses most versions of mmcv when it is imported.
+    bounds = [re.search(rf"MMCV_{end}\s*=\s*'([^']+)'", source) for end in ("MIN", "MAX")]
+    low, high = (_numbers(bound[1]) if bound else None for bound in bounds)
+    if low is not None and high is not None and not low <= _numbers(mmcv) < high:
+        return Finding("mmsegmentation", "broken", f"{detail}: it refuses this mmcv", remedy=remedy)
+    kind = "built mmcv" if parts["mmcv"] else "mmcv-lite: FCN and UPerNet"
     return Finding("mmsegmentation", "ok", f"{detail} ({kind})")
 
 
 def _timm() -> Finding:
-    version = _version("timm")
-    if not version:
+    found = version("timm")
+    if not found:
         return Finding(
             "timm", "missing", "a target of `convert`", remedy="pip install 'carryover-eval[timm]'"
         )
-    return Finding("timm", "ok", version)
+    return Finding("timm", "ok", found)
 
 
 def _slurm() -> Finding:
@@ -177,6 +166,8 @@ def _space() -> Finding:
     return Finding("machine", state, f"{cores} cores, {free:.0f} GiB free here", needed=True, remedy=remedy)
 
 
+_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+_OF_DETECTRON2 = ("fvcore", "iopath", "omegaconf", "hydra", "yacs", "tabulate", "cloudpickle", "termcolor")
 _REINSTALL = "pip install --force-reinstall carryover-eval"
 _CHECKS: tuple[Callable[[], Finding], ...] = (
     _own_files,
@@ -193,15 +184,12 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
 )
 
 
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
 def _sacct_answers() -> bool:
     try:
         return subprocess.run(["sacct", "-n", "-X"], capture_output=True, timeout=10).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", release)[:3])

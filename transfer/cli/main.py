@@ -68,12 +68,17 @@ def _options(
 
 
 @app.command()
-def doctor() -> None:
-    """Say what works here, what is missing, and how to get it."""
+def doctor(
+    tries: Annotated[
+        bool,
+        typer.Option("--try", help="Import torch and the reference backends, and use the device: seconds."),
+    ] = False,
+) -> None:
+    """Say what is here, what is missing, and how to get it."""
     from carryover.transfer.cli.commands import print_findings
     from carryover.transfer.cli.doctor import examine
 
-    if not print_findings(examine()):
+    if not print_findings(examine(tries)):
         raise typer.Exit(1)
 
 
@@ -176,10 +181,10 @@ def inspect(
     ] = False,
 ) -> None:
     """Say which layout and backbone a checkpoint has, what is covered and what is assumed."""
-    from carryover.core.backbones.inspection import inspect_checkpoint
     from carryover.core.backbones.reference_script import script_for
+    from carryover.core.backbones.remembered import look_into
 
-    found = inspect_checkpoint(checkpoint, encoder, _network(locals()))
+    found = look_into(checkpoint, encoder, _network(locals()))
     typer.echo(script_for(found) if reference_script else found.report(tensors))
 
 

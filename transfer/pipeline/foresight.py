@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carryover.configs import UserError
+from carryover.core.backbones.inspected import with_said
 from carryover.core.backbones.pixels import TrainedOn, require_same_crops, require_same_pixels
+from carryover.core.backbones.remembered import look_into
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.said import Said
 
@@ -67,9 +69,7 @@ def read_metadata(path: Path, encoder: str | None, said: Said) -> "CanonicalMeta
 
     Raises UserError when no backbone is whole in it, or it says otherwise itself.
     """
-    from carryover.core.backbones.importers import take_backbone, with_said
-
-    return with_said(take_backbone(path, encoder).metadata, said, path)
+    return with_said(look_into(path, encoder).metadata, said, path)
 
 
 def explain_missing(paths: Mapping[Path, Sequence[str]], roots: Mapping[str, str]) -> list[str]:

@@ -69,7 +69,7 @@ def _problem(stage: Stage) -> str | None:
 def _open(stage: Stage) -> None:
     recipe: dict[str, Any] = {**stage.params["recipe"], "name": stage.params["name"]}
     if stage.calls.name == "pretrain":
-        from carryover.core.data.prepared import open_dataset
+        from carryover.core.data.opening import open_dataset
         from carryover.pretrain.config import PretrainConfig
 
         config = validate(PretrainConfig, recipe, stage.name)
@@ -83,4 +83,4 @@ def _open(stage: Stage) -> None:
     data = implementation_of(evaluation).prepare(evaluation)
     if isinstance(data, LabelledImages):
         # Only checked by name until its images are wanted.
-        _ = data.train, data.test
+        data.look()

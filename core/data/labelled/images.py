@@ -7,9 +7,9 @@ from carryover.core.data.labelled.config import ClassifyData, check_data
 from carryover.core.data.labelled.labels import AllLabels, Labels
 
 if TYPE_CHECKING:
+    from carryover.core.data.datasets import Dataset
     from carryover.core.data.labelled.splits import LabelledSubset, Splits
     from carryover.core.data.labelled.subsets import Indices
-    from carryover.core.data.prepared import Dataset
 
 
 class LabelledImages:
@@ -36,6 +36,12 @@ class LabelledImages:
         from carryover.core.data.labelled.splits import choose_labelled
 
         return choose_labelled(self._labels, self.splits, self._seed)
+
+    def look(self) -> None:
+        """Raise whatever opening the splits and choosing labels would, without torch and without decoding."""
+        from carryover.core.data.labelled.splits import look_at_splits
+
+        look_at_splits(self._data, self._labels, self._seed)
 
     @property
     def test(self) -> "Dataset":

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from carryover.configs import UserError
+from carryover.core.data.datasets import Dataset, FileImages
 from carryover.core.data.defects import refuse_fatal, summarize
 from carryover.core.data.labelled import subsets
 from carryover.core.data.labelled.config import ClassifyData
@@ -15,7 +16,7 @@ from carryover.core.data.labelled.labels import FractionOfLabels, ImagesPerClass
 from carryover.core.data.labelled.subsets import Indices
 from carryover.core.data.layouts import NO_CLASSES, one_class
 from carryover.core.data.leakage import test_in_train
-from carryover.core.data.prepared import Dataset, build_dataset, open_dataset, prepare
+from carryover.core.data.opening import look_at, open_dataset, reasons_unreadable, report_unreadable
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,27 @@ def open_splits(data: ClassifyData) -> Splits:
     Raises UserError for a split without labels, for splits whose classes differ, and for test images that are
     training images too, unless the recipe keeps them.
     """
-    train, test = open_dataset(data.train), build_dataset(data.test)
+    from carryover.core.data.prepared import build_dataset
+
+    return _compared(data, open_dataset(data.train), build_dataset(data.test))
+
+
+def look_at_splits(data: ClassifyData, labels: Labels, seed: int) -> None:
+    """Open, check and compare the splits and choose labels as an evaluation does; decode no pixels.
+
+    Imports no torch.
+
+    Raises what `open_splits`, `open_selection` and `choose_labelled` raise.
+    """
+    splits = _compared(data, open_dataset(data.train), look_at(data.test))
+    _compared_selection(data, splits, None if data.selection is None else look_at(data.selection))
+    indices, _ = _chosen(labels, splits, seed)
+    chosen = splits.train.take(indices)
+    if isinstance(chosen, FileImages) and data.check != "none":
+        report_unreadable(reasons_unreadable(chosen.paths, data.train), len(chosen), data.train)
+
+
+def _compared(data: ClassifyData, train: Dataset, test: Dataset) -> Splits:
     for dataset, split in ((train, data.split), (test, data.test_split)):
         if dataset.labels is None:
             raise UserError(f"{Path(data.root or '') / split}: {NO_CLASSES}")
@@ -107,9 +128,15 @@ def open_selection(data: ClassifyData, splits: Splits) -> Dataset | None:
     Raises UserError for one without labels, whose classes are not those of the training images, or whose
     images are to be tested on.
     """
-    if data.selection is None:
+    from carryover.core.data.prepared import build_dataset
+
+    found = None if data.selection is None else build_dataset(data.selection)
+    return _compared_selection(data, splits, found)
+
+
+def _compared_selection(data: ClassifyData, splits: Splits, dataset: Dataset | None) -> Dataset | None:
+    if data.selection is None or dataset is None:
         return None
-    dataset = build_dataset(data.selection)
     where = f"data.selection_split: {Path(data.root or '') / data.selection.split}"
     if dataset.labels is None:
         raise UserError(f"{where}: {NO_CLASSES}")
@@ -127,6 +154,17 @@ def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset
 
     Raises UserError when the data does not give what was asked for (see `core.data.labelled.subsets`).
     """
+    from carryover.core.data.prepared import prepare
+
+    indices, what = _chosen(labels, splits, seed)
+    counts = subsets.per_class(splits.train_labels, splits.classes, indices)
+    log.info("training on %s (%s)", subsets.describe(counts), what)
+    images = splits.train if len(indices) == len(splits.train) else splits.train.take(indices)
+    return LabelledSubset(prepare(images, splits.data.train), indices, counts, what)
+
+
+def _chosen(labels: Labels, splits: Splits, seed: int) -> tuple[Indices, str]:
+    """Return the positions of the images whose labels are used, and the choice in words."""
     targets, classes = splits.train_labels, splits.classes
     if isinstance(labels, FractionOfLabels):
         drawn_by = seed if labels.seed is None else labels.seed
@@ -145,12 +183,9 @@ def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset
     else:
         indices = subsets.take_all(targets, classes)
         what = "all"
-    counts = subsets.per_class(targets, classes, indices)
     if isinstance(labels, ListedImages) and labels.images_per_class is not None:
-        _require_counts(counts, *labels.images_per_class, labels.list)
-    log.info("training on %s (%s)", subsets.describe(counts), what)
-    images = splits.train if len(indices) == len(splits.train) else splits.train.take(indices)
-    return LabelledSubset(prepare(images, splits.data.train), indices, counts, what)
+        _require_counts(subsets.per_class(targets, classes, indices), *labels.images_per_class, labels.list)
+    return indices, what
 
 
 def _require_counts(counts: dict[str, int], fewest: int, most: int, source: str) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from carryover.core.data.defects import Defect, DefectPolicy
 from carryover.core.data.objects.dataset import Polygon, Rle, Segmentation, to_rle
@@ -55,6 +54,8 @@ def settle_segmentation(
 
 def mask_area(mask: Segmentation, width: int, height: int) -> float:
     """Return a mask's area in square pixels."""
+    from pycocotools import mask as coco_mask
+
     return float(coco_mask.area(to_rle(mask, height, width)))
 
 
@@ -64,6 +65,8 @@ def mask_box(mask: Segmentation, width: int, height: int) -> tuple[float, float,
         x = [value for polygon in mask for value in polygon[0::2]]
         y = [value for polygon in mask for value in polygon[1::2]]
         return (float(min(x)), float(min(y)), float(max(x)), float(max(y))) if x else None
+    from pycocotools import mask as coco_mask
+
     x1, y1, w, h = coco_mask.toBbox(to_rle(mask, height, width)).tolist()
     return (x1, y1, x1 + w, y1 + h) if w and h else None
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from carryover.core.data.pictures import Orientation
 
@@ -112,6 +111,8 @@ def decode_masks(image: DetectionImage) -> np.ndarray:
     segmentations = image.annotation.masks
     if segmentations is None:
         raise ValueError(f"{image.path}: its annotation holds no masks")
+    from pycocotools import mask as coco_mask
+
     masks = np.zeros((len(segmentations), image.height, image.width), dtype=np.uint8)
     for mask, segmentation in zip(masks, segmentations, strict=True):
         if segmentation:
@@ -121,6 +122,8 @@ def decode_masks(image: DetectionImage) -> np.ndarray:
 
 def to_rle(segmentation: Segmentation, height: int, width: int) -> Rle:
     """Return polygons, an uncompressed or a compressed RLE as one compressed RLE of (height, width)."""
+    from pycocotools import mask as coco_mask
+
     if isinstance(segmentation, dict):
         if isinstance(segmentation["counts"], list):
             return coco_mask.frPyObjects(segmentation, height, width)

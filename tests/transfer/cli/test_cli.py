@@ -5,6 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from carryover.transfer.cli import doctor
+from tests.core.backbones.layouts import network
+from tests.transfer.tasks.classification.samples import write_images
+from tests.transfer.tasks.detection.layouts import write_image, write_voc_xml
 
 CARRYOVER = str(Path(sys.executable).with_name("carryover"))
 
@@ -114,8 +120,90 @@ def without_story(shown: str) -> str:
     return "".join(line for line in shown.splitlines(keepends=True) if not line.startswith("#"))
 
 
-def test_doctor_finds_what_is_indispensable(tmp_path: Path) -> None:
-    done = carryover("doctor", cwd=tmp_path)
+@pytest.mark.parametrize("option", [(), ("--try",)])
+def test_doctor_finds_what_is_indispensable(tmp_path: Path, option: tuple[str, ...]) -> None:
+    done = carryover("doctor", *option, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     for what in ("torch", "torchvision", "COCO metrics", "Detectron2", "mmsegmentation", "SLURM"):
         assert what in done.stdout
+
+
+def test_doctor_knows_without_trying_which_versions_do_not_go_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = {finding.what: finding.state for finding in doctor.examine()}
+    tried = {finding.what: finding.state for finding in doctor.examine(tries=True)}
+    assert states == tried, "what is installed works here"
+    wrong = {"torch": "2.13.0+cpu", "mmsegmentation": "1.2.2", "mmcv-lite": "2.2.0", "mmengine": "0.10.7"}
+    own = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: wrong.get(name, "" if name == "mmcv" else own(name)))
+    monkeypatch.setattr(doctor, "_DEVICES", ("/dev/null",))
+    found = {finding.what: finding for finding in doctor.examine()}
+    assert found["torchvision"].state == "broken" and "and torch is 2.13.0+cpu" in found["torchvision"].detail
+    assert found["GPU"].state == "broken" and "torch is built for the CPU" in found["GPU"].detail
+    if "mmsegmentation" in tried and tried["mmsegmentation"] == "ok":
+        assert (
+            found["mmsegmentation"].state == "broken"
+            and "refuses this mmcv" in found["mmsegmentation"].detail
+        )
+
+
+def test_planning_and_looking_import_nothing_that_computes(tmp_path: Path) -> None:
+    write_images(tmp_path / "images" / "train", 6, seed=0)
+    write_images(tmp_path / "images" / "val", 3, seed=1)
+    torch.save(network(0).state_dict(), tmp_path / "theirs.pth")
+    lines = ["checkpoints: [{path: theirs.pth, label: theirs}]", "evaluate:"]
+    recipes = {"demo_knn": "", "demo_finetune_10percent": ", labels.fraction=0.5", "demo_tsne": ""}
+    lines += [
+        f'- {{recipe: {r}, seeds: [0, 1], overrides: ["data.root=images"{o}]}}' for r, o in recipes.items()
+    ]
+    (tmp_path / "pipe.yaml").write_text("\n".join(lines))
+    flat = tmp_path / "cells"
+    for i in range(6):
+        write_image(flat / f"{i}.jpg", (40, 30 + i))
+        write_voc_xml(tmp_path, str(i), [("cell", (2, 3, 20 + i, 20))], (40, 30 + i)).rename(
+            flat / f"{i}.xml"
+        )
+    lines.append('- {recipe: small_detection_cpu, overrides: ["data.root=cells"]}')
+    (tmp_path / "pipe.yaml").write_text("\n".join(lines))
+    dry = ("run", "pipe.yaml", "--dry-run", "--out", "run")
+    # A file that is new is read, with torch; what was found in it is remembered.
+    for command in (("inspect", "theirs.pth"), dry):
+        first = carryover(*command, cwd=tmp_path)
+        assert first.returncode == 0, first.stdout + first.stderr
+        again = carryover(*command, cwd=tmp_path)
+        assert again.stdout == first.stdout
+    heavy = (
+        "torch",
+        "torchvision",
+        "pandas",
+        "sklearn",
+        "scipy",
+        "timm",
+        "matplotlib",
+        "pycocotools",
+        "mmseg",
+    )
+    for command in (
+        dry,
+        ("inspect", "theirs.pth"),
+        ("doctor",),
+        ("recipes",),
+        ("recipes", "detection"),
+        ("--help",),
+    ):
+        program = (
+            "import sys\n"
+            f"sys.argv = ['carryover', *{list(command)!r}]\n"
+            "from carryover.transfer.cli.main import main\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+            f"print(sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[-1] == "[]", (command, done.stderr)
+    # Another file of that name is looked into again.
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "theirs.pth")
+    assert "no ResNet" in carryover("inspect", "theirs.pth", cwd=tmp_path).stderr
