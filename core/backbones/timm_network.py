@@ -81,6 +81,14 @@ class TimmNetwork(Transparent):
             found[name] = torch.cat([*parts, mean], dim=1) if with_mean else torch.cat(parts, dim=1)
         return found
 
+    def tokens(self, x: Tensor) -> Tensor:
+        """Return the patches (B, N, D) of a vision transformer after the last norm."""
+        (found,) = _intermediates(self.inner)(
+            x, indices=1, norm=True, output_fmt="NLC", intermediates_only=True
+        )
+        patches: Tensor = found
+        return patches
+
     def trunk(self, names: Mapping[str, str]) -> nn.Module:
         """Return the whole network, giving the maps of these stages."""
         return _Trunk(self, names)

@@ -105,7 +105,7 @@ class _Iterations:
         """Take one step on the sum of the losses."""
         self._rate = self._solver.rate(step)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
+            group["lr"] = self._rate * group.get("factor", 1.0)
         torch.manual_seed(step_seed(self._run.config.seed, step, self._run.ranks.rank))
         losses = self._trainable.losses(self._shared, batch, step)
         self._optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""What the solvers of detection and segmentation recipes share: SGD over steps that scale with the batch."""
+"""What the solvers of detection and segmentation recipes share: steps that scale with the batch."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -9,7 +9,7 @@ from carryover.configs import Section
 
 
 class ScaledSolver(Section):
-    """SGD over iterations; all rates and iteration numbers are those of `reference_ims_per_batch`.
+    """SGD or AdamW over iterations; all rates and iteration numbers are those of `reference_ims_per_batch`.
 
     With `ims_per_batch` images a step instead, the rates are multiplied and every iteration number is divided
     by ims_per_batch / reference_ims_per_batch, so that the same number of images is seen.
@@ -20,6 +20,11 @@ class ScaledSolver(Section):
         Peak rate and length, at the reference batch.
     lr
         The scaled rate as the source states it. It decides nothing: when given, it must agree.
+    algorithm, betas
+        "adamw" is Loshchilov and Hutter's, with these betas (and no momentum); its rate scales linearly, too.
+    layer_decay
+        The backbone's rate falls by this factor with every layer below the heads (`core.backbones.layers`);
+        1: one rate for all.
     precision
         ``bf16`` autocasts the network; losses and the optimiser stay in float32.
     """
@@ -30,12 +35,20 @@ class ScaledSolver(Section):
     lr: PositiveFloat | None = None
     max_iter: PositiveInt
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    algorithm: Literal["sgd", "adamw"] = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @property
     def scale(self) -> float:
         """How many times larger the batch is than the reference batch."""
         return self.ims_per_batch / self.reference_ims_per_batch
+
+    @property
+    def layered(self) -> bool:
+        """Whether parameters are grouped by the depth that they lie at, or AdamW's way."""
+        return self.algorithm == "adamw" or self.layer_decay != 1
 
     @property
     def peak_lr(self) -> float:

@@ -38,9 +38,10 @@ def test_no_two_columns_are_exchanged(less: str, more: str, pairs: int) -> None:
 
 def test_on_coco_ap75_is_above_ap() -> None:
     found = {alike(n, n.metric): n.value for n in published_numbers()}
-    boxes = [
-        n for n in published_numbers() if n.metric == "AP" and n.data == "COCO 2017" and n.paper != "msbreg"
-    ]
+    # MSBReg and the README of ViTDet print no AP75.
+    without = ("msbreg", "vitdet")
+    boxes = [n for n in published_numbers() if n.metric == "AP" and n.data == "COCO 2017"]
+    boxes = [n for n in boxes if n.paper not in without]
     assert len(boxes) == 22
     assert all(n.value < found[alike(n, "AP75")] for n in boxes)
 

@@ -215,6 +215,36 @@ VALUES: dict[tuple[str, int], list[tuple[float, dict[str, object]]]] = {
         (80.9, settings(8, "0.004", "0.25")),
         (79.8, settings(8, "0.002", "0")),
     ],
+    ("dino", 1): [
+        (79.7, {"backbone": "vit_small_patch8_224", "task": "linear"}),
+        (76.1, {"backbone": "vit_base_patch16_224", "task": "knn"}),
+        (75.3, R50 | {"task": "linear"}),
+    ],
+    ("dinov2", 1): [
+        (81.1, {"backbone": "vit_small_patch14_dinov2", "task": "linear"}),
+        (82.0, {"backbone": "vit_base_patch14_reg4_dinov2", "task": "knn"}),
+        (83.8, {"backbone": "vit_large_patch14_reg4_dinov2", "task": "knn"}),
+    ],
+    ("mae", 1): [
+        (83.664, {"backbone": "vit_base_patch16_224", "task": "finetune"}),
+        (86.928, {"backbone": "vit_huge_patch14_224", "task": "finetune"}),
+        (76.0, {"backbone": "vit_large_patch16_224", "task": "linear"}),
+    ],
+    ("ibot", 1): [
+        (77.0, {"backbone": "vit_small_patch16_224", "task": "linear"}),
+        (76.2, {"variant": "windows of 14", "task": "knn"}),
+        (86.3, {"backbone": "vit_large_patch16_224", "task": "finetune"}),
+    ],
+    ("vitdet", 1): [
+        (51.6, {"backbone": "vit_base_patch16_224", "metric": "AP"}),
+        (49.2, {"backbone": "vit_large_patch16_224", "metric": "mask AP"}),
+        (56.7, {"backbone": "vit_huge_patch14_224", "metric": "AP"}),
+    ],
+    ("convnextv2", 1): [
+        (76.7, {"backbone": "convnextv2_atto"}),
+        (84.9, {"backbone": "convnextv2_base"}),
+        (86.3, {"backbone": "convnextv2_huge"}),
+    ],
 }
 
 

@@ -40,6 +40,7 @@ _TASKS = {
     "finetune": "Fine-tuning",
     "linear": "Linear evaluation",
     "linear_cached": "Linear evaluation of cached features",
+    "attentive": "Attentive probe",
     "knn": "k-nearest neighbours",
     "svm": "SVM on frozen features",
     "detection": "Detection and instance segmentation",
@@ -55,6 +56,7 @@ _HEADLINES = {
     "finetune": ("top1", "top5"),
     "linear": ("top1", "top5"),
     "linear_cached": ("top1", "top5"),
+    "attentive": ("top1", "top5"),
 }
 _MOST_HEADLINES = 4
 

@@ -2,18 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from carryover.configs import Section
 from carryover.core.training.schedules import check_milestones, warmup_cosine, warmup_multistep
 
 
 class CosineSchedule(Section):
-    """Half a cosine from the peak rate to zero; `per` says whether the rate changes every step or epoch."""
+    """Half a cosine from the peak rate to zero; `per` says whether the rate changes every step or epoch.
+
+    `rise` epochs of a linear warm-up come first, which changes the rate every step.
+    """
 
     name: Literal["cosine"] = "cosine"
     epochs: PositiveInt
     per: Literal["step", "epoch"] = "step"
+    rise: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _rise_fits(self) -> "CosineSchedule":
+        if self.rise >= self.epochs:
+            raise ValueError(f"rise: {self.rise} epochs of warm-up leave nothing of {self.epochs}")
+        return self
 
 
 class MultiStepSchedule(Section):
@@ -37,6 +47,8 @@ def rate_factor(schedule: Schedule, step: int, epoch_steps: int) -> float:
     """Return the factor on both peak rates at `step` (0-based), with `epoch_steps` steps an epoch."""
     if isinstance(schedule, CosineSchedule):
         if schedule.per == "step":
-            return warmup_cosine(step, schedule.epochs * epoch_steps)
-        return warmup_cosine(step // epoch_steps, schedule.epochs)
+            return warmup_cosine(step, schedule.epochs * epoch_steps, schedule.rise * epoch_steps)
+        if step < schedule.rise * epoch_steps:
+            return step / (schedule.rise * epoch_steps)
+        return warmup_cosine(step // epoch_steps, schedule.epochs, schedule.rise)
     return warmup_multistep(step // epoch_steps, schedule.milestones, schedule.gamma)

@@ -32,6 +32,10 @@ class InputConfig(Section):
         ("range").
     max_size_train, max_size_test
         The long edge is never larger; the short one shrinks with it.
+    jitter, square
+        Large-scale jitter (Ghiasi et al. 2021): training images are resized to fit a square of `square`
+        pixels times a factor drawn from the range, and cropped to the square where they are larger; it
+        replaces min_sizes_train. Batches are padded to the square, in testing too.
     flip
         Mirror half of the training images.
     channel_order, pixel_mean, pixel_std
@@ -43,6 +47,8 @@ class InputConfig(Section):
     max_size_train: PositiveInt = 1333
     min_size_test: PositiveInt = 800
     max_size_test: PositiveInt = 1333
+    jitter: tuple[PositiveFloat, PositiveFloat] | None = None
+    square: PositiveInt | None = None
     flip: bool = True
     channel_order: Literal["RGB"] = "RGB"
     pixel_mean: tuple[float, float, float] = (123.675, 116.280, 103.530)
@@ -57,6 +63,12 @@ class InputConfig(Section):
                 f"min_sizes_train reaches {max(self.min_sizes_train)}, beyond max_size_train"
                 f" {self.max_size_train}"
             )
+        if self.jitter is not None and (self.square is None or self.jitter[0] > self.jitter[1]):
+            raise ValueError("jitter takes [smallest, largest] factor, and the square that they multiply")
+        if self.square is not None and self.square < max(
+            self.max_size_test, 0 if self.jitter else self.max_size_train
+        ):
+            raise ValueError(f"square {self.square}: images are larger; lower max_size_test, max_size_train")
         if self.min_size_test > self.max_size_test:
             raise ValueError(
                 f"min_size_test {self.min_size_test} is beyond max_size_test {self.max_size_test}"

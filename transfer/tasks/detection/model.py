@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchvision.models.convnext import LayerNorm2d
 
 from carryover.configs import WorkError
 from carryover.core.data.objects.dataset import DetectionImage
@@ -13,8 +14,9 @@ from carryover.core.data.objects.splits import Splits
 from carryover.core.training.device import bf16_autocast
 from carryover.transfer.tasks.backend import Model
 from carryover.transfer.tasks.base import Run
-from carryover.transfer.tasks.detection.config import DetectionConfig
+from carryover.transfer.tasks.detection.config import DetectionConfig, SolverConfig
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
+from carryover.transfer.tasks.optimizers import NORMS, UNDECAYED, Decay
 
 Step = tuple[Any, ...]
 """The arguments that a detector takes for this rank's part of one training step."""
@@ -35,6 +37,22 @@ class Detector(Model[Step], Protocol):
 
     def detect(self, loaded: Any, source: DetectionImage) -> ImagePrediction:
         """Find the objects in one loaded test image, in pixels of the original."""
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether Detectron2 takes a module's parameters for those of a normalisation (not channel-wise LN)."""
+    return isinstance(module, NORMS) and not isinstance(module, LayerNorm2d)
+
+
+def decay_of(solver: SolverConfig) -> Decay:
+    """Return the weight decay of every parameter: that of norms or the rest, none of positions."""
+
+    def decay(module: nn.Module, name: str) -> float:
+        if is_norm(module):
+            return solver.weight_decay_norm
+        return 0.0 if name in UNDECAYED else solver.weight_decay
+
+    return decay
 
 
 def losses_of(run: DetectionRun, shared: nn.Module, step: Step, iteration: int) -> dict[str, Tensor]:

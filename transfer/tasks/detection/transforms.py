@@ -37,6 +37,8 @@ def train_example(
 
     Crowd regions are no training objects; difficult boxes are, as in Detectron2.
     """
+    if config.jitter is not None:
+        return _jittered(source, config, with_masks, rng)
     image = load_image(source)
     short = _short_edge(config, rng)
     mirrored = config.flip and bool(rng.random() < 0.5)
@@ -52,13 +54,63 @@ def train_example(
         pixels = pixels[:, ::-1]
         boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
         masks = None if masks is None else masks[:, :, ::-1]
+    return _example(pixels, boxes, source.annotation.labels[kept], masks)
+
+
+def _jittered(
+    source: DetectionImage, config: InputConfig, with_masks: bool, rng: np.random.Generator
+) -> Example:
+    """Load one training image by large-scale jitter: flip, then a scale of the square, then a crop of it.
+
+    As Detectron2's RandomFlip, ResizeScale and FixedSizeCrop without padding; masks come out at the size of
+    the crop, and boxes are drawn around what is left of them.
+    """
+    assert config.jitter is not None and config.square is not None
+    image, side = load_image(source), config.square
+    mirrored = config.flip and bool(rng.random() < 0.5)
+    scale = side * rng.uniform(*config.jitter) / max(image.size)
+    width, height = (max(1, round(edge * scale)) for edge in image.size)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    kept = ~source.annotation.iscrowd
+    boxes = source.annotation.boxes[kept] * np.array(
+        [width / source.width, height / source.height] * 2, dtype=np.float32
+    )
+    masks = None
+    if with_masks:
+        whole = [Image.fromarray(mask).resize((width, height)) for mask in decode_masks(source)[kept]]
+        masks = np.array([np.asarray(mask) for mask in whole], dtype=np.uint8).reshape(-1, height, width)
+    if mirrored:
+        pixels = pixels[:, ::-1]
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+        masks = None if masks is None else masks[:, :, ::-1]
+    left, top = (round(max(edge - side, 0) * rng.random()) for edge in (width, height))
+    pixels = pixels[top : top + side, left : left + side]
+    seen = [min(width, side), min(height, side)]
+    boxes = (boxes - np.array([left, top] * 2, np.float32)).clip(0, np.array(seen * 2, np.float32))
+    if masks is not None:
+        masks = masks[:, top : top + side, left : left + side]
+        boxes = _around(masks, boxes)
+    return _example(pixels, boxes, source.annotation.labels[kept], masks)
+
+
+def _around(masks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the boxes (n, 4) around masks (n, h, w); that of an empty one as it is."""
+    around = boxes.copy()
+    for number, mask in enumerate(masks):
+        rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+        if len(rows):
+            around[number] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return around
+
+
+def _example(pixels: np.ndarray, boxes: np.ndarray, labels: np.ndarray, masks: np.ndarray | None) -> Example:
     # A box may shrink to nothing, and a mask be empty from the start; neither can be learned from.
     solid = (boxes[:, 2] - boxes[:, 0] > 1e-5) & (boxes[:, 3] - boxes[:, 1] > 1e-5)
     if masks is not None:
         solid &= masks.any(axis=(1, 2))
     target = {
         "boxes": torch.from_numpy(boxes[solid]),
-        "labels": torch.from_numpy(source.annotation.labels[kept][solid] + 1),
+        "labels": torch.from_numpy(labels[solid] + 1),
     }
     if masks is not None:
         target["masks"] = torch.from_numpy(np.ascontiguousarray(masks[solid]))

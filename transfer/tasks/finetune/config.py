@@ -12,22 +12,31 @@ from carryover.transfer.tasks.recipe import EvaluationRecipe
 from carryover.transfer.tasks.schedules import Schedule
 
 Seed = Annotated[NonNegativeInt, Incidental]
+FC_NORM = "fc_norm"
 
 
 class FinetuneOptimizer(Section):
-    """SGD with separate rates for backbone and head.
+    """SGD, or AdamW, with separate rates for backbone and head.
 
     Attributes
     ----------
+    algorithm, betas
+        "adamw" is Loshchilov and Hutter's, with these betas (and no momentum).
+    layer_decay
+        The backbone's rate falls by this factor with every layer below the head (`core.backbones.layers`); 1:
+        one rate for all.
     base_lr_backbone, base_lr_head, lr_per
         The linear scaling rule: a rate is base_lr x batch_size / lr_per. A rate that the source states at one
         batch size has that batch as its `lr_per`.
     lr_backbone, lr_head
         The scaled rates as the source states them. They decide nothing: when given, they must agree.
     decay_norm_and_bias
-        Whether biases and normalisation parameters are decayed too.
+        Whether biases and normalisation parameters are decayed too; with "adamw" also tokens and positions.
     """
 
+    algorithm: Literal["sgd", "adamw"] = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     base_lr_backbone: NonNegativeFloat
     base_lr_head: PositiveFloat
     lr_per: PositiveInt = 256
@@ -43,6 +52,19 @@ class FinetuneOptimizer(Section):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: true needs a momentum above 0")
         return self
+
+
+class AttentiveConfig(Section):
+    """Learnt queries that attend to the tokens of the network (see `finetune.attentive`).
+
+    Attributes
+    ----------
+    heads, queries
+        Of the cross-attention; the features of several queries are averaged.
+    """
+
+    heads: PositiveInt = 12
+    queries: PositiveInt = 1
 
 
 class LastEpoch(Section):
@@ -105,10 +127,21 @@ class FinetuneConfig(EvaluationRecipe):
     sync_bn
         Batch statistics over all ranks.
     head_init
-        First weights of the head: "normal" N(0, 0.01^2) with zero bias, "zero", or "uniform" (torch's own).
+        First weights of the head: "normal" N(0, 0.01^2) with zero bias, "zero", "uniform" (torch's own), or
+        "truncated" (N(0, 2e-5^2), cut at 2, as MAE's).
     head_norm
         "batch": a batch normalisation without weights before the head, so that one rate fits features
         of any scale (He et al. 2022, A.1, linear probing); its statistics are trained, whatever `bn` says.
+    feature
+        What the head reads: "pooled", the network's own; of a vision transformer also "cls", "mean", ... as
+        frozen tasks have them, and "fc_norm": the mean of the patches, then a new norm in place of the last
+        one, as MAE fine-tunes.
+    drop_path
+        Stochastic depth of a backbone of timm in training (linear in depth); null: timm's own.
+    smoothing
+        Label smoothing of the loss.
+    attentive
+        Pool the tokens of the frozen network by learnt attention: the attentive probe.
     checkpoint_every
         Epochs between two saved states; a state is saved on SIGUSR2 and SIGTERM besides.
     keep_weights
@@ -131,8 +164,12 @@ class FinetuneConfig(EvaluationRecipe):
     freeze_backbone: bool = False
     bn: Literal["train", "eval"] = "train"
     sync_bn: bool = False
-    head_init: Literal["normal", "zero", "uniform"] = "normal"
+    head_init: Literal["normal", "zero", "uniform", "truncated"] = "normal"
     head_norm: Literal["none", "batch"] = "none"
+    feature: str = "pooled"
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    attentive: AttentiveConfig | None = None
     seed: Seed = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     channels_last: bool = True
@@ -172,6 +209,8 @@ class FinetuneConfig(EvaluationRecipe):
     @model_validator(mode="after")
     def _frozen_means_frozen(self) -> "FinetuneConfig":
         trained = self.optimizer.base_lr_backbone > 0
+        if self.attentive is not None and not (self.freeze_backbone and self.feature == "pooled"):
+            raise ValueError("attentive: the probe is of a frozen network's tokens; freeze_backbone: true")
         if self.freeze_backbone and trained:
             raise ValueError("freeze_backbone: true needs optimizer.base_lr_backbone: 0")
         if self.freeze_backbone and self.bn != "eval":

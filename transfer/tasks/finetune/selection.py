@@ -1,22 +1,27 @@
 """Which trained classifier counts: that of the last epoch, of the best epoch, or of a grid's best rates."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from carryover.configs import WorkError
+from carryover.configs import UserError, WorkError
+from carryover.core.backbones.architecture import expected_tensors
 from carryover.core.backbones.build import build_backbone
 from carryover.core.data.labelled.images import LabelledImages
 from carryover.core.data.labelled.subsets import Indices
 from carryover.core.data.prepared import Dataset
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.state import remove_states
 from carryover.core.training.distributed import barrier
 from carryover.core.training.interrupt import StopRequest
 from carryover.transfer.tasks.accuracy import Accuracy
 from carryover.transfer.tasks.base import Run
-from carryover.transfer.tasks.finetune.config import BestEpoch, FinetuneConfig, GridOfRates
+from carryover.transfer.tasks.finetune.attentive import tokens_of
+from carryover.transfer.tasks.finetune.config import FC_NORM, BestEpoch, FinetuneConfig, GridOfRates
 from carryover.transfer.tasks.finetune.grid import (
     GRID_NAME,
     GridPoint,
@@ -25,6 +30,7 @@ from carryover.transfer.tasks.finetune.grid import (
     write_points,
 )
 from carryover.transfer.tasks.finetune.training import Trained, Training, accuracy, train_classifier
+from carryover.transfer.tasks.frozen.depths import POOLED, pooled
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +142,39 @@ class Candidates:
         return done
 
     def _carried(self) -> tuple[nn.Module, int]:
-        backbone = build_backbone(self._run.source.metadata.backbone)
-        backbone.load_state_dict(self.weights, strict=True)
-        return backbone, backbone.feature_dim
+        config = self._run.config
+        about, weights = as_tuned(self._run.source.metadata.backbone, self.weights, config)
+        backbone = build_backbone(about)
+        backbone.load_state_dict(backbone.state_dict() | weights, strict=True)
+        if config.attentive is None and config.feature in (POOLED, FC_NORM):
+            return backbone, backbone.feature_dim
+        shown = torch.zeros(1, 3, config.image.size, config.image.size)
+        with torch.no_grad():
+            if config.attentive is None:
+                return backbone, pooled(backbone.eval(), shown, (config.feature,))[config.feature].shape[1]
+            width = tokens_of(backbone.eval(), shown).shape[2]
+        if width % config.attentive.heads:
+            raise UserError(f"attentive.heads: {config.attentive.heads} heads do not divide {width} channels")
+        return backbone, width
+
+
+def as_tuned(
+    about: BackboneConfig, weights: Mapping[str, Tensor], config: FinetuneConfig
+) -> tuple[BackboneConfig, Mapping[str, Tensor]]:
+    """Return a backbone as it is fine-tuned, and those of its weights that are carried.
+
+    Raises UserError where the recipe asks a network for stochastic depth or a norm that it cannot have.
+    """
+    for key, asked in (("drop_path", config.drop_path is not None), ("feature", config.feature == FC_NORM)):
+        if asked and about.family != "timm":
+            raise UserError(f"{key}: {about.label} is no model of timm's; leave it out")
+    if config.drop_path is not None:
+        about = about.model_copy(update={"drop_path": config.drop_path})
+    if config.feature != FC_NORM or about.pool == "avg":
+        return about, weights
+    pooling = about.model_copy(update={"pool": "avg"})
+    kept = {name: value for name, value in weights.items() if not name.startswith("norm.")}
+    expected = expected_tensors(pooling)
+    if set(expected) - set(kept) != {"fc_norm.weight", "fc_norm.bias"}:
+        raise UserError(f"feature: fc_norm: {about.label} has no last norm to put behind the mean")
+    return pooling, kept

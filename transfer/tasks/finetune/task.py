@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from carryover.transfer.tasks.finetune.selection import Candidates, Chosen
 
 WEIGHTS_NAME = "classifier.safetensors"
+# What a record calls the probe, whose numbers do not compare with a fine-tuning's.
+ATTENTIVE = "attentive"
 
 FinetuneRun = Run[FinetuneConfig, LabelledImages]
 
@@ -131,6 +133,7 @@ class Finetune(Task[FinetuneConfig, LabelledImages, Tuned]):
             selected_on=_selected_on(config),
             facts=_facts(run, chosen, unchanged),
             artifacts=artifacts,
+            recorded_as=None if config.attentive is None else ATTENTIVE,
         )
 
 

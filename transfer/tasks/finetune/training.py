@@ -138,7 +138,7 @@ def _require_two_in_a_batch(training: Training) -> None:
         )
 
 
-def _build(training: Training) -> tuple[Classifier, torch.optim.SGD]:
+def _build(training: Training) -> tuple[Classifier, torch.optim.Optimizer]:
     config, ranks = training.config, training.ranks
     labels = training.images.labels
     assert labels is not None
@@ -208,7 +208,7 @@ class _Finetuning:
         assert batch.label is not None
         with bf16_autocast(training.ranks.device, config.precision == "bf16"):
             logits = self._wrapped(laid_out(batch.views[0], config.channels_last))
-        loss = cross_entropy(logits.float(), batch.label)
+        loss = cross_entropy(logits.float(), batch.label, label_smoothing=config.smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()

@@ -71,14 +71,20 @@ class SolverConfig(ScaledSolver):
     base_lr, min_lr, power
         The rate of iteration t of T is min_lr + (base_lr - min_lr) (1 - t / (T - 1))^power (Chen et al. 2018,
         Sec. 4.1; mmengine's PolyLR).
+    rise_iters
+        Length of a linear warm-up from 1e-6 of the rate, at the reference batch; the polynomial follows.
     weight_decay
         L2 penalty on every parameter, as in mmseg's schedules.
+    decay_weights_only
+        Weight decay is that of matrices and filters alone: not of biases, norms, tokens and positions.
     """
 
     base_lr: PositiveFloat = 0.01
     min_lr: NonNegativeFloat = 1e-4
     power: PositiveFloat = 0.9
     weight_decay: NonNegativeFloat = 5e-4
+    rise_iters: NonNegativeInt = 0
+    decay_weights_only: bool = False
 
     @property
     def final_lr(self) -> float:
@@ -87,13 +93,18 @@ class SolverConfig(ScaledSolver):
 
     def rate(self, iteration: int) -> float:
         """Return the rate of a 0-based iteration at this batch; `final_lr` at the last one."""
-        left = 1 - iteration / max(1, self.iterations - 1)
+        rise = self.scaled(self.rise_iters) if self.rise_iters else 0
+        if iteration < rise:
+            return self.peak_lr * (1e-6 + (1 - 1e-6) * iteration / rise)
+        left = 1 - (iteration - rise) / max(1, self.iterations - 1 - rise)
         return self.final_lr + (self.peak_lr - self.final_lr) * left**self.power
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "SolverConfig":
         if self.min_lr > self.base_lr:
             raise ValueError(f"min_lr {self.min_lr:g} is above base_lr {self.base_lr:g}")
+        if self.rise_iters >= self.max_iter:
+            raise ValueError(f"rise_iters {self.rise_iters} leaves nothing of max_iter {self.max_iter}")
         return self
 
 

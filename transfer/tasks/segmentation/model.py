@@ -3,16 +3,28 @@
 from typing import Any, Protocol
 
 import numpy as np
+from torch import nn
 
 from carryover.core.data.masks.dataset import SegmentationImage
 from carryover.core.data.masks.splits import Splits
 from carryover.transfer.tasks.backend import Model
 from carryover.transfer.tasks.base import Run
-from carryover.transfer.tasks.segmentation.config import SegmentationConfig
+from carryover.transfer.tasks.optimizers import UNDECAYED, Decay
+from carryover.transfer.tasks.segmentation.config import SegmentationConfig, SolverConfig
 
 SegmentationRun = Run[SegmentationConfig, Splits]
 
 CAUSE = "the learning rate is too high for this batch"
+
+
+def decay_of(solver: SolverConfig) -> Decay:
+    """Return the weight decay of every parameter of a segmenter."""
+
+    def decay(module: nn.Module, name: str) -> float:
+        light = module.get_parameter(name).ndim <= 1 or name in UNDECAYED
+        return 0.0 if solver.decay_weights_only and light else solver.weight_decay
+
+    return decay
 
 
 class Segmenter(Model[Any], Protocol):

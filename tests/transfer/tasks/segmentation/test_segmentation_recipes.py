@@ -10,6 +10,7 @@ from PIL import Image
 from carryover.configs import load
 from carryover.transfer.tasks.evaluate import evaluate
 from tests.transfer.convert.backbones import write_backbone
+from tests.transfer.convert.timm_backbones import write_timm
 
 SHRUNK = [
     "data.defects.absent_class=keep",
@@ -44,6 +45,28 @@ def test_recipe_takes_a_step(name, backend, tmp_path):
     assert (record.train_images, record.metrics[0].name, record.metrics[0].n) == (3, "mIoU", 1)
     assert record.facts["carried_tensors"] == 120
     assert (tmp_path / "out" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("dinov2_linear_ade20k", "vit_small_patch14_dinov2"),
+        ("dinov2_linear_voc2012aug", "vit_small_patch14_dinov2"),
+        pytest.param("upernet_mae_vitb_ade20k", "vit_tiny_patch16_224", marks=pytest.mark.mmseg),
+        pytest.param("upernet_convnext_t_ade20k", "convnext_atto", marks=pytest.mark.mmseg),
+    ],
+)
+def test_a_recipe_of_timms_networks_takes_a_step(name, network, tmp_path):
+    layout = name.rpartition("_")[2]
+    {"voc2012aug": _write_voc, "ade20k": _write_ade20k}[layout](tmp_path / "data")
+    side = 28 if "dinov2" in name else 64
+    keys = [key for key in SHRUNK if not key.startswith(("model", "input.crop"))]
+    keys += [f"input.crop_size=[{side}, {side}]", f"input.test_stride=[{side - 8}, {side - 8}]"]
+    keys += ["solver.rise_iters=0", "solver.precision=fp32", f"data.root={tmp_path / 'data'}"]
+    keys += ["model.channels=8", "model.auxiliary.channels=8"] if "upernet" in name else []
+    source = write_timm(tmp_path / "b.safetensors", network, **({"input_size": 28} if side == 28 else {}))
+    record = evaluate(load("transfer", name, keys), source, tmp_path / "out")
+    assert record.metrics[0].name == "mIoU" and record.facts["iterations"] == 1
 
 
 def _write(image: Path, mask: Path, values) -> None:

@@ -52,14 +52,23 @@ from carryover.transfer.tasks.detection.detectron2.data import (
     mask_format,
     registered,
 )
-from carryover.transfer.tasks.detection.model import CAUSE, DetectionRun, Detector, Step, losses_of
+from carryover.transfer.tasks.detection.model import (
+    CAUSE,
+    DetectionRun,
+    Detector,
+    Step,
+    decay_of,
+    losses_of,
+)
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
 from carryover.transfer.tasks.detection.pyramid import as_trained, require_detectable
+from carryover.transfer.tasks.optimizers import build_layered
 
 log = logging.getLogger(__name__)
 
 BACKBONE_NAME = "backbone.pkl"
 CFG_NAME = "detectron2.yaml"
+TRUNKS = ("backbone.net.body.", "backbone.bottom_up.body.", "backbone.net.")
 
 
 @dataclass
@@ -76,12 +85,17 @@ class Detectron2Detector:
     cause: str = CAUSE
 
     def build_optimizer(self) -> torch.optim.Optimizer:
+        solver = self.run.config.solver
+        if solver.layered:
+            network = self.run.source.backbone
+            return build_layered(self.model, network, TRUNKS, solver, decay_of(solver))
         optimizer: torch.optim.Optimizer = build_optimizer(self.cfg, self.model)
         return optimizer
 
     def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
         config, ranks = self.run.config, self.run.ranks
-        dataset = TrainInputs(self.images, self.cfg)
+        jitter = config.input if config.input.jitter is not None else None
+        dataset = TrainInputs(self.images, self.cfg, jitter)
         size = config.solver.ims_per_batch
         draws = Steps(self.images, size, config.seed, start, stop, ranks.rank, ranks.world)
         for iteration, inputs in enumerate(step_loader(dataset, draws, config.workers), start):
@@ -189,6 +203,11 @@ def tokens_in_words(source: Source, config: DetectionConfig) -> str | None:
     """
     backbone, model = source.metadata.backbone, config.model
     if not is_timms(backbone):
+        if config.solver.layered:
+            raise UserError(
+                f"solver.algorithm, solver.layer_decay: Detectron2's own ResNet ({backbone.label}) is trained"
+                " by SGD at one rate; set backend: torchvision"
+            )
         return None
     require_detectable(backbone, model)
     trained, _, words = as_trained(backbone, source.backbone.state_dict(), model)
@@ -216,7 +235,7 @@ def _build(run: DetectionRun) -> Iterator[Detectron2Detector]:
         classes=len(splits.train.classes),
         train=names[0],
         test=names[1],
-        mask_format=mask_format(images) if masks else "polygon",
+        mask_format=mask_format(images, config.input) if masks else "polygon",
         weights=path,
         out=run.out,
         device=str(ranks.device),

@@ -61,7 +61,7 @@ def build_cfg(config: DetectionConfig, backbone: BackboneConfig, around: Surroun
     if is_timms(backbone):
         import carryover.transfer.convert.detectron2_networks  # noqa: F401 (registers the backbone)
 
-        _add_network(cfg, config.model, backbone)
+        _add_network(cfg, config, backbone)
     cfg.merge_from_list([part for setting in settings(config, backbone, around).items() for part in setting])
     cfg.freeze()
     return cfg
@@ -88,10 +88,11 @@ def settings(config: DetectionConfig, backbone: BackboneConfig, around: Surround
     }
 
 
-def _add_network(cfg: Any, model: C4Config | FPNConfig, backbone: BackboneConfig) -> None:
+def _add_network(cfg: Any, config: DetectionConfig, backbone: BackboneConfig) -> None:
     """Say in a section of its own which network of timm's is built, and how."""
     from detectron2.config import CfgNode
 
+    model = config.model
     assert isinstance(model, FPNConfig)
     cfg.MODEL.CARRYOVER = CfgNode(
         {
@@ -99,7 +100,7 @@ def _add_network(cfg: Any, model: C4Config | FPNConfig, backbone: BackboneConfig
             "LEVEL_NORM": "" if model.level_norm == "none" else model.level_norm,
             # Below zero: timm's own.
             "DROP_PATH": -1.0 if model.drop_path is None else model.drop_path,
-            "SQUARE": 0,
+            "SQUARE": config.input.square or 0,
         }
     )
 

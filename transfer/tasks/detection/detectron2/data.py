@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from carryover.core.data.objects.dataset import DetectionDataset, DetectionImage, Segmentation, to_rle
 from carryover.core.data.steps import Draw
+from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.transforms import load_image
 
 MaskFormat = Literal["polygon", "bitmask"]
@@ -66,8 +67,14 @@ def image_dict(image: DetectionImage, with_masks: bool) -> dict[str, Any]:
     }
 
 
-def mask_format(images: Sequence[DetectionImage]) -> MaskFormat:
-    """How training masks are kept: as polygons, Detectron2's way, unless some object has run lengths."""
+def mask_format(images: Sequence[DetectionImage], shown: InputConfig | None = None) -> MaskFormat:
+    """How training masks are kept: as polygons, Detectron2's way, unless some object has run lengths.
+
+    Large-scale jitter cuts masks off, which Detectron2 does to polygons with a library of its own (shapely),
+    and to pixels by itself.
+    """
+    if shown is not None and shown.jitter is not None:
+        return "bitmask"
     for image in images:
         masks, crowds = image.annotation.masks or (), image.annotation.iscrowd
         if any(isinstance(mask, dict) for mask, crowd in zip(masks, crowds) if not crowd):
@@ -82,16 +89,21 @@ class TrainInputs(Dataset[dict[str, Any]]):
     iteration, position) alone, so that a resumed run sees the same.
     """
 
-    def __init__(self, images: Sequence[DetectionImage], cfg: Any) -> None:
+    def __init__(self, images: Sequence[DetectionImage], cfg: Any, jitter: InputConfig | None = None) -> None:
         self.images = images
         self.with_masks = cfg.MODEL.MASK_ON
         self.mask_format = cfg.INPUT.MASK_FORMAT
         self.seed = cfg.SEED
-        self.augmentations = T.AugmentationList(detection_utils.build_augmentation(cfg, is_train=True))
+        usual = detection_utils.build_augmentation(cfg, is_train=True)
+        self.jittered = jitter is not None
+        self.augmentations = T.AugmentationList(usual if jitter is None else _large_scale(jitter))
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         source = self.images[draw.index]
         content = image_dict(source, self.with_masks)
+        if self.jittered and self.with_masks:
+            for entry in content["annotations"]:
+                entry["segmentation"] = to_rle(entry["segmentation"], source.height, source.width)
         seen = T.AugInput(np.asarray(load_image(source)))
         with _numpy_seeded(self.seed, draw.iteration, draw.position):
             transforms = self.augmentations(seen)
@@ -102,8 +114,22 @@ class TrainInputs(Dataset[dict[str, Any]]):
             if not entry["iscrowd"]
         ]
         instances = detection_utils.annotations_to_instances(annotations, shape, self.mask_format)
+        if self.jittered and instances.has("gt_masks"):
+            # What is left of an object after the crop.
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         content["instances"] = detection_utils.filter_empty_instances(instances)
         return content | {"image": _to_tensor(seen.image)}
+
+
+def _large_scale(shown: InputConfig) -> list[Any]:
+    """Return ViTDet's augmentations: flip, large-scale jitter, and a crop that pads nothing."""
+    assert shown.jitter is not None and shown.square is not None
+    side, (low, high) = shown.square, shown.jitter
+    return [
+        *([T.RandomFlip(horizontal=True)] if shown.flip else []),
+        T.ResizeScale(min_scale=low, max_scale=high, target_height=side, target_width=side),
+        T.FixedSizeCrop(crop_size=(side, side), pad=False),
+    ]
 
 
 class TestInputs(Dataset[dict[str, Any]]):

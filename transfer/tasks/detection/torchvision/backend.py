@@ -17,7 +17,15 @@ from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
 from carryover.transfer.tasks.detection.data import Steps, TrainingImages, annotated_images
-from carryover.transfer.tasks.detection.model import CAUSE, DetectionRun, Detector, Step, losses_of
+from carryover.transfer.tasks.detection.model import (
+    CAUSE,
+    DetectionRun,
+    Detector,
+    Step,
+    decay_of,
+    is_norm,
+    losses_of,
+)
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 from carryover.transfer.tasks.detection.pyramid import as_trained
 from carryover.transfer.tasks.detection.torchvision.backbone import assert_carried
@@ -25,8 +33,7 @@ from carryover.transfer.tasks.detection.torchvision.masks import to_original
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
 from carryover.transfer.tasks.detection.torchvision.precise_bn import recalibrate
 from carryover.transfer.tasks.detection.transforms import resize_for_test
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+from carryover.transfer.tasks.optimizers import build_layered
 
 
 class TestImages(Dataset[Tensor]):
@@ -56,8 +63,16 @@ class TorchvisionDetector:
     facts: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
 
-    def build_optimizer(self) -> torch.optim.SGD:
-        return build_optimizer(self.model, self.run.config.solver)
+    @property
+    def network(self) -> nn.Module:
+        """The carried network, which says at which depth its parameters lie."""
+        return self.run.source.backbone
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        solver = self.run.config.solver
+        if not solver.layered:
+            return build_optimizer(self.model, solver)
+        return build_layered(self.model, self.network, ("backbone.body.",), solver, decay_of(solver))
 
     def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
         config, ranks = self.run.config, self.run.ranks
@@ -88,7 +103,7 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> torch.optim.SGD:
     norms: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for module in model.modules():
-        group = norms if isinstance(module, _NORMS) else others
+        group = norms if is_norm(module) else others
         group += [p for p in module.parameters(recurse=False) if p.requires_grad]
     groups = [
         {"params": others, "weight_decay": solver.weight_decay},

@@ -39,9 +39,11 @@ class NormalizeAndPad(nn.Module):
     antialiasing, and resizes masks too.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], divisor: int) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], divisor: int, square: int | None = None
+    ) -> None:
         super().__init__()
-        self.divisor = divisor
+        self.divisor, self.square = divisor, square or 0
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -50,7 +52,8 @@ class NormalizeAndPad(nn.Module):
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
         shapes = [(image.shape[-2], image.shape[-1]) for image in images]
         height, width = (
-            -(-max(shape[axis] for shape in shapes) // self.divisor) * self.divisor for axis in (0, 1)
+            -(-(self.square or max(shape[axis] for shape in shapes)) // self.divisor) * self.divisor
+            for axis in (0, 1)
         )
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         # Zero after normalisation: padding has the colour of the mean, as in Detectron2.
@@ -123,5 +126,6 @@ def build_detector(
             rpn = build_rpn(body.out_channels, model, C4_STRIDES)
             heads = build_c4_heads(res5, classes, model, C4_STRIDES[0])
             divisor = 1
-        transform = NormalizeAndPad(input_config.pixel_mean, input_config.pixel_std, divisor)
+        shown = input_config
+        transform = NormalizeAndPad(shown.pixel_mean, shown.pixel_std, divisor, shown.square)
     return GeneralizedRCNN(body, rpn, heads, transform).to(memory_format=torch.channels_last)

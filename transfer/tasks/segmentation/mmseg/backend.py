@@ -22,6 +22,7 @@ from carryover.core.training.device import bf16_autocast
 from carryover.core.training.distributed import Ranks, barrier
 from carryover.transfer.convert import convert
 from carryover.transfer.tasks.backend import Backend
+from carryover.transfer.tasks.optimizers import build_layered
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 from carryover.transfer.tasks.segmentation.data import Steps
 from carryover.transfer.tasks.segmentation.mmseg.data import (
@@ -31,7 +32,7 @@ from carryover.transfer.tasks.segmentation.mmseg.data import (
     pipeline_for_test,
 )
 from carryover.transfer.tasks.segmentation.mmseg.model import build_model, model_settings, prove
-from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter
+from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter, decay_of
 from carryover.transfer.tasks.segmentation.model_config import UPerNetConfig
 
 BACKBONE_NAME = "backbone.pth"
@@ -59,8 +60,11 @@ class MmsegSegmenter:
     def __post_init__(self) -> None:
         self.pipeline = compose(pipeline_for_test(self.run.config.input))
 
-    def build_optimizer(self) -> torch.optim.SGD:
+    def build_optimizer(self) -> torch.optim.Optimizer:
         solver = self.run.config.solver
+        if solver.layered or solver.decay_weights_only:
+            network, trunks = self.run.source.backbone, ("backbone.body.", "backbone.")
+            return build_layered(self.model, network, trunks, solver, decay_of(solver))
         return torch.optim.SGD(
             self.model.parameters(),
             lr=solver.peak_lr,

@@ -15,9 +15,10 @@ from carryover.core.data.steps import step_loader
 from carryover.core.training.device import bf16_autocast
 from carryover.core.training.distributed import Ranks, with_sync_bn
 from carryover.transfer.tasks.backend import Backend
+from carryover.transfer.tasks.optimizers import build_layered
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 from carryover.transfer.tasks.segmentation.data import Steps, TrainingImages
-from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter
+from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter, decay_of
 from carryover.transfer.tasks.segmentation.model_config import UPerNetConfig
 from carryover.transfer.tasks.segmentation.torchvision import inference
 from carryover.transfer.tasks.segmentation.torchvision.model import (
@@ -40,7 +41,11 @@ class TorchvisionSegmenter:
     facts: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
 
-    def build_optimizer(self) -> torch.optim.SGD:
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        solver = self.run.config.solver
+        if solver.layered or solver.decay_weights_only:
+            network = self.run.source.backbone
+            return build_layered(self.model, network, ("backbone.",), solver, decay_of(solver))
         return build_optimizer(self.model, self.run.config)
 
     def steps(self, start: int, stop: int) -> Generator[list[Example], None, None]:
