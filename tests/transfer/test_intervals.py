@@ -12,7 +12,7 @@ from carryover.configs import UserError
 from carryover.configs.files import sha256_file
 from carryover.transfer.report import write_report
 from carryover.transfer.report.statistics import holm, interval_of_mean
-from carryover.transfer.results.intervals import draws, interval, resampled, with_intervals
+from carryover.transfer.results.intervals import deviation_and_bias, draws, halved, interval, with_intervals
 from carryover.transfer.results.outcomes.base import Outcomes, read_outcomes, write_outcomes
 from carryover.transfer.results.outcomes.class_scores import ClassScores
 from carryover.transfer.results.outcomes.rankings import Rankings
@@ -63,8 +63,8 @@ def test_samples_of_the_images_are_counted_as_the_images_themselves(
         # Every image twice is the same shares, and the same ranking.
         twice = outcomes.resampled(np.full((1, 40), 2, dtype=np.int64))[0]
         assert np.abs(twice - values).max() < (1e-9 if not hasattr(outcomes, "rule") else 3)
-        samples = resampled(outcomes, samples=50)
-        assert np.array_equal(samples, resampled(outcomes, samples=50)) and samples.std(axis=0).min() > 0
+        samples = halved(outcomes, samples=50)
+        assert np.array_equal(samples, halved(outcomes, samples=50)) and samples.std(axis=0).min() > 0
         path = tmp_path / "outcomes.npz"
         write_outcomes(path, outcomes)
         first = path.read_bytes()
@@ -79,10 +79,24 @@ def test_samples_of_the_images_are_counted_as_the_images_themselves(
     with pytest.raises(UserError, match=r"outcomes\.npz: not a file of per-image outcomes"):
         read_outcomes(path)
     blocks = list(draws(40, samples=30, seed=1))
-    assert np.concatenate(blocks).sum(axis=1).tolist() == [40] * 30
+    assert np.concatenate(blocks).sum(axis=1).tolist() == [20] * 30
+    assert np.concatenate(list(draws(5, samples=6))).sum(axis=1).tolist() == [2, 3] * 3
     assert (
         interval(None, np.array([1.0, 2.0]), 5) is None
         and interval(50.0, np.array([np.nan, 50.0, np.nan]), 5) is None
+    )
+
+
+def test_halves_give_the_deviation_of_a_mean_and_the_bias_of_a_variance_as_textbooks_do() -> None:
+    x = np.random.default_rng(0).gamma(2.0, size=61)
+    counts = np.concatenate(list(draws(61, samples=20_000)))
+    means = counts @ x / counts.sum(axis=1)
+    spread, bias = deviation_and_bias(float(x.mean()), means, 61)
+    assert spread == pytest.approx(x.std(ddof=1) / np.sqrt(61), rel=0.02) and abs(bias) < 0.01 * spread
+    # The variance with N in its denominator is too small by a N-th of the true one.
+    variances = counts @ x**2 / counts.sum(axis=1) - means**2
+    assert deviation_and_bias(float(x.var()), variances, 61)[1] == pytest.approx(
+        -x.var(ddof=1) / 61, rel=0.05
     )
 
 

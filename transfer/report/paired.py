@@ -11,7 +11,7 @@ from carryover.configs.nearest import nearest
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
 from carryover.transfer.report.naming import PICTURES, metric_name
 from carryover.transfer.report.statistics import LEVEL, holm, mean
-from carryover.transfer.results.intervals import resampled
+from carryover.transfer.results.intervals import deviation_and_bias, halved
 from carryover.transfer.results.outcomes.base import Outcomes
 from carryover.transfer.results.reading import StoredRecord
 from carryover.transfer.results.record import Metric
@@ -74,9 +74,9 @@ class Paired:
 def paired(collection: Collection, reference: str) -> Paired:
     """Compare every row with the one called `reference`, by every headline metric of every evaluation.
 
-    Test images are drawn anew (bootstrap) for both rows alike, so that what makes an image hard for both
-    cancels. Of several runs (seeds) the means are compared, and their spread over seeds is added. The p-value
-    is of the normal distribution with the sample's deviation.
+    Both rows are counted on the same random halves of the test images (`results.intervals`), so that what
+    makes an image hard for both cancels. Of several runs (seeds) the means are compared, and their spread
+    over seeds is added. The p-value is of the normal distribution with the sample's deviation.
 
     Raises UserError for a name that no row has.
     """
@@ -109,13 +109,13 @@ def paired(collection: Collection, reference: str) -> Paired:
 
 @dataclass(frozen=True)
 class ResampledRuns:
-    """Runs of one row under one evaluation: their metrics, and those on images drawn anew, (B, M), by run."""
+    """Runs of one row under one evaluation: their metrics, and those on halves of the images (B, M)."""
 
     ids: tuple[str, ...]
     metrics: tuple[tuple[Metric, ...], ...]
     samples: tuple[NDArray[np.float64], ...]
     problem: str = ""
-    bias_seen: float = 1.0
+    bias_rate: float = 1.0
 
     @classmethod
     def of(cls, runs: Sequence[Numbered]) -> "ResampledRuns":
@@ -128,8 +128,8 @@ class ResampledRuns:
         if len({o.ids for o in outcomes}) > 1:
             return cls((), (), (), "its runs saw different test images")
         counted = tuple(o.metrics() for o in outcomes)
-        samples = tuple(resampled(o) for o in outcomes)
-        return cls(outcomes[0].ids, counted, samples, bias_seen=outcomes[0].bias_seen)
+        samples = tuple(halved(o) for o in outcomes)
+        return cls(outcomes[0].ids, counted, samples, bias_rate=outcomes[0].bias_rate)
 
 
 def mismatch(one: ResampledRuns, other: ResampledRuns) -> str:
@@ -170,9 +170,12 @@ def difference_of(ours: ResampledRuns, base: ResampledRuns, metric: Metric) -> D
     sample = np.mean([s[:, at] for s in ours.samples], axis=0)
     sample = sample - np.mean([s[:, at] for s in base.samples], axis=0)
     over_seeds = sum(float(np.var(side, ddof=1)) / len(side) for side in values if len(side) > 1)
-    spread = float(np.sqrt(np.nanvar(sample, ddof=1) + over_seeds))
+    if np.isfinite(sample).sum() < 2:
+        return None
+    deviation, bias = deviation_and_bias(difference, sample, len(ours.ids), ours.bias_rate)
+    spread = float(np.sqrt(deviation**2 + over_seeds))
     half = float(norm.ppf((1 + LEVEL) / 2)) * spread
     # The bias of either side (see results.intervals) is taken off their difference as well.
-    middle = difference - (float(np.nanmean(sample)) - difference) / ours.bias_seen
+    middle = difference - bias
     p = float(2 * norm.sf(abs(middle) / spread)) if spread > 0 else float(difference == 0)
     return Difference(difference, middle - half, middle + half, p, (len(values[0]), len(values[1])))

@@ -70,7 +70,7 @@ class Table:
         cells = [c for r in self.rows for c in r.cells if c.interval is not None]
         of = []
         if any(c.n == 1 for c in cells):
-            of.append("of a single run over the test images (bootstrap)")
+            of.append("of a single run over the test images")
         if any(c.n > 1 for c in cells):
             of.append("of several over their seeds (Student)")
         return f" Brackets: 95 % intervals, {', '.join(of)}." if of else ""

@@ -1,4 +1,4 @@
-"""Confidence intervals from one run: test images drawn anew, with replacement, and counted again."""
+"""Confidence intervals from one run: random halves of the test images, counted again."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,65 +26,81 @@ class Range:
 
 
 def draws(images: int, samples: int = SAMPLES, seed: int = SEED) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each of N images is drawn in each of so many samples of N, blocks of (b, N).
+    """Yield random halves of N images as 0 and 1, each followed by the images that it leaves out, (b, N).
 
-    A function of the arguments alone: evaluations of the same images are resampled alike, so that their
+    A function of the arguments alone: evaluations of the same images are halved alike, so that their
     difference is paired.
     """
     rng = np.random.default_rng([seed, images])
-    each = max(1, _BLOCK // images)
+    each = 2 * max(1, _BLOCK // images // 2)
     for first in range(0, samples, each):
-        block = [
-            np.bincount(rng.integers(0, images, images), minlength=images)
-            for _ in range(first, min(first + each, samples))
-        ]
-        yield np.stack(block)
+        block = np.zeros((min(each, samples - first), images), dtype=np.int64)
+        for row in range(0, len(block), 2):
+            block[row, rng.permutation(images)[: images // 2]] = 1
+            block[row + 1 : row + 2] = 1 - block[row]
+        yield block
 
 
-def resampled(outcomes: Outcomes, samples: int = SAMPLES, seed: int = SEED) -> NDArray[np.float64]:
-    """Return the metrics' values (samples, M) on images drawn anew (Efron 1979)."""
+def halved(outcomes: Outcomes, samples: int = SAMPLES, seed: int = SEED) -> NDArray[np.float64]:
+    """Return the metrics' values (samples, M) on random halves of the images."""
     return np.concatenate([outcomes.resampled(block) for block in draws(len(outcomes.ids), samples, seed)])
+
+
+def deviation_and_bias(
+    value: float, sample: NDArray[np.float64], images: int, rate: float = 1.0
+) -> tuple[float, float]:
+    """Return a metric's standard deviation and bias on N images, given its values on halves of them.
+
+    A half drawn without replacement deviates from the whole as the whole does from the population (the
+    delete-half jackknife: Shao and Wu 1989; Politis and Romano 1994), and shows no picture twice, as a
+    bootstrap does and no ranking of detections ever sees. Half of an odd number is a little less or more.
+    The bias falls as N to the power of minus `rate`, so what a half has more of it says how much of it the
+    whole has (Quenouille 1956).
+    """
+    kept = np.where(np.arange(len(sample)) % 2, images - images // 2, images // 2)
+    defined = np.isfinite(sample)
+    values, kept = sample[defined], kept[defined]
+    center = float(values.mean())
+    spread = np.sqrt(np.sum((values - center) ** 2 * kept / (images - kept)) / max(1, len(values) - 1))
+    excess = float(np.mean((images / kept) ** rate - 1))
+    return float(spread), (center - value) / excess
 
 
 def interval(
     value: float | None,
     sample: NDArray[np.float64],
     images: int,
-    bias_seen: float = 1.0,
-    spread_seen: float = 1.0,
+    rate: float = 1.0,
     level: float = LEVEL,
 ) -> Range | None:
-    """Return a 95 % interval of a value in percent, given its values on images drawn anew.
+    """Return a 95 % interval of a value in percent, given its values on halves of the images.
 
-    The bootstrap's normal interval, shifted by the bias (Davison and Hinkley 1997, Sec. 5.2), with Student's
-    quantile of N - 1. Average precision is biased upwards, and on drawn images once more: percentiles of the
-    sample miss the true value one time in seven. Of bias and deviation the sample shows the shares
-    `bias_seen` and `spread_seen` (`Outcomes`). `benchmarks/coverage.py` measures how often the interval holds
-    the true value.
+    The normal interval shifted by the bias (Davison and Hinkley 1997, Sec. 5.2), with Student's quantile of
+    N - 1; `rate` as in `Outcomes`. No number in it was fitted. `benchmarks/coverage.py` measures how often it
+    holds the true value.
 
-    None for an undefined value, one that is undefined on most of the sample, or a single image.
+    None for an undefined value, one that is undefined on most halves, or a single image.
     """
     from scipy.stats import t as student
 
     defined = sample[np.isfinite(sample)]
-    if value is None or images < 2 or 2 * len(defined) < len(sample):
+    if value is None or images < 2 or len(defined) < 2 or 2 * len(defined) < len(sample):
         return None
-    middle = value - (float(defined.mean()) - value) / bias_seen
-    half = float(student.ppf((1 + level) / 2, images - 1) * defined.std(ddof=1)) / spread_seen
-    return Range(max(0.0, middle - half), min(100.0, middle + half))
+    spread, bias = deviation_and_bias(value, sample, images, rate)
+    half = float(student.ppf((1 + level) / 2, images - 1)) * spread
+    return Range(max(0.0, value - bias - half), min(100.0, value - bias + half))
 
 
 def with_intervals(metrics: Sequence[Metric], outcomes: Outcomes) -> tuple[Metric, ...]:
     """Return metrics that were counted from outcomes with their 95 % intervals over the images."""
     order = [m.label for m in outcomes.metrics()]
     n = len(outcomes.ids)
-    found = dict(zip(order, resampled(outcomes).T)) if n > 1 else {}
+    found = dict(zip(order, halved(outcomes).T)) if n > 1 else {}
     counted = []
     for metric in metrics:
         own = None
         if metric.label in found:
-            seen = outcomes.bias_seen, outcomes.spread_seen
-            own = interval(metric.value, found[metric.label], n, *seen)
+            own = interval(metric.value, found[metric.label], n, outcomes.bias_rate)
         update = {} if own is None else {"low": own.low, "high": own.high}
         counted.append(metric.model_copy(update=update))
     return tuple(counted)

@@ -41,13 +41,12 @@ class Outcomes(ABC):
     ----------
     ids
         What the N test images are called, in the order of the test split: paths below its root, or ids.
-    bias_seen, spread_seen
-        How much of its metrics' bias and standard deviation on N images shows when images are drawn anew.
+    bias_rate
+        The power of 1 / N at which the bias of its metrics falls: 1 for smooth functions of means.
     """
 
     kind: ClassVar[str]
-    bias_seen: ClassVar[float] = 1.0
-    spread_seen: ClassVar[float] = 1.0
+    bias_rate: ClassVar[float] = 1.0
 
     ids: tuple[str, ...]
 

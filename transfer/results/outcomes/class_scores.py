@@ -53,8 +53,7 @@ class ClassScores(Outcomes):
 
     kind: ClassVar[str] = "class scores"
     # As of detections, whose average precision is the same.
-    bias_seen: ClassVar[float] = 0.5
-    spread_seen: ClassVar[float] = 0.95
+    bias_rate: ClassVar[float] = 2 / 3
 
     rule: ApRule
     params: tuple[Mapping[str, Setting], ...]
