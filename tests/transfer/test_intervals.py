@@ -12,7 +12,14 @@ from carryover.configs import UserError
 from carryover.configs.files import sha256_file
 from carryover.transfer.report import write_report
 from carryover.transfer.report.statistics import holm, interval_of_mean
-from carryover.transfer.results.intervals import deviation_and_bias, draws, halved, interval, with_intervals
+from carryover.transfer.results.intervals import (
+    Range,
+    deviation_and_bias,
+    draws,
+    halved,
+    interval,
+    with_intervals,
+)
 from carryover.transfer.results.outcomes.base import Outcomes, read_outcomes, write_outcomes
 from carryover.transfer.results.outcomes.class_scores import ClassScores
 from carryover.transfer.results.outcomes.rankings import Rankings
@@ -98,6 +105,18 @@ def test_halves_give_the_deviation_of_a_mean_and_the_bias_of_a_variance_as_textb
     assert deviation_and_bias(float(x.var()), variances, 61)[1] == pytest.approx(
         -x.var(ddof=1) / 61, rel=0.05
     )
+
+
+def test_an_interval_of_a_share_is_that_of_its_log_odds() -> None:
+    halves = np.tile([78.0, 82.0], 50)
+    spread, bias = deviation_and_bias(80.0, halves, 100)
+    assert bias == pytest.approx(0) and spread == pytest.approx(2.0, rel=0.01)
+    found = interval(80.0, halves, 100)
+    assert found is not None
+    # The delta method: the deviation of log(p / (1 - p)) is that of p over p (1 - p); t of 99 degrees: 1.984.
+    low, high = (np.log(4) + side * 1.984 * spread / 100 / 0.16 for side in (-1, 1))
+    assert (found.low, found.high) == pytest.approx([100 / (1 + np.exp(-x)) for x in (low, high)], abs=1e-2)
+    assert interval(100.0, np.full(100, 100.0), 100) == Range(100.0, 100.0)
 
 
 def test_p_values_are_adjusted_as_statisticians_do() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from carryover.transfer.report.by_class import ClassTable, build_class_tables
 from carryover.transfer.report.collection import Collection, collect
 from carryover.transfer.report.concerns import Concern, concerns
 from carryover.transfer.report.costs import CostTable, build_cost_tables
@@ -37,6 +38,7 @@ class Content:
     full_tables: tuple[Table, ...]
     differences: tuple[Differences, ...]
     costs: tuple[CostTable, ...]
+    by_class: tuple[ClassTable, ...]
     paired: Paired | None = None
 
 
@@ -87,6 +89,7 @@ def build_content(
         full_tables=tuple(build_full_tables(collection)),
         differences=tuple(differences(tables)),
         costs=tuple(build_cost_tables(collection)),
+        by_class=tuple(build_class_tables(collection)),
         paired=None if reference is None else paired(collection, reference),
     )
 

@@ -227,11 +227,16 @@ def _note(collection: Collection, evaluation: Evaluation) -> str:
     runs = collection.by_evaluation[evaluation]
     recipes = sorted({r.record.recipe for r in runs})
     tested = sorted({m.n for r in runs for m in r.record.metrics})
+    measured = {(r.record.facts.get("classes_measured"), r.record.facts.get("classes")) for r in runs}
+    means = sorted(
+        {f"{m} of {n}" if m != n else f"{n}" for m, n in measured if m is not None and n is not None}
+    )
+    over = f"; means over {', '.join(means)} classes" if means else ""
     chosen = f"best on {evaluation.selected_on}" if evaluation.selection == "best" else "last checkpoint"
     return (
         f"recipe {', '.join(recipes)} (hash {evaluation.recipe_hash[:12]}); {_trained_on(runs)}"
         f"tested on {_span(tested)} images of {evaluation.dataset}, {evaluation.split};"
-        f" {evaluation.backend} {evaluation.backend_version}; {chosen}."
+        f" {evaluation.backend} {evaluation.backend_version}; {chosen}{over}."
     )
 
 

@@ -76,8 +76,9 @@ def interval(
     """Return a 95 % interval of a value in percent, given its values on halves of the images.
 
     The normal interval shifted by the bias (Davison and Hinkley 1997, Sec. 5.2), with Student's quantile of
-    N - 1; `rate` as in `Outcomes`. No number in it was fitted. `benchmarks/coverage.py` measures how often it
-    holds the true value.
+    N - 1, laid out in log odds, so that it ends before 0 and 100 and is longer on the side of the middle
+    (Brown, Cai and DasGupta 2001); `rate` as in `Outcomes`. No number in it was fitted.
+    `benchmarks/coverage.py` measures how often it holds the true value.
 
     None for an undefined value, one that is undefined on most halves, or a single image.
     """
@@ -88,7 +89,12 @@ def interval(
         return None
     spread, bias = deviation_and_bias(value, sample, images, rate)
     half = float(student.ppf((1 + level) / 2, images - 1)) * spread
-    return Range(max(0.0, value - bias - half), min(100.0, value - bias + half))
+    middle = value - bias
+    if half == 0 or not 0 < middle < 100:
+        return Range(min(100.0, max(0.0, middle - half)), max(0.0, min(100.0, middle + half)))
+    odds, half = middle / (100 - middle), half * 100 / (middle * (100 - middle))
+    low, high = (odds * np.exp(side * half) for side in (-1, 1))
+    return Range(float(100 * low / (1 + low)), float(100 * high / (1 + high)))
 
 
 def with_intervals(metrics: Sequence[Metric], outcomes: Outcomes) -> tuple[Metric, ...]:

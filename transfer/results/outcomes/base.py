@@ -71,6 +71,10 @@ class Outcomes(ABC):
     def resampled(self, counts: Counts) -> NDArray[np.float64]:
         """Return the metrics' values (B, M) on samples of the images; NaN where one is undefined."""
 
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """Return the metrics (percent) that are known of every class, by name and class; none by default."""
+        return {}
+
     def ties(self) -> tuple[int, ...]:
         """Return how many outcomes were ranked by the rule for equal scores, for each set of guesses."""
         return ()

@@ -144,6 +144,16 @@ class Detections(Outcomes):
             found += [metric(name, v, len(self.ids), params) for name, v in zip(names, values)]
         return tuple(found)
 
+    def by_class(self) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for part, params in enumerate(self.parts):
+            aps = self.aps(part)
+            at = {"AP": aps.mean(axis=1), "AP50": np.array([self._at(row, 0.5) for row in aps])}
+            for name, values in at.items():
+                own = {c: float(v) for c, v in zip(self.names, values) if np.isfinite(v)}
+                found[f"{name} {params['of']}" if "of" in params else name] = own
+        return found
+
     def resampled(self, counts: Counts) -> NDArray[np.float64]:
         columns: list[np.ndarray] = []
         for part in range(len(self.parts)):

@@ -94,6 +94,14 @@ class Pixels(Outcomes):
         found, n = scores(self.matrix()), len(self.ids)
         return (metric("mIoU", found.miou, n), metric("aAcc", found.aacc, n), metric("mAcc", found.macc, n))
 
+    def by_class(self) -> dict[str, dict[str, float]]:
+        found = scores(self.matrix())
+        named = {"IoU": found.iou, "accuracy": found.accuracy}
+        return {
+            name: {c: float(v) for c, v in zip(self.names, values) if np.isfinite(v)}
+            for name, values in named.items()
+        }
+
     def resampled(self, counts: Counts) -> NDArray[np.float64]:
         parts = (counts[i : i + _SAMPLES] for i in range(0, len(counts), _SAMPLES))
         found = [scores(matrix) for part in parts for matrix in self._matrices(part)]

@@ -76,5 +76,20 @@ class Rankings(Outcomes):
         found: NDArray[np.float64] = 100.0 * (counts @ right) / counts.sum(axis=1, keepdims=True)
         return found
 
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """Return the first classifier's top-1 accuracy, where classes are folders of the images."""
+        right = self.guesses[0, :, 0] == self.labels
+        folders = [{i.split("/")[-2] for i in of if "/" in i} for of in self._ids_of_classes()]
+        named = all(len(folder) <= 1 for folder in folders)
+        names = [next(iter(f), str(c)) if named else str(c) for c, f in enumerate(folders)]
+        of_class = [right[self.labels == c] for c in range(self.classes)]
+        return {"top1": {n: 100.0 * float(of.mean()) for n, of in zip(names, of_class) if len(of)}}
+
+    def _ids_of_classes(self) -> list[list[str]]:
+        found: list[list[str]] = [[] for _ in range(self.classes)]
+        for image_id, label in zip(self.ids, self.labels):
+            found[label].append(image_id)
+        return found
+
     def ties(self) -> tuple[int, ...]:
         return tuple(int(n) for n in self.tied.sum(axis=1))
