@@ -1,8 +1,7 @@
-"""A vision transformer as dense prediction runs it: its patches alone, its positions for one size."""
+"""A vision transformer as detectors run it: its patches alone."""
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from carryover.configs import UserError
@@ -48,25 +47,3 @@ def patches_alone(
         kept[_POSITIONS] = kept[_POSITIONS][:, kept[_POSITIONS].shape[1] - patches :].contiguous()
     reason = "dropped with its position: detectors of plain transformers take the patches alone (ViTDet)"
     return kept, alone, dict.fromkeys(dropped, reason)
-
-
-def at_size(
-    state: Mapping[str, Tensor], config: BackboneConfig, size: int
-) -> tuple[dict[str, Tensor], BackboneConfig]:
-    """Return a network whose positions are interpolated once, for images of `size` x `size` pixels.
-
-    The interpolation is timm's (bicubic, antialiased), as it does it at every image of another size. A
-    network without positions of its own is returned as it is.
-    """
-    positions = state.get(_POSITIONS)
-    described = describe(config)
-    if positions is None or positions.ndim != 3 or described.patch_size is None:
-        return dict(state), config
-    from timm.layers import resample_abs_pos_embed
-
-    sized = config.model_copy(update={"input_size": size})
-    side = size // described.patch_size
-    prefix = expected_tensors(sized)[_POSITIONS].shape[1] - side * side
-    with torch.no_grad():
-        resampled = resample_abs_pos_embed(positions, [side, side], num_prefix_tokens=prefix)
-    return {**state, _POSITIONS: resampled.contiguous()}, sized

@@ -131,6 +131,12 @@ def _prove(
         if reference is not None:
             raise UserError(f"--against: {target.name} could not be imported here: {reason}")
         return _Proven((), STRUCTURE_ONLY, (f"{target.name} could not be imported here: {reason}",))
+    if reference is not None and held.imported is not imported:
+        raise UserError(
+            f"--against: {target.name} runs {imported.metadata.backbone.label} without tensors that the"
+            f" maker's network has ({held.notes[0]}), so its features are others; prove the file with --to"
+            f" timm, then convert it for {target.name} without --against"
+        )
     proofs, against = _load(written, target, imported, held, reference)
     return _Proven(proofs, version, (), against)
 

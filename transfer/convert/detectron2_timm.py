@@ -58,7 +58,8 @@ def loaded(name: str, pyramid: Any, config: BackboneConfig) -> LoadedModel:
     assert tensors is not None
     inside = getattr(pyramid, "net", None) or pyramid.bottom_up
     if hasattr(inside, "body"):
-        return LoadedModel(name, tensors, inside.body.inner.feature_maps)
+        network = inside.body.inner
+        return LoadedModel(name, tensors, network.feature_maps, network)
 
     def stages(images: Tensor) -> dict[str, Tensor]:
         found: list[Tensor] = []

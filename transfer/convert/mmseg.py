@@ -140,6 +140,7 @@ def _load(path: Path, config: BackboneConfig) -> Iterator[LoadedModel]:
             f"mmseg CarryoverTimm {config.label}",
             model.body.state_dict(),
             lambda images: dict(zip(names, model(images), strict=True)),
+            model.body.inner,
         )
         return
 

@@ -39,6 +39,8 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
                 "or name under the evaluation's `of:` the pretrainings that it is for"
             )
 
+        _refuse_detector(where, backbone, recipe)
+
     for target in to:
         try:
             TARGETS.get(target).require(backbone)
@@ -47,6 +49,20 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
                 f"{where}: {_described(backbone)} cannot be carried to convert: {target} ({error}); "
                 "set convert=[canonical] to prove no more than that the checkpoint is whole"
             ) from None
+
+
+def _refuse_detector(where: str, backbone: BackboneConfig, recipe: Any) -> None:
+    """Raise UserError for a detector or segmenter that cannot be built on a backbone, whatever its stages."""
+    from carryover.transfer.tasks.detection.pyramid import require_detectable
+    from carryover.transfer.tasks.segmentation.maps import require_segmentable
+
+    try:
+        if recipe.task == "detection" and recipe.backend == "torchvision":
+            require_detectable(backbone, recipe.model)
+        elif recipe.task == "segmentation":
+            require_segmentable(backbone, recipe.model, recipe.input.crop_size)
+    except UserError as error:
+        raise UserError(f"{where}: cannot be judged by evaluate: {recipe.name} ({error})") from None
 
 
 def refuse_other_pixels(where: str, trained_on: TrainedOn, recipes: Iterable[Any]) -> None:

@@ -3,11 +3,12 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from carryover.configs import WorkError
+from carryover.configs import UserError, WorkError
 from carryover.core.backbones.build import feature_maps
 from carryover.core.backbones.inspection import load_backbone
 from carryover.core.formats.backbone import BackboneConfig
@@ -106,3 +107,28 @@ def test_the_receipt_says_what_went_where(tmp_path: Path, monkeypatch: pytest.Mo
     assert "ViTDet" in str(became["cls_token"]) and "last block" in str(became["norm.weight"])
     assert any("LayerScale" in note for note in receipt.notes)
     assert receipt.verified_in == "structure only"
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("name", ["convnextv2_atto", "vit_small_patch14_reg4_dinov2"])
+def test_the_makers_pooled_features_are_proven_in_detectron2_too(name: str, tmp_path: Path) -> None:
+    options = SMALL if "dinov2" in name else {}
+    source = write_timm(tmp_path / "b.safetensors", name, **options)
+    network, about = load_backbone(source)
+    side = about.input_size
+    images = torch.rand(2, 3, side, side)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (about.pixel_mean, about.pixel_std))
+    with torch.no_grad():
+        pooled = network.eval()((images - mean) / std)
+    np.savez(tmp_path / "r.npz", images=images.numpy(), pooled=pooled.numpy())
+    receipt = convert(source, "detectron2", tmp_path / "b.pkl", against=tmp_path / "r.npz")
+    assert receipt.proof == "verified against the maker"
+
+
+@pytest.mark.detectron2
+def test_a_network_without_its_tokens_is_not_said_to_be_the_makers(tmp_path: Path) -> None:
+    source = write_timm(tmp_path / "b.safetensors", "vit_tiny_patch16_224")
+    np.savez(tmp_path / "r.npz", images=np.zeros((1, 3, 224, 224), "f"), pooled=np.zeros((1, 192), "f"))
+    with pytest.raises(UserError, match=r"--against: detectron2 runs .* prove the file with --to timm"):
+        convert(source, "detectron2", tmp_path / "b.pkl", against=tmp_path / "r.npz")
+    assert not (tmp_path / "b.pkl").exists()

@@ -56,10 +56,14 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
         return evaluate_in_processes(processes, config, checkpoint, out)
 
     def require(self, config: DetectionConfig, source: "Source") -> None:
-        """Raise UserError for a checkpoint that was trained on images normalised differently."""
+        """Raise UserError for a checkpoint normalised differently, or one that carries no such detector."""
         from carryover.core.backbones.pixels import require_same_pixels
 
         require_same_pixels(config.input, source.metadata, source.path)
+        if config.backend == "torchvision":
+            from carryover.transfer.tasks.detection.pyramid import require_detectable
+
+            require_detectable(source.metadata.backbone, config.model)
 
     def begun_by_v1(self, run: Run[DetectionConfig, Splits]) -> tuple[object, ...]:
         """Return seed and checkpoint."""
