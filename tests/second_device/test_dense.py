@@ -21,6 +21,7 @@ from carryover.transfer.tasks.evaluate import evaluate
 from tests.interrupting import stop_after
 from tests.second_device.counting import Costs
 from tests.second_device.steps import count_steps
+from tests.transfer.convert.timm_backbones import write_timm
 from tests.transfer.tasks.detection import runs
 from tests.transfer.tasks.detection.conftest import checkpoint, shapes
 from tests.transfer.tasks.segmentation import scenes
@@ -90,6 +91,7 @@ def _torchvisions_align(feature: Tensor, regions: Tensor, size: int, scale: floa
 # Regions for res5's batch statistics are sampled after the loader has drawn from the host's generator: on the
 # host from that one as well, on a device from its own.
 NOT_AGAIN = ("precise_bn=0",)
+GENTLE = ("solver.base_lr=0.001", "model.fpn_norm=LN", "model.head_norm=LN")
 DETECTORS: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "faster R-CNN, FPN": ("demo_faster_fpn", (), runs.TINY),
     "mask R-CNN, FPN": ("demo_mask_fpn", (), runs.TINY),
@@ -118,6 +120,23 @@ def test_torchvisions_detectors_train_as_on_the_cpu(
     _resumes_elsewhere(make, "detector.safetensors", checkpoint, tmp_path / name, monkeypatch)
 
 
+def test_a_detector_on_a_transformer_trains_as_on_the_cpu(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: torch.device
+) -> None:
+    monkeypatch.setattr(heads, "region_align", _torchvisions_align)
+    source = write_timm(tmp_path / "source.safetensors", "vit_tiny_patch16_224")
+    make = _detection(shapes, "demo_faster_fpn", "solver.layer_decay=0.7", *GENTLE)
+    evaluate(make("device=cpu"), source, tmp_path / "cpu")
+    with monkeypatch.context() as patched:
+        steps = count_steps(patched)
+        evaluate(make("device=second"), source, tmp_path / "second")
+    assert steps.of_step[3].synchronisations < 45
+    ours, theirs = (load_file(tmp_path / d / "detector.safetensors") for d in ("cpu", "second"))
+    for name, value in ours.items():
+        # A CPU has a kernel of its own for attention.
+        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.detectron2
 def test_detectron2_trains_as_on_the_cpu(
     shapes: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: torch.device
@@ -137,6 +156,7 @@ def test_torchvisions_segmenter_trains_as_on_the_cpu_and_never_waits(
 ) -> None:
     for name, overrides in {
         "whole": ("solver.precision=fp32",),
+        "a linear head": ("model={name: linear, norm: BN}", "solver.precision=fp32"),
         "windows, bf16": ("input.test_mode=slide", "input.test_stride=[32, 32]", "solver.precision=bf16"),
     }.items():
         make = _segmentation(root, *overrides)

@@ -106,6 +106,13 @@ def test_fine_tuning_is_the_cpus_and_goes_on_on_another_device(
             "channels_last=true",
             "selection={name: best_epoch, held_out: 0.3}",
         ),
+        "attentive probe": (
+            "freeze_backbone=true",
+            "bn=eval",
+            "head_norm=none",
+            "attentive={heads: 4}",
+            "optimizer={algorithm: adamw, base_lr_backbone: 0, base_lr_head: 0.003, lr_per: 8}",
+        ),
     }.items():
         config = lambda *more, own=overrides: finetuning.recipe(images, *quiet, *own, *more)  # noqa: E731
         at_first, there, steps = _both(config, checkpoint, tmp_path / name, monkeypatch)
