@@ -183,9 +183,6 @@ def test_conversions_prove_every_stage_in_the_library_itself(tmp_path: Path) -> 
             assert len(receipt.proofs[0].stages) == stages, (name, to)
             assert receipt.metadata.backbone.arch == f"timm/{name}"
             assert inspect_checkpoint(out).metadata.backbone == receipt.metadata.backbone
-        if name != "resnext50_32x4d":
-            with pytest.raises(UserError, match=f"detectron2 is given ResNets only, not {name}; convert to"):
-                convert(path, "detectron2", tmp_path / "o.pkl")
 
 
 def test_what_is_not_the_named_model_is_refused_by_name(tmp_path: Path) -> None:
