@@ -75,7 +75,15 @@ def take_backbone(path: Path, encoder: str | None = None, stated: Stated | None 
     elif embedded.backbone.family == "timm":
         told = said.over(Stated(architecture=embedded.backbone.arch))
     if told.architecture is not None and "/" in told.architecture:
-        return take_as(path, contents, told, encoder, embedded)
+        try:
+            return take_as(path, contents, told, encoder, embedded)
+        except UserError as error:
+            if embedded is None:
+                raise
+            raise UserError(
+                f"{path}: carryover converted it for a library that holds less than the network (its receipt"
+                f" says what was dropped or folded); take the file that it was converted from ({error})"
+            ) from None
     if not found and (own := own_encoders(contents, ANCHORS)):
         return take_recognised(path, contents, told, own, encoder, embedded)
     chosen = choose(found, encoder, contents, path)

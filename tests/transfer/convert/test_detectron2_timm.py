@@ -10,7 +10,7 @@ from torch import nn
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.build import feature_maps
-from carryover.core.backbones.inspection import load_backbone
+from carryover.core.backbones.inspection import inspect_checkpoint, load_backbone
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.receipt import Receipt
 from carryover.transfer.convert import convert, detectron2_vit
@@ -107,6 +107,8 @@ def test_the_receipt_says_what_went_where(tmp_path: Path, monkeypatch: pytest.Mo
     assert "ViTDet" in str(became["cls_token"]) and "last block" in str(became["norm.weight"])
     assert any("LayerScale" in note for note in receipt.notes)
     assert receipt.verified_in == "structure only"
+    with pytest.raises(UserError, match="take the file that it was converted from"):
+        inspect_checkpoint(tmp_path / "b.pkl")
 
 
 @pytest.mark.detectron2
