@@ -100,13 +100,39 @@ def new_figure(width: float, height: float) -> "tuple[Figure, Any]":
     return figure, axes
 
 
+def fitted(text: str, width: int, lines: int = 2) -> str:
+    """Return a name in lines of `width` characters, broken at its own separators; the middle may be left out.
+
+    A name as long as people make them would take the room that its figure is drawn in.
+    """
+    most = width * lines - lines + 1
+    if len(text) > most:
+        tail = most // 2
+        text = f"{text[: most - tail - 1]}…{text[-tail:]}"
+    found = [""]
+    for part in re.findall(r"[^\s_/.,:-]*[\s_/.,:-]?", text):
+        while len(part) > width:
+            room = width - len(found[-1])
+            found[-1] += part[:room]
+            part = part[room:]
+            found.append("")
+        if len(found[-1]) + len(part.rstrip()) > width:
+            found.append("")
+        found[-1] += part
+    return "\n".join(line.strip() for line in found if line.strip())
+
+
 def head(figure: "Figure", title: str) -> None:
     """Set a figure's title, flush left."""
+    title = fitted(title, 62)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
 
 
 def legend(figure: "Figure", columns: int = 2, markerscale: float = 1) -> None:
     """Put the legend below the axes, where it covers nothing."""
+    for axes in figure.axes:
+        for drawn in axes.get_legend_handles_labels()[0]:
+            drawn.set_label(fitted(str(drawn.get_label()), 52 // columns, 1))
     figure.legend(
         markerscale=markerscale,
         loc="outside lower center",

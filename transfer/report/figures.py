@@ -15,6 +15,7 @@ from carryover.transfer.report.drawing import (
     Look,
     Picture,
     finish,
+    fitted,
     head,
     legend,
     looks,
@@ -97,7 +98,7 @@ def _standing(
         )
         if cell.n > 1:
             axes.plot(cell.values, [y] * cell.n, "|", color=look.colour, markersize=8, alpha=0.7, zorder=2)
-    axes.set_yticks(range(len(rows)), [r.label for r in rows])
+    axes.set_yticks(range(len(rows)), [fitted(r.label, 22) for r in rows])
     axes.invert_yaxis()
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
