@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -56,11 +57,11 @@ class Cell:
     missing: tuple[int, ...] = ()
     rank: int = 0
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
         return mean(self.values) if self.values else None
 
-    @property
+    @cached_property
     def std(self) -> float | None:
         return sample_std(self.values)
 
@@ -69,7 +70,7 @@ class Cell:
         """Number of independent runs behind the mean."""
         return len(self.values)
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval: of one run over the test images, of several over their seeds; None: not known."""
         if self.n > 1:

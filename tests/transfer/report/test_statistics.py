@@ -1,10 +1,12 @@
 """Means, spreads and Welch's interval, against NumPy and the formula written out."""
 
+import statistics
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from carryover.transfer.report.statistics import mean, sample_std, welch
+from carryover.transfer.report.statistics import interval_of_mean, mean, sample_std, welch
 
 
 def test_welchs_interval_is_that_of_his_formula() -> None:
@@ -33,3 +35,19 @@ def test_mean_and_deviation_are_numpys() -> None:
     assert mean(values) == pytest.approx(np.mean(values))
     assert sample_std(values) == pytest.approx(np.std(values, ddof=1))
     assert sample_std([3.0]) is None
+
+
+def test_spreads_and_intervals_are_those_of_the_libraries() -> None:
+    rng = np.random.default_rng(0)
+    for sizes in ((2, 3), (5, 5), (10, 4)):
+        one, other = (rng.normal(50, 1 + n, n).tolist() for n in sizes)
+        assert sample_std(one) == pytest.approx(statistics.stdev(one), rel=1e-12)
+        found, theirs = (
+            welch(one, other),
+            stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95),
+        )
+        assert found is not None and (found.low, found.high) == pytest.approx(
+            (theirs.low, theirs.high), rel=1e-9
+        )
+        low, high = stats.t.interval(0.95, len(one) - 1, np.mean(one), stats.sem(one))
+        assert interval_of_mean(one) == pytest.approx((low, high), rel=1e-9)
