@@ -132,8 +132,15 @@ def _write_samples(directory: Path, rng: np.random.Generator) -> None:
     for name in ("000003", "000057", "000101"):
         picture = Image.new("RGB", (320, 320), (90, 110, 120))
         pen = ImageDraw.Draw(picture)
+        # The picture is the same for every pretraining; what is found in it is not.
+        shown = np.random.default_rng(int(name))
         for _ in range(4):
-            x, y, side = (int(v) for v in (*rng.integers(10, 220, 2), rng.integers(40, 90)))
-            pen.ellipse((x, y, x + side, y + side), fill=tuple(int(v) for v in rng.integers(80, 255, 3)))
-            pen.rectangle((x, y, x + side, y + side), outline="#E69F00", width=2)
+            x, y, side = (int(v) for v in (*shown.integers(10, 220, 2), shown.integers(40, 90)))
+            pen.ellipse((x, y, x + side, y + side), fill=tuple(int(v) for v in shown.integers(80, 255, 3)))
+            pen.rectangle((x, y, x + side, y + side), outline="#FFFFFF", width=1)
+            drawn = (*rng.integers(10, 220, 2), rng.integers(40, 90), *rng.integers(80, 255, 3))
+            left, top, right, low, luck, _ = (int(v) % 13 - 6 for v in drawn)
+            if luck > -4:
+                box = (x + left, y + top, x + side + right, y + side + low)
+                pen.rectangle(box, outline="#E69F00", width=2)
         picture.save(directory / f"{name}.png")
