@@ -25,6 +25,7 @@ from carryover.transfer.cli.options import (
     Stem,
     Stride,
 )
+from carryover.transfer.cli.verify_command import verify
 
 if TYPE_CHECKING:
     from carryover.core.backbones.stated import Stated
@@ -388,6 +389,7 @@ def compare(
         raise typer.Exit(1)
 
 
+app.command()(verify)
 app.command()(curve)
 
 

@@ -1,0 +1,114 @@
+"""Seeded faults: a sound checkpoint turned into files that are not what they claim, one fault each."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from carryover.core.backbones.build import build_backbone
+from carryover.core.formats.canonical import CanonicalMetadata, load_canonical, save_canonical
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file with one fault, and the cause that `carryover verify` must name; None for a sound file."""
+
+    name: str
+    cause: str | None
+    path: Path
+
+
+def seeded(path: Path, out: Path, other: Path | None = None, weaker: Path | None = None) -> Iterator[Fault]:
+    """Write a checkpoint with every fault that its network can have, one file each; the sound one first.
+
+    `other` is another checkpoint of the same network, whose batch statistics are put into this one; `weaker`
+    one of worse features on these images, which lies in a file as the online encoder.
+    """
+    state, about = load_canonical(path)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def written(name: str, cause: str | None, tensors: State, **claims: object) -> Fault:
+        file = out / f"{name.replace(' ', '_')}.safetensors"
+        save_canonical(file, tensors, about.model_copy(update=claims))
+        return Fault(name, cause, file)
+
+    yield written("sound", None, state)
+    turned = state | {"conv1.weight": state["conv1.weight"].flip(1)}
+    yield written("BGR weights", "channel order", turned)
+    for name, mean, std in (
+        ("claims one half", (0.5,) * 3, (0.5,) * 3),
+        ("claims 0 to 1", (0.0,) * 3, (1.0,) * 3),
+        ("claims 0 to 255", (0.485, 0.456, 0.406), (1 / 255,) * 3),
+    ):
+        yield written(name, "mean/std", state, pixel_mean=mean, pixel_std=std)
+    yield written("reset statistics", "batch-norm statistics", _reset(state, lambda name: True))
+    yield written(
+        "reset in layer3 and layer4",
+        "batch-norm statistics",
+        _reset(state, lambda name: name.startswith(("layer3", "layer4"))),
+    )
+    if other is not None:
+        theirs, _ = load_canonical(other)
+        swapped = {n: theirs[n] if "running" in n else v for n, v in state.items()}
+        yield written("another network's statistics", "batch-norm statistics", swapped)
+    yield from _networks(state, about, written)
+    for factor in (2.0, 0.5):
+        size = int(about.input_size * factor)
+        yield written(f"claims crops of {size} px", "size", state, input_size=size)
+    torch.manual_seed(1)
+    fresh: State = dict(build_backbone(about.backbone).state_dict())
+    yield written("new weights", "random weights", fresh)
+    yield written("new weights, statistics carried", "random weights", _with_statistics(fresh, state))
+    pairs: list[tuple[str, str | None, State, State]] = [
+        ("two encoders", None, state, _nearby(state)),
+        ("new weights beside it", "encoder", _with_statistics(fresh, state), state),
+    ]
+    if weaker is not None:
+        pairs.append(("weaker encoder beside it", "encoder", load_canonical(weaker)[0], state))
+    for name, cause, query, key in pairs:
+        file = out / f"{name.replace(' ', '_')}.pth"
+        torch.save({"state_dict": _moco(query, key)}, file)
+        yield Fault(name, cause, file)
+
+
+def _networks(state: State, about: CanonicalMetadata, written: Callable[..., Fault]) -> Iterator[Fault]:
+    backbone = about.backbone
+    if backbone.stem == "cifar":
+        for stem in ("cifar_maxpool", "cifar_no_relu"):
+            claimed = backbone.model_copy(update={"stem": stem})
+            yield written(f"claims {stem}", "stem", state, backbone=claimed)
+    if backbone.arch == "resnet50":
+        claimed = backbone.model_copy(update={"stride_in_1x1": True})
+        yield written("claims stride in the 1x1", "stride", state, backbone=claimed)
+
+
+def _reset(state: State, chosen: Callable[[str], bool]) -> State:
+    found = dict(state)
+    for name, value in state.items():
+        if chosen(name) and name.endswith("running_mean"):
+            found[name] = torch.zeros_like(value)
+        elif chosen(name) and name.endswith("running_var"):
+            found[name] = torch.ones_like(value)
+    return found
+
+
+def _with_statistics(fresh: State, state: State) -> State:
+    return {n: state[n] if "running" in n or "num_batches" in n else v for n, v in fresh.items()}
+
+
+def _nearby(state: State) -> State:
+    """Return what a momentum encoder would hold: the same weights up to a little."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        n: v * (1 + 0.01 * torch.randn(v.shape, generator=generator)) if v.dim() > 1 else v
+        for n, v in state.items()
+    }
+
+
+def _moco(query: State, key: State) -> State:
+    both = {f"module.encoder_q.{n}": v for n, v in query.items()}
+    return both | {f"module.encoder_k.{n}": v for n, v in key.items()}

@@ -1,0 +1,100 @@
+"""carryover verify: whether a checkpoint is what it claims to be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carryover.transfer.cli.options import (
+    Architecture,
+    Encoder,
+    Heads,
+    Overrides,
+    Padding,
+    Pixels,
+    Stem,
+    Stride,
+)
+
+if TYPE_CHECKING:
+    from carryover.core.backbones.stated import Stated
+    from carryover.transfer.verify.config import VerifyConfig
+
+
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file to write it to.")] = None,
+    encoder: Encoder = None,
+    architecture: Architecture = None,
+    stem: Stem = None,
+    stride_in_1x1: Stride = None,
+    padding: Padding = None,
+    heads: Heads = None,
+    pixels: Pixels = None,
+) -> None:
+    """Say whether a checkpoint is what it claims, and name the likely cause where it is not.
+
+    Keys: data.root=DIRECTORY (a labelled data set, as the tasks read it: data.kind, data.split,
+    data.test_split), or images=FOLDER without labels; size, train_images, test_images, device. Exit status 1
+    where a cause is named: channel order, mean/std, stem, stride, padding, encoder, size, batch-norm
+    statistics, random weights.
+    """
+    from carryover.transfer.cli.commands import stated
+
+    options: dict[str, Any] = {
+        "architecture": architecture,
+        "stem": stem,
+        "stride_in_1x1": stride_in_1x1,
+        "padding": padding,
+        "heads": heads,
+        "pixels": pixels,
+    }
+    network = stated(**{name: value for name, value in options.items() if value is not None})
+    if not print_verification(checkpoint, overrides or [], out, encoder, network):
+        raise typer.Exit(1)
+
+
+def print_verification(
+    checkpoint: Path,
+    overrides: Sequence[str],
+    out: Path | None = None,
+    encoder: str | None = None,
+    network: "Stated | None" = None,
+) -> bool:
+    """Verify a checkpoint, print what was found and write it to `out`; return whether nothing is named."""
+    from rich.text import Text
+
+    from carryover.configs import UserError
+    from carryover.transfer.studies.writing import out_console, print_table
+
+    config = settings(overrides)
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    from carryover.transfer.verify.text import HEADER, header, rows, write
+    from carryover.transfer.verify.verify import verify as run
+
+    found = run(checkpoint, config, encoder, network)
+    for line in header(found):
+        style = "bold red" if line.startswith("  verdict") and found.named is not None else ""
+        out_console.print(Text(line, style=style), soft_wrap=True)
+    if found.readings:
+        print_table("The same tensors, read in other ways, on the same images", HEADER, rows(found))
+    if out is not None:
+        write(found, out)
+        out_console.print(Text(str(out)), soft_wrap=True)
+    return found.named is None
+
+
+def settings(overrides: Sequence[str]) -> "VerifyConfig":
+    """Return what KEY=VALUE pairs say of the images; raises UserError for an unknown key."""
+    from carryover.configs.keys import with_default_tags
+    from carryover.configs.loading import validate
+    from carryover.configs.merging import apply_overrides
+    from carryover.transfer.verify.config import VerifyConfig
+
+    base: dict[str, Any] = {"data": {"kind": "imagefolder", "split": "train", "test_split": "val"}}
+    stated = with_default_tags(VerifyConfig, apply_overrides(base, overrides, VerifyConfig))
+    config: VerifyConfig = validate(VerifyConfig, stated, "carryover verify", overrides)
+    return config
