@@ -1,10 +1,10 @@
 """How often the 95 % intervals of one run hold the true value, in simulated evaluations of many kinds.
 
-An evaluation is drawn from a population whose accuracy, AP or mIoU is known (measured on tens of thousands of
-images), and its interval is computed as `carryover evaluate` does, from fewer halves of the images. Two choices
-of that interval were made among alternatives tried on the first kinds below (the rate of AP's bias, 2/3, among
-1, 2/3 and 1/2; log odds): on those kinds the coverage is no independent proof. Of 1,000 evaluations, the standard error of a
-coverage of 95 % is 0.7 %.
+An evaluation is drawn from a population whose accuracy, AP or mIoU is known (measured on tens of thousands
+of images), and its interval is computed as `carryover evaluate` does, from fewer halves of the images. Two
+choices of that interval were made among alternatives tried on the first kinds below (the rate of AP's bias,
+2/3, among 1, 2/3 and 1/2; log odds): there the coverage is no independent proof. Of 1,000 evaluations,
+the standard error of a coverage of 95 % is 0.7 %.
 
     python benchmarks/coverage.py [--evaluations 1000] [--kinds NAME ...] [--images 300 ...]
 """
