@@ -103,6 +103,20 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{own}.tmp")
 
 
+def cache_folder(of: str) -> Path:
+    """Return the user's folder for what can be found again; raises RuntimeError where there is no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carryover" / of
+
+
+def stamp(path: Path) -> str:
+    """Return a file's size and time of change: while they stay, what was found in it counts."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
 def _sync_directory(path: Path) -> None:
     # Some file systems of users (FUSE, SMB) cannot; the file itself is on the disk.
     with suppress(OSError):

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from carryover.configs import UserError
 from carryover.core.data.config import SubsetConfig
@@ -10,6 +9,7 @@ from carryover.core.data.datasets import subset
 from carryover.core.data.prepared import Dataset, EvaluationLoader, build_dataset
 from carryover.core.training.device import bf16_autocast
 from carryover.pretrain.config import PretrainConfig
+from carryover.pretrain.online.probes import knn_accuracy
 
 
 class KNNProbe:
@@ -33,13 +33,8 @@ class KNNProbe:
         bank, labels = self._features(backbone, self._bank)
         queries, truth = self._features(backbone, self._queries)
         backbone.train()
-        correct = 0
-        for some, wanted in zip(queries.split(512), truth.split(512), strict=True):
-            similarity, nearest = (some @ bank.T).topk(min(self._knn.k, len(bank)), dim=1)
-            votes = torch.zeros(len(some), len(self._bank.classes), device=some.device)
-            votes.scatter_add_(1, labels[nearest], (similarity / self._knn.tau).exp())
-            correct += int((votes.argmax(1) == wanted).sum())
-        return 100 * correct / len(truth)
+        classes = len(self._bank.classes)
+        return knn_accuracy(queries, truth, bank, labels, classes, self._knn.k, self._knn.tau)
 
     def _some(self, dataset: Dataset) -> Dataset:
         if dataset.labels is None:
@@ -58,4 +53,4 @@ class KNNProbe:
                 features.append(backbone(batch.views[0]).float())
             assert batch.label is not None
             labels.append(batch.label)
-        return normalize(torch.cat(features), dim=1), torch.cat(labels)
+        return torch.cat(features), torch.cat(labels)

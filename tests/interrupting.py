@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
 
 from carryover.core.training import loop
+from carryover.core.training.interrupt import Interrupted
 
 
 def stop_after(step: int, signum: int, monkeypatch: pytest.MonkeyPatch, everybody: bool = False) -> None:
@@ -20,6 +22,15 @@ def stop_after(step: int, signum: int, monkeypatch: pytest.MonkeyPatch, everybod
         os.kill(os.getpid(), signum)
 
     call_after(step, signalled, monkeypatch)
+
+
+def in_two_parts(run: Callable[[], object], step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run something that is stopped by USR2 when its training has taken `step` steps; then run it again."""
+    stop_after(step, signal.SIGUSR2, monkeypatch)
+    with pytest.raises(Interrupted):
+        run()
+    monkeypatch.undo()
+    run()
 
 
 def stop_after_all(steps: int, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ time of change of the file, of a configuration beside it and of carryover's own 
 
 import hashlib
 import logging
-import os
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from carryover.configs.errors import UserError
+from carryover.configs.files import cache_folder, stamp
 from carryover.configs.formats import Format
 from carryover.core.backbones.inspected import Inspection
 from carryover.core.backbones.stated import Stated
@@ -22,7 +22,6 @@ from carryover.core.backbones.stated import Stated
 log = logging.getLogger(__name__)
 
 FORMAT: Final = Format("what was found in a checkpoint", 1)
-_VARIABLE: Final = "XDG_CACHE_HOME"
 _BESIDE: Final = ("config.json", "config.yaml")
 _INSPECTION: Final = TypeAdapter(Inspection)
 
@@ -51,7 +50,7 @@ def _place(path: Path, encoder: str | None, stated: Stated | None) -> Path | Non
     """Return the file that what is found is kept in; None where the user has no place for it."""
     key = repr((str(path), encoder, None if stated is None else sorted(asdict(stated).items(), key=repr)))
     try:
-        folder = Path(os.environ.get(_VARIABLE) or Path.home() / ".cache") / "carryover" / "inspected"
+        folder = cache_folder("inspected")
     except RuntimeError:
         return None
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
@@ -60,8 +59,8 @@ def _place(path: Path, encoder: str | None, stated: Stated | None) -> Path | Non
 def _basis(path: Path) -> dict[str, str]:
     """Return what the answer follows from."""
     code = sorted(Path(__file__).parent.glob("*.py"))
-    found = {file.name: _stamp(file) for file in (path, *(path.with_name(name) for name in _BESIDE))}
-    found["importers"] = hashlib.sha256("".join(map(_stamp, code)).encode()).hexdigest()[:16]
+    found = {file.name: stamp(file) for file in (path, *(path.with_name(name) for name in _BESIDE))}
+    found["importers"] = hashlib.sha256("".join(map(stamp, code)).encode()).hexdigest()[:16]
     for library in ("torch", "torchvision", "timm"):
         try:
             found[library] = metadata.version(library)
@@ -81,11 +80,3 @@ def _read(file: Path, basis: dict[str, str]) -> dict[str, Any] | None:
         # It only spares work: what cannot be read is looked up again.
         return None
     return known
-
-
-def _stamp(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return "missing"
-    return f"{stat.st_size} {stat.st_mtime_ns}"

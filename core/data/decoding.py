@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from carryover.configs.errors import UserError
+from carryover.configs.files import cache_folder, stamp
 from carryover.configs.formats import Format
 from carryover.core.data.defects import Defect, Policy
 from carryover.core.data.pictures import AmbiguousRange, UnreadableImage, in_parallel, read_picture
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 FORMAT: Final = Format("what was decoded of a data set", 1)
 RULE: Final = 1
 """Raised when `core.data.pictures` reads anything differently: all is then tried again."""
-_VARIABLE: Final = "XDG_CACHE_HOME"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def undecodable(paths: Sequence[Path], root: Path, what: str) -> dict[Path, Unde
     what
         What the progress bar calls the data set.
     """
-    stamps = dict(zip(paths, in_parallel(_stamp, paths), strict=True))
+    stamps = dict(zip(paths, in_parallel(stamp, paths), strict=True))
     with _memory(root) as memory:
         known = memory.pictures
         fresh = [path for path in paths if known.get(str(path), [None])[0] != stamps[path]]
@@ -92,8 +92,8 @@ class _Memory:
 def _memory(root: Path) -> Iterator[_Memory]:
     """Open what is remembered of a data set, for this process alone; empty where nothing can be kept."""
     name = hashlib.sha256(str(root.expanduser().absolute()).encode()).hexdigest()[:24]
-    folder = Path(os.environ.get(_VARIABLE) or Path.home() / ".cache") / "carryover" / "decoded"
     try:
+        folder = cache_folder("decoded")
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / f"{name}.lock").open("w")
     except (OSError, RuntimeError):
@@ -113,14 +113,6 @@ def _read(file: Path) -> dict[str, list[Any]]:
     if plain is None or plain.get("rule") != RULE or not isinstance(plain.get("pictures"), dict):
         return {}
     return {path: found for path, found in plain["pictures"].items() if isinstance(found, list) and found}
-
-
-def _stamp(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return "missing"
-    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _try(path: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -37,6 +37,25 @@ Splits = Annotated[
 
 ``splits: null`` says nothing of them, where a base does.
 """
+
+
+class NamedFiles(Protocol):
+    """The keys of a recipe's section that say where images, annotations and splits are."""
+
+    @property
+    def images(self) -> Path | None: ...
+
+    @property
+    def annotations(self) -> Path | None: ...
+
+    @property
+    def splits(self) -> Splits: ...
+
+    @property
+    def splits_seed(self) -> int: ...
+
+    @property
+    def columns(self) -> Mapping[str, str]: ...
 
 
 def require_one_rest(splits: Mapping[str, float | str], used: Sequence[str]) -> None:

@@ -4,17 +4,17 @@ A user's package adds one by an entry point of the group ``carryover.readers``; 
 `data.kind`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from carryover.configs.registry import Registry
 from carryover.core.data.digest import Contents, images_below
-from carryover.core.data.named_splits import Splits
+from carryover.core.data.named_splits import NamedFiles
 
 
-class ImageSection(Protocol):
+class ImageSection(NamedFiles, Protocol):
     """What a recipe's section says of a data set of images: a `core.data.config.DataConfig`."""
 
     @property
@@ -31,21 +31,6 @@ class ImageSection(Protocol):
 
     @property
     def resize(self) -> int | None: ...
-
-    @property
-    def images(self) -> Path | None: ...
-
-    @property
-    def annotations(self) -> Path | None: ...
-
-    @property
-    def splits(self) -> Splits: ...
-
-    @property
-    def splits_seed(self) -> int: ...
-
-    @property
-    def columns(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)

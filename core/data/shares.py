@@ -1,11 +1,14 @@
 """A share of annotated images: seeded, nested, every class in proportion (torch-free)."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carryover.configs import UserError
+
+log = logging.getLogger(__name__)
 
 Counts = NDArray[np.int64]
 # How many images that have a class are compared.
@@ -74,3 +77,16 @@ def take_share(
     chosen = sorted(order_by_class(counts, seed)[: max(1, int(np.floor(len(counts) * share + 0.5)))])
     absent = (counts[chosen].sum(axis=0) == 0) & (counts.sum(axis=0) > 0)
     return chosen, [name for name, lacks in zip(classes, absent) if lacks]
+
+
+def draw_share(counts: Counts, classes: Sequence[str], share: float, seed: int, of_class: str) -> list[int]:
+    """Return what `take_share` chooses, and log it: how many images, and the classes that are absent.
+
+    `of_class` is what a class has in an image, as a warning calls it: "object", "pixel".
+    """
+    chosen, absent = take_share(counts, classes, share, seed)
+    what = f"{100 * share:g} % of the training images"
+    log.info("%s: %d of %d, drawn by seed %d", what, len(chosen), len(counts), seed)
+    if absent:
+        log.warning("%s have no %s of %s", what, of_class, ", ".join(absent))
+    return chosen

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from carryover.transfer.cli.options import Out
+from carryover.transfer.cli.options import AtOnce, Cluster, DryRun, Executor, Follow, Out
 
 if TYPE_CHECKING:
     from carryover.transfer.pipeline.curve import Asked
@@ -38,13 +38,11 @@ def curve(
     train_supervised: Annotated[
         bool, typer.Option("--train-supervised", help="Train one, on all labels of the training images.")
     ] = False,
-    executor: Annotated[str, typer.Option(help="inline, local, slurm, or a package's own.")] = "inline",
-    cluster: Annotated[str, typer.Option(help="A cluster's name or YAML file (slurm).")] = "default",
-    at_once: Annotated[int, typer.Option(help="Stages side by side (local).", min=1)] = 2,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, open the data; run nothing.")
-    ] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Stay until every job has ended (slurm).")] = False,
+    executor: Executor = "inline",
+    cluster: Cluster = "default",
+    at_once: AtOnce = 2,
+    dry_run: DryRun = False,
+    follow: Follow = False,
     out: Out = None,
 ) -> None:
     """Draw accuracy or AP against the share of your own labels: pretrained, random and supervised.

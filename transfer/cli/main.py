@@ -3,15 +3,20 @@
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from carryover.transfer.cli.curve_command import curve
 from carryover.transfer.cli.options import (
     Architecture,
+    AtOnce,
+    Cluster,
+    DryRun,
     Encoder,
     Epochs,
+    Executor,
+    Follow,
     Heads,
     InputSize,
     Label,
@@ -24,11 +29,11 @@ from carryover.transfer.cli.options import (
     Run,
     Stem,
     Stride,
+    network_of,
 )
 from carryover.transfer.cli.verify_command import verify
 
 if TYPE_CHECKING:
-    from carryover.core.backbones.stated import Stated
     from carryover.core.formats.said import Said
 
 app = typer.Typer(
@@ -185,7 +190,7 @@ def inspect(
     from carryover.core.backbones.reference_script import script_for
     from carryover.core.backbones.remembered import look_into
 
-    found = look_into(checkpoint, encoder, _network(locals()))
+    found = look_into(checkpoint, encoder, network_of(locals()))
     typer.echo(script_for(found) if reference_script else found.report(tensors))
 
 
@@ -213,7 +218,7 @@ def convert(
     """Convert a checkpoint, and prove that the target library loads all of it."""
     from carryover.transfer.cli.commands import convert_checkpoint
 
-    network = _network(locals())
+    network = network_of(locals())
     said = _said(label, method, pretrained_on, epochs, input_size)
     typer.echo(convert_checkpoint(checkpoint, to, out, encoder, said, network, against))
 
@@ -243,18 +248,10 @@ def evaluate(
     from carryover.slurm.processes import leaving
     from carryover.transfer.cli.commands import evaluate_checkpoint
 
-    network = _network(locals())
+    network = network_of(locals())
     said = _said(label, method, pretrained_on, epochs, input_size)
     with leaving():
         evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder, said, network)
-
-
-def _network(values: dict[str, Any]) -> "Stated | None":
-    """Return what a command's options say of a checkpoint's network and pixels."""
-    from carryover.transfer.cli.commands import stated
-
-    names = ("architecture", "stem", "stride_in_1x1", "padding", "heads", "pixels")
-    return stated(**{name: values[name] for name in names if values[name] is not None})
 
 
 def _said(
@@ -269,13 +266,11 @@ def _said(
 def run(
     pipeline: Annotated[str, typer.Argument(help="A pipeline's name or YAML file.")],
     overrides: Overrides = None,
-    executor: Annotated[str, typer.Option(help="inline, local, slurm, or a package's own.")] = "inline",
-    cluster: Annotated[str, typer.Option(help="A cluster's name or YAML file (slurm).")] = "default",
-    at_once: Annotated[int, typer.Option(help="Stages side by side (local).", min=1)] = 2,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, open the data; run nothing.")
-    ] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Stay until every job has ended (slurm).")] = False,
+    executor: Executor = "inline",
+    cluster: Cluster = "default",
+    at_once: AtOnce = 2,
+    dry_run: DryRun = False,
+    follow: Follow = False,
     out: Out = None,
 ) -> None:
     """Run a pipeline; what is finished is not done again."""

@@ -1,9 +1,15 @@
 """The arguments and options that several commands share."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from carryover.core.backbones.stated import Stated
+
+_OF_THE_NETWORK = ("architecture", "stem", "stride_in_1x1", "padding", "heads", "pixels")
 
 
 def keys(given: list[str] | None) -> list[str] | None:
@@ -14,6 +20,13 @@ def keys(given: list[str] | None) -> list[str] | None:
         if override.startswith("out="):
             raise UserError(f"'{override}': where results go is no key of a recipe: --out {override[4:]}")
     return given
+
+
+def network_of(values: Mapping[str, Any]) -> "Stated | None":
+    """Return what a command's options say of a checkpoint's network and pixels."""
+    from carryover.transfer.cli.commands import stated
+
+    return stated(**{name: values[name] for name in _OF_THE_NETWORK if values[name] is not None})
 
 
 Overrides = Annotated[
@@ -44,3 +57,8 @@ InputSize = Annotated[
     int | None, typer.Option(help="On crops of how many pixels a side, where its file does not say.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+Executor = Annotated[str, typer.Option(help="inline, local, slurm, or a package's own.")]
+Cluster = Annotated[str, typer.Option(help="A cluster's name or YAML file (slurm).")]
+AtOnce = Annotated[int, typer.Option(help="Stages side by side (local).", min=1)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, open the data; run nothing.")]
+Follow = Annotated[bool, typer.Option("--follow", help="Stay until every job has ended (slurm).")]

@@ -15,6 +15,7 @@ from carryover.transfer.cli.options import (
     Pixels,
     Stem,
     Stride,
+    network_of,
 )
 
 if TYPE_CHECKING:
@@ -41,17 +42,7 @@ def verify(
     where a cause is named: channel order, mean/std, stem, stride, padding, encoder, size, batch-norm
     statistics, random weights.
     """
-    from carryover.transfer.cli.commands import stated
-
-    options: dict[str, Any] = {
-        "architecture": architecture,
-        "stem": stem,
-        "stride_in_1x1": stride_in_1x1,
-        "padding": padding,
-        "heads": heads,
-        "pixels": pixels,
-    }
-    network = stated(**{name: value for name, value in options.items() if value is not None})
+    network = network_of(locals())
     if not print_verification(checkpoint, overrides or [], out, encoder, network):
         raise typer.Exit(1)
 

@@ -1,6 +1,6 @@
 """Find the images and annotations of boxes in XML (LabelImg), YOLO's text or a csv (torch-free)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from carryover.configs.errors import UserError
 from carryover.core.data.defects import DefectPolicy
 from carryover.core.data.digest import Contents
-from carryover.core.data.named_splits import Found, Names, Splits, list_files
+from carryover.core.data.named_splits import Found, NamedFiles, Names, list_files
 from carryover.core.data.names import is_hidden
 from carryover.core.data.objects.box_table import BoxRow, BoxTable, read_box_table
 from carryover.core.data.objects.settle import FirstPixel
@@ -24,26 +24,11 @@ _SUFFIX: dict[Form, str] = {"xml": ".xml", "yolo": ".txt", "csv": ".csv"}
 EXPECTED = "an .xml (LabelImg) or a .txt (YOLO, with classes.txt) for each image, or a .csv with a row a box"
 
 
-class BoxSection(Protocol):
+class BoxSection(NamedFiles, Protocol):
     """What a recipe says of boxes in files of one's own: a `core.data.objects.config.BoxesData`."""
 
     @property
     def root(self) -> Path: ...
-
-    @property
-    def images(self) -> Path | None: ...
-
-    @property
-    def annotations(self) -> Path | None: ...
-
-    @property
-    def splits(self) -> Splits: ...
-
-    @property
-    def splits_seed(self) -> int: ...
-
-    @property
-    def columns(self) -> Mapping[str, str]: ...
 
     @property
     def classes(self) -> tuple[str, ...] | None: ...

@@ -58,6 +58,16 @@ class VocRecord:
     object_problems: tuple[tuple[str, Path, str], ...] = ()
 
 
+def opened(image: Path, orientation: Orientation) -> tuple[Header | None, list[tuple[str, Path, str]]]:
+    """Return an image's header, or what is wrong with the file."""
+    try:
+        return read_header(image, orientation), []
+    except FileNotFoundError:
+        return None, [("missing_image", image, "no such image file")]
+    except OSError as error:
+        return None, [("unreadable_image", image, f"not a readable image ({error})")]
+
+
 def read_record(
     files: VocFiles, images: dict[str, Path], image_id: str, orientation: Orientation = "exif"
 ) -> VocRecord:
@@ -66,14 +76,8 @@ def read_record(
     xml = files.annotations / f"{image_id}.xml"
     if not xml.is_file() and (flat := files.annotations / f"{Path(image_id).name}.xml").is_file():
         xml = flat
-    problems: list[tuple[str, Path, str]] = []
-    header = stated_size = None
-    try:
-        header = read_header(image, orientation)
-    except FileNotFoundError:
-        problems.append(("missing_image", image, "no such image file"))
-    except OSError as error:
-        problems.append(("unreadable_image", image, f"not a readable image ({error})"))
+    stated_size = None
+    header, problems = opened(image, orientation)
     objects: list[VocObject] = []
     object_problems: list[tuple[str, Path, str]] = []
     try:

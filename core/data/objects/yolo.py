@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 
 from carryover.core.data.names import as_number, read_text
-from carryover.core.data.objects.voc_xml import VocObject, VocRecord
-from carryover.core.data.pictures import Orientation, read_header
+from carryover.core.data.objects.voc_xml import VocObject, VocRecord, opened
+from carryover.core.data.pictures import Orientation
 
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "data.yaml", "dataset.yaml")
 """The files that name the classes: LabelImg's, darknet's, Roboflow's, Ultralytics'."""
@@ -41,16 +41,9 @@ def read_yolo(
 
     A polygon (Ultralytics' segmentation: more than four numbers) counts as the box around it.
     """
-    problems: list[tuple[str, Path, str]] = []
+    header, problems = opened(image, orientation)
     faults: list[tuple[str, Path, str]] = []
     objects: list[VocObject] = []
-    header = None
-    try:
-        header = read_header(image, orientation)
-    except FileNotFoundError:
-        problems.append(("missing_image", image, "no such image file"))
-    except OSError as error:
-        problems.append(("unreadable_image", image, f"not a readable image ({error})"))
     try:
         lines = read_text(text).splitlines()
     except OSError:

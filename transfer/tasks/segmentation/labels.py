@@ -1,16 +1,13 @@
 """Which training images of a segmentation recipe are trained on."""
 
-import logging
 from dataclasses import replace
 
 import numpy as np
 
 from carryover.core.data.masks.dataset import load_labels
 from carryover.core.data.masks.splits import Splits
-from carryover.core.data.shares import take_share
+from carryover.core.data.shares import draw_share
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
-
-log = logging.getLogger(__name__)
 
 
 def labelled_part(config: SegmentationConfig, splits: Splits) -> Splits:
@@ -26,10 +23,6 @@ def labelled_part(config: SegmentationConfig, splits: Splits) -> Splits:
     for row, image in zip(of_each, train.images):
         row += np.bincount(load_labels(image.mask, train.code, image.orientation).ravel(), minlength=256)
     present = (of_each[:, :classes] > 0).astype(np.int64)
-    chosen, absent = take_share(present, train.classes, config.label_fraction, seed)
-    share = f"{100 * config.label_fraction:g} % of the training images"
-    log.info("%s: %d of %d, drawn by seed %d", share, len(chosen), len(train.images), seed)
-    if absent:
-        log.warning("%s have no pixel of %s", share, ", ".join(absent))
+    chosen = draw_share(present, train.classes, config.label_fraction, seed, "pixel")
     some = replace(train, images=tuple(train.images[i] for i in chosen))
     return replace(splits, train=some, train_pixels=of_each[chosen].sum(axis=0))

@@ -1,6 +1,5 @@
 """Fine-tuning as MAE does it, and the attentive probe: rates by depth, AdamW, pooling, exact resume."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.layers import rate_factors
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.metrics_log import read_metrics
-from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.finetune.attentive import AttentivePool, tokens_of
 from carryover.transfer.tasks.finetune.config import AttentiveConfig
@@ -20,7 +18,7 @@ from carryover.transfer.tasks.finetune.model import Classifier, build_optimizer
 from carryover.transfer.tasks.finetune.selection import as_tuned
 from carryover.transfer.tasks.schedules import CosineSchedule, rate_factor
 from tests.core.backbones.makers_networks import randomised
-from tests.interrupting import stop_after
+from tests.interrupting import in_two_parts
 from tests.transfer.convert.timm_backbones import write_timm
 from tests.transfer.tasks.classification.test_finetune import assert_same_weights, recipe
 
@@ -148,11 +146,7 @@ def test_a_run_learns_and_resumes_exactly(keys, images, tmp_path, monkeypatch) -
     assert record.task == ("attentive" if keys is PROBE else "finetune")
     losses = [row["loss"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert losses[-1] < losses[0]
-    stop_after(4, signal.SIGUSR2, monkeypatch)
-    with pytest.raises(Interrupted):
-        evaluate(config, source, tmp_path / "parts")
-    monkeypatch.undo()
-    evaluate(config, source, tmp_path / "parts")
+    in_two_parts(lambda: evaluate(config, source, tmp_path / "parts"), 4, monkeypatch)
     assert_same_weights(tmp_path / "parts", tmp_path / "whole")
     if keys is PROBE:
         assert record.facts["unchanged_tensors"] == len(build_backbone(VIT).state_dict())

@@ -1,6 +1,5 @@
 """A vision transformer of timm through the tasks on labelled images, from the file of its maker."""
 
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,9 @@ import torch
 
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.formats.said import Said
-from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.results.record import load_record
 from carryover.transfer.tasks.evaluate import canonical_of, evaluate
-from tests.interrupting import stop_after
+from tests.interrupting import in_two_parts
 from tests.transfer.tasks.classification.test_finetune import assert_same_weights
 from tests.transfer.tasks.classification.test_finetune import recipe as finetune
 from tests.transfer.tasks.classification.test_probes import recipe
@@ -49,9 +47,5 @@ def test_fine_tuning_learns_and_resumes_exactly(
     evaluate(config, imported, tmp_path / "whole")
     losses = [line["loss"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert losses[-1] < losses[0]
-    stop_after(6, signal.SIGUSR2, monkeypatch)
-    with pytest.raises(Interrupted):
-        evaluate(config, imported, tmp_path / "parts")
-    monkeypatch.undo()
-    evaluate(config, imported, tmp_path / "parts")
+    in_two_parts(lambda: evaluate(config, imported, tmp_path / "parts"), 6, monkeypatch)
     assert_same_weights(tmp_path / "parts", tmp_path / "whole")

@@ -71,3 +71,20 @@ def _predict(image, random) -> ImagePrediction:
     labels[wrong] = random.integers(0, 4, int(wrong.sum()))
     scores = random.integers(0, 5, len(boxes)) / 5
     return ImagePrediction(image.id, boxes, scores.astype(np.float32), labels, encode_masks(masks))
+
+
+def results(predictions, category_ids, iou_type):
+    """Return predictions as COCO's results: boxes, or masks without boxes."""
+    listed = []
+    for p in predictions:
+        for i, (x1, y1, x2, y2) in enumerate(p.boxes):
+            box = [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]
+            listed.append(
+                {
+                    "image_id": p.image_id,
+                    "category_id": category_ids[p.labels[i]],
+                    "score": float(p.scores[i]),
+                }
+                | ({"bbox": box} if iou_type == "bbox" else {"segmentation": p.masks[i]})
+            )
+    return listed

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from carryover.transfer.tasks.detection.coco_columns import columns_of, read_truth
 from carryover.transfer.tasks.detection.coco_matching import AREAS, IOUS, coco_outcomes
 from carryover.transfer.tasks.detection.predictions import encode_masks
-from tests.transfer.tasks.detection.coco_scenes import random_coco
+from tests.transfer.tasks.detection.coco_scenes import random_coco, results
 from tests.transfer.tasks.detection.voc_scenes import prediction
 
 
@@ -87,21 +87,9 @@ def _bits(packed):
 
 
 def _pycocotools(file, predictions, category_ids, iou_type):
-    results = []
-    for p in predictions:
-        for i, (x1, y1, x2, y2) in enumerate(p.boxes):
-            box = [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]
-            results.append(
-                {
-                    "image_id": p.image_id,
-                    "category_id": category_ids[p.labels[i]],
-                    "score": float(p.scores[i]),
-                }
-                | ({"bbox": box} if iou_type == "bbox" else {"segmentation": p.masks[i]})
-            )
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(file))
-        evaluation = COCOeval(truth, truth.loadRes(results), iou_type)
+        evaluation = COCOeval(truth, truth.loadRes(results(predictions, category_ids, iou_type)), iou_type)
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
     return evaluation

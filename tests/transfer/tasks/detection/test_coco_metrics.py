@@ -17,7 +17,7 @@ from carryover.core.data.objects.config import CocoData
 from carryover.transfer.tasks.detection.coco_metrics import coco_ap
 from carryover.transfer.tasks.detection.metrics import score
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
-from tests.transfer.tasks.detection.coco_scenes import random_coco, uncompressed
+from tests.transfer.tasks.detection.coco_scenes import random_coco, results, uncompressed
 from tests.transfer.tasks.detection.layouts import write_coco
 from tests.transfer.tasks.detection.voc_scenes import prediction, voc_annotation, voc_dataset
 
@@ -29,19 +29,9 @@ def pycocotools_ap(file, predictions, category_ids, iou_type):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    results = []
-    for p in predictions:
-        for i, (x1, y1, x2, y2) in enumerate(p.boxes):
-            result = {
-                "image_id": p.image_id,
-                "category_id": category_ids[p.labels[i]],
-                "score": float(p.scores[i]),
-            }
-            box = [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]
-            results.append(result | ({"bbox": box} if iou_type == "bbox" else {"segmentation": p.masks[i]}))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(file))
-        evaluation = COCOeval(truth, truth.loadRes(results), iou_type)
+        evaluation = COCOeval(truth, truth.loadRes(results(predictions, category_ids, iou_type)), iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

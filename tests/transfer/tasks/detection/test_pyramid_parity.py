@@ -1,21 +1,18 @@
 """One network in torchvision's and Detectron2's pyramids: the same features, losses and detections."""
 
-import signal
-
 import pytest
 import torch
 
 from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.metrics_log import read_metrics
-from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import FPNConfig, FPNRPNConfig
 from carryover.transfer.tasks.detection.pyramid import as_trained
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
 from carryover.transfer.tasks.evaluate import evaluate
 from tests.core.backbones.makers_networks import randomised
-from tests.interrupting import stop_after
+from tests.interrupting import in_two_parts
 from tests.transfer.convert.timm_backbones import write_timm
 from tests.transfer.tasks.detection import runs
 from tests.transfer.tasks.detection import test_rcnn_parity as parity
@@ -90,9 +87,5 @@ def test_a_detection_run_learns_and_resumes_exactly(name, shapes, tmp_path, monk
     assert losses[-1] < losses[0]
     assert (record.facts.get("prefix_tokens") is not None) == name.startswith("vit")
     assert record.facts["conversion_difference"] <= 1e-4
-    stop_after(3, signal.SIGUSR2, monkeypatch)
-    with pytest.raises(Interrupted):
-        evaluate(recipe, source, tmp_path / "parts")
-    monkeypatch.undo()
-    evaluate(recipe, source, tmp_path / "parts")
+    in_two_parts(lambda: evaluate(recipe, source, tmp_path / "parts"), 3, monkeypatch)
     runs.assert_same_files(tmp_path / "whole", tmp_path / "parts")

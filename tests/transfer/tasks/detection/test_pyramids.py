@@ -1,7 +1,5 @@
 """Detectors on plain transformers, ConvNeXt, Swin and ResNeXt: what carries which pyramid, and whole runs."""
 
-import signal
-
 import pytest
 import torch
 
@@ -9,13 +7,12 @@ from carryover.configs import UserError
 from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.metrics_log import read_metrics
-from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
 from carryover.transfer.tasks.detection.pyramid import as_trained, pyramid_of, require_detectable
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
 from carryover.transfer.tasks.evaluate import evaluate
-from tests.interrupting import stop_after
+from tests.interrupting import in_two_parts
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.tasks.detection import runs
 
@@ -101,11 +98,7 @@ def test_a_run_learns_records_and_resumes_exactly(name, shapes, tmp_path, monkey
     assert tokens == (
         "cls_token dropped: patches attend to patches alone, as in ViTDet" if "vit" in name else None
     )
-    stop_after(3, signal.SIGUSR2, monkeypatch)
-    with pytest.raises(Interrupted):
-        evaluate(recipe, source, tmp_path / "parts")
-    monkeypatch.undo()
-    evaluate(recipe, source, tmp_path / "parts")
+    in_two_parts(lambda: evaluate(recipe, source, tmp_path / "parts"), 3, monkeypatch)
     runs.assert_same_files(tmp_path / "whole", tmp_path / "parts")
 
 

@@ -1,7 +1,5 @@
 """ViTDet's training: AdamW by depth, large-scale jitter, squares; in both libraries alike."""
 
-import signal
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from carryover.configs import load
 from carryover.core.backbones.build import build_backbone
 from carryover.core.data.objects.splits import read_splits
 from carryover.core.formats.metrics_log import read_metrics
-from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
 from carryover.transfer.tasks.detection.model import decay_of
 from carryover.transfer.tasks.detection.model_config import FPNConfig
@@ -20,7 +17,7 @@ from carryover.transfer.tasks.detection.transforms import train_example
 from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.optimizers import build_layered
 from tests.core.backbones.makers_networks import randomised
-from tests.interrupting import stop_after
+from tests.interrupting import in_two_parts
 from tests.transfer.convert.timm_backbones import write_timm
 from tests.transfer.tasks.detection import runs
 from tests.transfer.tasks.detection.test_pyramids import config as timm_config
@@ -106,11 +103,7 @@ def _learns_and_resumes(backend, shapes, tmp_path, monkeypatch) -> None:
     evaluate(recipe, source, tmp_path / "whole")
     losses = [row["loss"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert losses[-1] < losses[0]
-    stop_after(3, signal.SIGUSR2, monkeypatch)
-    with pytest.raises(Interrupted):
-        evaluate(recipe, source, tmp_path / "parts")
-    monkeypatch.undo()
-    evaluate(recipe, source, tmp_path / "parts")
+    in_two_parts(lambda: evaluate(recipe, source, tmp_path / "parts"), 3, monkeypatch)
     runs.assert_same_files(tmp_path / "whole", tmp_path / "parts")
 
 

@@ -11,6 +11,7 @@ from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate
 from carryover.transfer.tasks.segmentation.torchvision.inference import slide
 from carryover.transfer.tasks.segmentation.torchvision.model import build_segmenter, losses
 from tests.transfer.convert.backbones import write_backbone
+from tests.transfer.tasks.segmentation.mmseg_names import mmseg_name
 from tests.transfer.tasks.segmentation.scenes import CLASSES, recipe
 
 pytestmark = pytest.mark.mmseg
@@ -31,7 +32,7 @@ def _pair(tmp_path, arch="resnet18", *more):
     theirs, carried = build_model(settings, receipt, 1)
     assert carried == len(backbone.state_dict())
     heads = {
-        _mmseg_name(name): value
+        mmseg_name(name): value
         for name, value in ours.state_dict().items()
         if not name.startswith("backbone.")
     }
@@ -39,16 +40,6 @@ def _pair(tmp_path, arch="resnet18", *more):
     assert not unexpected
     assert all(name.startswith("backbone.") for name in missing)
     return config, ours, theirs, backbone
-
-
-def _mmseg_name(name: str) -> str:
-    head, _, rest = name.partition(".")
-    head = {"classifier": "decode_head", "aux_classifier": "auxiliary_head"}[head]
-    parts = rest.split(".")
-    if parts[0] == "classifier":
-        return f"{head}.conv_seg.{parts[-1]}"
-    block = f"convs.{parts[1]}" if parts[0] == "convs" else "conv_cat"
-    return f"{head}.{block}.{('conv', 'bn')[int(parts[-2])]}.{parts[-1]}"
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50"])

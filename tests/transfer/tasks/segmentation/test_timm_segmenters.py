@@ -1,6 +1,5 @@
 """Segmenters on plain transformers, ConvNeXt, Swin and ResNeXt, in both libraries."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from carryover.core.backbones.build import build_backbone, feature_maps
 from carryover.core.backbones.inspection import load_backbone
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.metrics_log import read_metrics
-from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.convert import convert
 from carryover.transfer.convert.mmcv_stub import install
 from carryover.transfer.tasks.evaluate import evaluate
@@ -20,8 +18,9 @@ from carryover.transfer.tasks.segmentation.maps import divisor_of, require_segme
 from carryover.transfer.tasks.segmentation.model_config import FCNConfig, LinearHeadConfig, UPerNetConfig
 from carryover.transfer.tasks.segmentation.torchvision.inference import slide
 from carryover.transfer.tasks.segmentation.torchvision.model import build_segmenter, losses
-from tests.interrupting import stop_after
+from tests.interrupting import in_two_parts
 from tests.transfer.convert.timm_backbones import write_timm
+from tests.transfer.tasks.segmentation.mmseg_names import mmseg_name
 from tests.transfer.tasks.segmentation.scenes import CLASSES, recipe
 
 VIT, DINOV2 = "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"
@@ -94,11 +93,7 @@ def test_a_run_in_torchvision_learns_and_resumes_exactly(name, root, tmp_path, m
     evaluate(config, source, tmp_path / "whole")
     found = [row["loss"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert found[-1] < found[0]
-    stop_after(3, signal.SIGUSR2, monkeypatch)
-    with pytest.raises(Interrupted):
-        evaluate(config, source, tmp_path / "parts")
-    monkeypatch.undo()
-    evaluate(config, source, tmp_path / "parts")
+    in_two_parts(lambda: evaluate(config, source, tmp_path / "parts"), 3, monkeypatch)
     for file in ("confusion.json", "metrics.jsonl", "segmenter.safetensors"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), file
 
@@ -144,7 +139,7 @@ class TestMmseg:
         settings = model_settings(config, about.backbone, len(CLASSES), tmp_path / "b.pth", "BN")
         theirs, carried = build_model(settings, receipt, 1)
         assert carried == len(receipt.tensors)
-        heads = {_mmseg_name(n): v for n, v in ours.state_dict().items() if not n.startswith("backbone.")}
+        heads = {mmseg_name(n): v for n, v in ours.state_dict().items() if not n.startswith("backbone.")}
         missing, unexpected = theirs.load_state_dict(heads, strict=False)
         assert not unexpected and all(n.startswith("backbone.") for n in missing)
         images = torch.randn(2, 3, side, side)
@@ -178,15 +173,3 @@ class TestMmseg:
         assert sum(found[-4:]) < sum(found[:4])
         tensors = [n for n in load_backbone(source)[0].state_dict() if not n.endswith("num_batches_tracked")]
         assert record.facts["carried_tensors"] >= len(tensors)
-
-
-def _mmseg_name(name: str) -> str:
-    head, _, rest = name.partition(".")
-    head = {"classifier": "decode_head", "aux_classifier": "auxiliary_head"}[head]
-    parts = rest.split(".")
-    if parts[0] == "classifier":
-        return f"{head}.conv_seg.{parts[-1]}"
-    if parts[0] == "bn":
-        return f"{head}.{rest}"
-    block = f"convs.{parts[1]}" if parts[0] == "convs" else "conv_cat"
-    return f"{head}.{block}.{('conv', 'bn')[int(parts[-2])]}.{parts[-1]}"
