@@ -16,7 +16,7 @@ from carryover.core.data.config import AugmentConfig
 from carryover.core.data.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
 from carryover.core.data.draws import keys, permutation
 from carryover.core.data.views import batch_views, centre_view, image_views
-from carryover.core.data.workers import loading_processes
+from carryover.core.data.workers import end_with_interpreter, loading_processes, start_method
 from carryover.core.training.device import copied_to, pins_memory
 from carryover.core.training.interrupt import outlive_signals
 
@@ -149,13 +149,14 @@ class _Source:
             self._maker = _BatchMaker(dataset, augment, seed, self._device)
             return
         self._maker = _ImageMaker(dataset, augment, seed)
-        if workers:
+        if processes := loading_processes(workers):
             self._loader = DataLoader(
                 self._maker,  # type: ignore[arg-type]
                 sampler=_Queue(self._queue),
                 batch_size=None,
                 collate_fn=_unchanged,  # type: ignore[arg-type]
-                num_workers=loading_processes(workers),
+                num_workers=processes,
+                multiprocessing_context=start_method(processes),
                 persistent_workers=True,
                 prefetch_factor=4,
                 pin_memory=pins_memory(self._device),
@@ -163,6 +164,7 @@ class _Source:
                 generator=torch.Generator().manual_seed(seed),
                 worker_init_fn=outlive_signals,
             )
+            end_with_interpreter(self, self._loader)
 
     def batches(self, requests: Sequence[_Request]) -> Iterator[Batch]:
         """Yield the batch of each request, in order."""

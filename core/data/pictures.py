@@ -38,6 +38,8 @@ Out = TypeVar("Out")
 # Opening small files waits for the (often networked) disk, not for the processor.
 THREADS = 16
 _ORIENTATION_TAG: Final = 0x0112
+_TIFF_WIDTH: Final = 256
+_TIFF_HEIGHT: Final = 257
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -89,9 +91,8 @@ def read_header(path: Path, orientation: Orientation = "exif") -> Header:
     try:
         with Image.open(path) as image:
             turn = _turn(image)
-            # Pillow states a TIFF's size as it will turn it.
-            sideways = turn in _SIDEWAYS and (orientation == "exif") != (image.format == "TIFF")
-            width, height = image.size[::-1] if sideways else image.size
+            sideways = turn in _SIDEWAYS and orientation == "exif"
+            width, height = _stored_size(image)[:: -1 if sideways else 1]
     except Image.DecompressionBombError as error:
         raise OSError(str(error)) from error
     except (SyntaxError, ValueError) as error:
@@ -173,6 +174,13 @@ def _left_to_turn(image: Image.Image, orientation: Orientation) -> Image.Transpo
     if is_upright and orientation == "stored":
         return _TURNS[_BACK.get(turn, turn)]
     return _TURNS[turn] if turn in _TURNS and not is_upright and orientation == "exif" else None
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) as the pixels are stored, whatever the orientation."""
+    # Pillow 11 and newer state a TIFF's size with its orientation applied, older ones without.
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
 
 
 def _turn(image: Image.Image) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from carryover.core.data.workers import loading_processes
+from carryover.core.data.workers import loading_processes, start_method
 from carryover.core.training.interrupt import outlive_signals
 
 
@@ -26,10 +26,12 @@ def step_loader(
     collate: Callable[[list[Any]], Any] = list,
 ) -> DataLoader[Any]:
     """Load whole steps ahead in `workers` processes; 0 loads in this one."""
+    processes = loading_processes(workers)
     return DataLoader(
         dataset,
         batch_sampler=steps,
-        num_workers=loading_processes(workers),
+        num_workers=processes,
+        multiprocessing_context=start_method(processes),
         worker_init_fn=outlive_signals,
         collate_fn=collate,
         persistent_workers=False,

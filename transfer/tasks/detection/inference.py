@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from carryover.core.data.objects.dataset import DetectionImage
-from carryover.core.data.workers import loading_processes
+from carryover.core.data.workers import loading_processes, start_method
 from carryover.core.training.distributed import share_buffers
 from carryover.core.training.progress import progress
 from carryover.transfer.tasks.detection.model import DetectionRun, Detector
@@ -41,7 +41,12 @@ def predict(run: DetectionRun, detector: Detector, images: Sequence[DetectionIma
     detector.model.eval()
     own = images[ranks.rank :: ranks.world]
     workers = loading_processes(config.workers)
-    loader = DataLoader(detector.test_images(own), batch_size=None, num_workers=workers)
+    loader = DataLoader(
+        detector.test_images(own),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=start_method(workers),
+    )
     predictions = []
     with progress(f"test {config.model.label}", len(own), shown=ranks.first) as bar:
         for source, loaded in zip(own, loader):
