@@ -14,6 +14,7 @@ from carryover.pretrain.method_config import MethodConfig, MoCoConfig, SimCLRCon
 from carryover.pretrain.online_config import OnlineConfig
 
 __all__ = [
+    "AdamWConfig",
     "AugmentConfig",
     "BackboneConfig",
     "DataConfig",
@@ -26,6 +27,7 @@ __all__ = [
     "ProjectorConfig",
     "SGDConfig",
     "ScheduleConfig",
+    "TransformerConfig",
 ]
 
 
@@ -63,8 +65,27 @@ class ProjectorConfig(Section):
         return self
 
 
+class TransformerConfig(Section):
+    """How a vision transformer of timm begins, and what of it stays as it began.
+
+    Attributes
+    ----------
+    init
+        First weights: "timm", the model's own; "moco_v3", those of MoCo v3's code (Xavier's uniform ones, of
+        query, key and value each by itself, zero biases, a class token of nearly zero).
+    positions
+        "learned", or "sincos": fixed two-dimensional sines and cosines (MoCo v3, MAE).
+    frozen_patch_embed
+        Leave the random projection of the patches untrained (MoCo v3, section 4.1: a stable training).
+    """
+
+    init: Literal["timm", "moco_v3"] = "timm"
+    positions: Literal["learned", "sincos"] = "learned"
+    frozen_patch_embed: bool = False
+
+
 class _OptimizerSection(Section):
-    """What both optimisers share.
+    """What all optimisers share.
 
     Attributes
     ----------
@@ -76,13 +97,12 @@ class _OptimizerSection(Section):
     weight_decay
         L2 penalty on the weights.
     decay_norm_and_bias
-        Whether biases and normalisation parameters are decayed too.
+        Whether biases, normalisation parameters, and a transformer's tokens and positions are decayed too.
     """
 
     base_lr: PositiveFloat
     lr_per: PositiveInt = 256
     lr: PositiveFloat | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 1e-4
     decay_norm_and_bias: bool = True
 
@@ -91,6 +111,7 @@ class SGDConfig(_OptimizerSection):
     """Stochastic gradient descent with momentum."""
 
     name: Literal["sgd"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
 
 
@@ -102,18 +123,28 @@ class LARSConfig(_OptimizerSection):
     trust_coefficient
         eta, the factor of that proportion.
     base_lr_norm_and_bias
-        A separate base rate for biases and normalisation parameters, which are excluded from the adaptation;
-        None: the weights' own.
+        A separate base rate for biases, normalisation parameters, tokens and positions, which are excluded
+        from the adaptation; None: the weights' own.
     """
 
     name: Literal["lars"]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 1e-6
     decay_norm_and_bias: bool = False
     trust_coefficient: PositiveFloat = 1e-3
     base_lr_norm_and_bias: PositiveFloat | None = None
 
 
-OptimizerConfig = Annotated[SGDConfig | LARSConfig, Field(discriminator="name")]
+class AdamWConfig(_OptimizerSection):
+    """AdamW (Loshchilov and Hutter 2019): a vision transformer's."""
+
+    name: Literal["adamw"]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.05
+    decay_norm_and_bias: bool = False
+
+
+OptimizerConfig = Annotated[SGDConfig | LARSConfig | AdamWConfig, Field(discriminator="name")]
 
 
 class ScheduleConfig(Section):
@@ -188,6 +219,8 @@ class PretrainConfig(Recipe):
     ----------
     batch_size
         Images of one optimiser step over all ranks.
+    transformer
+        How a vision transformer begins and what of it is frozen; None: as timm's model begins, all trained.
     zero_init_residual
         Whether the last batch norm of every residual block of a ResNet starts at zero, and the block as the
         identity (Goyal et al. 2017; the public codes of UniGrad, SimSiam, Barlow Twins, VICReg; not MoCo's).
@@ -219,6 +252,7 @@ class PretrainConfig(Recipe):
 
     method: MethodConfig
     backbone: BackboneConfig = BackboneConfig()
+    transformer: TransformerConfig | None = None
     zero_init_residual: bool = False
     projector: ProjectorConfig | None = None
     data: DataConfig
@@ -259,7 +293,19 @@ class PretrainConfig(Recipe):
     @model_validator(mode="after")
     def _has_residual_blocks(self) -> "PretrainConfig":
         if self.zero_init_residual and not self.backbone.is_resnet:
-            raise ValueError(f"zero_init_residual is defined for ResNets only, not for {self.backbone.arch}")
+            raise ValueError(
+                f"zero_init_residual is defined for ResNets only, not for {self.backbone.arch}: set it to"
+                " false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_a_transformer(self) -> "PretrainConfig":
+        if self.transformer is not None and not self.backbone.arch.startswith("timm/"):
+            raise ValueError(
+                f"transformer is for vision transformers (backbone.arch: timm/vit_...), not for"
+                f" {self.backbone.arch}: set transformer: null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -39,7 +39,14 @@ class Predictor(nn.Module):
 
     def __init__(self, config: PredictorConfig, width: int, bf16: bool) -> None:
         super().__init__()
-        layers = ProjectorConfig(depth=config.depth, hidden=config.hidden, out=width, norm=config.norm)
+        layers = ProjectorConfig(
+            depth=config.depth,
+            hidden=config.hidden,
+            out=width,
+            norm=config.norm,
+            norm_last=config.output_norm,
+            affine_last=not config.output_norm,
+        )
         self.layers = build_projector(layers, width)
         self.constant_lr = config.constant_lr
         self.bf16 = bf16

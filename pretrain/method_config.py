@@ -54,12 +54,20 @@ class PredictorConfig(Section):
     """The learnt head on top of the online projector (BYOL, SimSiam, MSBReg); it maps back to its width.
 
     `constant_lr` keeps its learning rate at the peak throughout (SimSiam's code; UniGrad 5.1 on predictors).
+    With `output_norm` the last layer is normalised as well, without weight and bias (MoCo v3's ViTs).
     """
 
     depth: Annotated[int, Field(ge=1, le=5)] = 2
     hidden: PositiveInt = 4096
     norm: Literal["batch", "layer", "none"] = "batch"
     constant_lr: bool = False
+    output_norm: bool = False
+
+    @model_validator(mode="after")
+    def _output_norm_is_one(self) -> "PredictorConfig":
+        if self.output_norm and self.norm == "none":
+            raise ValueError("output_norm: true needs a norm: batch or layer")
+        return self
 
 
 class MethodSection(Section):
@@ -185,6 +193,20 @@ class MoCoConfig(MethodSection):
     tau: PositiveFloat = 0.2
     symmetric: bool = False
     shuffle_bn: bool = False
+
+
+class MoCoV3Config(MethodSection):
+    """MoCo v3 (Chen et al. 2021, Algorithm 1): a predictor's outputs against the momentum keys of the batch.
+
+    `tau` is the temperature; the loss of both directions is multiplied by 2 tau.
+    """
+
+    implementation: ClassVar[str] = "carryover.pretrain.methods.contrastive:MoCoV3"
+
+    name: Literal["moco_v3"]
+    target: MomentumTarget = MomentumTarget(start=0.99, end=1.0)
+    predictor: PredictorConfig = PredictorConfig(output_norm=True)
+    tau: PositiveFloat = 0.2
 
 
 class SimCLRConfig(MethodSection):
@@ -410,6 +432,7 @@ for _section in (
     UniGradConfig,
     SiMoConfig,
     MoCoConfig,
+    MoCoV3Config,
     SimCLRConfig,
     BYOLConfig,
     SimSiamConfig,

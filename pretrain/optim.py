@@ -1,4 +1,4 @@
-"""Optimisers and their parameter groups: SGD, and LARS with its exclusions."""
+"""Optimisers and their parameter groups: SGD, AdamW, and LARS with its exclusions."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,25 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from carryover.pretrain.config import LARSConfig, OptimizerConfig
-from carryover.pretrain.heads import Predictor
+from carryover.core.backbones.layers import in_library, undecayed
+from carryover.pretrain.config import AdamWConfig, LARSConfig, OptimizerConfig
+from carryover.pretrain.heads import Encoder, Predictor
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module, peak_lr: float) -> torch.optim.Optimizer:
     """Build the optimiser of a recipe over the trained parameters of `module`.
 
-    Groups: weights, and one-dimensional parameters (biases and normalisation), which a recipe may exempt from
-    weight decay; each once more for the heads that say `constant_lr` (SimSiam's predictor). A group keeps its
-    peak rate under ``peak_lr``, for `set_lr` to scale.
+    Groups: weights, and what a recipe may exempt from weight decay (one-dimensional parameters, that is
+    biases and normalisation, and a transformer's tokens and positions); each once more for the heads that say
+    `constant_lr` (SimSiam's predictor). A group keeps its peak rate under ``peak_lr``, for `set_lr` to scale.
     """
     constant = {
         id(p) for m in module.modules() if isinstance(m, Predictor) and m.constant_lr for p in m.parameters()
     }
+    exempt = {id(p) for m in module.modules() if isinstance(m, Encoder) for p in _exempt(m.backbone)}
+    exempt |= {id(p) for p in module.parameters() if p.dim() <= 1}
     groups: list[dict[str, Any]] = []
     for held in (False, True):
         trained = [p for p in module.parameters() if p.requires_grad and (id(p) in constant) == held]
-        weights = {"params": [p for p in trained if p.dim() > 1], "adapt": True}
-        others = {"params": [p for p in trained if p.dim() <= 1], "adapt": False}
+        weights = {"params": [p for p in trained if id(p) not in exempt], "adapt": True}
+        others = {"params": [p for p in trained if id(p) in exempt], "adapt": False}
         for group in (weights, others):
             decayed = group is weights or config.decay_norm_and_bias
             group |= {"weight_decay": config.weight_decay if decayed else 0.0, "constant": held}
@@ -39,12 +42,19 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module, peak_lr: float) 
                 groups.append(group)
     if isinstance(config, LARSConfig):
         optimizer: torch.optim.Optimizer = LARS(groups, peak_lr, config.momentum, config.trust_coefficient)
+    elif isinstance(config, AdamWConfig):
+        optimizer = torch.optim.AdamW(groups, lr=peak_lr, betas=config.betas, foreach=True)
     else:
         optimizer = torch.optim.SGD(
             groups, lr=peak_lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True
         )
     set_lr(optimizer, 1.0)
     return optimizer
+
+
+def _exempt(backbone: nn.Module) -> list[nn.Parameter]:
+    names = undecayed(backbone)
+    return [p for name, p in backbone.named_parameters() if in_library(name) in names]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -34,6 +34,7 @@ from carryover.pretrain.knn_probe import KNNProbe
 from carryover.pretrain.methods import DataFacts, Method, Moment, Outcome, build_method
 from carryover.pretrain.online.recipe import signals_of, steps_between_looks
 from carryover.pretrain.optim import build_optimizer, set_lr
+from carryover.pretrain.transformer import sized
 
 log = logging.getLogger(__name__)
 
@@ -297,7 +298,8 @@ def _facts(dataset: Dataset | None) -> DataFacts:
 
 def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float, epochs: int) -> CanonicalMetadata:
     return CanonicalMetadata(
-        backbone=config.backbone,
+        backbone=sized(config),
+        norm="own" if config.backbone.family == "timm" else "bn",
         pixel_mean=config.augment.mean,
         pixel_std=config.augment.std,
         input_size=config.augment.view.size,

@@ -8,6 +8,9 @@ from torch import nn
 
 from carryover.core.backbones.declared import Declared
 
+UNDECAYED = frozenset({"cls_token", "reg_token", "dist_token", "mask_token", "pos_embed"})
+"""Tokens and positions of a vision transformer, which AdamW's recipes do not decay."""
+
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _FIRST = re.compile(r"(cls_token|reg_token|pos_embed|mask_token|patch_embed|norm_pre)\b")
 
@@ -24,6 +27,15 @@ def rate_factors(network: nn.Module, decay: float) -> dict[str, float]:
     # A plain transformer's last norm is on the head's layer; of other networks nothing is.
     top = max(layers.values(), default=0) + (0 if _is_plain(network) else 1)
     return {name: decay ** (top - layer) for name, layer in layers.items()}
+
+
+def undecayed(network: nn.Module) -> frozenset[str]:
+    """Return the library's names of the parameters that take no weight decay although they are matrices.
+
+    Tokens and positions, and whatever else timm says of its model (tables of relative positions).
+    """
+    own: Any = getattr(getattr(network, "inner", None), "no_weight_decay", None)
+    return UNDECAYED | frozenset(() if own is None else own())
 
 
 def in_library(name: str) -> str:

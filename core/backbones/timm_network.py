@@ -153,6 +153,25 @@ def pretrained_configuration(name: str) -> Mapping[str, Any]:
     return found
 
 
+def for_crops(config: BackboneConfig, side: int) -> BackboneConfig:
+    """Return the config with positions for images of `side` pixels, where the model has positions.
+
+    An input size that is given stays; so does the model's own where it is `side`.
+    """
+    name = model_name(config)
+    require_model(name)
+    if config.input_size is not None or "img_size" not in _parameters(name):
+        return config
+    own = pretrained_configuration(name)["input_size"][-1]
+    return config if own == side else config.model_copy(update={"input_size": side})
+
+
+def with_drop_path(config: BackboneConfig, rate: float) -> BackboneConfig:
+    """Return the config with a stochastic depth, where timm's model has any."""
+    known = _parameters(model_name(config))
+    return config.model_copy(update={"drop_path": rate}) if "drop_path_rate" in known else config
+
+
 def options_of(config: BackboneConfig) -> dict[str, Any]:
     """Return what `timm.create_model` is told besides the name."""
     known = _parameters(model_name(config))
@@ -162,6 +181,10 @@ def options_of(config: BackboneConfig) -> dict[str, Any]:
     if "dynamic_img_size" in known:
         # Positions are interpolated, or windows masked, by timm where images are of another size.
         options["dynamic_img_size"] = True
+    if config.patch_size is not None:
+        if "patch_size" not in known:
+            raise UserError(f"backbone.patch_size: timm's {config.label} has no patches; leave it out")
+        options["patch_size"] = config.patch_size
     if config.pool is not None:
         options["global_pool"] = config.pool
     if config.heads is not None:

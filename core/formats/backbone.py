@@ -78,6 +78,8 @@ class BackboneConfig(Section):
         Whether a vision transformer's class token and registers take part; False: its patches alone.
     drop_path
         Stochastic depth of a model of timm in training; None: timm's own.
+    patch_size
+        Side in pixels of the patches of a model of timm, or of a ConvNeXt's first convolution; None: its own.
     """
 
     arch: Architecture = "resnet50"
@@ -90,6 +92,7 @@ class BackboneConfig(Section):
     heads: PositiveInt | None = None
     tokens: bool = True
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+    patch_size: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _resnets_alone_have_variants(self) -> "BackboneConfig":
@@ -101,6 +104,13 @@ class BackboneConfig(Section):
             raise ValueError(f"stem {self.stem} is defined for ResNets only, not for {self.arch}")
         if (not self.tokens or self.drop_path is not None) and not self.arch.startswith("timm/"):
             raise ValueError(f"tokens and drop_path are defined for models of timm only, not for {self.arch}")
+        if self.patch_size is not None and not self.arch.startswith("timm/"):
+            raise ValueError(f"patch_size is defined for models of timm only, not for {self.arch}")
+        if self.stem != "imagenet" and self.arch.startswith("timm/"):
+            raise ValueError(
+                f"stem {self.stem} is not defined for {self.arch}, whose first layer is its own; for small"
+                " images set patch_size"
+            )
         if self.stride_in_1x1 and self.arch in BASIC:
             raise ValueError(f"stride_in_1x1: {self.arch} is made of basic blocks, which have no 1x1")
         return self
@@ -163,6 +173,7 @@ class BackboneConfig(Section):
         words += [f"positions for {self.input_size} px"] if self.input_size else []
         words += [f"pool {self.pool}"] if self.pool else []
         words += [f"{self.heads} heads"] if self.heads else []
+        words += [f"patches of {self.patch_size} px"] if self.patch_size else []
         words += [] if self.tokens else ["patches alone"]
         return ", ".join(words)
 

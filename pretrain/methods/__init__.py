@@ -10,6 +10,7 @@ from carryover.core.backbones.resnet import zero_last_norms
 from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder, build_projector
 from carryover.pretrain.methods.base import DataFacts, Method, Moment, Outcome
+from carryover.pretrain.transformer import in_training, prepare
 
 __all__ = ["DataFacts", "Method", "Moment", "Outcome", "build_method", "method_around"]
 
@@ -23,9 +24,10 @@ def build_method(config: PretrainConfig, facts: DataFacts) -> Method:
     if config.method.wants_labels and facts.classes is None:
         raise UserError(f"method {config.method.name} needs labels, but the data set has none")
     torch.manual_seed(config.seed)
-    backbone = build_backbone(config.backbone)
+    backbone = build_backbone(in_training(config))
     if config.zero_init_residual:
         zero_last_norms(backbone)
+    prepare(backbone, config)
     head: nn.Module = nn.Identity()
     if config.projector is not None:
         head = build_projector(config.projector, backbone.feature_dim)

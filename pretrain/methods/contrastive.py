@@ -1,4 +1,4 @@
-"""SiMo, MoCo and SimCLR as methods: where each takes its negative keys from."""
+"""SiMo, MoCo, MoCo v3 and SimCLR as methods: where each takes its negative keys from."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from carryover.core.data.prepared import Batch
-from carryover.core.training.distributed import gather, own_slice, rank
+from carryover.core.training.distributed import gather, own_slice, rank, world_size
 from carryover.pretrain.config import PretrainConfig
-from carryover.pretrain.heads import Encoder
-from carryover.pretrain.method_config import MoCoConfig, SimCLRConfig, SiMoConfig
+from carryover.pretrain.heads import Encoder, Predictor
+from carryover.pretrain.method_config import MoCoConfig, MoCoV3Config, SimCLRConfig, SiMoConfig
 from carryover.pretrain.methods.base import DataFacts, Method, Moment, Outcome, unit
 from carryover.pretrain.objectives.contrastive import (
     batch_info_nce,
@@ -87,6 +87,34 @@ class MoCo(Method):
         loss = torch.stack(losses).mean()
         bound = mi_bound(loss, self.config.alpha or self.config.queue)
         return Outcome(loss, {"mi_bound": bound}, queries[0], keys[0])
+
+
+class MoCoV3(Method):
+    """A predictor's outputs against the momentum keys of the global batch, both ways (Algorithm 1)."""
+
+    def __init__(self, config: MoCoV3Config, online: Encoder, width: int) -> None:
+        super().__init__(online, build_target(config.target, online))
+        self.config = config
+        self.predictor = Predictor(config.predictor, width, online.bf16)
+
+    @classmethod
+    def of(cls, recipe: PretrainConfig, online: Encoder, facts: DataFacts) -> "MoCoV3":
+        assert isinstance(recipe.method, MoCoV3Config) and recipe.projector is not None
+        return cls(recipe.method, online, recipe.projector.out)
+
+    def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
+        return [self.predictor(z) for z in super().embed(views)]
+
+    def objective(
+        self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment
+    ) -> Outcome:
+        queries, keys = unit(embeddings), list(reversed(unit(targets)))
+        tau, count = self.config.tau, len(queries[0])
+        own = (rank() * count + torch.arange(count, device=queries[0].device)).unsqueeze(1)
+        losses = [batch_info_nce(q, k, gather(k), own, tau) for q, k in zip(queries, keys, strict=True)]
+        total = torch.stack(losses).sum()
+        bound = mi_bound(total / 2, count * world_size() - 1)
+        return Outcome(2 * tau * total, {"mi_bound": bound}, queries[0], keys[0])
 
 
 class SimCLR(Method):

@@ -230,6 +230,11 @@ VALUES: dict[tuple[str, int], list[tuple[float, dict[str, object]]]] = {
         (86.928, {"backbone": "vit_huge_patch14_224", "task": "finetune"}),
         (76.0, {"backbone": "vit_large_patch16_224", "task": "linear"}),
     ],
+    ("mocov3", 1): [
+        (73.2, {"backbone": "vit_small_patch16_224", "task": "linear"}),
+        (83.2, {"backbone": "vit_base_patch16_224", "task": "finetune"}),
+        (74.6, R50 | {"pretrain_epochs": 1000}),
+    ],
     ("ibot", 1): [
         (77.0, {"backbone": "vit_small_patch16_224", "task": "linear"}),
         (76.2, {"variant": "windows of 14", "task": "knn"}),

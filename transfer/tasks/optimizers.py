@@ -9,9 +9,6 @@ from torch import nn
 from carryover.core.backbones.layers import in_library, rate_factors
 from carryover.core.training.solver import ScaledSolver
 
-UNDECAYED = ("cls_token", "reg_token", "pos_embed")
-"""Tokens and positions, which AdamW's recipes do not decay."""
-
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 Decay = Callable[[nn.Module, str], float]

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from torchvision.models.convnext import LayerNorm2d
 
 from carryover.configs import WorkError
+from carryover.core.backbones.layers import UNDECAYED
 from carryover.core.data.objects.dataset import DetectionImage
 from carryover.core.data.objects.splits import Splits
 from carryover.core.training.device import bf16_autocast
@@ -16,7 +17,7 @@ from carryover.transfer.tasks.backend import Model
 from carryover.transfer.tasks.base import Run
 from carryover.transfer.tasks.detection.config import DetectionConfig, SolverConfig
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
-from carryover.transfer.tasks.optimizers import NORMS, UNDECAYED, Decay
+from carryover.transfer.tasks.optimizers import NORMS, Decay
 
 Step = tuple[Any, ...]
 """The arguments that a detector takes for this rank's part of one training step."""

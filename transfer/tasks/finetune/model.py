@@ -6,14 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from carryover.core.backbones.layers import in_library, rate_factors
+from carryover.core.backbones.layers import UNDECAYED, in_library, rate_factors
 from carryover.transfer.tasks.finetune.attentive import AttentivePool, tokens_of
 from carryover.transfer.tasks.finetune.config import FC_NORM, FinetuneConfig
 from carryover.transfer.tasks.frozen.depths import POOLED, pooled
 
 log = logging.getLogger(__name__)
-
-UNDECAYED = ("cls_token", "reg_token", "pos_embed")
 
 
 class Classifier(nn.Module):

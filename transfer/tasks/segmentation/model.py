@@ -5,11 +5,12 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
+from carryover.core.backbones.layers import UNDECAYED
 from carryover.core.data.masks.dataset import SegmentationImage
 from carryover.core.data.masks.splits import Splits
 from carryover.transfer.tasks.backend import Model
 from carryover.transfer.tasks.base import Run
-from carryover.transfer.tasks.optimizers import UNDECAYED, Decay
+from carryover.transfer.tasks.optimizers import Decay
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig, SolverConfig
 
 SegmentationRun = Run[SegmentationConfig, Splits]
