@@ -1,6 +1,6 @@
 """Seeded faults: a sound checkpoint turned into files that are not what they claim, one fault each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,26 +37,17 @@ def seeded(path: Path, out: Path, other: Path | None = None, weaker: Path | None
         return Fault(name, cause, file)
 
     yield written("sound", None, state)
-    turned = state | {"conv1.weight": state["conv1.weight"].flip(1)}
-    yield written("BGR weights", "channel order", turned)
+    first = next(n for n, v in state.items() if v.dim() == 4 and v.shape[1] == 3)
+    yield written("BGR weights", "channel order", state | {first: state[first].flip(1)})
     for name, mean, std in (
         ("claims one half", (0.5,) * 3, (0.5,) * 3),
         ("claims 0 to 1", (0.0,) * 3, (1.0,) * 3),
         ("claims 0 to 255", (0.485, 0.456, 0.406), (1 / 255,) * 3),
     ):
         yield written(name, "mean/std", state, pixel_mean=mean, pixel_std=std)
-    yield written("reset statistics", "batch-norm statistics", _reset(state, lambda name: True))
-    yield written(
-        "reset in layer3 and layer4",
-        "batch-norm statistics",
-        _reset(state, lambda name: name.startswith(("layer3", "layer4"))),
-    )
-    if other is not None:
-        theirs, _ = load_canonical(other)
-        swapped = {n: theirs[n] if "running" in n else v for n, v in state.items()}
-        yield written("another network's statistics", "batch-norm statistics", swapped)
+    yield from _norms(state, other, written)
     yield from _networks(state, about, written)
-    for factor in (2.0, 0.5):
+    for factor in (2.0, 0.5) if about.backbone.input_size is None else ():
         size = int(about.input_size * factor)
         yield written(f"claims crops of {size} px", "size", state, input_size=size)
     torch.manual_seed(1)
@@ -75,8 +66,23 @@ def seeded(path: Path, out: Path, other: Path | None = None, weaker: Path | None
         yield Fault(name, cause, file)
 
 
+def _norms(state: State, other: Path | None, written: Callable[..., Fault]) -> Iterator[Fault]:
+    norms = [name.removesuffix(".running_mean") for name in state if name.endswith(".running_mean")]
+    if not norms:
+        return
+    cause = "batch-norm statistics"
+    yield written("reset statistics", cause, _reset(state, norms))
+    yield written("reset in the last half", cause, _reset(state, norms[len(norms) // 2 :]))
+    if other is not None:
+        theirs, _ = load_canonical(other)
+        swapped = {n: theirs[n] if "running" in n else v for n, v in state.items()}
+        yield written("another network's statistics", cause, swapped)
+
+
 def _networks(state: State, about: CanonicalMetadata, written: Callable[..., Fault]) -> Iterator[Fault]:
     backbone = about.backbone
+    if not backbone.is_resnet:
+        return
     if backbone.stem == "cifar":
         for stem in ("cifar_maxpool", "cifar_no_relu"):
             claimed = backbone.model_copy(update={"stem": stem})
@@ -84,15 +90,15 @@ def _networks(state: State, about: CanonicalMetadata, written: Callable[..., Fau
     if backbone.arch == "resnet50":
         claimed = backbone.model_copy(update={"stride_in_1x1": True})
         yield written("claims stride in the 1x1", "stride", state, backbone=claimed)
+    claimed = backbone.model_copy(update={"padding": "same"})
+    yield written("claims TensorFlow's padding", "padding", state, backbone=claimed)
 
 
-def _reset(state: State, chosen: Callable[[str], bool]) -> State:
+def _reset(state: State, norms: Sequence[str]) -> State:
     found = dict(state)
-    for name, value in state.items():
-        if chosen(name) and name.endswith("running_mean"):
-            found[name] = torch.zeros_like(value)
-        elif chosen(name) and name.endswith("running_var"):
-            found[name] = torch.ones_like(value)
+    for norm in norms:
+        found[f"{norm}.running_mean"] = torch.zeros_like(state[f"{norm}.running_mean"])
+        found[f"{norm}.running_var"] = torch.ones_like(state[f"{norm}.running_var"])
     return found
 
 

@@ -147,6 +147,7 @@ _INCIDENTAL_SINCE_V1: Final = frozenset(
         "interpolated_class",
         "palette_order",
         "online",
+        "watch",
     }
 )
 """Keys that version 1 did not know and that change no number, whatever they say."""

@@ -1,6 +1,6 @@
 """Trainings that count iterations (detectors, segmenters): a model with its losses, for the loop."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -10,6 +10,8 @@ from carryover.core.formats.claims import Work
 from carryover.core.training.distributed import Ranks, data_parallel
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, evenly, require_finite, step_seed, train
+from carryover.core.training.validation import PREFIX, left_as_it_was, looks
+from carryover.core.training.watch_config import WatchConfig
 
 S = TypeVar("S")
 
@@ -40,6 +42,9 @@ class Recipe(Protocol):
 
     @property
     def log_every(self) -> int: ...
+
+    @property
+    def watch(self) -> WatchConfig: ...
 
 
 class Run(Protocol):
@@ -131,13 +136,26 @@ class _Iterations:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def train_iterations(run: Run, trainable: Trainable[Any], title: str, stop: StopRequest) -> float:
+def train_iterations(
+    run: Run,
+    trainable: Trainable[Any],
+    title: str,
+    stop: StopRequest,
+    look: Callable[[int], Mapping[str, float]],
+) -> float:
     """Train in place to the end of the schedule, from the state in the run's directory if there is one.
 
-    A state is saved `config.checkpoints` times over the run, at its end, and on SIGUSR2 or SIGTERM. Returns
-    the seconds spent, all attempts together. Raises what `loop.train` does.
+    A state is saved `config.checkpoints` times over the run, at its end, and on SIGUSR2 or SIGTERM. `look`
+    returns the metrics of at most so many held-out images, in evaluation mode; it is called
+    `config.watch.times` times. Returns the seconds spent, all attempts together. Raises what
+    `loop.train` does.
     """
-    config, solver = run.config, run.config.solver
+    config, solver, watch = run.config, run.config.solver, run.config.watch
+
+    def looked() -> dict[str, float]:
+        with left_as_it_was(trainable.model):
+            return {PREFIX + name.replace(" ", "_"): v for name, v in look(watch.images).items()}
+
     saved = evenly(solver.iterations, config.checkpoints)
     plan = Plan(
         title=title,
@@ -145,7 +163,10 @@ def train_iterations(run: Run, trainable: Trainable[Any], title: str, stop: Stop
         reports=lambda step: step % config.log_every == 0,
         saves=lambda step: step in saved,
         images_per_step=solver.ims_per_batch,
+        tensorboard=watch.tensorboard,
         log_pace=False,
+        looks=looks(solver.iterations, watch),
+        look=looked,
         cause=trainable.cause,
     )
     return train(run.work, plan, _Iterations(run, trainable), run.ranks, stop)

@@ -86,6 +86,9 @@ class Plan:
         A state to begin from, left by the part before; the directory's own goes before it.
     log_pace
         Whether lines say images per second and the time waited for images: without, two logs are equal.
+    looks, look
+        After how many steps held-out images are looked at, and what returns the numbers for the log; called
+        on every rank, and to leave the training as it was.
     cause
         What most likely made a loss infinite; ends the message.
     """
@@ -99,6 +102,8 @@ class Plan:
     start: Path | None = None
     tensorboard: bool = False
     log_pace: bool = True
+    looks: frozenset[int] = frozenset()
+    look: Callable[[], Mapping[str, float]] | None = None
     cause: str = "stopped, and the last good checkpoint is kept"
 
 
@@ -136,7 +141,9 @@ def train(work: Work, plan: Plan, trainee: Trainee, ranks: Ranks, stop: StopRequ
             window.step_taken(trainee.step(batch, step))
             step += 1
             after_step(step)
-            saving, reporting = plan.saves(step) or step == plan.end, plan.reports(step) or step == plan.end
+            looking = plan.look is not None and step in plan.looks
+            saving = plan.saves(step) or step == plan.end
+            reporting = plan.reports(step) or step == plan.end or looking
             leaving = stop.requested() and step < plan.end
             shown: dict[str, float | str] = {}
             if saving or leaving:
@@ -145,6 +152,8 @@ def train(work: Work, plan: Plan, trainee: Trainee, ranks: Ranks, stop: StopRequ
             if reporting:
                 means, pace = window.close(step)
                 numbers = means | (pace if plan.log_pace else {}) | trainee.describe(step, means)
+                if looking and plan.look is not None:
+                    numbers |= plan.look()
                 if journal is not None:
                     journal.write(step, numbers)
                 shown = _shown(means | pace)
@@ -182,7 +191,10 @@ def epochs(loader: Any, step: int) -> Generator[Any, None, None]:
 
 
 def evenly(total: int, times: int) -> frozenset[int]:
-    """Return after which steps a state is saved: so many times, evenly, the last one at the end."""
+    """Return after which steps something is done so many times, evenly, the last one at the end.
+
+    After the last step in any case.
+    """
     return frozenset(round(total * (i + 1) / times) for i in range(times)) | {total}
 
 

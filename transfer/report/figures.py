@@ -121,6 +121,10 @@ def training_curves(collection: Collection, runs: Sequence[Path], directory: Pat
         ("positive_similarity", "Similarity of two views in pretraining"),
         ("negative_similarity", "Similarity of different images in pretraining"),
         ("knn_accuracy", "k-NN accuracy in pretraining (%)"),
+        ("online_knn", "k-NN accuracy of a few held-out images in pretraining (%)"),
+        ("online_linear", "Linear accuracy of a few held-out images in pretraining (%)"),
+        ("rankme", "RankMe in pretraining: effective rank of the embeddings"),
+        ("lidar", "LiDAR in pretraining: effective rank of what tells images apart"),
         ("mi_bound", "Bound on the mutual information in pretraining (nats)"),
     ):
         curves = pretraining_curves(collection, runs, number)[:_MOST_LINES]
@@ -133,7 +137,21 @@ def training_curves(collection: Collection, runs: Sequence[Path], directory: Pat
             title = f"{caption}: training loss, first seed"
             name = f"evaluation-loss-{i}"
             pictures.append(_curves(name, title, "loss", curves[:_MOST_LINES], style, directory))
-    return pictures
+    return pictures + _validation_curves(collection, style, directory)
+
+
+def _validation_curves(
+    collection: Collection, style: dict[Pretraining, Look], directory: Path | None
+) -> list[Picture]:
+    """Draw the metrics that evaluations measured on held-out images while they trained."""
+    pictures: list[Picture] = []
+    for metric in ("top1", "AP", "mask_AP", "mIoU"):
+        for caption, curves in evaluation_curves(collection, f"validation_{metric}").items():
+            said = metric.replace("_", " ")
+            title = f"{caption}: {said} of held-out images in training, first seed"
+            name = f"evaluation-{metric}-{len(pictures) + 1}"
+            pictures.append(_curves(name, title, f"{said} (%)", curves[:_MOST_LINES], style, directory))
+    return pictures[:_MOST_FIGURES]
 
 
 def _curves(

@@ -1,7 +1,8 @@
 """What each reading of a file comes to on the same images: k-NN, a linear classifier, batch statistics."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,9 @@ class Evidence:
         return None if self.scores is None else 100 * float(self.scores.mean())
 
 
+Measure = Callable[[Sequence[Look], Images, VerifyConfig, torch.device], list[Evidence]]
+
+
 def some(dataset: Dataset, count: int, seed: int) -> Dataset:
     """Return at most `count` images, class by class alike where they have labels."""
     wanted = min(count, len(dataset))
@@ -123,20 +127,22 @@ def _of_size(
             for look, own in zip(looks, train):
                 own.append(look.network(look.shown(x)).float().flatten(1))
     test: list[list[Tensor]] = [[] for _ in looks]
-    mismatches: list[Mismatch | None] = []
-    for x in batches(images.test, size, config, device) if images.labelled else ():
-        for look, own in zip(looks, test):
-            own.append(look.network(look.shown(x)).float().flatten(1))
-    for look in looks:
-        with watching(look.network, config.statistics_images) as watch:
-            left = config.statistics_images
-            for x in batches(images.test, size, config, device):
-                look.network(look.shown(x[:left]))
+    seen, wanted = 0, len(images.test) if images.labelled else config.statistics_images
+    with ExitStack() as stack:
+        watches = [stack.enter_context(watching(look.network, config.statistics_images)) for look in looks]
+        for watch in watches:
+            watch.on = False
+        for x in batches(images.test, size, config, device):
+            for look, watch, own in zip(looks, watches, test):
+                # Readings share their networks, and with them the hooks.
+                watch.on = True
+                own.append(look.network(look.shown(x)).float().flatten(1))
+                watch.on = False
                 watch.counted(len(x))
-                left -= len(x)
-                if left <= 0:
-                    break
-            mismatches.append(watch.mismatch())
+            seen += len(x)
+            if seen >= wanted:
+                break
+        mismatches = [watch.mismatch() for watch in watches]
     found = []
     for own_train, own_test, mismatch in zip(train, test, mismatches):
         knn, linear = None, None

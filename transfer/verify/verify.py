@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from carryover.core.data.prepared import build_dataset, open_dataset, prepare
 from carryover.core.training.device import choose_device
 from carryover.transfer.verify.config import VerifyConfig
 from carryover.transfer.verify.diagnose import Compared, compare, name, reading_of
-from carryover.transfer.verify.evidence import Images, estimated_anew, measure, some
+from carryover.transfer.verify.evidence import Evidence, Images, Measure, estimated_anew, measure, some
 from carryover.transfer.verify.findings import Finding, Reading, Verification
 from carryover.transfer.verify.hypotheses import Look, copied, other_encoders, random_networks, readings
 from carryover.transfer.verify.published import claims_of
@@ -27,6 +27,7 @@ from carryover.transfer.verify.weights import EDGE, edge_ratios, untouched_norms
 log = logging.getLogger(__name__)
 
 _ANEW = "running statistics estimated anew on these images"
+_CONTROL = "a new network of this kind"
 
 
 def verify(
@@ -52,32 +53,25 @@ def verify(
         return Verification(
             str(path), _about(imported), "no images", named, (), (), (), tuple(remarks), questions
         )
-    device = choose_device(config.device)
-    native = _native(images.test)
-    known = config.size or (imported.metadata.input_size if _knows_size(imported) else None)
-    size = known or native
-    looks = list(readings(path, imported, size, native))
-    found = measure(looks, images, config, device)
-    anew = replace(looks[0], words=_ANEW, network=copied(looks[0].network))
-    extra = [anew, *_controls(looks[0], imported, images, config, device)]
-    estimated_anew(anew, images.train, config, device)
-    measured = measure(extra, images, config, device)
-    compared = compare(looks, found)
-    claimed = [c for c in compared if known is not None or c.look.cause != "size"]
-    if known is None:
-        remarks.append(_best_size(size, compared))
-    estimated = compare([looks[0], anew], [found[0], measured[0]])[0]
+    observed = observe(path, imported, images, config)
+    looks, found = observed.looks, observed.found
+    compared, estimated = compare(looks, found), compare(*observed.anew)[0]
+    if observed.size_known:
+        claimed = compared
+    else:
+        claimed = [c for c in compared if c.look.cause != "size"]
+        remarks.append(_best_size(looks[0].size, compared))
     if named is None:
         named = name(found[0], claimed, estimated if found[0].mismatch is not None else None)
     table = [reading_of("as it is", looks[0].words, found[0])]
     table += [reading_of(c.look.cause, c.look.words, c.evidence, c) for c in compared]
     if found[0].mismatch is not None:
-        table.append(reading_of("batch-norm statistics", _ANEW, measured[0], estimated))
-    controls = [reading_of("random weights", look.words, e) for look, e in zip(extra[1:], measured[1:])]
+        table.append(reading_of("batch-norm statistics", _ANEW, estimated.evidence, estimated))
+    controls = [reading_of("random weights", _CONTROL, e) for e in observed.controls]
     return Verification(
         path=str(path),
         about=_about(imported),
-        images=_what(config, images, size),
+        images=_what(config, images, looks[0].size),
         named=named,
         readings=tuple(table),
         controls=tuple(controls),
@@ -86,6 +80,51 @@ def verify(
         open_questions=tuple(_open_questions(table, controls, images, named)),
         layers=() if found[0].mismatch is None else found[0].mismatch.layers,
     )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that was measured of a file on some images.
+
+    Attributes
+    ----------
+    looks, found
+        Its readings, the file as it is first, and what each came to.
+    size_known
+        Whether the file, or the user, says on what size of images it was trained.
+    estimated
+        The file as it is with running statistics of these images.
+    controls
+        Networks of its kind with new weights.
+    """
+
+    looks: Sequence[Look]
+    found: Sequence[Evidence]
+    size_known: bool
+    estimated: Evidence
+    controls: Sequence[Evidence]
+
+    @property
+    def anew(self) -> tuple[list[Look], list[Evidence]]:
+        """The file as it is, and with new statistics, as `compare` takes them."""
+        first = self.looks[0]
+        return [first, replace(first, words=_ANEW)], [self.found[0], self.estimated]
+
+
+def observe(
+    path: Path, imported: Imported, images: Images, config: VerifyConfig, measured: Measure = measure
+) -> Observed:
+    """Measure every reading of a file on some images."""
+    device = choose_device(config.device)
+    native = _native(images.test)
+    known = config.size or (imported.metadata.input_size if _knows_size(imported) else None)
+    looks = list(readings(path, imported, known or native, native))
+    found = measured(looks, images, config, device)
+    anew = replace(looks[0], words=_ANEW, network=copied(looks[0].network))
+    estimated_anew(anew, images.train, config, device)
+    extra = [anew, *_controls(looks[0], imported, images, config, device)]
+    others = measured(extra, images, config, device)
+    return Observed(looks, found, known is not None, others[0], others[1:])
 
 
 def _of_tensors(path: Path, imported: Imported) -> Finding | None:
@@ -165,7 +204,7 @@ def _controls(
         return []
     found = []
     for network in random_networks(imported.metadata.backbone, config.random_controls, config.seed + 1):
-        control = replace(first, words="a new network of this kind", network=network)
+        control = replace(first, words=_CONTROL, network=network)
         estimated_anew(control, images.train, config, device)
         found.append(control)
     return found

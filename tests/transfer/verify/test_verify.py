@@ -92,7 +92,7 @@ def test_without_images_the_tensors_are_looked_at(faults: dict[str, Fault]) -> N
     nothing = settings([])
     assert verify(faults["sound"].path, nothing).named is None
     assert verify(faults["two encoders"].path, nothing).named is None
-    named_by_tensors = ("reset statistics", "reset in layer3 and layer4", "new weights beside it")
+    named_by_tensors = ("reset statistics", "reset in the last half", "new weights beside it")
     for name in (*named_by_tensors, "new weights", "new weights, statistics carried"):
         named = verify(faults[name].path, nothing).named
         assert named is not None and named.cause == faults[name].cause

@@ -16,6 +16,7 @@ from carryover.configs import Incidental, Section
 from carryover.core.data.objects.config import DetectionData
 from carryover.core.training.schedules import warmup_multistep
 from carryover.core.training.solver import ScaledSolver
+from carryover.core.training.watch_config import WatchConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
 from carryover.transfer.tasks.recipe import EvaluationRecipe
 
@@ -160,6 +161,8 @@ class DetectionConfig(EvaluationRecipe):
         How many times over the run the training state is saved.
     log_every
         Iterations between two lines of metrics.jsonl.
+    watch
+        The metric on held-out images while training, for the log; see `WatchConfig`.
     samples
         Test images drawn with their detections for the report.
     """
@@ -184,6 +187,7 @@ class DetectionConfig(EvaluationRecipe):
     workers: Annotated[NonNegativeInt, Incidental] = 4
     checkpoints: Annotated[PositiveInt, Incidental] = 10
     log_every: Annotated[PositiveInt, Incidental] = 20
+    watch: Annotated[WatchConfig, Incidental] = WatchConfig()
     samples: Annotated[NonNegativeInt, Incidental] = 8
 
     def version_of_v1(self, processes: int | None) -> int:

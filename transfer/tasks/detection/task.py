@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,18 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
     def train(self, run: Run[DetectionConfig, Splits], model: "Detector", stop: "StopRequest") -> float:
         """Train to the end of the schedule."""
         from carryover.core.training.iterations import train_iterations
+        from carryover.core.training.validation import spread
+        from carryover.transfer.tasks.detection.inference import predict
+        from carryover.transfer.tasks.detection.metrics import score
 
-        return train_iterations(run, model, f"train {run.config.model.label}", stop)
+        def look(images: int) -> dict[str, float]:
+            test = run.data.test
+            some = replace(test, images=spread(test.images, images))
+            scored = score(run.config.data, some, predict(run, model, some.images), run.config.model.masks)
+            shown = [m for m in scored.metrics if m.name in ("AP", "AP50")]
+            return {m.label: m.value for m in shown if m.value is not None}
+
+        return train_iterations(run, model, f"train {run.config.model.label}", stop, look)
 
     def test(self, run: Run[DetectionConfig, Splits], model: "Detector") -> Outcome:
         """Recalibrate, detect in every test image, and score by the rules of the data set's layout."""

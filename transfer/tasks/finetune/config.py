@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from carryover.configs import Incidental, Section
 from carryover.core.data.labelled.config import ClassifyData, ImageConfig
 from carryover.core.data.labelled.labels import Labels
+from carryover.core.training.watch_config import WatchConfig
 from carryover.transfer.tasks.recipe import EvaluationRecipe
 from carryover.transfer.tasks.schedules import Schedule
 
@@ -144,6 +145,8 @@ class FinetuneConfig(EvaluationRecipe):
         Pool the tokens of the frozen network by learnt attention: the attentive probe.
     checkpoint_every
         Epochs between two saved states; a state is saved on SIGUSR2 and SIGTERM besides.
+    watch
+        Accuracy on held-out images while training, for the log; see `WatchConfig`.
     keep_weights
         Write the tested classifier to classifier.safetensors.
     """
@@ -175,6 +178,7 @@ class FinetuneConfig(EvaluationRecipe):
     channels_last: bool = True
     checkpoint_every: Annotated[PositiveInt, Incidental] = 1
     log_every: Annotated[PositiveInt, Incidental] = 10
+    watch: Annotated[WatchConfig, Incidental] = WatchConfig()
     keep_weights: Annotated[bool, Incidental] = True
     workers: Annotated[NonNegativeInt, Incidental] = 4
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.state import remove_states
 from carryover.core.training.distributed import barrier
 from carryover.core.training.interrupt import StopRequest
+from carryover.core.training.validation import spread_positions
 from carryover.transfer.tasks.accuracy import Accuracy
 from carryover.transfer.tasks.base import Run
 from carryover.transfer.tasks.finetune.attentive import tokens_of
@@ -91,7 +93,16 @@ class Candidates:
             ranks=run.ranks,
             work=run.work,
             judge=judge,
+            watched=self._watched() if judge is None and out == run.out else None,
         )
+
+    def _watched(self) -> Dataset | None:
+        """Return images whose accuracy is logged: of the split to choose on, or else of the test split."""
+        watch, data = self._run.config.watch, self._run.data
+        if not watch.times:
+            return None
+        images = data.test if data.selection is None else data.selection
+        return images.take(np.array(spread_positions(len(images), watch.images), dtype=np.int64))
 
     def train(self, stop: StopRequest) -> Chosen:
         """Train as the recipe's selection says, going on with what is finished already."""

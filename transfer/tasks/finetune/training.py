@@ -22,6 +22,7 @@ from carryover.core.training.device import bf16_autocast, device_ids
 from carryover.core.training.distributed import Ranks, share_buffers, with_sync_bn
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, epochs, require_finite, train
+from carryover.core.training.validation import PREFIX, left_as_it_was, looks
 from carryover.transfer.results.outcomes.rankings import Rankings
 from carryover.transfer.tasks.accuracy import Accuracy, count, rankings
 from carryover.transfer.tasks.finetune.config import FinetuneConfig
@@ -49,6 +50,8 @@ class Training:
         Tells what is trained from any other, so that another training's state is refused.
     judge
         Held-out images on which the best epoch is chosen; None: the last epoch counts.
+    watched
+        Images on which accuracy is measured for the log, where the recipe asks for it.
     """
 
     config: FinetuneConfig
@@ -61,6 +64,7 @@ class Training:
     ranks: Ranks
     work: Work
     judge: Dataset | None = None
+    watched: Dataset | None = None
 
 
 @dataclass(frozen=True)
@@ -167,19 +171,31 @@ class _Finetuning:
             training.images, training.augment, config.batch_size, config.seed, ranks, config.workers
         )
         self._best: dict[str, Any] | None = None
+        self._judged: dict[str, float] = {}
         self._factor = 0.0
 
     def plan(self) -> Plan:
         """Plan the whole schedule."""
         config, each = self._training.config, self._loader.steps_per_epoch
+        end = config.schedule.epochs * each
         return Plan(
             title=f"fine-tune {config.name}",
-            end=config.schedule.epochs * each,
+            end=end,
             reports=lambda step: step % each == 0 or step % config.log_every == 0,
             saves=lambda step: step % (each * config.checkpoint_every) == 0,
             images_per_step=config.batch_size,
             out=self._training.out,
+            tensorboard=config.watch.tensorboard,
+            looks=looks(end, config.watch),
+            look=None if self._training.watched is None else self._look,
         )
+
+    def _look(self) -> dict[str, float]:
+        training = self._training
+        assert training.watched is not None
+        with left_as_it_was(self._model):
+            found = accuracy(self._model, training.watched, training)
+        return {f"{PREFIX}top1": found.top1_percent}
 
     def begin(self, step: int) -> None:
         """Share the model among the ranks."""
@@ -213,14 +229,17 @@ class _Finetuning:
         loss.backward()
         self._optimizer.step()
         if training.judge is not None and (step + 1) % each == 0:
-            self._judge((step + 1) // each, accuracy(self._model, training.judge, training))
+            found = accuracy(self._model, training.judge, training)
+            self._judge((step + 1) // each, found)
+            self._judged = {f"{PREFIX}top1": found.top1_percent}
             self._model.train()
         return {"loss": loss}
 
     def describe(self, step: int, means: dict[str, float]) -> dict[str, float]:
-        """Say which epoch it is, and both rates."""
-        training = self._training
-        return {
+        """Say which epoch it is, both rates, and at its end the accuracy on the judge's images."""
+        training, judged = self._training, self._judged
+        self._judged = {}
+        return judged | {
             "epoch": step / self._loader.steps_per_epoch,
             "lr_backbone": self._factor * training.lr_backbone,
             "lr_head": self._factor * training.lr_head,

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from carryover.configs import Incidental, Section
 from carryover.core.data.masks.config import SegmentationData
 from carryover.core.training.solver import ScaledSolver
+from carryover.core.training.watch_config import WatchConfig
 from carryover.transfer.tasks.recipe import EvaluationRecipe
 from carryover.transfer.tasks.segmentation.model_config import ModelConfig
 
@@ -129,6 +130,8 @@ class SegmentationConfig(EvaluationRecipe):
         How many times over the run the training state is saved.
     log_every
         Iterations between two lines of metrics.jsonl.
+    watch
+        The metric on held-out images while training, for the log; see `WatchConfig`.
     samples
         Test images painted with what was found in them for the report.
     """
@@ -150,6 +153,7 @@ class SegmentationConfig(EvaluationRecipe):
     workers: Annotated[NonNegativeInt, Incidental] = 4
     checkpoints: Annotated[PositiveInt, Incidental] = 10
     log_every: Annotated[PositiveInt, Incidental] = 50
+    watch: Annotated[WatchConfig, Incidental] = WatchConfig()
     samples: Annotated[NonNegativeInt, Incidental] = 8
 
     def version_of_v1(self, processes: int | None) -> int:

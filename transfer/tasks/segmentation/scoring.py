@@ -31,8 +31,25 @@ def test(dataset: SegmentationDataset, segment: Segment, ranks: Ranks, out: Path
     Leaves `samples` painted images in `out`/samples, and the confusion matrix of all images together with
     every class's IoU in `out`/confusion.json.
     """
-    classes = len(dataset.classes)
     drawn = frozenset(evenly(len(dataset.images), samples))
+    outcomes = confused(dataset, segment, ranks, out / SAMPLES_NAME, drawn)
+    if ranks.first:
+        _write(out / CONFUSION_NAME, dataset, outcomes.matrix())
+    return outcomes
+
+
+def confused(
+    dataset: SegmentationDataset,
+    segment: Segment,
+    ranks: Ranks,
+    samples: Path | None = None,
+    drawn: frozenset[int] = frozenset(),
+) -> Pixels:
+    """Return how the pixels of every image are confused; images numbered in `drawn` are painted in `samples`.
+
+    Every rank segments its share of them.
+    """
+    classes = len(dataset.classes)
     mine = range(ranks.rank, len(dataset.images), ranks.world)
     entries = []
     with progress(f"test on {dataset.name}", len(mine)) as bar:
@@ -41,12 +58,12 @@ def test(dataset: SegmentationDataset, segment: Segment, ranks: Ranks, out: Path
             found, truth = segment(source), load_truth(source, dataset.code)
             label, prediction, pixels = confusion(truth, found, classes)
             entries.append(np.stack([np.full_like(label, index), label, prediction, pixels]))
-            if index in drawn:
-                draw_sample(source, found, truth, out / SAMPLES_NAME)
+            if samples is not None and index in drawn:
+                draw_sample(source, found, truth, samples)
             bar.advance(1)
     image, label, prediction, pixels = joined_rows([of.T for of in entries]).T
     order = np.argsort(image, kind="stable")
-    outcomes = Pixels(
+    return Pixels(
         ids=tuple(image.id for image in dataset.images),
         names=dataset.classes,
         image=image[order].astype(np.int32),
@@ -54,9 +71,6 @@ def test(dataset: SegmentationDataset, segment: Segment, ranks: Ranks, out: Path
         prediction=prediction[order].astype(np.uint8),
         pixels=pixels[order],
     )
-    if ranks.first:
-        _write(out / CONFUSION_NAME, dataset, outcomes.matrix())
-    return outcomes
 
 
 def _write(path: Path, dataset: SegmentationDataset, matrix: np.ndarray) -> None:

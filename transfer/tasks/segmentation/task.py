@@ -4,6 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from carryover.configs import UserError
@@ -71,8 +72,15 @@ class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
     def train(self, run: Run[SegmentationConfig, Splits], model: "Segmenter", stop: "StopRequest") -> float:
         """Train to the end of the schedule."""
         from carryover.core.training.iterations import train_iterations
+        from carryover.core.training.validation import spread
+        from carryover.transfer.tasks.segmentation.scoring import confused
 
-        return train_iterations(run, model, f"train {run.config.model.label}", stop)
+        def look(images: int) -> dict[str, float]:
+            some = replace(run.data.test, images=spread(run.data.test.images, images))
+            found = confused(some, model.segment, run.ranks).metrics()
+            return {m.label: m.value for m in found if m.value is not None}
+
+        return train_iterations(run, model, f"train {run.config.model.label}", stop, look)
 
     def test(self, run: Run[SegmentationConfig, Splits], model: "Segmenter") -> Outcome:
         """Segment every test image, and score all pixels together."""

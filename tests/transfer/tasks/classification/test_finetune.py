@@ -16,6 +16,7 @@ from sklearn.metrics import top_k_accuracy_score
 from carryover.configs import UserError, load
 from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.canonical import load_canonical
+from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.results.outcomes.base import read_outcomes
 from carryover.transfer.results.outcomes.rankings import Rankings
@@ -24,7 +25,7 @@ from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.finetune import selection
 from carryover.transfer.tasks.finetune.config import FinetuneConfig
 from carryover.transfer.tasks.finetune.model import Classifier
-from tests.interrupting import stop_after, stop_after_all
+from tests.interrupting import in_two_parts, stop_after, stop_after_all
 from tests.transfer.tasks.classification.samples import CLASSES, write_checkpoint, write_images
 
 SMALL = (
@@ -148,6 +149,41 @@ def test_interrupted_within_an_epoch_and_resumed_equals_uninterrupted(
     assert_same_weights(tmp_path, plain[0])
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
+
+
+def test_held_out_images_are_looked_at_while_training_and_nothing_else_changes(
+    plain: tuple[Path, ResultRecord],
+    images: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In two parts, too; the last look is the record's number."""
+    watched = recipe(images, "watch.times=4", "watch.tensorboard=true")
+    record = evaluate(watched, checkpoint, tmp_path / "once")
+    assert record.metrics == plain[1].metrics and record.recipe_hash == plain[1].recipe_hash
+    assert_same_weights(tmp_path / "once", plain[0])
+    rows = list(read_metrics(tmp_path / "once" / "metrics.jsonl"))
+    looks = {row["step"]: row["validation_top1"] for row in rows if "validation_top1" in row}
+    assert sorted(looks) == [3, 6, 9, 12] and looks[12] == record.metrics[0].value
+    assert list((tmp_path / "once" / "tensorboard").glob("events.*"))
+    in_two_parts(lambda: evaluate(watched, checkpoint, tmp_path / "twice"), 5, monkeypatch)
+    assert_same_weights(tmp_path / "twice", plain[0])
+    again = list(read_metrics(tmp_path / "twice" / "metrics.jsonl"))
+    paced = {"images_per_second", "loader_wait"}
+    assert [{k: v for k, v in r.items() if k not in paced} for r in again] == [
+        {k: v for k, v in r.items() if k not in paced} for r in rows
+    ]
+
+
+def test_the_images_that_the_epoch_is_chosen_on_give_a_curve_of_their_own(
+    images: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    chosen = recipe(images, "selection={name: best_epoch, held_out: 0.4}")
+    record = evaluate(chosen, checkpoint, tmp_path)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    looks = [row["validation_top1"] for row in rows if "validation_top1" in row]
+    assert len(looks) == 3 and record.facts["held_out_top1"] == max(map(float, looks))
 
 
 def test_a_finished_run_is_not_repeated(

@@ -19,7 +19,7 @@ from carryover.transfer.tasks.detection import metrics
 from carryover.transfer.tasks.detection.metrics import score
 from carryover.transfer.tasks.detection.predictions_file import read_predictions
 from carryover.transfer.tasks.evaluate import evaluate
-from tests.interrupting import stop_after
+from tests.interrupting import in_two_parts, stop_after
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.processes import evaluate_in_two_processes
 from tests.transfer.tasks.detection import runs
@@ -82,6 +82,25 @@ def test_a_finished_run_is_not_done_again(finished, shapes, checkpoint):
     assert (out / "predictions.json.gz").stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"holds another result: seed: 0 -> 1;"):
         evaluate(runs.recipe("demo_faster_fpn", shapes, "seed=1"), checkpoint, out)
+
+
+def test_held_out_images_are_looked_at_while_training_and_nothing_else_changes(
+    shapes, checkpoint, tmp_path, monkeypatch
+):
+    """In two parts, too: the log is the same, and the last look is the record's number."""
+    watched = ("watch.times=3", "watch.tensorboard=true", "precise_bn=0")
+    recipe = runs.recipe("demo_faster_fpn", shapes, *watched)
+    record = evaluate(recipe, checkpoint, tmp_path / "once")
+    rows = list(read_metrics(tmp_path / "once" / "metrics.jsonl"))
+    assert [row["step"] for row in rows if "validation_AP" in row] == [2, 4, 6]
+    assert [rows[-1][f"validation_{m}"] for m in ("AP", "AP50")] == [m.value for m in record.metrics[:2]]
+    assert list((tmp_path / "once" / "tensorboard").glob("events.*"))
+    plain = evaluate(runs.recipe("demo_faster_fpn", shapes, "precise_bn=0"), checkpoint, tmp_path / "plain")
+    assert plain.metrics == record.metrics and plain.recipe_hash == record.recipe_hash
+    in_two_parts(lambda: evaluate(recipe, checkpoint, tmp_path / "twice"), 3, monkeypatch)
+    runs.assert_same_files(tmp_path / "once", tmp_path / "twice")
+    for name in ("detector.safetensors", "predictions.json.gz"):
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])

@@ -18,7 +18,7 @@ from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.training.interrupt import Interrupted
 from carryover.transfer.results.rescore import rescore
 from carryover.transfer.tasks.evaluate import evaluate
-from tests.interrupting import stop_after
+from tests.interrupting import in_two_parts, stop_after
 from tests.transfer.convert.backbones import write_backbone
 from tests.transfer.processes import evaluate_in_two_processes
 from tests.transfer.tasks.segmentation.scenes import CLASSES, overrides, recipe
@@ -84,6 +84,22 @@ def test_a_finished_run_is_not_done_again(finished, root, checkpoint):
     assert (out / "confusion.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"holds another result: seed: 0 -> 1;"):
         evaluate(recipe(root, "seed=1"), checkpoint, out)
+
+
+def test_held_out_images_are_looked_at_while_training_and_nothing_else_changes(
+    finished, root, checkpoint, tmp_path, monkeypatch
+):
+    """In two parts, too: the log is the same, and the last look is the record's number."""
+    watched = recipe(root, "watch.times=2")
+    record = evaluate(watched, checkpoint, tmp_path / "once")
+    rows = list(read_metrics(tmp_path / "once" / "metrics.jsonl"))
+    assert [row["step"] for row in rows if "validation_mIoU" in row] == [3, 6]
+    assert rows[-1]["validation_mIoU"] == record.metrics[0].value == finished[0].metrics[0].value
+    in_two_parts(lambda: evaluate(watched, checkpoint, tmp_path / "twice"), 4, monkeypatch)
+    for name in ("segmenter.safetensors", "confusion.json", "metrics.jsonl"):
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes(), name
+    for name in ("segmenter.safetensors", "confusion.json"):
+        assert (tmp_path / "once" / name).read_bytes() == (finished[1] / name).read_bytes(), name
 
 
 def test_stopped_and_resumed_equals_undisturbed(finished, root, checkpoint, tmp_path, monkeypatch):
