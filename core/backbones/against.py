@@ -24,15 +24,23 @@ class Reference:
 
     Attributes
     ----------
+    path
+        The .npz that the maker's code wrote; None where the network was run here.
     images
         (N, 3, H, W) RGB in 0..1, before any normalisation.
     features
         By name: "pooled" (N, D), or a stage's maps (N, C, h, w).
     """
 
-    path: Path
+    path: Path | None
     images: Tensor
     features: Mapping[str, Tensor]
+    maker: str = "the maker"
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return self.maker if self.path is None else str(self.path)
 
 
 def read_reference(path: Path) -> Reference:
@@ -91,11 +99,11 @@ def prove_against(reference: Reference, model: LoadedModel, metadata: CanonicalM
     differences = []
     for name, theirs in reference.features.items():
         if name not in found:
-            raise UserError(f"{reference.path}: '{name}': this network has {', '.join(found)}")
+            raise UserError(f"{reference.where}: '{name}': this network has {', '.join(found)}")
         ours = found[name]
         if ours.shape != theirs.shape:
             raise WorkError(
-                f"{reference.path}: the maker's '{name}' is {tuple(theirs.shape)}, that of {model.name} is"
+                f"{reference.where}: the maker's '{name}' is {tuple(theirs.shape)}, that of {model.name} is"
                 f" {tuple(ours.shape)}"
             )
         largest = float((ours - theirs).abs().max())
@@ -103,14 +111,15 @@ def prove_against(reference: Reference, model: LoadedModel, metadata: CanonicalM
         if not largest <= allowed:
             correlation = float(torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1])
             raise WorkError(
-                f"{reference.path}: '{name}' of {model.name} differs from the maker's by {largest:.3g}, more"
+                f"{reference.where}: '{name}' of {model.name} differs from the maker's by {largest:.3g}, more"
                 f" than {allowed:.2g} (correlation {correlation:.3f}): the network, its stride or padding, or"
                 " the pixel statistics are others; `carryover inspect` lists what was assumed, and how to say"
                 " otherwise"
             )
         differences.append(StageDifference(stage=name, largest=largest))
     return MakerProof(
-        reference=file_record(reference.path),
+        reference=None if reference.path is None else file_record(reference.path),
+        maker=reference.maker,
         model=model.name,
         features=tuple(differences),
         tolerance=RELATIVE,

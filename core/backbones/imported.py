@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from carryover.core.backbones.makers import Encoder
 from carryover.core.backbones.reading import Contents
 from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.core.formats.receipt import Fate
+
+if TYPE_CHECKING:
+    from carryover.core.backbones.timm_own import TimmsOwn
 
 _TRAINING_STATE = re.compile(
     r"(^|\.)(optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
@@ -24,7 +28,8 @@ class Imported:
 
     `state` is whole and strict (checked), `filled` names BatchNorm counters that the file lacked and
     that were set to zero, `alternatives` lists the other encoders as "role at 'prefix'", `notes` says what
-    was chosen and converted; what was assumed stands in the metadata.
+    was chosen and converted; what was assumed stands in the metadata. `own` is what timm itself would load,
+    where the file or its user names one of timm's models.
     """
 
     state: Mapping[str, Tensor]
@@ -35,6 +40,7 @@ class Imported:
     fates: tuple[Fate, ...]
     filled: tuple[str, ...]
     notes: tuple[str, ...]
+    own: "TimmsOwn | None" = None
 
 
 def as_float32(name: str, value: Tensor) -> Tensor:

@@ -49,10 +49,18 @@ def import_checkpoint(
     `encoder` chooses between the encoders of a file ("online", "momentum", "student", "teacher" or a prefix);
     `said` is what the user knows of a file that does not say it, `stated` what he knows of its network and
     pixels.
+    A file that is named after a model of timm is held against timm's own model (`timm_own`).
     Raises UserError naming the file and the tensor for everything that cannot be carried whole, and for what
-    is said of a file that says otherwise.
+    is said of a file that says otherwise; WorkError where timm's own model has other features.
     """
     taken = take_backbone(path, encoder, stated)
+    if taken.own is not None:
+        from carryover.core.backbones.inspection import live_backbone
+        from carryover.core.backbones.timm_own import prove_own
+
+        proof = prove_own(taken, live_backbone(taken))
+        assert proof is not None
+        log.info("%s: as %s has it, largest difference %.2g", path, proof.where, proof.largest)
     for note in taken.notes:
         log.info("%s: %s", path, note)
     metadata = with_said(taken.metadata, said or Said(), path)

@@ -18,6 +18,7 @@ from carryover.core.backbones.recognition import the_one, usual_models, usual_re
 from carryover.core.backbones.stated import Stated, pixels_of
 from carryover.core.backbones.timm_import import Filtered, anchors_of, children_of, fitted, without_tag
 from carryover.core.backbones.timm_network import pretrained_configuration
+from carryover.core.backbones.timm_own import TimmsOwn
 from carryover.core.backbones.values import require_usable
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata
@@ -144,7 +145,13 @@ def _imported(
         fates=fates_of(contents, chosen, found, carried, reasons),
         filled=(),
         notes=(*notes, *([f"by {told.where}"] if told.where else [])),
+        own=_own(contents, chosen, filtered, named) if embedded is None and named is not None else None,
     )
+
+
+def _own(contents: Contents, chosen: Encoder, filtered: Filtered, named: str) -> TimmsOwn:
+    raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
+    return TimmsOwn(named.removeprefix("timm/"), filtered.config, raw)
 
 
 def _resolved(filtered: Filtered, told: Stated, maker: str, named: str | None) -> Resolved:

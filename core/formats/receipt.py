@@ -71,14 +71,21 @@ class ModelProof(FileModel):
 class MakerProof(FileModel):
     """Features of the maker's own network, compared with those of a model of the target library.
 
-    `reference` is the .npz that the maker's code wrote, `tolerance` the largest difference allowed, relative
-    to the largest feature.
+    `reference` is the .npz that the maker's code wrote; None where the maker's library ran here, on seeded
+    images. `maker` says whose network it is, `tolerance` the largest difference allowed, relative to the
+    largest feature.
     """
 
-    reference: FileRecord
+    reference: FileRecord | None
+    maker: str = "the maker"
     model: str
     features: tuple[StageDifference, ...]
     tolerance: float
+
+    @property
+    def where(self) -> str:
+        """Where the maker's features are from."""
+        return self.maker if self.reference is None else self.reference.name
 
     @property
     def largest(self) -> float:
@@ -155,7 +162,7 @@ class Receipt(FileModel):
         if self.against is None:
             return "consistent with carryover's own network (prove it the maker's with --against)"
         return (
-            f"verified against the maker ({self.against.reference.name}, largest difference"
+            f"verified against the maker ({self.against.where}, largest difference"
             f" {self.against.largest:.2g})"
         )
 

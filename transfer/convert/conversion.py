@@ -62,7 +62,8 @@ def convert(
         What is known of its network and pixels.
     against
         A .npz of features that the maker's own network gives for some images (`core.backbones.against`).
-        Every model of the target must give them; without it the receipt says "consistent" only.
+        Every model of the target must give them; without it the receipt says "consistent" only, but where the
+        file or its user names a model of timm: that is run here, and compared.
 
     Raises
     ------
@@ -137,6 +138,8 @@ def _prove(
             f" maker's network has ({held.notes[0]}), so its features are others; prove the file with --to"
             f" timm, then convert it for {target.name} without --against"
         )
+    if reference is None and imported.own is not None and held.imported is imported:
+        reference = imported.own.reference(imported.metadata)
     proofs, against = _load(written, target, imported, held, reference)
     return _Proven(proofs, version, (), against)
 
