@@ -3,19 +3,17 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from carryover.core.backbones.architecture import is_counter
+from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.makers import Encoder
 from carryover.core.backbones.reading import Contents
+from carryover.core.backbones.timm_own import TimmsOwn
 from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.core.formats.receipt import Fate
-
-if TYPE_CHECKING:
-    from carryover.core.backbones.timm_own import TimmsOwn
 
 _TRAINING_STATE = re.compile(
     r"(^|\.)(optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
@@ -40,7 +38,23 @@ class Imported:
     fates: tuple[Fate, ...]
     filled: tuple[str, ...]
     notes: tuple[str, ...]
-    own: "TimmsOwn | None" = None
+    own: TimmsOwn | None = None
+
+
+def live_backbone(imported: Imported) -> nn.Module:
+    """The module that a checked state dict belongs to, with that state loaded."""
+    # Built without values: initialising them would draw from the caller's random numbers for nothing.
+    with torch.device("meta"):
+        backbone = build_backbone(imported.metadata.backbone)
+    held = sum(1 for _ in backbone.parameters()) + sum(1 for _ in backbone.buffers())
+    if len(backbone.state_dict()) == held:
+        backbone.to_empty(device="cpu")
+    else:
+        # Buffers that no checkpoint holds (indices of windows, frequencies of rotary positions) are computed.
+        with torch.random.fork_rng(devices=[]):
+            backbone = build_backbone(imported.metadata.backbone)
+    backbone.load_state_dict(dict(imported.state), strict=True)
+    return backbone
 
 
 def as_float32(name: str, value: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from carryover.core.backbones.imported import (
     choice_in_words,
     conversions_in_words,
     fates_of,
+    live_backbone,
 )
 from carryover.core.backbones.inspected import in_words, with_said
 from carryover.core.backbones.makers import Encoder, choose, encoders, maker_of, own_encoders
@@ -23,6 +24,7 @@ from carryover.core.backbones.reading import Contents, read_contents
 from carryover.core.backbones.recognition import ANCHORS
 from carryover.core.backbones.stated import Stated
 from carryover.core.backbones.timm_checkpoint import take_as, take_recognised, take_variant
+from carryover.core.backbones.timm_own import prove_own
 from carryover.core.backbones.values import require_usable, untouched
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import (
@@ -55,11 +57,7 @@ def import_checkpoint(
     """
     taken = take_backbone(path, encoder, stated)
     if taken.own is not None:
-        from carryover.core.backbones.inspection import live_backbone
-        from carryover.core.backbones.timm_own import prove_own
-
-        proof = prove_own(taken, live_backbone(taken))
-        assert proof is not None
+        proof = prove_own(taken.own, live_backbone(taken), taken.metadata)
         log.info("%s: as %s has it, largest difference %.2g", path, proof.where, proof.largest)
     for note in taken.notes:
         log.info("%s: %s", path, note)

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.imported import Imported
+from carryover.core.backbones.imported import live_backbone
 from carryover.core.backbones.importers import take_backbone
 from carryover.core.backbones.inspected import Inspection
 from carryover.core.backbones.stated import Stated
@@ -30,22 +28,6 @@ def load_backbone(
     """
     imported = take_backbone(path, encoder, stated)
     return live_backbone(imported), imported.metadata
-
-
-def live_backbone(imported: Imported) -> nn.Module:
-    """The module that a checked state dict belongs to, with that state loaded."""
-    # Built without values: initialising them would draw from the caller's random numbers for nothing.
-    with torch.device("meta"):
-        backbone = build_backbone(imported.metadata.backbone)
-    held = sum(1 for _ in backbone.parameters()) + sum(1 for _ in backbone.buffers())
-    if len(backbone.state_dict()) == held:
-        backbone.to_empty(device="cpu")
-    else:
-        # Buffers that no checkpoint holds (indices of windows, frequencies of rotary positions) are computed.
-        with torch.random.fork_rng(devices=[]):
-            backbone = build_backbone(imported.metadata.backbone)
-    backbone.load_state_dict(dict(imported.state), strict=True)
-    return backbone
 
 
 def inspect_checkpoint(path: Path, encoder: str | None = None, stated: Stated | None = None) -> Inspection:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from carryover.configs import UserError
 from carryover.core.backbones.against import POOLED, Reference, prove_against
 from carryover.core.backbones.build import feature_maps
-from carryover.core.backbones.imported import Imported
 from carryover.core.backbones.timm_network import library, options_of
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
@@ -65,18 +64,15 @@ class TimmsOwn:
         return model.eval()
 
 
-def prove_own(imported: Imported, network: nn.Module) -> MakerProof | None:
-    """Compare a loaded network with timm's own where its file is named after a model of timm; else None.
+def prove_own(own: TimmsOwn, network: nn.Module, metadata: CanonicalMetadata) -> MakerProof:
+    """Compare a loaded network with timm's own.
 
     Raises WorkError where they differ by more than `against.RELATIVE`.
     """
-    if imported.own is None:
-        return None
     network = network.eval()
-    model = LoadedModel(
-        imported.metadata.backbone.label, {}, lambda images: feature_maps(network, images), network
-    )
-    return prove_against(imported.own.reference(imported.metadata), model, imported.metadata)
+    label = metadata.backbone.label
+    model = LoadedModel(label, {}, lambda images: feature_maps(network, images), network)
+    return prove_against(own.reference(metadata), model, metadata)
 
 
 def _any_size(model: Any) -> bool:

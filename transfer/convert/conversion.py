@@ -10,10 +10,9 @@ from torch import Tensor
 from carryover.configs import CarryoverError, UserError, WorkError
 from carryover.core.backbones.against import Reference, prove_against, read_reference
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.imported import Imported
+from carryover.core.backbones.imported import Imported, live_backbone
 from carryover.core.backbones.importers import take_backbone
 from carryover.core.backbones.inspected import in_words, with_said
-from carryover.core.backbones.inspection import live_backbone
 from carryover.core.backbones.stated import Stated
 from carryover.core.backbones.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
 from carryover.core.formats.receipt import (

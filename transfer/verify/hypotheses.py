@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from carryover.configs import UserError
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.imported import Imported
+from carryover.core.backbones.imported import Imported, live_backbone
 from carryover.core.backbones.importers import take_backbone
-from carryover.core.backbones.inspection import live_backbone
 from carryover.core.backbones.stated import Pixels, Stated
 from carryover.core.formats.backbone import BackboneConfig
 

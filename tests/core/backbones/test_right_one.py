@@ -9,8 +9,9 @@ import torch
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.against import prove_against, read_reference
 from carryover.core.backbones.build import feature_maps
+from carryover.core.backbones.imported import live_backbone
 from carryover.core.backbones.importers import take_backbone
-from carryover.core.backbones.inspection import inspect_checkpoint, live_backbone
+from carryover.core.backbones.inspection import inspect_checkpoint
 from carryover.core.backbones.reference_script import script_for
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.receipt import read_receipt

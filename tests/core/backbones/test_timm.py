@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from carryover.configs import UserError
 from carryover.core.backbones.description import describe, description_of
+from carryover.core.backbones.imported import live_backbone
 from carryover.core.backbones.importers import take_backbone
-from carryover.core.backbones.inspection import inspect_checkpoint, live_backbone
+from carryover.core.backbones.inspection import inspect_checkpoint
 from carryover.core.backbones.stated import Stated
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import backbone_digest
