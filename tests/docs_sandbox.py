@@ -1,4 +1,4 @@
-"""The files that the documentation speaks of, small: checkpoints of two makers, and data of one's own under `data/`."""
+"""Small files for the commands of README.md: checkpoints of two makers, and data sets under `data/`."""
 
 import shutil
 from pathlib import Path

@@ -59,7 +59,9 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.
         if page != README or OUT_OF_REACH.search(line):
             continue
         words = shlex.split(line.replace("/data/", f"{tmp_path}/data/"), comments=True)[1:]
-        words = [str(found) for word in words for found in (sorted(Path().glob(word)) if "*" in word else [word])]
+        words = [
+            str(found) for word in words for found in (sorted(Path().glob(word)) if "*" in word else [word])
+        ]
         for word in words[:2]:
             words += SMALLER.get(word, [])
         done = CliRunner().invoke(app, words)

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from carryover.transfer.cli import doctor
 
@@ -83,3 +86,19 @@ def test_the_doctor_names_another_distribution_in_our_package(monkeypatch: pytes
     monkeypatch.setattr(doctor.metadata, "packages_distributions", lambda: both)
     (broken, *_) = doctor.examine()
     assert broken.state == "broken" and "pip uninstall carryover;" in broken.remedy
+
+
+def test_the_lowest_versions_are_those_that_the_suite_is_run_with() -> None:
+    lowest = {}
+    for line in (ROOT / "requirements" / "lowest.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            lowest[name] = Version(version)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["timm"], *extras["parquet"]]:
+        stated = Requirement(text)
+        bounds = [Version(s.version) for s in stated.specifier if s.operator == ">="]
+        assert bounds == [lowest[stated.name]], (
+            f"{text}: requirements/lowest.txt has {lowest.get(stated.name)}"
+        )

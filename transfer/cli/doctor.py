@@ -49,7 +49,7 @@ def _torch() -> Finding:
 
 
 def _torchvision() -> Finding:
-    remedy = "pip install 'torch>=2.14' torchvision  (the two must come together)"
+    remedy = "pip install 'torch>=2.9.1' torchvision  (the two must come together)"
     found = version("torchvision")
     if not found:
         return Finding("torchvision", "broken", "not installed", needed=True, remedy=remedy)

@@ -14,7 +14,7 @@ def _torch() -> Finding:
 
 
 def _torchvision() -> Finding:
-    remedy = "pip install 'torch>=2.14' torchvision  (the two must come together)"
+    remedy = "pip install 'torch>=2.9.1' torchvision  (the two must come together)"
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 _OF_THE_NETWORK = ("architecture", "stem", "stride_in_1x1", "padding", "heads", "pixels")
 
 
-def keys(given: list[str] | None) -> list[str] | None:
-    """Refuse ``out=``, which is no key of a recipe."""
+def keys(given: list[str] | None) -> list[str]:
+    """Return the overrides; raise UserError for ``out=``, which is not a recipe key."""
     from carryover.configs import UserError
 
     for override in given or []:
         if override.startswith("out="):
-            raise UserError(f"'{override}': where results go is no key of a recipe: --out {override[4:]}")
-    return given
+            raise UserError(f"'{override}': the output directory is not a recipe key: --out {override[4:]}")
+    # typer 0.12 cannot convert None.
+    return given or []
 
 
 def network_of(values: Mapping[str, Any]) -> "Stated | None":

@@ -1,5 +1,6 @@
 """Collect the records of one or several runs and write the report in the formats asked for."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +47,14 @@ def write_report(
     Raises
     ------
     UserError
-        An unknown format, a run that is not there, or neither a record nor an unfinished stage in any.
+        An unknown format, "parquet" without pyarrow, a run that does not exist, or runs with neither a record
+        nor an unfinished stage.
     """
     unknown = [f for f in formats if f not in FORMATS]
     if unknown:
         raise UserError(f"report format '{unknown[0]}' is unknown; there are: {', '.join(FORMATS)}")
+    if "parquet" in formats and importlib.util.find_spec("pyarrow") is None:
+        raise UserError("report format 'parquet' needs pyarrow: pip install 'carryover-eval[parquet]'")
     for run in runs:
         if not run.exists():
             raise UserError(f"{run}: no such run")

@@ -134,6 +134,16 @@ def test_the_csv_and_the_parquet_file_hold_every_number(tmp_path: Path) -> None:
         assert frame[["metric", "value", "n"]].to_numpy().tolist() == [["top1", 12.5, 500]]
 
 
+def test_a_missing_pyarrow_is_answered_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_record(record(), tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'carryover-eval\[parquet\]'"):
+        write_report([tmp_path], tmp_path / "report", formats=["csv", "parquet"])
+    assert not (tmp_path / "report").exists()
+
+
 def test_figures_are_written_for_papers_when_asked_for(tmp_path: Path) -> None:
     for name in ("random", "simo"):
         write_record(record(method=name, pretrain_recipe=name), tmp_path / name)
