@@ -17,7 +17,7 @@ from carryover.core.backbones.reading import Contents
 from carryover.core.backbones.recognition import the_one, usual_models, usual_resnets
 from carryover.core.backbones.stated import Stated, pixels_of
 from carryover.core.backbones.timm_import import Filtered, anchors_of, children_of, fitted, without_tag
-from carryover.core.backbones.timm_network import pretrained_configuration
+from carryover.core.backbones.timm_network import library, pretrained_configuration
 from carryover.core.backbones.timm_own import TimmsOwn
 from carryover.core.backbones.values import require_usable
 from carryover.core.formats.backbone import BackboneConfig
@@ -77,6 +77,11 @@ def take_recognised(
         kind = (
             "a vision transformer" if any(".attn." in name for name in raw) else "a network of another kind"
         )
+        if names:
+            try:
+                library()
+            except UserError as error:
+                raise UserError(f"{where}: {kind}; {error}") from None
         raise UserError(
             f"{where}: {kind} that none of the usual models fits{tried}; say which of timm's models it is:"
             " --architecture timm/NAME"

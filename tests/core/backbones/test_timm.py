@@ -1,5 +1,6 @@
 """Vision transformers, ConvNeXts, Swins and ResNeXts of every layout are timm's own networks."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,15 @@ def test_what_is_not_the_named_model_is_refused_by_name(tmp_path: Path) -> None:
     torch.save({"a": prefixed("teacher.backbone.", scaled), "b": prefixed("student.backbone.", scaled)}, path)
     with pytest.raises(UserError, match="--encoder student or --encoder teacher"):
         take_backbone(path, None, Stated(architecture="timm/vit_tiny_patch16_224"))
+
+
+def test_without_timm_a_transformer_is_answered_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32)
+    torch.save(network.state_dict(), path := tmp_path / "theirs.pth")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        UserError, match=r"theirs.pth: a vision transformer; .*pip install 'carryover-eval\[timm\]'"
+    ):
+        take_backbone(path)
