@@ -64,8 +64,8 @@ def require_one_rest(splits: Mapping[str, float | str], used: Sequence[str]) -> 
     shares = [name for name, share in splits.items() if isinstance(share, float)]
     if shares and len(rest) > 1:
         raise ValueError(
-            f"splits draws {', '.join(shares)}, and {' and '.join(rest)} would both be all that is left;"
-            " name one of them"
+            f"splits draws {', '.join(shares)}, and {' and '.join(rest)} would both be all that is left:"
+            f" give one of them a share, or use a drawn split instead (data.test_split={shares[0]})"
         )
 
 

@@ -166,5 +166,7 @@ def check_data(data: ClassifyData) -> None:
         for key, split in named:
             if not (root / split).is_dir():
                 found = sorted(p.name for p in root.iterdir() if p.is_dir())
-                listed = f"; {root} holds {', '.join(found[:8])}" if found else ""
+                listed = f"; {root} contains {', '.join(found[:8])}" if found else ""
+                if len(found) > 1 and not any((root / other).is_dir() for _, other in named):
+                    listed += "; if these are the classes: 'data.splits={test: 0.2}' data.test_split=test"
                 raise UserError(f"data.{key}: {root / split}: no such folder{listed}")

@@ -19,6 +19,7 @@ from carryover.core.data.config import (
     ViewConfig,
 )
 from carryover.core.data.datasets import Paths
+from carryover.core.data.labelled.config import ClassifyData, check_data
 from carryover.core.data.prepared import build_dataset
 from tests.core.data.folders import draw, image_folder
 
@@ -197,3 +198,13 @@ def test_the_views_of_each_kind() -> None:
     assert crops[2].scale == (0.05, 0.4)
     assert (AugmentConfig().test_view.resize, AugmentConfig().test_view.size) == (256, 224)
     assert AugmentConfig(view=a).test_view.resize == 32
+
+
+def test_class_folders_without_splits_are_answered_with_the_keys_that_split_them(tmp_path: Path) -> None:
+    for name in ("elm", "oak"):
+        draw(tmp_path / name / "0.png")
+    with pytest.raises(
+        UserError, match=r"contains elm, oak; .*'data.splits=\{test: 0.2\}' data.test_split=test"
+    ):
+        check_data(ClassifyData(root=tmp_path, kind="imagefolder"))
+    check_data(ClassifyData(root=tmp_path, kind="imagefolder", splits={"test": 0.2}, test_split="test"))
