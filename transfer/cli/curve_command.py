@@ -1,4 +1,4 @@
-"""carryover curve: what pretraining saves in labels, on one's own data."""
+"""Learning curves on the user's own data: `carryover curve`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ def curve(
         list[str],
         typer.Argument(
             metavar="CHECKPOINT... data.root=DIR [KEY=VALUE]...",
-            help="Checkpoints of any maker, and keys of the evaluation recipes.",
+            help="Checkpoint files, and keys of the evaluation recipes.",
         ),
     ],
     recipe: Annotated[
@@ -26,17 +26,17 @@ def curve(
         typer.Option(
             "--recipe",
             "-r",
-            help="An evaluation recipe (may be given again): of classification, detection or segmentation."
-            " small_knn, small_linear and small_finetune (small_finetune_cpu without a GPU) unless told.",
+            help="Recipe for classification, detection or segmentation (repeatable). Default: small_knn,"
+            " small_linear and small_finetune (small_finetune_cpu without a GPU).",
         ),
     ] = None,
     shares: Annotated[
         str, typer.Option("--labels", help="Percentages of the labels, comma-separated.")
     ] = "1,2,5,10,20,50,100",
-    seeds: Annotated[int, typer.Option(help="Draws of labels of every point.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Random draws of the labels per point.", min=1)] = 3,
     supervised: Annotated[Path | None, typer.Option(help="A supervised checkpoint to compare with.")] = None,
     train_supervised: Annotated[
-        bool, typer.Option("--train-supervised", help="Train one, on all labels of the training images.")
+        bool, typer.Option("--train-supervised", help="Train one on all labels of the training images.")
     ] = False,
     executor: Executor = "inline",
     cluster: Cluster = "default",
@@ -45,10 +45,10 @@ def curve(
     follow: Follow = False,
     out: Out = None,
 ) -> None:
-    """Draw accuracy or AP against the share of your own labels: pretrained, random and supervised.
+    """Plot accuracy or AP against the fraction of labels: pretrained, random and supervised.
 
-    Every point is a stage of a pipeline, written to OUT/curve.yaml and run there: run again to resume, or go
-    on with `carryover status`, `retry` and `report`. Labels are drawn class by class, and nested.
+    Every point is a stage of a pipeline, written to OUT/curve.yaml and run there: run again to resume, or use
+    `carryover status`, `retry` and `report`. Labels are drawn from every class, and are nested.
     """
     from carryover.transfer.cli.run_commands import run_pipeline
     from carryover.transfer.pipeline.curve import RECIPES, RECIPES_ON_A_CPU, Asked

@@ -1,4 +1,4 @@
-"""carryover: the command line. Commands import what they need when they run, so that --help is instant."""
+"""Command line of carryover. Commands import what they need when they run, so that --help is fast."""
 
 import logging
 import sys
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="carryover",
-    help="What does my pretraining carry over? Pretrain, convert with proof, evaluate, report.",
+    help="Evaluate what a pretraining carries over: pretrain, convert, evaluate, report.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-data_app = typer.Typer(help="Make the procedural data set, or validate a real one.", no_args_is_help=True)
+data_app = typer.Typer(help="Generate the procedural data set, or check a data set.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-study_app = typer.Typer(help="The papers' experiments that need no training run.", no_args_is_help=True)
+study_app = typer.Typer(help="Experiments of the papers that need no training run.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
 
@@ -61,10 +61,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done in detail.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log in detail.")] = False,
 ) -> None:
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
@@ -77,10 +77,12 @@ def _options(
 def doctor(
     tries: Annotated[
         bool,
-        typer.Option("--try", help="Import torch and the reference backends, and use the device: seconds."),
+        typer.Option(
+            "--try", help="Import torch and the reference backends, and use the device (takes seconds)."
+        ),
     ] = False,
 ) -> None:
-    """Say what is here, what is missing, and how to get it."""
+    """List what is installed, what is missing, and the command that installs it."""
     from carryover.transfer.cli.commands import print_findings
     from carryover.transfer.cli.doctor import examine
 
@@ -93,7 +95,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Run directory.")] = Path("runs/demo"),
     overrides: Overrides = None,
 ) -> None:
-    """Run the whole job, small, on a CPU: pretrain, convert, detect, fine-tune, report."""
+    """Run a small pipeline on a CPU: pretrain, convert, detect, fine-tune, report."""
     from carryover.transfer.cli.run_commands import run_pipeline
 
     raise typer.Exit(run_pipeline("demo", out, "inline", overrides or []))
@@ -103,12 +105,12 @@ def demo(
 def recipes(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show this recipe, fully resolved; or list a kind or task (detection)."),
+        typer.Argument(help="A recipe to print in full; or a kind or task to list (detection)."),
     ] = None,
     overrides: Overrides = None,
-    paper: Annotated[str | None, typer.Option(help="Only recipes of this paper or method.")] = None,
+    paper: Annotated[str | None, typer.Option(help="List only recipes of this paper or method.")] = None,
 ) -> None:
-    """List the recipes, or show one fully resolved."""
+    """List the recipes, or print every value of one."""
     from carryover.transfer.cli.commands import is_group, print_recipe, print_recipes
 
     if name is None or paper is not None:
@@ -127,7 +129,7 @@ def data_shapes(
     val: Annotated[int, typer.Option(help="Validation images of the classification set.")] = 500,
     detection: Annotated[int, typer.Option(help="Images of the detection set.")] = 200,
 ) -> None:
-    """Write the procedural data set: an ImageFolder, and detection images in VOC and COCO layout."""
+    """Generate the procedural data set: class folders, and detection images in VOC and COCO layout."""
     from carryover.core.data.shapes.write import write_shapes
 
     typer.echo(write_shapes(out, seed=seed, n_train=train, n_val=val, n_detection=detection))
@@ -138,13 +140,13 @@ def data_check(
     kind: Annotated[
         str, typer.Argument(help="imagefolder, voc, coco, boxes (LabelImg, YOLO, csv) or masks.")
     ],
-    root: Annotated[Path, typer.Argument(help="The data set's root.")],
+    root: Annotated[Path, typer.Argument(help="Root of the data set.")],
     recipe: Annotated[
         str | None,
-        typer.Option(help="The recipe that says how masks, or the boxes of kind boxes, are laid out."),
+        typer.Option(help="Recipe with the layout of masks, or of kind boxes."),
     ] = None,
 ) -> None:
-    """Validate a data set, list every defect by kind; exit with 1 where one of them is fatal."""
+    """Check a data set and list its defects by kind; exit status 1 if one of them is fatal."""
     from carryover.transfer.cli.commands import check_data, print_defects
 
     if print_defects(check_data(kind, root, recipe), str(root)):
@@ -157,7 +159,7 @@ def pretrain(
     overrides: Overrides = None,
     out: Out = None,
 ) -> None:
-    """Train a pretraining recipe into a canonical checkpoint; run again to resume."""
+    """Pretrain a recipe and write a canonical checkpoint; run again to resume."""
     from carryover.configs import load
 
     config = load("pretrain", recipe, overrides or [])
@@ -170,7 +172,7 @@ def pretrain(
 
 @app.command()
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file of any supported project.")],
     encoder: Encoder = None,
     architecture: Architecture = None,
     stem: Stem = None,
@@ -178,15 +180,16 @@ def inspect(
     padding: Padding = None,
     heads: Heads = None,
     pixels: Pixels = None,
-    tensors: Annotated[
-        bool, typer.Option("--tensors", "--verbose", "-v", help="What became of every tensor.")
-    ] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", "--verbose", "-v", help="List every tensor.")] = False,
     reference_script: Annotated[
         bool,
-        typer.Option("--reference-script", help="Print the maker's code for `convert --against`."),
+        typer.Option(
+            "--reference-script",
+            help="Print a script for the authors' code that writes the file for `convert --against`.",
+        ),
     ] = False,
 ) -> None:
-    """Say which layout and backbone a checkpoint has, what is covered and what is assumed."""
+    """Print the layout and backbone of a checkpoint, its coverage, and what is assumed."""
     from carryover.core.backbones.reference_script import script_for
     from carryover.core.backbones.remembered import look_into
 
@@ -196,9 +199,11 @@ def inspect(
 
 @app.command()
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
-    to: Annotated[str, typer.Option(help="detectron2, mmseg, torchvision, timm or canonical.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; the receipt goes beside it.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file of any supported project.")],
+    to: Annotated[str, typer.Option(help="Target: detectron2, mmseg, torchvision, timm or canonical.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write; the receipt is written beside it.")
+    ],
     encoder: Encoder = None,
     architecture: Architecture = None,
     stem: Stem = None,
@@ -212,10 +217,10 @@ def convert(
     epochs: Epochs = None,
     input_size: InputSize = None,
     against: Annotated[
-        Path | None, typer.Option(help="A .npz of the maker's own features (`inspect --reference-script`).")
+        Path | None, typer.Option(help="The authors' features as .npz (`inspect --reference-script`).")
     ] = None,
 ) -> None:
-    """Convert a checkpoint, and prove that the target library loads all of it."""
+    """Convert a checkpoint, and verify that the target library loads all of it."""
     from carryover.transfer.cli.commands import convert_checkpoint
 
     network = network_of(locals())
@@ -227,7 +232,8 @@ def convert(
 def evaluate(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
     checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", "-c", help="A canonical checkpoint, or any maker's.")
+        Path,
+        typer.Option("--checkpoint", "-c", help="Checkpoint file of carryover or any supported project."),
     ],
     overrides: Overrides = None,
     out: Out = None,
@@ -244,7 +250,7 @@ def evaluate(
     epochs: Epochs = None,
     input_size: InputSize = None,
 ) -> None:
-    """Run one evaluation recipe on a checkpoint; run again to resume."""
+    """Evaluate a checkpoint with one recipe; run again to resume."""
     from carryover.slurm.processes import leaving
     from carryover.transfer.cli.commands import evaluate_checkpoint
 
@@ -273,7 +279,7 @@ def run(
     follow: Follow = False,
     out: Out = None,
 ) -> None:
-    """Run a pipeline; what is finished is not done again."""
+    """Run a pipeline; finished stages are not repeated."""
     from carryover.transfer.cli.run_commands import run_pipeline
 
     run_dir = out or Path("runs") / Path(pipeline).stem
@@ -294,9 +300,11 @@ def run(
 @app.command()
 def status(
     run_dir: Run,
-    follow: Annotated[bool, typer.Option("--follow", help="Stay until nothing is on its way.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Wait until nothing is queued or running.")
+    ] = False,
 ) -> None:
-    """Say where every stage of a run stands; 0 finished or on its way, 1 something ended badly, 3 unknown."""
+    """Print the state of every stage; exit status 0: finished, queued or running, 1: failed, 3: unknown."""
     from carryover.transfer.cli.run_commands import print_status
 
     raise typer.Exit(print_status(run_dir, follow=follow))
@@ -306,9 +314,9 @@ def status(
 def logs(
     run_dir: Run,
     stage: Annotated[str, typer.Argument(help="A stage's name, as `status` prints it.")],
-    attempt: Annotated[int | None, typer.Option(help="Which attempt; the last one unless told.")] = None,
+    attempt: Annotated[int | None, typer.Option(help="Number of the attempt; default: the last.")] = None,
 ) -> None:
-    """Print what a stage logged and printed."""
+    """Print the log and output of a stage."""
     from carryover.transfer.cli.run_commands import print_logs
 
     print_logs(run_dir, stage, attempt)
@@ -319,7 +327,7 @@ def cancel(
     run_dir: Run,
     stages: Annotated[list[str] | None, typer.Argument(help="Only these stages.")] = None,
 ) -> None:
-    """Stop a run; running stages save their state first, and resume when run again."""
+    """Stop a run; running stages save their state first and can be resumed."""
     from carryover.transfer.cli.run_commands import cancel_run
 
     cancel_run(run_dir, stages or [])
@@ -328,9 +336,11 @@ def cancel(
 @app.command()
 def retry(
     run_dir: Run,
-    failed: Annotated[bool, typer.Option("--failed", help="Only what failed, and what it blocked.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only failed stages and those that they block.")
+    ] = False,
 ) -> None:
-    """Run or submit again what has not finished, as it was run or submitted last."""
+    """Run or submit unfinished stages again, with the settings of the last time."""
     from carryover.transfer.cli.run_commands import retry_run
 
     raise typer.Exit(retry_run(run_dir, failed))
@@ -346,15 +356,15 @@ def report(
     title: str = "What the pretraining carries over",
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Draw it up again and again until every stage has ended, or Ctrl-C."),
+        typer.Option("--watch", help="Update the report until every stage has ended, or Ctrl-C."),
     ] = False,
-    interval: Annotated[int, typer.Option(help="Seconds between two drawings of --watch.", min=1)] = 30,
+    interval: Annotated[int, typer.Option(help="Seconds between two updates of --watch.", min=1)] = 30,
     paired: Annotated[
         str | None,
-        typer.Option(metavar="ROW", help="Compare every row with this one, test image by test image."),
+        typer.Option(metavar="ROW", help="Compare every row with this one, paired by test image."),
     ] = None,
 ) -> None:
-    """Draw up the report of one or several runs; one of unfinished runs says that it is partial."""
+    """Write the report of one or several runs; for unfinished runs it is marked as partial."""
     from carryover.transfer.cli.commands import print_report
 
     if not print_report(runs, out, format, title, interval if watch else None, paired):
@@ -365,7 +375,7 @@ def report(
 def rescore(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, or result records.")],
 ) -> None:
-    """Count the numbers of finished evaluations again, from what they found in every test image."""
+    """Compute the metrics of finished evaluations again from their stored per-image outcomes."""
     from carryover.transfer.cli.commands import print_rescored
 
     if not print_rescored(runs):
@@ -377,7 +387,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="A run directory or a canonical checkpoint.")],
     second: Annotated[Path, typer.Argument(help="Another of the same kind.")],
 ) -> None:
-    """Put two runs or two checkpoints side by side, with the differences of their recipes."""
+    """Compare two runs or two checkpoints, including the differences of their recipes."""
     from carryover.transfer.cli.commands import print_comparison
 
     if not print_comparison(first, second):
@@ -392,10 +402,10 @@ app.command()(curve)
 def study_eqco_mi(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Training steps of each critic.", min=1)] = 5000,
-    estimates: Annotated[int, typer.Option(help="Batches that each bound is averaged over.", min=1)] = 1000,
+    estimates: Annotated[int, typer.Option(help="Batches over which each bound is averaged.", min=1)] = 1000,
     out: Out = None,
 ) -> None:
-    """Estimate a known mutual information by InfoNCE and by EqCo (EqCo's Table 5); writes csv and md."""
+    """Estimate a known mutual information with InfoNCE and EqCo (EqCo's Table 5); writes csv and md."""
     from carryover.transfer.studies.eqco_mi import eqco_mi
 
     eqco_mi(seed, steps, estimates, out, _command_line())
@@ -404,38 +414,39 @@ def study_eqco_mi(
 @study_app.command("gradients")
 def study_gradients(
     images: Annotated[
-        Path | None, typer.Option(help="A folder of images; procedural shapes unless told.")
+        Path | None, typer.Option(help="A folder of images; default: procedural shapes.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", "-c", help="Any maker's backbone; random unless told.")
+        Path | None,
+        typer.Option("--checkpoint", "-c", help="Checkpoint of the backbone; default: random weights."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images of the batch.", min=4)] = 128,
-    size: Annotated[int, typer.Option(help="Side of the views in pixels.", min=16)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Batch size.", min=4)] = 128,
+    size: Annotated[int, typer.Option(help="Side length of the views in pixels.", min=16)] = 64,
     width: Annotated[int, typer.Option(help="Width of the embeddings.", min=8)] = 2048,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Out = None,
 ) -> None:
-    """Compare every method's gradient with every other's on one batch: a table, and a heat-map."""
+    """Compare the gradients of all methods on one batch: a table and a heat map."""
     from carryover.transfer.studies.gradients import Asked, gradients
 
     gradients(Asked(images, checkpoint, batch_size, size, width, seed), out, _command_line())
 
 
 def _command_line() -> str:
-    """Return what was typed, for the record."""
+    """Return the command line, for the record."""
     import shlex
 
     return shlex.join(["carryover", *sys.argv[1:]])
 
 
 def main() -> None:
-    """Run the command line; 0 done, 1 the work failed, 2 what was asked is wrong, 128 + a signal stopped."""
+    """Run the command line; exit status 0, 1 (the work failed), 2 (invalid input) or 128 + signal."""
     try:
         app()
     except BrokenPipeError:
         sys.exit(1)
     except SystemExit as left:
-        # Raised by what a signal stopped, with what becomes of its work; others have said what they had to.
+        # Raised by work that a signal stopped, with how to resume it; other exits have printed their message.
         if getattr(left, "signum", 0):
             typer.secho(str(left), fg="yellow", err=True)
         raise

@@ -1,4 +1,4 @@
-"""The arguments and options that several commands share."""
+"""Arguments and options shared by several commands."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ def keys(given: list[str] | None) -> list[str]:
 
 
 def network_of(values: Mapping[str, Any]) -> "Stated | None":
-    """Return what a command's options say of a checkpoint's network and pixels."""
+    """Return the options of a command that describe a checkpoint's network and pixels."""
     from carryover.transfer.cli.commands import stated
 
     return stated(**{name: values[name] for name in _OF_THE_NETWORK if values[name] is not None})
@@ -36,30 +36,39 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
 Encoder = Annotated[
-    str | None, typer.Option(help="online, momentum, student, teacher, or a prefix that `inspect` prints.")
+    str | None,
+    typer.Option(help="Encoder: online, momentum, student, teacher, or a prefix printed by `inspect`."),
 ]
 Architecture = Annotated[
-    str | None, typer.Option(help="The network where the file does not tell: resnet50, timm/NAME.")
+    str | None, typer.Option(help="Network, if the file does not state it: resnet50, timm/NAME.")
 ]
-Stem = Annotated[str | None, typer.Option(help="imagenet, cifar, cifar_maxpool or cifar_no_relu.")]
+Stem = Annotated[str | None, typer.Option(help="Stem: imagenet, cifar, cifar_maxpool or cifar_no_relu.")]
 Stride = Annotated[
-    bool | None, typer.Option("--stride-in-1x1/--no-stride-in-1x1", help="Where bottlenecks stride.")
+    bool | None,
+    typer.Option(
+        "--stride-in-1x1/--no-stride-in-1x1", help="Bottlenecks stride in the 1x1 convolution (Caffe)."
+    ),
 ]
-Padding = Annotated[str | None, typer.Option(help="symmetric, or same (TensorFlow's).")]
-Heads = Annotated[int | None, typer.Option(help="Attention heads, which no tensor tells.", min=1)]
+Padding = Annotated[str | None, typer.Option(help="Padding: symmetric, or same (TensorFlow's).")]
+Heads = Annotated[int | None, typer.Option(help="Number of attention heads.", min=1)]
 Pixels = Annotated[
-    str | None, typer.Option(help="mean/std/order that the weights expect, or imagenet, caffe, half, clip.")
+    str | None,
+    typer.Option(
+        help="Pixel statistics that the weights expect: mean/std/order, or imagenet, caffe, half, clip."
+    ),
 ]
-Label = Annotated[str | None, typer.Option(help="What records and reports call the checkpoint.")]
-Method = Annotated[str | None, typer.Option(help="How it was pretrained, where its file does not say.")]
-PretrainedOn = Annotated[str | None, typer.Option(help="On what data, where its file does not say.")]
-Epochs = Annotated[float | None, typer.Option(help="For how many epochs, where its file does not say.")]
+Label = Annotated[str | None, typer.Option(help="Name of the checkpoint in records and reports.")]
+Method = Annotated[str | None, typer.Option(help="Pretraining method, if the file does not state it.")]
+PretrainedOn = Annotated[str | None, typer.Option(help="Pretraining data, if the file does not state it.")]
+Epochs = Annotated[float | None, typer.Option(help="Pretraining epochs, if the file does not state it.")]
 InputSize = Annotated[
-    int | None, typer.Option(help="On crops of how many pixels a side, where its file does not say.")
+    int | None, typer.Option(help="Side of the pretraining crops in pixels, if the file does not state it.")
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-Executor = Annotated[str, typer.Option(help="inline, local, slurm, or a package's own.")]
-Cluster = Annotated[str, typer.Option(help="A cluster's name or YAML file (slurm).")]
-AtOnce = Annotated[int, typer.Option(help="Stages side by side (local).", min=1)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, open the data; run nothing.")]
-Follow = Annotated[bool, typer.Option("--follow", help="Stay until every job has ended (slurm).")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+Executor = Annotated[str, typer.Option(help="Executor: inline, local, slurm, or one of your own packages.")]
+Cluster = Annotated[str, typer.Option(help="Name or YAML file of a cluster (slurm).")]
+AtOnce = Annotated[int, typer.Option(help="Stages that run at the same time (local).", min=1)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan and check the data without running anything.")
+]
+Follow = Annotated[bool, typer.Option("--follow", help="Wait until every job has ended (slurm).")]

@@ -1,4 +1,4 @@
-"""carryover verify: whether a checkpoint is what it claims to be."""
+"""Verification of a checkpoint: `carryover verify`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def verify(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any maker.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file of any supported project.")],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file to write it to.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write the result to.")] = None,
     encoder: Encoder = None,
     architecture: Architecture = None,
     stem: Stem = None,
@@ -35,11 +35,11 @@ def verify(
     heads: Heads = None,
     pixels: Pixels = None,
 ) -> None:
-    """Say whether a checkpoint is what it claims, and name the likely cause where it is not.
+    """Check that a checkpoint is what it claims to be, and name the likely cause if it is not.
 
-    Keys: data.root=DIRECTORY (a labelled data set, as the tasks read it: data.kind, data.split,
+    Keys: data.root=DIRECTORY (a labeled data set, with the keys of the tasks: data.kind, data.split,
     data.test_split), or images=FOLDER without labels; size, train_images, test_images, device. Exit status 1
-    where a cause is named: channel order, mean/std, stem, stride, padding, encoder, size, batch-norm
+    if a cause is named: channel order, mean/std, stem, stride, padding, encoder, size, batch-norm
     statistics, random weights.
     """
     network = network_of(locals())
