@@ -14,7 +14,7 @@ class WorkError(CarryoverError):
 
 
 class DamagedFileError(UserError):
-    """A file that carryover wrote is not as it was written: cut off, edited, or overwritten."""
+    """A file that carryover wrote is not as written: cut off, edited, or overwritten."""
 
 
 class NewerFormatError(UserError):

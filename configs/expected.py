@@ -57,7 +57,7 @@ def find_numbers(expected: Any, where: str) -> tuple[list[Number], list[Number]]
                 found += rows if method in cells.get("method", by_method) else ()
         fit = [n for n in found if n["task"] != _COST and _fits(n, cells)]
         if not fit:
-            raise UserError(f"{where}: expected: nothing published is {dict(asked)}")
+            raise UserError(f"{where}: expected: no published row matches {dict(asked)}")
         results += fit
         cost = {k: v for k, v in cells.items() if k not in _RESULT_COLUMNS}
         costs += [n for n in found if n["task"] == _COST and _fits(n, cost)]

@@ -76,7 +76,7 @@ class SlurmExecutor:
         ignored = overriding(os.environ)
         if ignored:
             log.warning(
-                "%s: not passed on to sbatch; recipes and the cluster's file decide", ", ".join(ignored)
+                "%s: not passed to sbatch; set them in the recipe or the cluster's file", ", ".join(ignored)
             )
         arrays = share(run.plan, self.cluster.defaults, self.cluster.max_array_size, behind)
         setup = self._setup(run.ledger)
@@ -206,7 +206,7 @@ class SlurmExecutor:
                 [j.job_id for j in listed if j.end is None and j.comment.startswith(f"{token}.")]
             )
         except RunError as error:
-            log.error("what was submitted could not be cancelled: %s", error)
+            log.error("the submitted jobs could not be cancelled: %s", error)
             return False
         return True
 
@@ -258,7 +258,7 @@ def _jobs(decision: Decision, run: Run) -> tuple[str, ...]:
     live = run.flights.live(run.record(decision))
     if not live:
         raise RunError(
-            f"stage {decision.stage.name} is at work outside SLURM ({decision.reason}); wait for it"
+            f"stage {decision.stage.name} is running outside SLURM ({decision.reason}); wait for it"
         )
     return tuple(job.job_id for job in live)
 
@@ -284,7 +284,7 @@ def _submitted(executor: submitit.SlurmExecutor, calls: Sequence[StageJob], comm
         except (FailedJobError, FailedSubmissionError) as error:
             if pause is None or _REFUSED.search(str(error)):
                 raise
-            log.warning("sbatch gave no answer (%s); asking again", _last_words(error))
+            log.warning("sbatch did not answer (%s); trying again", _last_words(error))
             taken = [j for j in scheduler.queue({os.getuid()}).values() if j.comment == comment]
             scheduler.cancel([job.job_id for job in taken if job.end is None])
             time.sleep(pause)

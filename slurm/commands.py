@@ -71,7 +71,7 @@ def run(
             message = f"{words[0]} not found: this machine does not belong to a SLURM cluster"
             raise RunError(message) from None
         except subprocess.TimeoutExpired:
-            raise RunError(f"{words[0]} gave no answer in {timeout:.0f} s") from None
+            raise RunError(f"{words[0]} did not answer within {timeout:.0f} s") from None
         if done.returncode == 0:
             return done.stdout
         # One that took long to fail has tried for as long as SLURM's own patience lasts.

@@ -306,10 +306,10 @@ def _why_signalled(record: StageRecord, asked: Resources) -> str:
     try:
         job = scheduler.own_job(os.environ["SLURM_JOB_ID"])
     except RunError as error:
-        log.warning("why the signal came cannot be asked: %s", error)
+        log.warning("the reason of the signal is unknown: %s", error)
         left = timedelta(minutes=asked.time_limit_min) - run_for
         return "timeout" if left <= margin else "preemption"
-    log.info("the controller says of this job, which has run for %s: %s", run_for, job)
+    log.info("the controller's state of this job, which has run for %s: %s", run_for, job)
     if job.restarts > restarts():
         return "requeue"
     if job.preempted:

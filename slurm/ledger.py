@@ -322,7 +322,7 @@ class Ledger:
                 stated = Statement.of(stage, hashes, inputs).to_json()
                 stated |= stage.calls.stated_by_v1(stage.params, self.out(stage.name))
             except (UserError, KeyError) as error:
-                log.warning("%s: what version 1 did cannot be read by this release: %s", stage.name, error)
+                log.warning("%s: the actions of version 1 cannot be read by this release: %s", stage.name, error)
                 continue
             if stage.inputs and hash_of_v1(stage, given[stage.name], hashes, inputs) != record.hash:
                 stated["inputs"] = ["other contents"]

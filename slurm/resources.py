@@ -78,7 +78,7 @@ class Resources:
         object.__setattr__(self, "setup", tuple(self.setup))
         object.__setattr__(self, "sbatch", dict(self.sbatch))
         for name in sorted(_RESERVED.intersection(self.sbatch)):
-            raise RequestError(f"resources: sbatch: {name} is set by carryover, which knows its jobs by it")
+            raise RequestError(f"resources: sbatch: {name} is reserved: carryover identifies its jobs by it")
 
     @property
     def time_limit_min(self) -> int:

@@ -161,7 +161,7 @@ def cluster_name() -> str:
                 return found.group(1).lower()
     name = _configured().get("ClusterName", "")
     if not name:
-        raise RunError("scontrol show config says no ClusterName")
+        raise RunError("scontrol show config states no ClusterName")
     return name.lower()
 
 
@@ -191,7 +191,7 @@ def queue(users: Collection[int] = ()) -> dict[str, Queued]:
     text = run("squeue", "--all", "--local", "--states=all", "--array", *only, f"--Format={columns}")
     lines = text.splitlines()
     if not lines or not lines[0].startswith("JOBID"):
-        raise RunError("squeue gave no answer: not even the header of an empty queue")
+        raise RunError("squeue did not answer: not even the header of an empty queue")
     return {job.job_id: job for job in map(_queued, lines[1:]) if job.job_id}
 
 
@@ -200,7 +200,7 @@ def own_job(job_id: str) -> OwnJob:
     text = run("scontrol", "show", "job", "--oneliner", job_id)
     fields = dict(re.findall(r"(\w+)=(\S*)", text.partition("\n")[0]))
     if "JobState" not in fields:
-        raise RunError(f"scontrol says nothing of job {job_id}")
+        raise RunError(f"scontrol does not list job {job_id}")
     return OwnJob(
         state=fields["JobState"],
         reason=fields.get("Reason", ""),
@@ -222,7 +222,7 @@ def alive() -> dict[str, str]:
     lines = [line for line in text.splitlines() if line.startswith("JobId=")]
     rows: list[dict[str, str]] = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines]
     if not rows and not text.startswith("No jobs"):
-        raise RunError("scontrol says nothing of any job")
+        raise RunError("scontrol lists no jobs")
     found: dict[str, str] = {}
     for fields in rows:
         if fields.get("JobState") not in ENDED:
@@ -250,7 +250,7 @@ def update(requests: Sequence[str], job_id: str) -> None:
     patience = _TIMEOUT_SECONDS + _SECONDS_A_REQUEST * len(lines)
     shown = run("scontrol", "--oneliner", entered="".join(lines), pauses=(), timeout=patience)
     if "JobState=" not in shown:
-        raise RunError(f"scontrol says nothing of job {job_id}")
+        raise RunError(f"scontrol does not list job {job_id}")
 
 
 def requeue(job_id: str) -> None:

@@ -164,7 +164,7 @@ def train(work: Work, plan: Plan, trainee: Trainee, ranks: Ranks, stop: StopRequ
                 if ranks.first:
                     log.warning(
                         "%s: stopped by %s after step %d of %d; the state is saved, and the same command"
-                        " goes on from there",
+                        " resumes from there",
                         out,
                         signal.Signals(stop.signum).name,
                         step,
@@ -239,7 +239,7 @@ class _History:
             state, path = load_state(plan.start), plan.start
             work = replace(work, out=path.parent)
             if state is None:
-                raise WorkError(f"{path}: no whole state to go on from")
+                raise WorkError(f"{path}: no complete state to resume from")
             log_there = path.with_name(METRICS_NAME)
             if self._ranks.first and log_there.exists():
                 write_atomic(self._out / METRICS_NAME, log_there.read_text(encoding="utf-8"))

@@ -56,7 +56,7 @@ def test_words_stand_as_they_are_written() -> None:
     ("change", "said"),
     [
         ({"metod": "byol"}, "here: expected: no column is called 'metod'; did you mean 'method'"),
-        ({"method": "byoll"}, r"here: expected: nothing published is \{.*'byoll'"),
+        ({"method": "byoll"}, r"here: expected: no published row matches \{.*'byoll'"),
         ({"table": 77}, "here: expected: there is no Table 77 of 'sqrtkl'"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_training_in_parts_equals_one_in_one_go(
     _same(_state(tmp_path / "whole"), _state(tmp_path / "rest"))
     assert _losses(tmp_path / "whole") == _losses(tmp_path / "rest")
 
-    with pytest.raises(WorkError, match="no whole state to go on from"):
+    with pytest.raises(WorkError, match="no complete state to resume from"):
         train(config, tmp_path / "none", start=tmp_path / "nowhere" / "checkpoint.pt")
     with pytest.raises(UserError, match="3 epochs of a schedule of 2"):
         train(config, tmp_path / "none", until=3)

@@ -263,7 +263,7 @@ def test_a_report_is_never_written_into_another_run(mine: tuple[Path, Path], tmp
     graph.write_text(json.dumps(plain), encoding="utf-8")
     (run / "report/index.html").unlink()
     result = retry(run)
-    assert "asks for the report of another run" in result.stages["report"].reason
+    assert "holds the request for the report of another run" in result.stages["report"].reason
     assert not (tmp_path / "other").exists()
 
 

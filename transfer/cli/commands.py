@@ -114,11 +114,11 @@ def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:
         data = getattr(load("transfer", recipe, [f"data.root={root}"]), "data", None)
         if kind != "boxes" or not isinstance(data, BoxesData):
             raise UserError(
-                f"--recipe {recipe}: says how masks or boxes (kind: boxes) lie; data check {kind} needs none"
+                f"--recipe {recipe}: only masks and boxes (kind: boxes) need a recipe; data check {kind} does not"
             )
         return check_boxes(data, splits=True)
     if recipe is None:
-        raise UserError("data check masks: say with --recipe which layout (fcn_folders, fcn_r50_ade20k, ...)")
+        raise UserError("data check masks: --recipe is needed for the layout (fcn_folders, fcn_r50_ade20k, ...)")
     from carryover.core.data.masks.splits import check_masks
     from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 
@@ -246,7 +246,7 @@ def _refresh_costs(run: Path) -> None:
     try:
         write_costs(run)
     except OSError as error:
-        log.warning("%s: costs are shown as they were written: %s", run, error)
+        log.warning("%s: costs are shown as recorded: %s", run, error)
 
 
 def print_rescored(runs: Sequence[Path]) -> bool:

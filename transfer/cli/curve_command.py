@@ -121,7 +121,7 @@ def _shares(text: str) -> tuple[float, ...]:
     except ValueError:
         raise UserError(f"--labels {text}: expected percentages, as 1,10,100") from None
     if not shares or min(shares) <= 0 or max(shares) > 1:
-        raise UserError(f"--labels {text}: percentages are above 0, and at most 100")
+        raise UserError(f"--labels {text}: percentages must be above 0 and at most 100")
     return shares
 
 

@@ -73,7 +73,7 @@ def _gpu() -> Finding:
         return Finding(
             "GPU", "broken", detail, remedy="install torch for it: https://pytorch.org/get-started"
         )
-    return Finding("GPU", "ok", f"{node or 'Metal'}; --try says whether torch can use it")
+    return Finding("GPU", "ok", f"{node or 'Metal'}; `doctor --try` tests whether torch can use it")
 
 
 def _bf16() -> Finding:

@@ -27,7 +27,7 @@ def _gpu() -> Finding:
 
     device, remedy = choose_device(), "everything runs on the CPU; a GPU and its driver make it faster"
     if device.type == "cpu":
-        return Finding("GPU", "missing", "no CUDA device, nor another that torch knows", remedy=remedy)
+        return Finding("GPU", "missing", "no CUDA device, and no other device known to torch", remedy=remedy)
     return Finding("GPU", "ok", f"device: {device.type}, {device_count()}x {name_of(device)}")
 
 

@@ -180,7 +180,7 @@ def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
     for name in stopped:
         out_console.print(Text(f"{name}: stopped"))
     if not stopped:
-        out_console.print("nothing was running or waiting")
+        out_console.print("nothing was running or queued")
 
 
 def retry_run(run_dir: Path, failed_only: bool) -> int:
@@ -268,7 +268,7 @@ def _conclude(result: "GraphResult") -> int:
     if page.exists():
         out_console.print(Text(f"report: {page}"), soft_wrap=True)
     if result.signum:
-        err_console.print("interrupted: run the same command again to go on", style="yellow")
+        err_console.print("interrupted: run the same command again to resume", style="yellow")
         return 128 + result.signum
     for name, outcome in result.unsuccessful.items():
         err_console.print(Text(f"{name}: {outcome.state}: {outcome.reason}", style="red"), soft_wrap=True)

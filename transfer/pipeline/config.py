@@ -207,7 +207,7 @@ class PipelineConfig(Recipe):
         for what, keys in (("pretrain/checkpoints", sources), ("evaluate", [e.key for e in self.evaluate])):
             twice = sorted({k for k in keys if keys.count(k) > 1})
             if twice:
-                raise ValueError(f"{what}: '{twice[0]}' is there twice; give one of them a label")
+                raise ValueError(f"{what}: '{twice[0]}' is listed twice; give one of them a label")
         return self
 
     @model_validator(mode="after")

@@ -47,7 +47,7 @@ def write_costs(run_dir: Path) -> int:
             spent = _costs(load_record(record_file), graph, stage.name, costs)
             known = load_costs(record_file.parent)
         except UserError as error:
-            log.warning("its cost is not written down: %s", error)
+            log.warning("its cost could not be recorded: %s", error)
             continue
         if spent != known:
             write_costs_file(spent, record_file.parent)

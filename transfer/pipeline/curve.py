@@ -242,7 +242,7 @@ def _pretrainings(asked: Asked, recipes: Sequence[_Recipe]) -> Iterator[dict[str
     labelled = [r for r in recipes if not r.dense]
     if asked.supervised is not None or not labelled:
         what = "detection and segmentation" if not labelled else "a supervised checkpoint that is given"
-        raise UserError(f"--train-supervised: trains a classifier; of no use beside {what}")
+        raise UserError(f"--train-supervised: trains a classifier, which cannot be compared with {what}")
     first = labelled[0]
     data = [o for o in first.overrides if _key(o).startswith("data.") and _key(o) != "data.test_split"]
     splits = getattr(first.config.data, "splits", {})

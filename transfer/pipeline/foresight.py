@@ -34,7 +34,7 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
         described = describe(backbone)
         if recipe.task in _DENSE and not described.hierarchical and described.patch_size is None:
             raise UserError(
-                f"{where}: {_described(backbone)} cannot carry the {recipe.task} of evaluate: {recipe.name}, "
+                f"{where}: {_described(backbone)} cannot be used for the {recipe.task} of evaluate: {recipe.name}, "
                 "which needs stages of strides 4 to 32: pretrain with backbone.stem=imagenet, "
                 "or name under the evaluation's `of:` the pretrainings that it is for"
             )
@@ -46,8 +46,8 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
             TARGETS.get(target).require(backbone)
         except UserError as error:
             raise UserError(
-                f"{where}: {_described(backbone)} cannot be carried to convert: {target} ({error}); "
-                "set convert=[canonical] to prove no more than that the checkpoint is whole"
+                f"{where}: {_described(backbone)} cannot be converted for convert: {target} ({error}); "
+                "set convert=[canonical] to verify only that the checkpoint is complete"
             ) from None
 
 
@@ -62,7 +62,7 @@ def _refuse_detector(where: str, backbone: BackboneConfig, recipe: Any) -> None:
         elif recipe.task == "segmentation":
             require_segmentable(backbone, recipe.model, recipe.input.crop_size)
     except UserError as error:
-        raise UserError(f"{where}: cannot be judged by evaluate: {recipe.name} ({error})") from None
+        raise UserError(f"{where}: cannot be evaluated by evaluate: {recipe.name} ({error})") from None
 
 
 def refuse_other_pixels(where: str, trained_on: TrainedOn, recipes: Iterable[Any]) -> None:

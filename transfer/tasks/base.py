@@ -224,7 +224,7 @@ def count(outcome: Outcome, out: Path) -> Counted:
     write_outcomes(path, outcome.outcomes)
     ties, metrics = outcome.outcomes.ties(), outcome.outcomes.metrics()
     if any(ties):
-        log.info("equal scores, broken by rule: %s", ", ".join(map(str, ties)))
+        log.info("ties broken by rule: %s", ", ".join(map(str, ties)))
     if outcome.metrics:
         require_same(outcome.metrics, metrics, path)
         metrics = tuple(outcome.metrics)
@@ -245,7 +245,7 @@ def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", o
     source = open_source(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     work = Work(out, config, identify(config, source))
     if (record := finished_record(work, source.sha256)) is not None:
-        log.info("%s: already evaluated, nothing to do", out)
+        log.info("%s: already evaluated", out)
         return record
     task.require(config, source)
     with ExitStack() as held:

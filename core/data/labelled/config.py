@@ -147,7 +147,7 @@ def check_data(data: ClassifyData) -> None:
     Raises UserError naming the path, or the key that is not set.
     """
     if data.root is None:
-        raise UserError("data.root is not set: say where the data set lies (data.root=/path/to/it)")
+        raise UserError("data.root is not set: set it to the directory of the data set (data.root=/path/to/it)")
     root = data.root.expanduser()
     if not root.is_dir() and not data.download:
         raise UserError(f"data.root: {root}: no such folder")

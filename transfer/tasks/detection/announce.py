@@ -13,7 +13,7 @@ def announce(config: DetectionConfig, splits: Splits) -> str:
     shown, dropped = config.input, tally(d for d in splits.defects if d.action == "drop")
     sizes = (" to " if shown.min_size_sampling == "range" else ", ").join(map(str, shown.min_sizes_train))
     lines = [
-        "what will be done",
+        "plan",
         f"  train on {_contents(splits.train)}",
         f"  test on {_contents(splits.test)}",
         f"  short edge {sizes} in training (long edge at most {shown.max_size_train}),"

@@ -103,7 +103,7 @@ def stored_features(
     place = store / request.key
     found = _open(place) if ranks.first else None
     if not _agreed(found is not None, ranks):
-        log.info("computing features of %d images, to be kept in %s (`store`)", len(request.images), store)
+        log.info("computing features of %d images, stored in %s (`store`)", len(request.images), store)
         _compute(request, backbone, place, ranks, batch_size, workers)
     else:
         log.info("features of %d images: from %s", len(request.images), place)
@@ -138,7 +138,7 @@ def _open(place: Path) -> FeatureSet | None:
         entry = FORMAT.parse(_Entry, FORMAT.read(place / _META) or {}, place / _META)
         for name, expected in entry.checksums.items():
             if _checksum(place / name) != expected:
-                raise ValueError(f"{name} is not as it was written")
+                raise ValueError(f"{name} is not as written")
         # Copy-on-write maps: torch wants writable memory, the file stays as it is.
         by_depth = {
             depth: torch.from_numpy(np.load(place / _file(depth), mmap_mode="c")) for depth in entry.dims

@@ -12,7 +12,7 @@ def announce(config: SegmentationConfig, splits: Splits) -> str:
     parts = ((splits.train, splits.train_pixels), (splits.test, splits.test_pixels))
     train, test = (f"{d.name}: {len(d.images)} images; {shares(d, pixels)}" for d, pixels in parts)
     lines = [
-        "what will be done",
+        "plan",
         f"  train on {train}",
         f"  test on {test}",
         "  scaled into {} x {}, times {:g} to {:g}, crops of {} x {} (height x width); tested {}".format(

@@ -24,7 +24,7 @@ def read_splits(data: VocImages) -> VocSplits:
     """Read both splits; raises UserError for a root, list or annotation that is not as it should be."""
     if data.root is None:
         raise UserError(
-            "data.root is not set: say where the VOC data set lies (data.root=/path/to/VOCdevkit)"
+            "data.root is not set: set it to the directory of the VOC data set (data.root=/path/to/VOCdevkit)"
         )
     root = data.root.expanduser()
     if not root.is_dir():
