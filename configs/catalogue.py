@@ -1,4 +1,4 @@
-"""Where recipes stand: one in a file of its own, or as a row of a table."""
+"""Locations of recipes: a file of its own, or a row of a table."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _MATRIX = re.compile(r"^matrix:", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Place:
-    """Where one recipe stands: its file, and its row where the file is a table."""
+    """Location of one recipe: its file, and its row if the file is a table."""
 
     path: Path
     row: str | None = None

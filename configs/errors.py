@@ -6,11 +6,11 @@ class CarryoverError(Exception):
 
 
 class UserError(CarryoverError):
-    """What was asked is wrong: a bad key, a missing file, unusable data (exit status 2)."""
+    """Invalid input: a bad key, a missing file, unusable data (exit status 2)."""
 
 
 class WorkError(CarryoverError):
-    """What was asked is right, but the work failed: NaN, a proof that does not hold (exit status 1)."""
+    """Valid input, but the work failed: NaN, a failed verification (exit status 1)."""
 
 
 class DamagedFileError(UserError):

@@ -1,4 +1,4 @@
-"""What a recipe's header says of published numbers, read from configs/published.
+"""Published numbers in a recipe's header, read from configs/published.
 
 `expected` of a recipe is a sentence, or what sets its numbers apart in the files:
 ``{paper: sqrtkl, table: [3, 9], method: byol}``. `table` may list several; any other key is a column of the

@@ -13,7 +13,7 @@ from carryover.configs.errors import DamagedFileError, NewerFormatError
 from carryover.configs.files import read_json, write_json
 
 DISTRIBUTION = "carryover-eval"
-"""What the package index calls us; a distribution called carryover is somebody else's."""
+"""Name of the distribution; the one called carryover belongs to another project."""
 VERSION_KEY = "schema_version"
 WRITER_KEY = "written_by"
 # Files of version 1 either had no version or named their format in words.
@@ -154,6 +154,6 @@ def _without(content: Plain, locations: list[tuple[int | str, ...]]) -> Plain:
 
 
 def _is_at(path: tuple[int | str, ...], location: tuple[int | str, ...]) -> bool:
-    """Whether a key's path is a pydantic location, which has the tags of unions among its steps."""
+    """Return whether a key's path is a pydantic location, which has the tags of unions among its steps."""
     steps = iter(location)
     return path[-1] == location[-1] and all(step in steps for step in path)

@@ -1,4 +1,4 @@
-"""When two pieces of work are the same: one definition for ledger, records, states and published rows.
+"""Identity of work: one definition for ledger, records, states and published rows.
 
 Work is the same when its protocol (the recipe's keys that can change a number), the version of the task or
 method, the seed, the backbone and the data are. Where it ran, from which path and with how many workers is
@@ -37,7 +37,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides the result of one piece of work.
+    """Everything that determines the result of one piece of work.
 
     Attributes
     ----------

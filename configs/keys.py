@@ -1,4 +1,4 @@
-"""Which keys a recipe may have, and which valid one is nearest to a wrong one."""
+"""Valid keys of a recipe, and the nearest one to an invalid key."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin

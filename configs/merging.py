@@ -1,4 +1,4 @@
-"""What wins: a recipe over its bases, a table's row over what the table says, an override over all of it.
+"""Precedence of recipe keys: override, then table row, then table, then bases.
 
 OmegaConf is imported where it is needed: most recipes have neither interpolations nor overrides.
 """

@@ -1,4 +1,4 @@
-"""What every recipe is: a frozen pydantic model that refuses keys it does not know."""
+"""Base class of recipes: a frozen pydantic model that rejects unknown keys."""
 
 from typing import Annotated, ClassVar, final
 

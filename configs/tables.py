@@ -91,7 +91,9 @@ def read_table(path: Path, content: Mapping[str, Any]) -> Table:
     axes = _axes(path, content["matrix"])
     template = content.get("name")
     if not isinstance(template, str):
-        raise UserError(f'{path}: name: a table must state how its rows are named, as in "{{{next(iter(axes))}}}"')
+        raise UserError(
+            f'{path}: name: a table must state how its rows are named, as in "{{{next(iter(axes))}}}"'
+        )
     excluded = _exclusions(path, content.get("exclude") or [], axes)
     common = {k: v for k, v in content.items() if k not in TABLE_KEYS}
     own = {str(k): v for k, v in _mapping(path, "rows", content.get("rows")).items()}

@@ -64,7 +64,7 @@ class MemoryBank:
         check_size(len(self), self.tensor.shape[1], num_images, width)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What resuming needs."""
+        """Return the state that resuming needs."""
         return {"rows": self.tensor}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -66,7 +66,7 @@ class ProjectorConfig(Section):
 
 
 class TransformerConfig(Section):
-    """How a vision transformer of timm begins, and what of it stays as it began.
+    """Initialization of a vision transformer of timm, and its frozen parts.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class TransformerConfig(Section):
 
 
 class _OptimizerSection(Section):
-    """What all optimisers share.
+    """Options shared by all optimizers.
 
     Attributes
     ----------

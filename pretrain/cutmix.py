@@ -19,7 +19,7 @@ _CUTMIX = 3
 
 @dataclass(frozen=True)
 class CutMix:
-    """How the b images of a batch are mixed.
+    """Mixing of the b images of a batch.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What each pretraining method may be asked for: one section a method, told apart by `method.name`.
+"""Options of each pretraining method: one section per method, selected by `method.name`.
 
 A section states a method's own parameters and nothing else; backbone, projector, data and optimiser are the
 recipe's (pretrain/config.py). No torch here: recipes are listed and checked without it.
@@ -71,7 +71,7 @@ class PredictorConfig(Section):
 
 
 class MethodSection(Section):
-    """What every method's section says about the recipe around it.
+    """Requirements of a method's section on the rest of the recipe.
 
     Attributes
     ----------
@@ -344,7 +344,7 @@ class MSBRegConfig(MethodSection):
 
 
 class _BankSection(MethodSection):
-    """What SqrtKL and NPID share: one view, and a bank with one row an image.
+    """Options shared by SqrtKL and NPID: one view, and a bank with one row per image.
 
     Attributes
     ----------

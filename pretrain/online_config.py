@@ -1,4 +1,4 @@
-"""Which signals are taken while a network trains, of how many images, and how often (torch-free)."""
+"""Signals computed during a training, their number of images and interval (torch-free)."""
 
 import math
 from typing import Annotated

@@ -107,7 +107,7 @@ class ShardedBank:
         self.tensor[place] = rows
 
     def _places(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the images' rows lie in this shard (B,), and whether they do (B, 1); else any place of it."""
+        """Return the images' rows in this shard (B,) and whether they are in it (B, 1)."""
         local = index.to(self.tensor.device) - self.first
         here = (local >= 0) & (local < len(self.tensor))
         return local.clamp(0, max(len(self.tensor) - 1, 0)), here.unsqueeze(1)
@@ -117,7 +117,7 @@ class ShardedBank:
         check_size(len(self), self.tensor.shape[1], num_images, width)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What resuming needs, on any number of ranks: all N rows, on every rank, in main memory."""
+        """Return the state that resuming needs on any number of ranks: all N rows, in main memory."""
         bounds = shard_bounds(self.num_rows, world_size())
         whole = torch.empty(self.num_rows, self.tensor.shape[1], dtype=self.tensor.dtype)
         for owner, (first, end) in enumerate(pairwise(bounds)):

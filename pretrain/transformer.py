@@ -1,4 +1,4 @@
-"""How a vision transformer is pretrained: positions for the recipe's crops, first weights, what is frozen."""
+"""Pretraining of vision transformers: positions for the crops, initialization, frozen parts."""
 
 import math
 from typing import Any

@@ -26,7 +26,7 @@ class Batch:
 
     @property
     def name(self) -> str:
-        """What the stages' names have in common, or the first's and how many more there are."""
+        """Return the common part of the stages' names, or the first and the number of others."""
         first, last = min(s.name for s in self.stages), max(s.name for s in self.stages)
         alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
         common = re.sub(r"[^A-Za-z0-9]+$", "", "".join(c for c, _ in alike))

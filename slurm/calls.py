@@ -1,4 +1,4 @@
-"""What stages call, by short names: a run directory holds no code, and a module can be moved."""
+"""Calls of stages, by short names: a run directory holds no code, and modules can be moved."""
 
 import importlib
 import importlib.util
@@ -55,7 +55,7 @@ class Call:
 
     @property
     def registered(self) -> bool:
-        """Whether this process knows the call by more than what a file says."""
+        """Return whether this process knows the call by more than what a file says."""
         return _KNOWN.get(self.name) is self
 
     def load(self) -> Callable[..., object]:

@@ -61,7 +61,7 @@ class SlurmExecutor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `of` needs to make this executor again."""
+        """Return the settings from which `of` builds this executor again."""
         return {"cluster": self.cluster.to_json(), "packages": list(self.packages)}
 
     def execute(self, run: Run) -> int:

@@ -1,4 +1,4 @@
-"""What stages cost: from sacct where it knows how their jobs ended, from the ledger's own clock otherwise."""
+"""Costs of stages: from sacct where it knows how their jobs ended, else from the ledger."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass

@@ -4,8 +4,8 @@ from carryover.configs.errors import UserError, WorkError
 
 
 class RequestError(UserError):
-    """What was asked cannot be run: a bad graph, a missing input, an unwritable run directory."""
+    """Invalid request: a bad graph, a missing input, an unwritable run directory."""
 
 
 class RunError(WorkError):
-    """What was asked is right, but running it failed: the scheduler refused, another submitter is at work."""
+    """Valid request that failed: the scheduler refused it, another submitter is active."""

@@ -46,7 +46,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a stage stands when `run_graph` returns."""
+    """State of a stage when `run_graph` returns."""
 
     state: State | str
     reason: str
@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class GraphResult:
-    """What became of every stage, in the graph's order.
+    """Outcome of every stage, in the graph's order.
 
     `signum` is the signal that stopped the run half-way, or 0.
     """

@@ -1,4 +1,4 @@
-"""What is in flight of a run: its jobs as SLURM knows them, its processes; what cannot be told is unknown."""
+"""Work in flight of a run: jobs as SLURM knows them, and processes; the rest is unknown."""
 
 import os
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _OVER = ("failed", "cancelled", "blocked", "finished")
 
 @dataclass(frozen=True)
 class Sight:
-    """Where a stage is being worked on.
+    """Place where a stage is being worked on.
 
     Attributes
     ----------
@@ -42,17 +42,17 @@ class Sight:
 
     @property
     def where(self) -> str:
-        """Where somebody works on it ("job 12 is pending"), or ""."""
+        """Return where the stage is worked on ("job 12 is pending"), or ""."""
         return str(self.jobs[0]) if self.jobs else self.process
 
     @property
     def pending(self) -> bool:
-        """Whether none of its jobs has begun."""
+        """Return whether none of its jobs has begun."""
         return bool(self.jobs) and all(job.pending for job in self.jobs)
 
 
 class Flights:
-    """What is in flight of one run, as of now: squeue is called once, if the run has jobs at all.
+    """Work in flight of one run: squeue is called once, if the run has jobs at all.
 
     A job is the run's own if it is on the cluster that it was given to, has the id that was given, and
     carries its submission's token as its comment. One that is not in the queue has ended only if the queue
@@ -150,7 +150,7 @@ class Flights:
         self._ask_about({job for record in open_ones for job, _ in self._given(record)})
 
     def submitted(self, stage: str) -> bool:
-        """Whether SLURM was the last to be given a stage, rather than a process of its submitter's."""
+        """Return whether SLURM was the last to be given a stage, rather than a process of its submitter's."""
         for submission in reversed(self._submissions):
             if submission.executor in ("inline", "local") or stage in submission.jobs:
                 return stage in submission.jobs
@@ -187,7 +187,7 @@ class Flights:
                 raise RunError(f"jobs of this run are on cluster {other}; this machine belongs to {here}")
 
     def _broke_off(self, submission: Submission) -> bool:
-        """Whether a submission to SLURM ended without having noted down all that it submitted, perhaps."""
+        """Return whether a submission to SLURM may have ended without recording all of its jobs."""
         if submission.executor != "slurm" or submission.state == "done":
             return False
         return submission.state == "failed" or not alive(self._ledger, submission)
@@ -281,7 +281,7 @@ class Flights:
         return submission is None or not comment or comment.partition(".")[0] == submission.token
 
     def _accounts_for(self, row: scheduler.Accounted) -> bool:
-        """Whether a row of sacct is about a job of ours: ids come again, and clusters share a database."""
+        """Return whether a row of sacct is about our job: ids repeat, and clusters share a database."""
         submission = self._given_as.get(row.job_id)
         if submission is None:
             return False

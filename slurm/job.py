@@ -1,4 +1,4 @@
-"""What a job does: its ranks find each other, the stage runs, it is requeued where that is due."""
+"""Work of a job: connect its ranks, run the stage, requeue where due."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Place:
-    """Which process of a job this is: its rank among all, their number, and its rank on its machine."""
+    """Position of this process in a job: rank, number of ranks, rank on its machine."""
 
     rank: int
     world_size: int
@@ -148,7 +148,7 @@ class StageJob:
                     self._follow(ledger, environment)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again when its own signal handler is the one that caught the signal."""
+        """Return the call that submitit queues again when its own handler caught the signal."""
         return DelayedSubmission(self)
 
     def _lead(self, ledger: Ledger, environment: submitit.JobEnvironment, signals: list[int]) -> None:
@@ -189,7 +189,7 @@ class StageJob:
         return _finished(ledger, self.stage.name)
 
     def _come_since(self, ledger: Ledger, record: StageRecord) -> bool:
-        """Whether a stage that it had to do without has finished since it ran."""
+        """Return whether a stage that it had to do without has finished since it ran."""
         return any(_finished(ledger, name) for name in record.missing)
 
     def _follow(self, ledger: Ledger, environment: submitit.JobEnvironment) -> None:
@@ -243,7 +243,7 @@ def _not_requeued(job_id: str) -> str:
 
 
 def _goes_back(job_id: str) -> bool:
-    """Whether a job has been requeued, by the controller's account; raises RunError when it gives none."""
+    """Return whether the controller has requeued a job; raise RunError if it does not answer."""
     job = scheduler.own_job(job_id)
     return job.restarts > restarts() or job.state not in ("RUNNING", "SIGNALING")
 
@@ -266,7 +266,7 @@ def _finished(ledger: Ledger, stage: str) -> bool:
 
 
 def _leader_left(ledger: Ledger, stage: str, job_id: str) -> bool:
-    """Whether process 0 was stopped: where it leaves, what the others do together with it fails.
+    """Return whether process 0 was stopped: where it leaves, what the others do together with it fails.
 
     To be waited for: the exit of another process would end it while it still writes.
     """

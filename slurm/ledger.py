@@ -194,7 +194,7 @@ class StageRecord(FileModel):
 
     @property
     def finished_at(self) -> str:
-        """When it last changed state, in local time, to the minute."""
+        """Return the time of its last state change, in local time, to the minute."""
         return self.history[-1].at.astimezone().strftime("%Y-%m-%d %H:%M") if self.history else "?"
 
 
@@ -322,7 +322,9 @@ class Ledger:
                 stated = Statement.of(stage, hashes, inputs).to_json()
                 stated |= stage.calls.stated_by_v1(stage.params, self.out(stage.name))
             except (UserError, KeyError) as error:
-                log.warning("%s: the actions of version 1 cannot be read by this release: %s", stage.name, error)
+                log.warning(
+                    "%s: the actions of version 1 cannot be read by this release: %s", stage.name, error
+                )
                 continue
             if stage.inputs and hash_of_v1(stage, given[stage.name], hashes, inputs) != record.hash:
                 stated["inputs"] = ["other contents"]

@@ -55,7 +55,7 @@ class LocalExecutor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `of` needs to make this executor again, on whatever machine."""
+        """Return the settings from which `of` builds this executor again, on any machine."""
         return {"at_once": self.at_once, "packages": list(self.packages)}
 
     def execute(self, run: Run) -> int:
@@ -125,7 +125,7 @@ class LocalExecutor:
         return self._tell_end(run, running.decision, stopped)
 
     def _left(self, run: Run, running: _Running) -> bool:
-        """Whether a stage that somebody else has in flight is there no more; asked every few seconds."""
+        """Return whether a stage in flight elsewhere has ended; called every few seconds."""
         if time.monotonic() - running.asked_at < _ASK_SECONDS:
             return False
         running.asked_at = time.monotonic()

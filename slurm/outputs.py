@@ -1,4 +1,4 @@
-"""What a finished stage left behind, and whether it is still there as it was left."""
+"""Outputs of a finished stage, and whether they are unchanged."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ class OutputFile(FileModel):
 
 
 def is_inside(name: str) -> bool:
-    """Whether an output's name is a path below the output directory, and not out of it."""
+    """Return whether an output's name is a path below the output directory, and not out of it."""
     path = Path(name)
     return not path.is_absolute() and ".." not in path.parts
 

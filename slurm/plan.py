@@ -1,4 +1,4 @@
-"""What is to be done with each stage of a graph, given what the ledger already holds, and why."""
+"""Plan of a graph: the action for each stage given the ledger, and its reason."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from carryover.slurm.stage import InputDigests, Stage, Statement, hash_of_v1
 
 
 class Action(Enum):
-    """What a plan does with one stage."""
+    """Action of a plan for one stage."""
 
     SKIP = "skip"
     IN_FLIGHT = "in flight"
@@ -28,7 +28,7 @@ class Action(Enum):
 
     @property
     def works(self) -> bool:
-        """Whether the stage's callable is going to be called."""
+        """Return whether the stage's callable is going to be called."""
         return self in (Action.RUN, Action.RESUME, Action.REPLACE)
 
 
@@ -65,7 +65,7 @@ class Decision:
 
 
 class MissingPathsError(RequestError):
-    """What stages require and what does not exist: `paths` holds each path with those stages' names."""
+    """Missing requirements of stages: `paths` maps each path to the names of the stages."""
 
     def __init__(self, paths: dict[Path, list[str]]) -> None:
         self.paths = paths

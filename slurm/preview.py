@@ -1,4 +1,4 @@
-"""What a plan would submit to SLURM: every sbatch header, and what is told to scontrol after it."""
+"""Preview of a submission to SLURM: every sbatch header, and the scontrol requests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

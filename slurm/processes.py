@@ -31,7 +31,7 @@ def lives(pid: int, start: int) -> bool:
 
 
 def _hidden(pid: int) -> bool:
-    """Whether /proc keeps a living process of another user from us (mount option hidepid)."""
+    """Return whether /proc keeps a living process of another user from us (mount option hidepid)."""
     if Path(f"/proc/{pid}").exists():
         return False
     try:

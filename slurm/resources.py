@@ -1,4 +1,4 @@
-"""What a stage asks for, and what a cluster gives and allows."""
+"""Resources that a stage requests, and those that a cluster provides and allows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -92,7 +92,7 @@ class Resources:
 
     @property
     def timeouts_allowed(self) -> int:
-        """How many time limits a stage may run into."""
+        """Return the number of time limits that a stage may reach."""
         return _MAX_TIMEOUTS if self.max_timeouts is None else self.max_timeouts
 
     @property

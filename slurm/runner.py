@@ -130,7 +130,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ending:
-    """How a stage's callable ended.
+    """Outcome of a stage's callable.
 
     `signum` is the signal that asked it to stop, or 0; `cause` says why that signal came.
     """

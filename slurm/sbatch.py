@@ -1,4 +1,4 @@
-"""What each job is given: its batch script, its environment, a copy of the code."""
+"""Inputs of each job: its batch script, its environment, a copy of the code."""
 
 import getpass
 import hashlib

@@ -66,7 +66,7 @@ ENDED = frozenset(
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended, in SLURM's own words; `status` is its exit status, or the signal that killed it."""
+    """End of a job in SLURM's words; `status` is its exit status, or the signal that killed it."""
 
     job_id: str
     state: str
@@ -98,17 +98,17 @@ class Queued:
 
     @property
     def pending(self) -> bool:
-        """Whether it waits for its start, or for its next one."""
+        """Return whether it waits for its start, or for its next one."""
         return self.state == "PENDING" or self.state.startswith("REQUEUE")
 
     @property
     def not_yet(self) -> bool:
-        """Whether it waits for its begin time, and not because it was requeued."""
+        """Return whether it waits for its begin time, and not because it was requeued."""
         return self.state == "PENDING" and self.reason == "BeginTime" and self.restarts == 0
 
     @property
     def end(self) -> Ended | None:
-        """How it ended; None while it has not."""
+        """Return how it ended; None while it has not."""
         if self.state not in ENDED:
             return None
         status, signum = self.exit_code >> 8, self.exit_code & 0x7F
@@ -117,7 +117,7 @@ class Queued:
 
 @dataclass(frozen=True)
 class OwnJob:
-    """What scontrol says of the job that asks."""
+    """Answer of scontrol about the job that calls it."""
 
     state: str
     reason: str
@@ -144,7 +144,7 @@ class Accounted:
 
 
 def available() -> bool:
-    """Whether this machine has SLURM's commands."""
+    """Return whether this machine has SLURM's commands."""
     return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
 
 
@@ -166,7 +166,7 @@ def cluster_name() -> str:
 
 
 def hides_jobs() -> bool:
-    """Whether users of this cluster see only jobs of their own; raises RunError when nobody answers."""
+    """Return whether users see only their own jobs; raise RunError if nothing answers."""
     return "jobs" in _configured().get("PrivateData", "")
 
 

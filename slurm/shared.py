@@ -16,7 +16,7 @@ from carryover.slurm.plan import Decision
 from carryover.slurm.resources import Resources
 
 NOT_YET = "now+365days"
-"""When an array begins that nobody has told what it waits for."""
+"""Begin time of an array whose dependencies are not set yet."""
 
 _FEW_CALLS = 5
 _MANY_STAGES = 50
@@ -54,7 +54,7 @@ class Update:
 
 
 def worth_sharing(batches: Sequence[Batch], arrays: Sequence[SharedArray]) -> bool:
-    """Whether shared arrays take fewer calls to SLURM than batches, and those would be more than a few."""
+    """Return whether shared arrays take fewer calls to SLURM than batches, of more than a few."""
     if any(name in batch.resources.sbatch for batch in batches for name in _OWN_TIME):
         return False
     calls = sum(batch.resources.chain for batch in batches)

@@ -1,4 +1,4 @@
-"""How a run stands: states, progress and logs of its stages, and watching them change."""
+"""State of a run: states, progress and logs of its stages, and following them."""
 
 import time
 from collections import Counter
@@ -116,19 +116,19 @@ class RunStatus:
 
     @property
     def in_flight(self) -> bool:
-        """Whether anything is running or on its way, or may be."""
+        """Return whether anything is running or on its way, or may be."""
         return self.holder is not None or any(self.counts[s] for s in ("running", "submitted", "unknown"))
 
     @property
     def ended_badly(self) -> bool:
-        """Whether a stage is known to need somebody's help: it ended badly, or nobody works on it."""
+        """Return whether a stage is known to need somebody's help: it ended badly, or nobody works on it."""
         if any(self.counts[s] for s in (*_ENDED_BADLY, "interrupted")):
             return True
         return not self.in_flight and not self.succeeded
 
     @property
     def succeeded(self) -> bool:
-        """Whether every stage has finished."""
+        """Return whether every stage has finished."""
         return self.counts["finished"] == len(self.stages)
 
 

@@ -1,4 +1,4 @@
-"""Who works on a run: one submitter at a time."""
+"""Ownership of a run: one submitter at a time."""
 
 import logging
 import os
@@ -156,13 +156,13 @@ def submissions(ledger: Ledger, *, strict: bool = False, of_original: bool = Fal
 
 
 def is_copy(ledger: Ledger) -> bool:
-    """Whether a run directory was copied from one that is still there, whose attempts are noted in it."""
+    """Return whether a run directory is a copy of one that still exists, with its attempts."""
     every = submissions(ledger, of_original=True)
     return bool(every) and _of_the_original(every[-1], ledger)
 
 
 def _of_the_original(submission: Submission, ledger: Ledger) -> bool:
-    """Whether a submission was made of another directory, still there, that this one is a copy of."""
+    """Return whether a submission was made of another directory, still there, that this one is a copy of."""
     there = Path(submission.run_dir)
     if not submission.run_dir or there == ledger.run_dir or not (there / "pipeline.json").exists():
         return False
@@ -224,7 +224,7 @@ _HELD_HERE: set[Path] = set()
 
 
 def _beats(path: Path) -> bool:
-    """Whether a submission's heartbeat goes on.
+    """Return whether a submission's heartbeat goes on.
 
     The time of a beat is the file server's, and the clock here may be another. So one that seems to have
     stopped is watched for some beats; what was found is remembered until there is another beat.

@@ -20,7 +20,7 @@ RELATIVE = 1e-4
 
 @dataclass(frozen=True)
 class Reference:
-    """What the maker's network gives for some images.
+    """Features of the authors' network for some images.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Reference:
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """Return its name in messages."""
         return self.maker if self.path is None else str(self.path)
 
 

@@ -1,4 +1,4 @@
-"""Which backbone a set of tensors is, read from their names and shapes alone, and whether it is whole."""
+"""Recognition of a backbone from names and shapes of its tensors alone."""
 
 import re
 from collections import Counter
@@ -34,7 +34,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What one tensor of a backbone must be."""
+    """Requirement on one tensor of a backbone."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -53,7 +53,7 @@ def expected_tensors(config: BackboneConfig) -> dict[str, TensorSpec]:
 
 
 def is_counter(name: str) -> bool:
-    """Whether a tensor only counts the batches a BatchNorm has seen, and so takes no part in the features."""
+    """Return whether a tensor is a BatchNorm's batch counter, which does not affect the features."""
     return name.rpartition(".")[2] == _COUNTER
 
 

@@ -1,4 +1,4 @@
-"""What a file does not say, decided: by its user, its configuration, its maker, or assumed and said to be."""
+"""Decisions on what a file does not state: by user, configuration, maker, or assumed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

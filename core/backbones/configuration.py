@@ -1,4 +1,4 @@
-"""What a file's own configuration says: in it (mm-series, timm) or beside it (Detectron2, Hugging Face)."""
+"""Configuration of a file: inside (mm-series, timm) or beside it (Detectron2, Hugging Face)."""
 
 import ast
 import json

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class InputRule:
-    """Which images a network takes.
+    """Images that a network takes.
 
     Attributes
     ----------

@@ -14,7 +14,7 @@ _POSITIONS = "pos_embed"
 
 
 def can_drop_tokens(config: BackboneConfig) -> bool:
-    """Whether a network is a vision transformer whose patches need neither class token nor registers.
+    """Return whether a network is a vision transformer whose patches need neither class token nor registers.
 
     True of transformers without registers: what a class token gives to the patches is little, and detectors
     do without it (Li et al. 2022, ViTDet). Registers hold what would otherwise stand in some patches (Darcet

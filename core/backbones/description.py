@@ -1,4 +1,4 @@
-"""What a network declares of itself: stages, strides, widths, pooled features, and the images it takes."""
+"""Description of a network: stages, strides, widths, pooled features, and input images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ class Description:
 
     @property
     def hierarchical(self) -> bool:
-        """Whether there are stages of the strides 4, 8, 16 and 32, on which a feature pyramid stands."""
+        """Return whether there are stages of strides 4, 8, 16 and 32, as feature pyramids need."""
         return {4, 8, 16, 32} <= set(self.strides)
 
 

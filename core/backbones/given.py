@@ -20,14 +20,14 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class _Named:
-    """What records call a network that is none of ours."""
+    """Name in records of a network that carryover does not provide."""
 
     label: str
 
 
 @dataclass(frozen=True)
 class Given:
-    """What is said of a network in memory, in place of a checkpoint's metadata.
+    """Statements about a network in memory, in place of a checkpoint's metadata.
 
     Attributes
     ----------

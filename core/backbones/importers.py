@@ -183,7 +183,7 @@ def _canonical(path: Path, encoder: str | None, told: Stated) -> Imported:
 
 
 def _embedded_metadata(contents: Contents, path: Path) -> CanonicalMetadata | None:
-    """What a file that carryover itself converted says of itself; None for everybody else's."""
+    """Return the metadata of a file that carryover converted; None for any other file."""
     if EMBEDDED_KEY not in contents.entries:
         return None
     return parse_metadata(str(contents.entries[EMBEDDED_KEY]), f"{path}: '{EMBEDDED_KEY}'")

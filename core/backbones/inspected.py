@@ -1,4 +1,4 @@
-"""What was found in a checkpoint, and in words (torch-free)."""
+"""Result of an inspection, and its text (torch-free)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from carryover.core.formats.said import Said
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `carryover inspect` prints.
+    """Output of `carryover inspect`.
 
     Attributes
     ----------

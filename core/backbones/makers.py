@@ -130,7 +130,7 @@ _SIGNATURES = (
 
 
 EVALUATED: Mapping[str, Role] = {"DINO": "teacher", "iBOT": "teacher", "DINOv2": "teacher"}
-"""Which of student and teacher a method's authors evaluate; of every other method nobody knows here."""
+"""Encoder that a method's authors evaluate; unknown for every other method."""
 
 
 def own_encoders(

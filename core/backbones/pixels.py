@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class StatedPixels(Protocol):
-    """What a dense-prediction recipe says of its input; statistics count in 0..255, as Detectron2's do."""
+    """Input statistics of a dense-prediction recipe, in 0..255 as in Detectron2."""
 
     @property
     def pixel_mean(self) -> Sequence[float]: ...
@@ -24,7 +24,7 @@ class StatedPixels(Protocol):
 
 
 class StatedCrops(Protocol):
-    """What a recipe of labelled images says of them; statistics count in 0..1, None: the checkpoint's own."""
+    """Input statistics of a recipe for labeled images, in 0..1; None: the checkpoint's own."""
 
     @property
     def pixel_mean(self) -> Sequence[float] | None: ...
@@ -40,7 +40,7 @@ class StatedCrops(Protocol):
 
 
 class TrainedOn(Protocol):
-    """What a checkpoint says of the images that it was trained on; statistics count in 0..1."""
+    """Statistics of the images that a checkpoint was trained on, in 0..1."""
 
     @property
     def pixel_mean(self) -> Sequence[float]: ...
@@ -60,7 +60,7 @@ class TrainedOn(Protocol):
 
 @dataclass(frozen=True)
 class WillBeTrainedOn:
-    """What the checkpoint of a pretraining yet to come will say."""
+    """Statistics that the checkpoint of a planned pretraining will state."""
 
     pixel_mean: Sequence[float]
     pixel_std: Sequence[float]

@@ -1,4 +1,4 @@
-"""Which network a set of tensors is, beyond plain ResNets: the usual models of timm that fit them."""
+"""Recognition of networks beyond plain ResNets: the usual models of timm that fit."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is in a checkpoint, looked up once and remembered (torch-free where it is).
+"""Cache of the contents of checkpoints (torch-free on a hit).
 
 Kept in the user's cache directory by the file's place, and what is stated of it. It counts while the size and
 time of change of the file, of a configuration beside it and of carryover's own importers are what they were.

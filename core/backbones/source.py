@@ -33,7 +33,7 @@ class Source:
 
     @property
     def in_memory(self) -> bool:
-        """Whether it is a network in memory, whose path is only what it is called."""
+        """Return whether it is a network in memory, whose path is only what it is called."""
         return self.path.name.startswith("<")
 
 

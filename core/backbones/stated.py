@@ -1,4 +1,4 @@
-"""What is said of another maker's file: by its user, or by a configuration in it or beside it."""
+"""Statements about another project's file: by its user, or by a configuration."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Literal
@@ -12,7 +12,7 @@ Order = Literal["RGB", "BGR"]
 
 @dataclass(frozen=True)
 class Pixels:
-    """How images are normalised: mean and deviation in units of [0, 1] images, in channel order `order`."""
+    """Normalization of images: mean and deviation for images in [0, 1], in channel order `order`."""
 
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
@@ -38,7 +38,7 @@ _NAMED = {
 
 @dataclass(frozen=True)
 class Stated:
-    """What is said of a checkpoint's network and images; None leaves it to the file, or is assumed.
+    """Statements about a checkpoint's network and images; None: from the file, or assumed.
 
     Attributes
     ----------

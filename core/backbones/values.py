@@ -35,7 +35,7 @@ def require_usable(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def untouched(state: Mapping[str, Tensor]) -> bool:
-    """Whether every batch normalisation has the statistics of a new network (mean 0, variance 1)."""
+    """Return whether every batch normalisation has the statistics of a new network (mean 0, variance 1)."""
     means = [v for n, v in state.items() if n.endswith("running_mean")]
     variances = [v for n, v in state.items() if n.endswith("running_var")]
     return bool(means) and all(not v.any() for v in means) and all(bool((v == 1).all()) for v in variances)

@@ -1,4 +1,4 @@
-"""What a random view is made of: its parameters, drawn for a batch, each sample's independent of the others.
+"""Parameters of random views, drawn for a batch, each sample's independent of the others.
 
 Both ways to make views (`core.data.views`) take their parameters from here.
 """

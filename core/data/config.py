@@ -1,4 +1,4 @@
-"""Which images a pretraining sees, and which random views of them: DataConfig and AugmentConfig."""
+"""Images of a pretraining and their random views: DataConfig and AugmentConfig."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,7 +120,7 @@ class DataConfig(Section):
 
     @property
     def title(self) -> str:
-        """What records call this data set."""
+        """Return the name of this data set in records."""
         return self.name or self.kind
 
     def contents(self) -> Contents:

@@ -1,4 +1,4 @@
-"""Whether every picture of a data set can be read to its last pixel: tried once, and remembered.
+"""Check that every image of a data set can be decoded: done once, and cached.
 
 What was found is kept in the user's cache directory by data set, and counts for a file while its size and
 time of change are what they were. Processes that start together wait for the one that looks.
@@ -31,7 +31,7 @@ RULE: Final = 1
 
 @dataclass(frozen=True)
 class Undecodable:
-    """Why a picture cannot be used; `kind` is that of the defect: unreadable_image, ambiguous_range."""
+    """Reason why an image cannot be used; `kind` is unreadable_image or ambiguous_range."""
 
     kind: str
     reason: str

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, and what a recipe wants done about it."""
+"""Defects of a data set, and a recipe's policy for each."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from carryover.configs.errors import UserError
 
 Action = Literal["fatal", "drop", "clip", "keep"]
 Check = Annotated[Literal["fatal", "keep"], Incidental]
-"""Whether a finding stops the work. It changes no number, so saying ``keep`` makes no other work of it."""
+"""Policy of a comparison: stop, or go on. It changes no number, so it is not part of the identity."""
 
 LISTED = 20
 """So many names are written out in a message; the rest are counted."""
@@ -56,7 +56,7 @@ class Defect:
 
 
 class Policy(Section):
-    """What a recipe does about each kind of defect; every field is a kind."""
+    """Policies of a recipe; every field is a kind of defect."""
 
     def action(self, kind: str) -> Action:
         """Return what is to be done with a defect of this kind."""
@@ -70,7 +70,7 @@ class Policy(Section):
 
 
 class DefectPolicy(Policy):
-    """What to do with each kind of defect: stop, drop what is wrong, mend it, or keep it as it is.
+    """Policy for each kind of defect: stop, drop what is wrong, repair it, or keep it.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class DefectPolicy(Policy):
 
 
 class MaskDefectPolicy(Policy):
-    """What to do with each kind of defect: stop before training, drop the image, or keep it.
+    """Policy for each kind of defect: stop before training, drop the image, or keep it.
 
     Attributes
     ----------

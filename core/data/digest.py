@@ -30,7 +30,7 @@ Named = tuple[str, Path]
 
 @dataclass(frozen=True)
 class Contents:
-    """What is read of a data set.
+    """Contents of a data set that are read.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ class _Category(BaseModel):
 
 
 class AnnotationFile(BaseModel):
-    """What is read of a file."""
+    """Contents of an annotation file."""
 
     images: list[_Image]
     annotations: list[_Annotation]

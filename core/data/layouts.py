@@ -265,7 +265,7 @@ def _images_below(folder: Path, others: Counter[str] | None = None) -> Iterator[
 
 
 def is_other_picture(name: str) -> bool:
-    """Whether a file is a picture, by its suffix, that no data set is read from."""
+    """Return whether a file is a picture, by its suffix, that no data set is read from."""
     return Path(name).suffix.lower() in Image.registered_extensions() and not (
         _is_image(name) or is_hidden(name)
     )

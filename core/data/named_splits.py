@@ -1,4 +1,4 @@
-"""Which images belong to a split that a recipe names: by list, folder, column or draw (torch-free)."""
+"""Images of a split that a recipe names: by list, folder, column or draw (torch-free)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ Splits = Annotated[
     BeforeValidator(_nothing_is_empty),
     AfterValidator(_leave_something),
 ]
-"""What a recipe says of its splits, by their names: a list, a folder or a value of a column; or a share.
+"""Splits of a recipe by name: a list, a folder or a value of a column; or a fraction.
 
 ``splits: null`` says nothing of them, where a base does.
 """
@@ -98,7 +98,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Found:
-    """What a data set holds.
+    """Contents of a data set.
 
     Attributes
     ----------

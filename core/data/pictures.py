@@ -30,7 +30,7 @@ It is a part of the identity of all work that reads pictures (`core.data.reading
 Orientation = Literal["exif", "stored"]
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What torchvision's ImageFolder takes for images."""
+"""Suffixes that torchvision's ImageFolder accepts."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -63,7 +63,7 @@ class AmbiguousRange(UnreadableImage):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its picture before the pixels.
+    """Header of an image file.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ from carryover.core.data.named_splits import NamedFiles
 
 
 class ImageSection(NamedFiles, Protocol):
-    """What a recipe's section says of a data set of images: a `core.data.config.DataConfig`."""
+    """Section of a recipe on a data set of images: a `core.data.config.DataConfig`."""
 
     @property
     def kind(self) -> str: ...

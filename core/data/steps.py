@@ -1,4 +1,4 @@
-"""What makes a step of a training that counts iterations: draws of images, loaded ahead."""
+"""Steps of a training that counts iterations: draws of images, loaded ahead."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where Pascal VOC's layout keeps images and annotations, and what its lists say (torch-free)."""
+"""Paths in Pascal VOC's layout, and parsing of its lists (torch-free)."""
 
 import os
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class VocFiles:
 
 @dataclass(frozen=True)
 class Listed:
-    """What a line of a list names: an image without suffix, and its mask where the line has a second path."""
+    """Entry of a list: an image without suffix, and its mask if the line has a second path."""
 
     id: str
     mask: str | None = None
@@ -56,7 +56,7 @@ def listed(listing: Path) -> list[Listed]:
 
 
 def is_of_one_class(listing: Path) -> bool:
-    """Whether a list is one of those of single classes (``aeroplane_train.txt``), which repeat the others."""
+    """Return whether a list is for a single class (``aeroplane_train.txt``)."""
     named, _, split = listing.stem.rpartition("_")
     return bool(named) and split in _SPLITS and any(_has_flag(words) for words in _lines(listing)[:1])
 
@@ -98,5 +98,5 @@ def _listed(words: list[str]) -> Listed:
 
 
 def _has_flag(words: list[str]) -> bool:
-    """Whether a line carries the column of the lists of single classes: absent, difficult, present."""
+    """Return whether a line carries the column of the lists of single classes: absent, difficult, present."""
     return len(words) > 1 and words[-1] in {"-1", "0", "1"}

@@ -32,7 +32,7 @@ FAMILIES.register("timm", "carryover.core.backbones.timm_network:build_timm")
 
 
 CHANGES_FEATURES = frozenset({"network", "stem", "stride", "heads", "pixels", "norm"})
-"""What may be assumed of a checkpoint and changes its features where it is wrong."""
+"""Property that may be assumed of a checkpoint, and that changes its features if it is wrong."""
 
 
 def _known(arch: str) -> str:
@@ -150,7 +150,7 @@ class BackboneConfig(Section):
 
     @property
     def is_resnet(self) -> bool:
-        """Whether the network has ResNet's stages, and so can carry a detector."""
+        """Return whether the network has ResNet's stages, and so can carry a detector."""
         return self.arch in RESNETS
 
     @property
@@ -166,7 +166,7 @@ class BackboneConfig(Section):
 
     @property
     def variants(self) -> str:
-        """What tells it from the plain network of its name, in words; empty for the plain one."""
+        """Return the difference from the plain network of its name, in words; empty for that one."""
         words = [f"{self.stem} stem"] if self.stem != "imagenet" else []
         words += ["stride in the 1x1 convolution"] if self.stride_in_1x1 else []
         words += ["TensorFlow's padding"] if self.padding == "same" else []

@@ -37,7 +37,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class CanonicalMetadata(Section):
-    """What a canonical checkpoint says of itself.
+    """Metadata of a canonical checkpoint.
 
     `pixel_mean` and `pixel_std` are in units of [0, 1] images, in `channel_order`; `input_size` is the side
     of the training crop in pixels; `maker` names the code that trained it ("carryover", "moco", ...);
@@ -71,7 +71,7 @@ class CanonicalMetadata(Section):
     stated: tuple[str, ...] = ()
 
     def knows(self, field: str) -> bool:
-        """Whether a field is a fact, rather than what is assumed of another maker's file."""
+        """Return whether a field is a fact, rather than what is assumed of another maker's file."""
         return self.recipe != IMPORTED or field in self.stated
 
 

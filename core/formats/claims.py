@@ -1,4 +1,4 @@
-"""Which work an output directory holds: written down first, compared before anything is changed."""
+"""Claim on an output directory: written first, and compared before anything is changed."""
 
 import hashlib
 import json

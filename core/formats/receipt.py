@@ -24,7 +24,7 @@ FORMAT: Final = Format("receipt", 3, {1: _from_v1})
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of one tensor of a file: carried to `target`, or dropped because of `reason`."""
+    """Fate of one tensor of a file: carried to `target`, or dropped because of `reason`."""
 
     source: str
     fate: Literal["carried", "dropped"]
@@ -84,7 +84,7 @@ class MakerProof(FileModel):
 
     @property
     def where(self) -> str:
-        """Where the maker's features are from."""
+        """Return the source of the authors' features."""
         return self.maker if self.reference is None else self.reference.name
 
     @property
@@ -139,7 +139,7 @@ class Receipt(FileModel):
 
     @property
     def proof(self) -> Literal["consistent", "verified against the maker"]:
-        """Which of the two proofs it holds."""
+        """Return the level of verification."""
         return "consistent" if self.against is None else "verified against the maker"
 
     @property
@@ -168,7 +168,7 @@ class Receipt(FileModel):
 
 
 def receipt_path(target: Path) -> Path:
-    """Where the receipt of a converted file lies: FILE.receipt.json."""
+    """Return the path of the receipt of a converted file: FILE.receipt.json."""
     return target.with_name(f"{target.name}.receipt.json")
 
 

@@ -1,4 +1,4 @@
-"""What the user says of a checkpoint that does not say it itself (torch-free)."""
+"""Statements of the user about a checkpoint that does not state them itself (torch-free)."""
 
 import re
 from dataclasses import dataclass, fields
@@ -25,7 +25,7 @@ Label = Annotated[str, AfterValidator(checked_label)]
 
 @dataclass(frozen=True)
 class Said:
-    """What is known of a checkpoint; None where nothing is said.
+    """Facts about a checkpoint; None if not stated.
 
     Attributes
     ----------

@@ -87,7 +87,7 @@ def copied_to(x: Tensor, device: torch.device) -> Tensor:
 
 
 def pins_memory(device: torch.device) -> bool:
-    """Whether copies to the device are faster from page-locked memory, and need not wait there."""
+    """Return whether copies to the device are faster from page-locked memory, and need not wait there."""
     return device.type not in ("cpu", "mps", "meta")
 
 
@@ -165,7 +165,7 @@ def process_group_backend(device: torch.device) -> str:
 
 
 def has_own_sync_bn(device: torch.device) -> bool:
-    """Whether torch.nn.SyncBatchNorm has kernels for the device."""
+    """Return whether torch.nn.SyncBatchNorm has kernels for the device."""
     return device.type in ("cuda", "xpu")
 
 

@@ -39,7 +39,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files."""
+        """Return whether this process writes the files."""
         return self.rank == 0
 
     def share_of(self, batch_size: int, key: str = "batch_size") -> int:
@@ -92,7 +92,7 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes the files; it need not have joined the group yet."""
+    """Return whether this process writes the files; it need not have joined the group yet."""
     return (rank() if dist.is_initialized() else _number("RANK", 0)) == 0
 
 

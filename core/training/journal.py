@@ -1,4 +1,4 @@
-"""Where a training reports to: metrics.jsonl, and TensorBoard for those who watch it."""
+"""Log of a training: metrics.jsonl, and TensorBoard."""
 
 from pathlib import Path
 from types import TracebackType

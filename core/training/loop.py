@@ -32,7 +32,7 @@ Numbers = Mapping[str, Tensor]
 
 
 class Trainee(Protocol):
-    """What a loop trains: where its batches come from, how a step is taken, what its state holds."""
+    """Trainee of a loop: the source of its batches, one step, the content of its state."""
 
     def begin(self, step: int) -> None:
         """Get ready to go on after `step` steps; the state is loaded."""
@@ -68,7 +68,7 @@ class Trainee(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a training is, and when it is logged and saved.
+    """Length of a training, and its logging and saving intervals.
 
     Attributes
     ----------
@@ -219,7 +219,7 @@ def require_finite(named: Mapping[str, Tensor], step: int) -> None:
 
 
 class _History:
-    """What outlives this process: the state to resume from, and the time spent so far."""
+    """State that outlives the process: the checkpoint to resume from, and the time spent."""
 
     def __init__(self, work: Work, out: Path, trainee: Trainee, ranks: Ranks) -> None:
         self._work, self._out, self._trainee, self._ranks = work, out, trainee, ranks

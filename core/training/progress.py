@@ -22,7 +22,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Bar:
-    """What a loop advances; `numbers` are shown beside the bar."""
+    """Progress of a loop; `numbers` are shown beside the bar."""
 
     def __init__(
         self, description: str, total: int, done: int, display: Progress | None, shown: bool = True

@@ -1,4 +1,4 @@
-"""Where a number comes from: code revision, library versions, hardware, host and job."""
+"""Provenance of a number: code revision, library versions, hardware, host and job."""
 
 import os
 import platform

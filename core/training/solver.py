@@ -1,4 +1,4 @@
-"""What the solvers of detection and segmentation recipes share: steps that scale with the batch."""
+"""Base of the solvers of detection and segmentation recipes: steps scale with the batch."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -42,12 +42,12 @@ class ScaledSolver(Section):
 
     @property
     def scale(self) -> float:
-        """How many times larger the batch is than the reference batch."""
+        """Return the ratio of the batch size to the reference batch size."""
         return self.ims_per_batch / self.reference_ims_per_batch
 
     @property
     def layered(self) -> bool:
-        """Whether parameters are grouped by the depth that they lie at, or AdamW's way."""
+        """Return whether parameters are grouped by the depth that they lie at, or AdamW's way."""
         return self.algorithm == "adamw" or self.layer_decay != 1
 
     @property

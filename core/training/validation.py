@@ -15,7 +15,7 @@ from carryover.core.training.watch_config import WatchConfig
 T = TypeVar("T")
 
 PREFIX = "validation_"
-"""How the numbers of such a look are called in metrics.jsonl, before the metric's own name."""
+"""Prefix of the numbers of such a measurement in metrics.jsonl, before the metric's own name."""
 
 
 def looks(steps: int, watch: WatchConfig) -> frozenset[int]:

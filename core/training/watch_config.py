@@ -1,4 +1,4 @@
-"""What of a training of an evaluation is watched besides its loss (torch-free)."""
+"""Options for watching the training of an evaluation besides its loss (torch-free)."""
 
 from pydantic import NonNegativeInt, PositiveInt
 

@@ -1,4 +1,4 @@
-"""What the loop measures between two lines of metrics.jsonl, without waiting for the device in between."""
+"""Measurements between two lines of metrics.jsonl, without waiting for the device."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a method is to the trainer: views go in; embeddings, targets and an objective make a loss."""
+"""Interface of a method: views in; embeddings, targets and an objective make a loss."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from carryover.pretrain.target import TargetBranch
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a method must know of the data set: its size, and its number of classes when it has labels."""
+    """Facts about the data set: its size, and its number of classes if it has labels."""
 
     images: int
     classes: int | None
@@ -29,7 +29,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where the training stands: `step` (0-based) of `total`, and randomness that all ranks share there."""
+    """Position of the training: `step` (0-based) of `total`, and randomness shared by all ranks."""
 
     step: int
     total: int
@@ -38,7 +38,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step came to on this rank. Numbers are scalar tensors, later averaged over ranks.
+    """Result of a step on this rank. Numbers are scalar tensors, later averaged over ranks.
 
     Attributes
     ----------

@@ -35,7 +35,7 @@ def bank_of(
 
 
 class _Banked(Method):
-    """What SqrtKL and NPID share: one view, one branch, and the bank."""
+    """Base of SqrtKL and NPID: one view, one branch, and the bank."""
 
     def __init__(
         self, config: SqrtKLConfig | NPIDConfig, online: Encoder, bank: MemoryBank | ShardedBank

@@ -19,7 +19,7 @@ from carryover.pretrain.objectives.streaming import ClassSums, class_sums
 
 @dataclass(frozen=True)
 class InstanceTerms:
-    """What one batch gives. Only `loss` has a gradient; scalars stay tensors, so nothing waits for them."""
+    """Result of one batch. Only `loss` has a gradient; scalars stay tensors to avoid waiting."""
 
     loss: Tensor  # () cross entropy + lam x (l1 L1 + l2 L2), mean over the batch
     cross_entropy: Tensor  # () Eq. 2

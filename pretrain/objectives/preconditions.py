@@ -1,4 +1,4 @@
-"""What objectives ask of their input. Each check waits for the device: once, before the first step."""
+"""Checks of the input of objectives. Each waits for the device: once, before the first step."""
 
 from torch import Tensor
 

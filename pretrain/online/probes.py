@@ -1,4 +1,4 @@
-"""What labelled features tell at once: nearest neighbours, and a linear classifier in closed form."""
+"""Probes without training: nearest neighbors, and a linear classifier in closed form."""
 
 import torch
 from torch import Tensor

@@ -23,7 +23,7 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Signals:
-    """What a network is looked at with, always the same images.
+    """Images on which a network is measured, always the same ones.
 
     Attributes
     ----------

@@ -71,7 +71,7 @@ class GradientComparison:
 
 
 def overrides(method: str, batch_size: int, width: int) -> list[str]:
-    """What a recipe is changed by so that its method can look at a batch of this size and width."""
+    """Overrides with which a recipe's method accepts a batch of this size and width."""
     changed = [f"batch_size={batch_size}", "optimizer.lr=null", "precision=fp32"]
     changed += [f"projector.out={width}"]
     if method == "simo":

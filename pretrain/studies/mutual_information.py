@@ -24,7 +24,7 @@ Estimator = Literal["infonce", "eqco"]
 
 @dataclass(frozen=True)
 class ToyProtocol:
-    """What Table 5 was made with.
+    """Setup of Table 5.
 
     Attributes
     ----------

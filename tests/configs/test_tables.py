@@ -163,7 +163,11 @@ def test_a_rows_header_is_its_title_its_notes_and_the_tables_story(table: Path) 
         ("rate: 0.5", "raet: 0.5", r"mine\.yaml: fast_trial:\n.*'method.raet'; did you mean 'rate'"),
         ("exclude:", "exlude:", r"mine\.yaml: fast_trial:\n.*'exlude'; did you mean 'exclude'"),
         ("{method}_trial", "{metod}_trial", r"mine\.yaml: name: .*'metod'; did you mean 'method'"),
-        ('name: "{method}_trial{epochs}"', "", r"mine\.yaml: name: a table says how its rows are called"),
+        (
+            'name: "{method}_trial{epochs}"',
+            "",
+            r"mine\.yaml: name: a table must state how its rows are named",
+        ),
         ("{method}_trial{epochs}", "{method}_trial", r"name: .*are both called 'fast_trial'"),
         ("[{method: slow", "[{metod: slow", r"exclude: no axis is called 'metod'; did you mean 'method'"),
         (

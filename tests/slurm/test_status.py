@@ -286,7 +286,7 @@ def test_a_shell_does_not_steer_slurms_commands(
     assert {line.split()[0] for line in seen} == {"sbatch", "squeue", "scontrol", "sacct"}
     assert {line.split(" ", 1)[1] for line in seen} == {"SLURM_CONF"}
     assert os.environ["SBATCH_TIMELIMIT"] == "steered"
-    assert "SBATCH_TIMELIMIT: not passed on to sbatch" in caplog.text
+    assert "SBATCH_TIMELIMIT: not passed to sbatch" in caplog.text
 
 
 def test_a_foreign_job_of_the_same_number_is_left_alone(tmp_path: Path, fake: FakeSlurm) -> None:

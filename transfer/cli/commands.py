@@ -1,4 +1,4 @@
-"""What the command line's commands do and print; `transfer.cli.main` only declares their arguments."""
+"""Implementation of the commands; `transfer.cli.main` only declares their arguments."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -114,11 +114,13 @@ def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:
         data = getattr(load("transfer", recipe, [f"data.root={root}"]), "data", None)
         if kind != "boxes" or not isinstance(data, BoxesData):
             raise UserError(
-                f"--recipe {recipe}: only masks and boxes (kind: boxes) need a recipe; data check {kind} does not"
+                f"--recipe {recipe}: only masks and boxes (kind: boxes) need a recipe, not {kind}"
             )
         return check_boxes(data, splits=True)
     if recipe is None:
-        raise UserError("data check masks: --recipe is needed for the layout (fcn_folders, fcn_r50_ade20k, ...)")
+        raise UserError(
+            "data check masks: --recipe is needed for the layout (fcn_folders, fcn_r50_ade20k, ...)"
+        )
     from carryover.core.data.masks.splits import check_masks
     from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 

@@ -1,4 +1,4 @@
-"""What works on this machine, what is missing, and how to get it."""
+"""Installed and missing parts on this machine, and how to install them."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What works on this machine, found out by importing it and using the device: `carryover doctor --try`."""
+"""Checks that import libraries and use the device: `carryover doctor --try`."""
 
 import importlib
 import importlib.util

@@ -113,7 +113,7 @@ def _require_out(checkpoint: Path, out: Path, target: Target) -> None:
 
 @dataclass(frozen=True)
 class _Proven:
-    """What was found of a written file: in which library, by which models, and against whom."""
+    """Verification of a written file: the library, its models, and the reference."""
 
     proofs: tuple[ModelProof, ...]
     verified_in: str

@@ -29,7 +29,7 @@ _LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
 @dataclass(frozen=True)
 class Told:
-    """What a recipe says of a backbone, in Detectron2's terms.
+    """Section of a recipe on a backbone, in Detectron2's terms.
 
     Attributes
     ----------

@@ -16,7 +16,7 @@ PREFIX = "body."
 
 
 def is_timms(config: BackboneConfig) -> bool:
-    """Whether Detectron2's own ResNet is none of this network, which is one of timm's."""
+    """Return whether Detectron2's own ResNet is none of this network, which is one of timm's."""
     return config.family == "timm" and config.groups is None
 
 

@@ -18,7 +18,7 @@ from carryover.transfer.convert.held import Held, without
 
 PREFIX = "net."
 BUILDER = "build_carryover_backbone"
-"""What carryover's backbone is called in Detectron2's registry."""
+"""Name of carryover's backbone in Detectron2's registry."""
 _OWN = re.compile(
     r"pos_embed|patch_embed\.proj\.(weight|bias)"
     r"|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)"
@@ -29,7 +29,7 @@ _LAST_NORM = re.compile(r"(fc_)?norm\.(weight|bias)")
 
 @dataclass(frozen=True)
 class ViTShape:
-    """What Detectron2's `ViT` is told."""
+    """Arguments of Detectron2's `ViT`."""
 
     patch_size: int
     embed_dim: int

@@ -1,4 +1,4 @@
-"""What a library holds of a backbone: the network that it runs, and the tensors that it keeps."""
+"""Parts of a backbone that a library keeps: the network that it runs, and its tensors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

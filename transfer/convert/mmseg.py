@@ -55,7 +55,7 @@ def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
 
 
 def is_timms(config: BackboneConfig) -> bool:
-    """Whether mmseg's own ResNet and ResNeXt are none of this network, which is one of timm's."""
+    """Return whether mmseg's own ResNet and ResNeXt are none of this network, which is one of timm's."""
     return config.family == "timm" and config.groups is None
 
 

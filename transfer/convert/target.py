@@ -1,4 +1,4 @@
-"""What every target library states about itself, so that one conversion serves them all."""
+"""Interface of target libraries: one conversion serves all of them."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""What the stages of a pipeline call, by the short names that run directories keep."""
+"""Calls of a pipeline's stages, by the short names stored in run directories."""
 
 from carryover.slurm.calls import Call, register
 

@@ -33,7 +33,7 @@ Overrides = tuple[str, ...]
 RecipeName = Annotated[str, Relative()]
 """A shipped recipe's name, or a file of the user's own."""
 OwnResources = Annotated[dict[str, Any], AfterValidator(_known), Incidental]
-"""What one entry's stages ask for, key by key before what `resources` says of their kind."""
+"""Resources of one entry's stages, which override `resources` of their kind key by key."""
 Encoder = Literal["online", "momentum", "student", "teacher"]
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
@@ -64,7 +64,7 @@ class PretrainEntry(Section):
 
     @property
     def key(self) -> str:
-        """How stages and reports call this entry."""
+        """Return the name of this entry in stages and reports."""
         return self.label or _called(self.recipe)
 
 
@@ -90,12 +90,12 @@ class CheckpointEntry(Section):
 
     @property
     def said(self) -> Said:
-        """What is said of the file."""
+        """Return the statements about the file."""
         return Said(self.label, self.method, self.dataset, self.epochs, self.input_size)
 
     @property
     def key(self) -> str:
-        """How stages and reports call this entry."""
+        """Return the name of this entry in stages and reports."""
         return self.label or _fitting(self.path.stem)
 
 
@@ -121,7 +121,7 @@ class EvaluationEntry(Section):
 
     @property
     def key(self) -> str:
-        """How stages call this entry."""
+        """Return the name of this entry in stages."""
         return self.label or _called(self.recipe)
 
 

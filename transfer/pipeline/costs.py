@@ -1,4 +1,4 @@
-"""What every result cost, its checkpoint's pretraining included: from the ledger to beside the records."""
+"""Costs of every result, with its checkpoint's pretraining, from the ledger to the records."""
 
 import logging
 from pathlib import Path

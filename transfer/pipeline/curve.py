@@ -25,7 +25,7 @@ _DENSE = ("detection", "segmentation")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a curve is drawn of.
+    """Inputs of a curve.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class _Recipe:
 
     @property
     def dense(self) -> bool:
-        """Whether it trains a detector or segmenter."""
+        """Return whether it trains a detector or segmenter."""
         return self.config.task in _DENSE
 
 

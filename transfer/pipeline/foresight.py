@@ -1,4 +1,4 @@
-"""What cannot work in a pipeline, said while it is planned rather than by a job that fails."""
+"""Problems of a pipeline that are found while planning, rather than by a failing job."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def refuse_unfit(where: str, backbone: BackboneConfig, to: Sequence[str], recipe
         described = describe(backbone)
         if recipe.task in _DENSE and not described.hierarchical and described.patch_size is None:
             raise UserError(
-                f"{where}: {_described(backbone)} cannot be used for the {recipe.task} of evaluate: {recipe.name}, "
+                f"{where}: {_described(backbone)} does not fit the {recipe.task} of evaluate: {recipe.name}, "
                 "which needs stages of strides 4 to 32: pretrain with backbone.stem=imagenet, "
                 "or name under the evaluation's `of:` the pretrainings that it is for"
             )

@@ -1,4 +1,4 @@
-"""What decides the result of a pipeline's stages, from their parameters as a run directory keeps them."""
+"""Identity of a pipeline's stages, from their parameters as stored in a run directory."""
 
 import json
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ from carryover.slurm.stage import Output, Stage
 
 @dataclass(frozen=True)
 class DataProblem:
-    """What is wrong with the data that some stages read, in the words in which they would fail."""
+    """Problems of the data of some stages, as the stages would report them."""
 
     text: str
     stages: tuple[str, ...]
@@ -22,7 +22,7 @@ class DataProblem:
 
 @dataclass(frozen=True)
 class Opened:
-    """How many data sets were opened, how many are yet to be made or are missing, and what is wrong."""
+    """Number of data sets that were opened, are to be made or are missing, and their problems."""
 
     data_sets: int
     not_there: int

@@ -84,6 +84,8 @@ def report(out: Path, run_dir: str, title: str) -> None:
     from carryover.transfer.report import write_report
 
     if Path(run_dir).resolve() not in out.resolve().parents:
-        raise UserError(f"{out}: holds the request for the report of another run, {run_dir}; nothing is written there")
+        raise UserError(
+            f"{out}: holds the request for the report of another run, {run_dir}; nothing is written there"
+        )
     write_costs(Path(run_dir))
     write_report([Path(run_dir)], Path(run_dir) / "report", title=title)

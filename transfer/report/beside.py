@@ -65,7 +65,7 @@ class PublishedRows:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is noted of any of the rows, once."""
+        """Return the notes of all rows, each once."""
         return tuple(dict.fromkeys(note for row in self.rows for note in row.notes))
 
 

@@ -32,7 +32,7 @@ class Numbered:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What two records must agree on to stand in one row; only the seed may differ.
+    """Key of a row: two records in one row may differ in the seed only.
 
     `checkpoint_sha256` is None unless two backbones claim one recipe and seed: then each has its own row.
     It is the backbone's digest, or the file's where that is not known. `label` is the name that the user has
@@ -61,7 +61,7 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What two records must agree on to stand in one column: protocol, data, and who carried it out.
+    """Key of a column: protocol, data, and the library.
 
     `data_digest` is None unless records of one protocol were measured on data that differ: then each set of
     data has its own column.
@@ -194,7 +194,7 @@ def _evaluation(record: ResultRecord) -> Evaluation:
 
 
 class _Backbones:
-    """Which backbone a record is of: by its digest, which older records lack and others of one file know."""
+    """Return the backbone of a record: by its digest, which older records may lack."""
 
     def __init__(self, records: Sequence[Numbered]) -> None:
         known = ((r.record.checkpoint_sha256, r.record.backbone_digest) for r in records)

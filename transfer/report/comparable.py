@@ -1,4 +1,4 @@
-"""Which published numbers a result of ours may stand beside, and in what its protocol deviates."""
+"""Published numbers that are comparable with a result, and deviations of its protocol."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a reader must know before trusting the means: repeats, disagreement, mixtures, gaps."""
+"""Concerns about the means: repeats, disagreement, mixtures, gaps."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence

@@ -44,7 +44,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What only a page can show."""
+    """Content for the page alone."""
 
     standings: tuple[Picture, ...]
     labels: tuple[Picture, ...]

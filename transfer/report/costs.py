@@ -1,4 +1,4 @@
-"""What the numbers cost: hours of every pretraining and of every evaluation, as the records say."""
+"""Costs of the numbers: hours of every pretraining and of every evaluation, from the records."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

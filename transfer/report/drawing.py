@@ -49,7 +49,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How one pretraining is drawn in every figure."""
+    """Style of one pretraining in every figure."""
 
     colour: str
     marker: str

@@ -1,4 +1,4 @@
-"""What the tables say in words: pretrained against random initialisation, beside the spread over seeds."""
+"""Findings of the tables in words: pretrained against random initialization."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What readers call things: methods, tasks, metrics, shares of the labels."""
+"""Display names: methods, tasks, metrics, fractions of the labels."""
 
 from typing import Final
 

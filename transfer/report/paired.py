@@ -45,7 +45,7 @@ class PairedDifference:
 
     @property
     def verdict(self) -> str:
-        """What can be said: "better", "worse" or "no difference found"."""
+        """Return the verdict: "better", "worse" or "no difference found"."""
         if self.p >= 1 - LEVEL:
             return "no difference found"
         return "better" if (self.difference > 0) == self.higher_is_better else "worse"

@@ -1,4 +1,4 @@
-"""How far the runs of a report have come: what a reader of partial results must know before the numbers."""
+"""Progress of the runs of a report, for readers of partial results."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ FIGURES = "figures"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the files, how many records they rest on, what could not be read, what is to come."""
+    """Written report: its files, number of records, unreadable records, unfinished stages."""
 
     files: tuple[Path, ...]
     records: int

@@ -76,7 +76,7 @@ class Metric(FileModel):
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether the better of two values is the higher one."""
+        """Return whether the better of two values is the higher one."""
         return self.direction != "lower"
 
     @property
@@ -101,14 +101,14 @@ def require_same(stated: Iterable[Metric], counted: Iterable[Metric], where: Pat
 
 
 class Facts(FileModel):
-    """What a task tells besides its metrics; each task's own is a subclass with typed fields."""
+    """Facts of a task besides its metrics; each task has a subclass with typed fields."""
 
 
 Fact = str | int | float | bool | list[int] | list[str] | None
 
 
 class Costs(FileModel):
-    """What a result cost, as the pipeline's ledger or the cluster's accounting counted it: costs.json.
+    """Costs of a result, from the pipeline's ledger or the cluster's accounting: costs.json.
 
     It stands beside the record, which is written once; `read_records` lays it over the evaluation's own.
     """

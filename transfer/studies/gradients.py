@@ -32,7 +32,7 @@ _COMMON = "unigrad_table2e_unigrad"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the comparison is made on; `images` None: procedural shapes, `checkpoint` None: random weights."""
+    """Inputs of the comparison; `images` None: shapes, `checkpoint` None: random weights."""
 
     images: Path | None
     checkpoint: Path | None

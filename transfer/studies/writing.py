@@ -1,4 +1,4 @@
-"""What the studies share: their tables on the terminal and in Markdown, and where their numbers come from."""
+"""Shared parts of the studies: tables on the terminal and in Markdown, and their source."""
 
 import datetime
 from collections.abc import Sequence

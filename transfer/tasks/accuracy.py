@@ -1,4 +1,4 @@
-"""How predictions are ranked and counted, over all ranks; of equal scores the first class goes first."""
+"""Ranking and counting of predictions over all ranks; of equal scores the first class wins."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from carryover.transfer.results.record import Setting
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of `images` have their class among the 1 and the 5 first guesses."""
+    """Number of `images` whose class is among the 1 and the 5 best guesses."""
 
     images: int
     top1: int

@@ -1,4 +1,4 @@
-"""What a library brings to a task that trains a whole network; the protocol around it is the same for all."""
+"""Interface between a library and a task that trains a whole network."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -57,7 +57,7 @@ class Backend(Generic[M]):
 
 
 class TrainedFacts(Facts):
-    """What the record of a whole network's training tells.
+    """Facts in the record of a whole network's training.
 
     Attributes
     ----------

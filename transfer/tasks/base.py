@@ -61,7 +61,7 @@ class Run(Generic[C, P]):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation came to.
+    """Outcome of an evaluation.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Outcome:
 
 
 class Task(ABC, Generic[C, P, M]):
-    """What is done with a backbone to get a number: one protocol, whose recipes are of one class.
+    """Base class of tasks: one protocol, whose recipes are of one class.
 
     `run_task` calls the methods in the order in which they stand here. Of all of them only `build` and what
     comes after it may take long; on several ranks every rank calls every method. A task whose backbone stays

@@ -1,4 +1,4 @@
-"""What the records of all tasks on labelled images tell (torch-free)."""
+"""Facts in the records of all tasks on labeled images (torch-free)."""
 
 from typing import Any, Self
 
@@ -8,7 +8,7 @@ from carryover.transfer.tasks.base import Run
 
 
 class LabelledFacts(Facts):
-    """Which labels were used, and by how many processes.
+    """Labels that were used, and the number of processes.
 
     Attributes
     ----------

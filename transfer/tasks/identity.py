@@ -1,4 +1,4 @@
-"""What decides an evaluation's numbers."""
+"""Identity of an evaluation."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an evaluation finds in its output directory, and leaves there."""
+"""Output directory of an evaluation: earlier results, and what is left in it."""
 
 from collections.abc import Mapping
 from pathlib import Path

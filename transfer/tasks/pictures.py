@@ -1,4 +1,4 @@
-"""What the pictures of test images have in common, whichever task draws them."""
+"""Shared parts of the sample images of all tasks."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What every evaluation recipe is (torch-free)."""
+"""Base class of evaluation recipes (torch-free)."""
 
 from typing import Annotated, Any, ClassVar
 

@@ -1,1 +1,1 @@
-"""Whether a checkpoint is what it claims to be: measured, and the likely cause named where it is not."""
+"""Verification of checkpoints: measure each reading, and name the likely cause of a mismatch."""

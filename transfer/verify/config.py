@@ -1,4 +1,4 @@
-"""What `carryover verify` is told (torch-free)."""
+"""Options of `carryover verify` (torch-free)."""
 
 from pathlib import Path
 from typing import Annotated

@@ -40,7 +40,7 @@ class Compared:
 
     @property
     def better(self) -> bool:
-        """Whether it classifies better by a significant difference and the margin."""
+        """Return whether it classifies better by a significant difference and the margin."""
         margin = 2 * MARGIN if self.look.cause == "encoder" else MARGIN
         return (
             self.difference is not None
@@ -51,7 +51,7 @@ class Compared:
 
     @property
     def worse(self) -> bool:
-        """Whether it classifies significantly worse."""
+        """Return whether it classifies significantly worse."""
         if self.difference is None or not self.deviation:
             return False
         return self.difference + _half(self.evidence, LEVEL, self.deviation) < 0

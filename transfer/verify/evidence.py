@@ -1,4 +1,4 @@
-"""What each reading of a file comes to on the same images: k-NN, a linear classifier, batch statistics."""
+"""Evidence for each reading on the same images: k-NN, a linear classifier, batch statistics."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -39,13 +39,13 @@ class Images:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """Return how many classes there are."""
         return len(self.train.classes)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one reading came to.
+    """Evidence for one reading.
 
     Attributes
     ----------

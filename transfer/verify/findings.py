@@ -1,4 +1,4 @@
-"""What verification found: the cause that is named, and everything that was measured."""
+"""Result of a verification: the named cause, and all measurements."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -67,7 +67,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `carryover verify` says of a file.
+    """Result of `carryover verify` for a file.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a file may be other than it claims: the same tensors under another reading."""
+"""Hypotheses: the same tensors under another reading."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -111,7 +111,7 @@ def copied(network: nn.Module) -> nn.Module:
 
 
 def _alike(one: Pixels, other: Pixels) -> bool:
-    """Whether two normalisations differ by less than a tenth: no measurement tells them apart."""
+    """Return whether two normalisations differ by less than a tenth: no measurement tells them apart."""
     spread = max(abs(a / b - 1) for a, b in zip(one.std, other.std))
     moved = max(abs(a - b) / s for a, b, s in zip(one.mean, other.mean, other.std))
     return one.order == other.order and spread < 0.2 and moved < 0.2

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How far the statistics of some images are from a network's running statistics.
+    """Distance between the statistics of some images and a network's running statistics.
 
     Attributes
     ----------

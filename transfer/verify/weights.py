@@ -1,4 +1,4 @@
-"""Whether weights are independent draws, as a new network's are: read from their singular values."""
+"""Test for weights that are independent draws, as in a new network, by singular values."""
 
 import math
 from collections.abc import Mapping

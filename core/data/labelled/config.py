@@ -1,4 +1,4 @@
-"""Which images a classification evaluation trains and tests on, and how they are shown (torch-free)."""
+"""Images of a classification evaluation, and their transforms (torch-free)."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -93,7 +93,7 @@ class ClassifyData(DataConfig):
 
 
 class ImageConfig(Section):
-    """How images are shown: random resized crop and flip in training, resize and centre crop in testing.
+    """Transforms: random resized crop and flip in training, resize and center crop in testing.
 
     Attributes
     ----------
@@ -147,7 +147,9 @@ def check_data(data: ClassifyData) -> None:
     Raises UserError naming the path, or the key that is not set.
     """
     if data.root is None:
-        raise UserError("data.root is not set: set it to the directory of the data set (data.root=/path/to/it)")
+        raise UserError(
+            "data.root is not set: set it to the directory of the data set (data.root=/path/to/it)"
+        )
     root = data.root.expanduser()
     if not root.is_dir() and not data.download:
         raise UserError(f"data.root: {root}: no such folder")

@@ -1,4 +1,4 @@
-"""Which training images keep their labels (torch-free)."""
+"""Selection of labeled training images (torch-free)."""
 
 from pathlib import Path
 from typing import Annotated, Literal

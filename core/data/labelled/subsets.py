@@ -1,4 +1,4 @@
-"""Which training images keep their labels: fractions, n per class, official file lists, held-out parts.
+"""Selection of labeled training images: fractions, n per class, file lists, held-out parts.
 
 Nothing here needs torch: a recipe's labelled subset is known, or refused, before a network is built.
 """

@@ -1,4 +1,4 @@
-"""What masks can be compared with before training: the recipe's classes, their neighbours, each other."""
+"""Comparisons of masks before training: the recipe's classes, neighboring classes, each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ Colour = tuple[int, int, int]
 
 @dataclass
 class MaskCounts:
-    """What is counted over the masks of a split.
+    """Counts over the masks of a split.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a segmentation data set is, whichever layout it was read from, and how its masks are decoded."""
+"""Segmentation data set, independent of the layout it was read from; decoding of masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _LOSSY: Final = frozenset({"JPEG", "MPO"})
 
 @dataclass(frozen=True)
 class MaskCode:
-    """How a mask's pixels spell labels 0..C-1 and `IGNORED`.
+    """Encoding of labels 0..C-1 and `IGNORED` in a mask's pixels.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Where each layout keeps its images and masks."""
+"""Locations of images and masks in each layout."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """What a segmenter is trained and tested on, with the defects that the recipe forgave.
+    """Training and test data of a segmenter, with the defects that the recipe accepts.
 
     Attributes
     ----------

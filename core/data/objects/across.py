@@ -1,4 +1,4 @@
-"""What can be compared between a training and a test split before training: classes and images."""
+"""Comparisons of training and test split before training: classes and images."""
 
 from collections.abc import Hashable, Iterator
 from pathlib import Path

@@ -25,7 +25,7 @@ EXPECTED = "an .xml (LabelImg) or a .txt (YOLO, with classes.txt) for each image
 
 
 class BoxSection(NamedFiles, Protocol):
-    """What a recipe says of boxes in files of one's own: a `core.data.objects.config.BoxesData`."""
+    """Section of a recipe on boxes in files: a `core.data.objects.config.BoxesData`."""
 
     @property
     def root(self) -> Path: ...
@@ -54,7 +54,7 @@ class AnnotationFiles:
 
 @dataclass(frozen=True)
 class BoxFiles:
-    """Where a data set's images and annotations lie, found out from its files and what a recipe says."""
+    """Locations of images and annotations, from the files and the recipe."""
 
     data: BoxSection
 
@@ -84,7 +84,7 @@ class BoxFiles:
 
     @cached_property
     def annotations(self) -> "AnnotationFiles":
-        """What the annotations are; UserError where there are none."""
+        """Return the kind of the annotations; raise UserError if there are none."""
         stated = self.data.annotations
         if stated is not None and stated.suffix.lower() == ".csv":
             # One table, or one in the folder of every split, as Roboflow exports them.
@@ -153,7 +153,7 @@ class BoxFiles:
 
     @cached_property
     def found(self) -> Found:
-        """What splits are made of."""
+        """Return the images and rows from which the splits are made."""
         if self.tables:
             columns: dict[str, list[str]] = {}
             for image_id, rows in self.rows.items():
@@ -188,7 +188,7 @@ class BoxFiles:
 
     @property
     def first_pixel(self) -> FirstPixel:
-        """How coordinates count: the recipe's word; else XML as in Pascal VOC, others as edges of boxes."""
+        """Return the coordinate convention: the recipe's; else XML as in Pascal VOC, others as edges."""
         if self.annotations.form == "yolo" or any(table.normalised for table in self.tables):
             return "edges"
         return (

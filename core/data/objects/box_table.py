@@ -131,7 +131,7 @@ def _has(columns: Columns, wanted: Sequence[str]) -> bool:
 
 
 def _fits(table: Table, order: Columns) -> bool:
-    """Whether a file without titles has its columns in this order, by its first rows."""
+    """Return whether a file without titles has its columns in this order, by its first rows."""
     corners = [order[what] for what in (CORNERS if "xmin" in order else EXTENT)]
     for _, cells in table.rows[:20]:
         if len(cells) <= max(order.values()) or not _PICTURE.search(cells[order["image"]]):

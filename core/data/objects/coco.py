@@ -33,7 +33,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _File:
-    """What every annotation of a file is read against; `labels` has the categories that are wanted."""
+    """Context in which annotations are read; `labels` has the requested categories."""
 
     path: Path
     policy: DefectPolicy

@@ -1,4 +1,4 @@
-"""What can be compared before training: boxes with their own masks, boxes with the size of a pixel."""
+"""Comparisons before training: boxes with their masks, boxes with the size of a pixel."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

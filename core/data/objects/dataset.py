@@ -1,4 +1,4 @@
-"""What a detection data set is, whichever layout it was read from."""
+"""Detection data set, independent of the layout it was read from."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

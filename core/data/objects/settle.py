@@ -15,10 +15,10 @@ from carryover.core.data.objects.voc_xml import VocObject, VocRecord
 from carryover.core.data.pictures import Orientation
 
 FirstPixel = Literal[0, 1, "edges"]
-"""How coordinates count: pixels from 0 or from 1, both ends inside the box; or the edges of the box."""
+"""Convention of coordinates: pixels from 0 or 1, both ends inside the box; or box edges."""
 
 _ENDS: Final[dict[FirstPixel, tuple[int, int]]] = {1: (1, 0), 0: (0, 1), "edges": (0, 0)}
-"""What is taken from where a box begins, and added to where it ends, in 0-based continuous coordinates."""
+"""Offsets of the start and the end of a box to 0-based continuous coordinates."""
 
 
 def settled_dataset(

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """What a detector is trained and tested on, with the defects that the recipe forgave."""
+    """Training and test data of a detector, with the defects that the recipe accepts."""
 
     train: DetectionDataset
     test: DetectionDataset

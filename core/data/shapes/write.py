@@ -36,7 +36,7 @@ _MANIFEST = "shapes.json"
 
 @dataclass(frozen=True)
 class ShapesPaths:
-    """Where the parts of a written data set lie.
+    """Locations of the parts of a generated data set.
 
     Attributes
     ----------

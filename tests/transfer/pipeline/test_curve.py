@@ -69,7 +69,7 @@ def test_it_compares_with_random_weights_of_the_same_network_and_a_supervised_on
         ("random_r50", "random"),
         ("small_supervised", "supervised"),
     ]
-    with pytest.raises(UserError, match="of no use beside"):
+    with pytest.raises(UserError, match="which cannot be compared with"):
         curve(Asked(**{**asked.__dict__, "supervised": checkpoint, "train_supervised": True}))
 
 

@@ -89,7 +89,7 @@ def test_shapes_must_be_asked_for(tmp_path: Path) -> None:
 
 def test_two_entries_of_one_name_need_labels(tmp_path: Path) -> None:
     twice = SMALL.replace("label: scratch, ", "").replace("random_demo", "unigrad_demo")
-    with pytest.raises(UserError, match="'unigrad_demo' is there twice"):
+    with pytest.raises(UserError, match="'unigrad_demo' is listed twice"):
         pipeline(tmp_path, twice)
 
 

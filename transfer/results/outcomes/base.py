@@ -1,4 +1,4 @@
-"""What an evaluation found in every test image, on file: its numbers are counted from this alone."""
+"""Per-image outcomes of an evaluation on file: its metrics are computed from them alone."""
 
 import io
 import json

@@ -57,7 +57,7 @@ def average_precision(true: np.ndarray, ignored: np.ndarray, objects: int, rule:
 
 @dataclass(frozen=True, eq=False)
 class Detections(Outcomes):
-    """What a detector found in N images, and how many objects were there to find.
+    """Detections in N images, and the numbers of objects to find.
 
     Of detections with equal scores the one in the earlier image goes first, within an image the one that its
     prediction lists first. VOC's scores are rounded to three decimals before they are compared.

@@ -60,7 +60,7 @@ class Rankings(Outcomes):
         return cls(ids, settings["classes"], top, params, *(arrays[n] for n in names))
 
     def right(self) -> NDArray[np.bool_]:
-        """Whether an image counts as right, (M, N), for each metric in order."""
+        """Return whether an image counts as right, (M, N), for each metric in order."""
         hit = self.guesses == self.labels[:, None]
         return np.stack([of[:, :n].any(axis=1) for of in hit for n in self.top])
 

@@ -1,4 +1,4 @@
-"""What a detector will be trained and tested on, and how, in words: said once, before training."""
+"""Summary of a detector's data and training, printed before it starts."""
 
 from collections import Counter
 

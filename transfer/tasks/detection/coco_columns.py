@@ -52,7 +52,7 @@ class Columns:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What there is to find.
+    """Objects to find.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which object every detection matches, by COCO's rules, for all images at once."""
+"""Matching of detections with objects by COCO's rules, for all images at once."""
 
 import numpy as np
 from hotcoco import mask as coco_mask

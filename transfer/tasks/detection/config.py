@@ -24,7 +24,7 @@ ModelConfig = Annotated[C4Config | FPNConfig, Field(discriminator="name")]
 
 
 class InputConfig(Section):
-    """What the network is shown.
+    """Input of the network.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which images make up which step: a function of seed and ranks, so that a resumed run sees the same ones."""
+"""Images of each step: a function of seed and ranks, so that a resumed run sees the same ones."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count, islice

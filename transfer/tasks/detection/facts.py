@@ -1,10 +1,10 @@
-"""What the record of a detection run tells."""
+"""Facts in the record of a detection run."""
 
 from carryover.transfer.tasks.backend import TrainedFacts
 
 
 class DetectionFacts(TrainedFacts):
-    """What a record of either library tells, and what Detectron2's adds.
+    """Facts in the record of either library, and Detectron2's own.
 
     Attributes
     ----------

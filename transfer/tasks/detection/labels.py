@@ -1,4 +1,4 @@
-"""Which training images of a detection recipe are trained on."""
+"""Training images of a detection recipe."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a library brings to a detection run, besides what every back end does."""
+"""Interface between a library and a detection run."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ class Detector(Model[Step], Protocol):
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether Detectron2 takes a module's parameters for those of a normalisation (not channel-wise LN)."""
+    """Return whether Detectron2 treats a module as a normalization (not channel-wise LN)."""
     return isinstance(module, NORMS) and not isinstance(module, LayerNorm2d)
 
 

@@ -81,7 +81,7 @@ class ROIConfig(Section):
 
 
 class _DetectorConfig(Section):
-    """What both detectors share.
+    """Options shared by both detectors.
 
     Attributes
     ----------

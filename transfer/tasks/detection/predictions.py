@@ -1,4 +1,4 @@
-"""What a detector says about one image: the record that every backend hands to the metrics."""
+"""Predictions of a detector for one image: every backend returns them to the metrics."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass

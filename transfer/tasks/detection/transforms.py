@@ -1,4 +1,4 @@
-"""What happens to an image before a detector sees it: short-edge resize and flip, from its own seed."""
+"""Transforms of an image for a detector: short-edge resize and flip, from its own seed."""
 
 from dataclasses import dataclass
 

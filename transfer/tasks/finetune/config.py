@@ -1,4 +1,4 @@
-"""What a fine-tuning recipe says, checked before torch is imported."""
+"""Recipe of a fine-tuning, checked before torch is imported."""
 
 import math
 from typing import Annotated, ClassVar, Literal

@@ -43,7 +43,7 @@ class Classifier(nn.Module):
 
     @property
     def new(self) -> tuple[nn.Module, ...]:
-        """What is not carried, and has the head's rate."""
+        """Return the modules that are not in the checkpoint, and have the head's rate."""
         return (self.head,) if self.pool is None else (self.pool, self.head)
 
     def train(self, mode: bool = True) -> "Classifier":

@@ -1,4 +1,4 @@
-"""Which trained classifier counts: that of the last epoch, of the best epoch, or of a grid's best rates."""
+"""Selection of the classifier: of the last epoch, of the best epoch, or of a grid of rates."""
 
 import logging
 from collections.abc import Mapping

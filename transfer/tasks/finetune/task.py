@@ -28,7 +28,7 @@ FinetuneRun = Run[FinetuneConfig, LabelledImages]
 
 
 class FinetuneFacts(LabelledFacts):
-    """What a record of fine-tuning tells.
+    """Facts in the record of a fine-tuning.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the recipes of all frozen-feature tasks share (torch-free)."""
+"""Options shared by the recipes of all frozen-feature tasks (torch-free)."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from carryover.transfer.tasks.recipe import EvaluationRecipe
 
 
 class FrozenRecipe(EvaluationRecipe):
-    """What every evaluation of a frozen network shares.
+    """Base class of recipes that evaluate a frozen network.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a k-NN recipe says (torch-free)."""
+"""Recipe of a k-NN evaluation (torch-free)."""
 
 from typing import ClassVar, Literal
 

@@ -12,7 +12,7 @@ from carryover.transfer.tasks.accuracy import best_guesses
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """How many neighbours vote (k), and the temperature of their weights (T)."""
+    """Number of neighbors that vote (k), and the temperature of their weights (T)."""
 
     k: int
     temperature: float

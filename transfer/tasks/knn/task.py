@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class KnnFacts(LabelledFacts):
-    """What a record of k-NN tells."""
+    """Facts in the record of a k-NN evaluation."""
 
     weights: str = "exp(cosine / T)"
     feature_dimensions: int

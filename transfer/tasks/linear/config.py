@@ -1,4 +1,4 @@
-"""What a linear evaluation's recipe says (torch-free)."""
+"""Recipe of a linear evaluation (torch-free)."""
 
 import math
 from typing import Annotated, ClassVar, Literal
@@ -79,7 +79,7 @@ class ProtocolMode(Section):
 
     @property
     def heads(self) -> int:
-        """How many classifiers are trained."""
+        """Return how many classifiers are trained."""
         return len(self.base_lrs) * len(self.weight_decays) * len(self.depths)
 
     @model_validator(mode="after")

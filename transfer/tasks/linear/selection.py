@@ -1,4 +1,4 @@
-"""Which of a protocol's classifiers counts: the best on held-out images, trained again on all where asked."""
+"""Selection of a protocol's classifier: the best on held-out images, refitted if asked."""
 
 import logging
 import time

@@ -28,7 +28,7 @@ LinearRun = Run[LinearConfig, LabelledImages]
 
 
 class LinearFacts(LabelledFacts):
-    """What a record of either mode tells.
+    """Facts in the record of either mode.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class LinearFacts(LabelledFacts):
 
 
 class ProtocolFacts(LinearFacts):
-    """What the papers' mode tells."""
+    """Facts of the papers' mode."""
 
     classifiers: int
     classifier: str
@@ -57,7 +57,7 @@ class ProtocolFacts(LinearFacts):
 
 
 class CachedFacts(LinearFacts):
-    """What cached mode tells; `gradient` is the largest entry at the end of the fit."""
+    """Facts of cached mode; `gradient` is the largest entry at the end of the fit."""
 
     C: float
     gradient: float

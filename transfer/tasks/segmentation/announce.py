@@ -1,4 +1,4 @@
-"""What a segmenter will be trained and tested on, and how, in words: said once, before training."""
+"""Summary of a segmenter's data and training, printed before it starts."""
 
 from carryover.core.data.defects import tally
 from carryover.core.data.masks.splits import Splits, shares

@@ -15,7 +15,7 @@ Size = tuple[PositiveInt, PositiveInt]
 
 
 class InputConfig(Section):
-    """What the network is shown.
+    """Input of the network.
 
     Attributes
     ----------

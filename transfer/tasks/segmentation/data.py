@@ -1,4 +1,4 @@
-"""Which images make up which step: a pure function of the seed, so that a resumed run sees the same ones."""
+"""Images of each step: a function of the seed alone, so that a resumed run sees the same ones."""
 
 from collections.abc import Iterator
 

@@ -1,10 +1,10 @@
-"""What the record of a segmentation run tells."""
+"""Facts in the record of a segmentation run."""
 
 from carryover.transfer.tasks.backend import TrainedFacts
 
 
 class SegmentationFacts(TrainedFacts):
-    """What a record of either library tells.
+    """Facts in the record of either library.
 
     Attributes
     ----------

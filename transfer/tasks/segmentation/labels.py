@@ -1,4 +1,4 @@
-"""Which training images of a segmentation recipe are trained on."""
+"""Training images of a segmentation recipe."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which maps of a backbone a segmenter reads: four stages, or blocks of a plain vision transformer."""
+"""Maps of a backbone for a segmenter: four stages, or blocks of a plain vision transformer."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _STRIDES = (4, 8, 16, 32)
 
 
 def is_plain(backbone: BackboneConfig) -> bool:
-    """Whether it is a plain vision transformer, whose maps all have the stride of its patches."""
+    """Return whether it is a plain vision transformer, whose maps all have the stride of its patches."""
     described = describe(backbone)
     return not described.hierarchical and described.patch_size is not None
 

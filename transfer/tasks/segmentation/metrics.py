@@ -1,4 +1,4 @@
-"""What a segmenter takes each pixel of an image for."""
+"""Confusion matrices of a segmenter's pixels."""
 
 import numpy as np
 

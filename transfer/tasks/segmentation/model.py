@@ -1,4 +1,4 @@
-"""What a library brings to a segmentation run, besides what every back end does."""
+"""Interface between a library and a segmentation run."""
 
 from typing import Any, Protocol
 

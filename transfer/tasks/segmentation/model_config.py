@@ -26,7 +26,7 @@ class AuxiliaryConfig(Section):
 
 
 class _SharedConfig(Section):
-    """What all segmenters share.
+    """Options shared by all segmenters.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class _SharedConfig(Section):
 
 
 class _SegmenterConfig(_SharedConfig):
-    """What FCN and UPerNet share.
+    """Options shared by FCN and UPerNet.
 
     Attributes
     ----------

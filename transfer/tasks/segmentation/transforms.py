@@ -1,4 +1,4 @@
-"""What happens to an image and its mask before a segmenter sees them: scale, crop, flip, colours."""
+"""Transforms of an image and its mask: scale, crop, flip, colors."""
 
 from dataclasses import dataclass
 

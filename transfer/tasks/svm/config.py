@@ -1,4 +1,4 @@
-"""What the recipe of VOC07's SVMs says (torch-free)."""
+"""Recipe of VOC07's SVMs (torch-free)."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal

@@ -25,7 +25,7 @@ CLASSES_NAME, LOW_SHOT_NAME = "classes.csv", "low_shot.csv"
 
 
 class SvmFacts(Facts):
-    """What a record tells; each class's cost comes of 3-fold cross-validation on the training split."""
+    """Facts in the record; each class's cost is chosen by 3-fold cross-validation."""
 
     average_precision: str
     classes: int

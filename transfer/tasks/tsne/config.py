@@ -1,4 +1,4 @@
-"""What a t-SNE recipe says (torch-free)."""
+"""Recipe of a t-SNE (torch-free)."""
 
 from typing import ClassVar, Literal
 

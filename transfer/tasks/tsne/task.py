@@ -20,7 +20,7 @@ PICTURE_NAME, POINTS_NAME = "tsne.png", "tsne.csv"
 
 
 class TsneFacts(Facts):
-    """What a record of a t-SNE picture tells."""
+    """Facts in the record of a t-SNE."""
 
     perplexity: float
     images_shown: int

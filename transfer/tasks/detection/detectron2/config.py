@@ -25,7 +25,7 @@ _SYNCHRONISED = ("SyncBN", "naiveSyncBN")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a configuration says of its run rather than of its recipe.
+    """Settings of the run, rather than of the recipe.
 
     Attributes
     ----------

@@ -68,7 +68,7 @@ def image_dict(image: DetectionImage, with_masks: bool) -> dict[str, Any]:
 
 
 def mask_format(images: Sequence[DetectionImage], shown: InputConfig | None = None) -> MaskFormat:
-    """How training masks are kept: as polygons, Detectron2's way, unless some object has run lengths.
+    """Return the format of training masks: polygons, as in Detectron2, unless one has run lengths.
 
     Large-scale jitter cuts masks off, which Detectron2 does to polygons with a library of its own (shapely),
     and to pixels by itself.

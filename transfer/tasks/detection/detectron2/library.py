@@ -1,4 +1,4 @@
-"""Whether Detectron2 is here, and in how many processes it is to run (imports neither it nor torch)."""
+"""Availability of Detectron2 and its number of processes (imports neither it nor torch)."""
 
 import importlib.util
 import os

@@ -53,7 +53,7 @@ class RegionPool(nn.Module):
 
 
 class _Heads(RoIHeads):
-    """What both detectors share; `masks` of the targets are uint8 at the image's original resolution."""
+    """Parts shared by both detectors; `masks` of the targets are uint8 at the original resolution."""
 
     def forward(
         self,
