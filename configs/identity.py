@@ -172,7 +172,7 @@ def protocol(recipe: BaseModel) -> dict[str, Any]:
 def without_defaults(recipe: BaseModel) -> dict[str, Any]:
     """Return the recipe's protocol without the keys that equal their default.
 
-    What tells the members of a union apart (a method's or an optimiser's name) always stays.
+    What tells the members of a union apart (a method's or an optimizer's name) always stays.
     """
     return _plain(recipe, sparse=True)
 

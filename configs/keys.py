@@ -34,7 +34,7 @@ def narrowed(model: Any, data: Any) -> Any:
 def with_default_tags(model: Any, data: Any) -> Any:
     """Fill in the tag of a discriminated union where a recipe states other keys of it but not the tag.
 
-    ``optimizer: {base_lr: 1}`` then means the default optimiser with another rate.
+    ``optimizer: {base_lr: 1}`` then means the default optimizer with another rate.
     """
     if not isinstance(data, Mapping) or not isinstance(model, type) or not issubclass(model, BaseModel):
         return data

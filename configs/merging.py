@@ -14,7 +14,7 @@ from carryover.configs.nearest import nearest
 def merge(base: Mapping[str, Any], own: Mapping[str, Any], types: Sequence[Any]) -> dict[str, Any]:
     """Lay `own` over `base`: sections key by key, lists and values whole; `types` are what they may become.
 
-    A section whose `name` says which one of several types it is (which method, which optimiser) is another
+    A section whose `name` says which one of several types it is (which method, which optimizer) is another
     thing altogether when that name changes, and is replaced, so that no parameter of the former is left
     behind in it. Where a name is only what people call it (a data set's) it is a key like any other.
     """

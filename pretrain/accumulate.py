@@ -5,7 +5,7 @@ SimCLR would have fewer negatives, UniGrad, Barlow Twins and VICReg other correl
 bank update. Instead (as GradCache, Gao et al. 2021, does): embed every part without a graph, take the loss of
 the whole batch and its gradient in the embeddings, then embed every part again and send that gradient
 through. The loss, its gradient and every memory are the undivided batch's; the price is a second forward
-pass. Batch norm alone sees the parts, as it does on ranks that do not synchronise it.
+pass. Batch norm alone sees the parts, as it does on ranks that do not synchronize it.
 """
 
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ class MemoryBank:
         return self.tensor.shape[0]
 
     def rows(self, index: Tensor) -> Tensor:
-        """The rows (B, d) of the images `index` (B,)."""
+        """Return the rows (B, d) of the images `index` (B,)."""
         return self.tensor[index.to(self.tensor.device)]
 
     def loss(

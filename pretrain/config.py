@@ -41,9 +41,9 @@ class ProjectorConfig(Section):
     hidden, out
         Width of the layers before the last, and of the embedding.
     norm
-        Normalisation after every layer but the last, each followed by ReLU.
+        Normalization after every layer but the last, each followed by ReLU.
     norm_last
-        Whether the last layer is normalised as well, without ReLU (SiMo: "a BN attached to each of the
+        Whether the last layer is normalized as well, without ReLU (SiMo: "a BN attached to each of the
         fully-connected layers").
     affine_last
         Whether that last norm has a weight and a bias (SimSiam's has none).
@@ -97,7 +97,7 @@ class _OptimizerSection(Section):
     weight_decay
         L2 penalty on the weights.
     decay_norm_and_bias
-        Whether biases, normalisation parameters, and a transformer's tokens and positions are decayed too.
+        Whether biases, normalization parameters, and a transformer's tokens and positions are decayed too.
     """
 
     base_lr: PositiveFloat
@@ -213,12 +213,12 @@ class KNNConfig(Section):
 
 
 class PretrainConfig(Recipe):
-    """A pretraining recipe: method, network, data, optimisation and how the run is carried out.
+    """A pretraining recipe: method, network, data, optimization and how the run is carried out.
 
     Attributes
     ----------
     batch_size
-        Images of one optimiser step over all ranks.
+        Images of one optimizer step over all ranks.
     transformer
         How a vision transformer begins and what of it is frozen; None: as timm's model begins, all trained.
     zero_init_residual
@@ -228,7 +228,7 @@ class PretrainConfig(Recipe):
         Parts in which each rank embeds its images of a step. Loss and gradient stay those of the whole batch
         (`pretrain.accumulate`); batch norm sees the parts.
     precision
-        ``bf16`` autocasts the networks; objectives, optimiser and momentum encoder stay in float32.
+        ``bf16`` autocasts the networks; objectives, optimizer and momentum encoder stay in float32.
     sync_bn
         Batch statistics over all ranks (then a run on n ranks computes what one process would).
     checkpoint_every

@@ -39,7 +39,7 @@ class CutMix:
 def draw_cutmix(config: CutMixConfig, seed: int, step: int, index: Tensor, size: int) -> CutMix:
     """Draw patches for the images `index` (b,) of one step, whose views are `size` pixels wide and high.
 
-    As torchvision's CutMix draws them: 1 - area ratio from Beta(alpha, alpha), the centre anywhere, the patch
+    As torchvision's CutMix draws them: 1 - area ratio from Beta(alpha, alpha), the center anywhere, the patch
     cut off at the borders. A function of its arguments; on `index`'s device.
     """
     key = keys(seed, _CUTMIX, step, index.cpu().numpy())

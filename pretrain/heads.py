@@ -9,7 +9,7 @@ from carryover.pretrain.objectives.precision import promote
 
 
 def build_projector(config: ProjectorConfig, in_dim: int) -> nn.Sequential:
-    """Build a projector mapping features (B, in_dim) to embeddings (B, config.out), not normalised.
+    """Build a projector mapping features (B, in_dim) to embeddings (B, config.out), not normalized.
 
     Hidden layers are linear, norm, ReLU; a linear layer that a norm follows has no bias (UniGrad's public
     code; the norm takes it away again). The last one is linear, with a norm after it if `norm_last`, without

@@ -1,6 +1,6 @@
 """Options of each pretraining method: one section per method, selected by `method.name`.
 
-A section states a method's own parameters and nothing else; backbone, projector, data and optimiser are the
+A section states a method's own parameters and nothing else; backbone, projector, data and optimizer are the
 recipe's (pretrain/config.py). No torch here: recipes are listed and checked without it.
 """
 
@@ -54,7 +54,7 @@ class PredictorConfig(Section):
     """The learnt head on top of the online projector (BYOL, SimSiam, MSBReg); it maps back to its width.
 
     `constant_lr` keeps its learning rate at the peak throughout (SimSiam's code; UniGrad 5.1 on predictors).
-    With `output_norm` the last layer is normalised as well, without weight and bias (MoCo v3's ViTs).
+    With `output_norm` the last layer is normalized as well, without weight and bias (MoCo v3's ViTs).
     """
 
     depth: Annotated[int, Field(ge=1, le=5)] = 2
@@ -414,7 +414,7 @@ class SupervisedConfig(MethodSection):
 
 
 class RandomConfig(MethodSection):
-    """No pretraining: the seed's initialisation, exported as it is. The baseline that sees nothing."""
+    """No pretraining: the seed's initialization, exported as it is. The baseline that sees nothing."""
 
     views: ClassVar[tuple[Views, ...]] = ("single", "two", "multicrop")
     wants_projector: ClassVar[bool] = False

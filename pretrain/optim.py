@@ -12,10 +12,10 @@ from carryover.pretrain.heads import Encoder, Predictor
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module, peak_lr: float) -> torch.optim.Optimizer:
-    """Build the optimiser of a recipe over the trained parameters of `module`.
+    """Build the optimizer of a recipe over the trained parameters of `module`.
 
     Groups: weights, and what a recipe may exempt from weight decay (one-dimensional parameters, that is
-    biases and normalisation, and a transformer's tokens and positions); each once more for the heads that say
+    biases and normalization, and a transformer's tokens and positions); each once more for the heads that say
     `constant_lr` (SimSiam's predictor). A group keeps its peak rate under ``peak_lr``, for `set_lr` to scale.
     """
     constant = {

@@ -68,7 +68,7 @@ class ShardedBank:
         return self.num_rows
 
     def rows(self, index: Tensor) -> Tensor:
-        """The rows (B, d) of the images `index` (B,), the same on every rank."""
+        """Return the rows (B, d) of the images `index` (B,), the same on every rank."""
         place, here = self._places(index)
         found = torch.zeros(len(place), self.tensor.shape[1], device=self.tensor.device)
         if len(self.tensor):
@@ -137,7 +137,7 @@ class ShardedBank:
 
 
 def _over_ranks(sums: ClassSums) -> ClassSums:
-    """The sums over all classes, from every rank's over its shard, for the same queries."""
+    """Return the sums over all classes, from every rank's over its shard, for the same queries."""
     if world_size() == 1:
         return sums
     maximum = sums.maximum.clone()
@@ -152,5 +152,5 @@ def _over_ranks(sums: ClassSums) -> ClassSums:
 
 
 def _part(sums: ClassSums) -> ClassSums:
-    """This rank's queries' sums, from those of all ranks' queries."""
+    """Return this rank's queries' sums, from those of all ranks' queries."""
     return ClassSums(**{name: own_slice(value) for name, value in vars(sums).items()})

@@ -197,7 +197,7 @@ class _Pretraining:
         yield from _laid_out(epochs_from(self._loader, step), self._config)
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Take one step of the method and the optimiser."""
+        """Take one step of the method and the optimizer."""
         config, method = self._config, self._method
         self._factor = config.schedule.factor(step, self._loader.steps_per_epoch)
         set_lr(self._optimizer, self._factor)
@@ -231,7 +231,7 @@ class _Pretraining:
         require_finite(dict(self._method.named_parameters()), step)
 
     def state(self) -> dict[str, Any]:
-        """Return the method (networks, banks, queues) and the optimiser."""
+        """Return the method (networks, banks, queues) and the optimizer."""
         return {"method": self._method.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ _OWN_TIME = ("begin", "deadline", "hold")
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbours in an array that wait for the same; at most `depth` others run one after another before."""
+    """Neighbors in an array that wait for the same; at most `depth` others run one after another before."""
 
     batch: Batch
     depth: int
@@ -125,7 +125,7 @@ def updates(
 
 
 def _update(jobs: Sequence[str], sizes: Mapping[str, int], waits: str | None, more: Sequence[str]) -> Update:
-    """Make the request for neighbours in one array, or for a job of its own."""
+    """Make the request for neighbors in one array, or for a job of its own."""
     base, _, first = jobs[0].partition("_")
     last = jobs[-1].partition("_")[2]
     name = jobs[0] if len(jobs) == 1 else base if len(jobs) == sizes[base] else f"{base}_[{first}-{last}]"

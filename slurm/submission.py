@@ -104,7 +104,7 @@ def submission(ledger: Ledger, executor: str) -> Iterator[OpenSubmission]:
     Raises
     ------
     RunError
-        Another living process holds the run. One that was killed is recognised (its process is gone; where
+        Another living process holds the run. One that was killed is recognized (its process is gone; where
         that cannot be seen, its heartbeat stopped) and its place is taken. Or its directory cannot be
         written (a full disk, say).
     """

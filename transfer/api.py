@@ -79,7 +79,7 @@ def evaluate(
         Directory for the record and what belongs to it; a half-finished one is gone on with. None: nothing is
         kept but what is returned.
     said
-        What is known of a module (`carryover.Given`): its label, normalisation, input size.
+        What is known of a module (`carryover.Given`): its label, normalization, input size.
     stated
         What another maker's file does not say (`carryover.Stated`).
     overrides

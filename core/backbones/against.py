@@ -27,7 +27,7 @@ class Reference:
     path
         The .npz that the maker's code wrote; None where the network was run here.
     images
-        (N, 3, H, W) RGB in 0..1, before any normalisation.
+        (N, 3, H, W) RGB in 0..1, before any normalization.
     features
         By name: "pooled" (N, D), or a stage's maps (N, C, h, w).
     """
@@ -81,7 +81,7 @@ def read_reference(path: Path) -> Reference:
 def prove_against(reference: Reference, model: LoadedModel, metadata: CanonicalMetadata) -> MakerProof:
     """Compare a loaded model's features of the reference's images with the maker's.
 
-    Images are normalised as the checkpoint's metadata says: a wrong order or mean of pixels shows as well.
+    Images are normalized as the checkpoint's metadata says: a wrong order or mean of pixels shows as well.
 
     Raises
     ------

@@ -48,7 +48,7 @@ def _specs(config: BackboneConfig) -> tuple[tuple[str, TensorSpec], ...]:
 
 
 def expected_tensors(config: BackboneConfig) -> dict[str, TensorSpec]:
-    """Every tensor of a backbone under torchvision's names, in the order of its state dict."""
+    """Return every tensor of a backbone under torchvision's names, in the order of its state dict."""
     return dict(_specs(config))
 
 
@@ -120,7 +120,7 @@ def recognise(state: Mapping[str, Tensor], where: Path, prefix: str) -> Backbone
 
 
 def listed(names: Collection[str]) -> str:
-    """The first names, quoted, and how many more there are."""
+    """Return the first names, quoted, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in list(names)[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 

@@ -21,7 +21,7 @@ def build_mobile(config: BackboneConfig) -> MobileNet:
 
 
 def build_backbone(config: BackboneConfig) -> Any:
-    """Build the backbone of a recipe, freshly initialised, by its registered builder.
+    """Build the backbone of a recipe, freshly initialized, by its registered builder.
 
     Returns
     -------

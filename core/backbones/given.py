@@ -34,7 +34,7 @@ class Given:
     label
         What records and reports call it.
     pixel_mean, pixel_std
-        The normalisation that it expects of RGB in [0, 1].
+        The normalization that it expects of RGB in [0, 1].
     input_size
         Side in pixels of the images that it is shown in training; None: whatever the recipe shows.
     method, epochs, dataset, seed

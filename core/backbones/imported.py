@@ -42,7 +42,7 @@ class Imported:
 
 
 def live_backbone(imported: Imported) -> nn.Module:
-    """The module that a checked state dict belongs to, with that state loaded."""
+    """Return the module that a checked state dict belongs to, with that state loaded."""
     # Built without values: initialising them would draw from the caller's random numbers for nothing.
     with torch.device("meta"):
         backbone = build_backbone(imported.metadata.backbone)

@@ -70,7 +70,7 @@ class WillBeTrainedOn:
 
 
 def require_same_pixels(stated: StatedPixels, metadata: TrainedOn, checkpoint: object) -> None:
-    """Raise UserError, naming the key, for a checkpoint that was trained on images normalised differently.
+    """Raise UserError, naming the key, for a checkpoint that was trained on images normalized differently.
 
     `checkpoint` is its path, or what it is called before there is one. What is only assumed of a checkpoint
     refuses nothing: the recipe decides.
@@ -97,7 +97,7 @@ def require_same_pixels(stated: StatedPixels, metadata: TrainedOn, checkpoint: o
 
 
 def require_same_crops(stated: StatedCrops, metadata: TrainedOn, checkpoint: object) -> None:
-    """Raise UserError for a checkpoint trained on images of another size or normalisation than the recipe's.
+    """Raise UserError for a checkpoint trained on images of another size or normalization than the recipe's.
 
     What is only assumed, of a file that does not say, is none to be compared with. The message names the key,
     both values and the file.

@@ -16,7 +16,7 @@ _TIMM = "timm.create_model('{arch}', num_classes=0)"
 def script_for(found: Inspection) -> str:
     """Return a script that writes reference.npz: images in 0..1 and what the maker's network makes of them.
 
-    Its line `model = ...` is the maker's: complete it where it is a comment. The normalisation is left to the
+    Its line `model = ...` is the maker's: complete it where it is a comment. The normalization is left to the
     maker's code as well, so that a wrong order or mean of pixels shows.
     """
     about = found.metadata

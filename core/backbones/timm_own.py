@@ -31,7 +31,7 @@ class TimmsOwn:
     def reference(self, metadata: CanonicalMetadata) -> Reference:
         """Return what timm's model makes of a few seeded images, its maps and its pooled features.
 
-        timm builds the model, renames the tensors, drops the classifier and loads. Images are normalised as
+        timm builds the model, renames the tensors, drops the classifier and loads. Images are normalized as
         timm says of the very weights where the name has their tag, otherwise as `metadata` says.
         """
         with random_states_kept():

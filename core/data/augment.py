@@ -27,7 +27,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 class ViewParameters:
     """The parameters of b views; every array has b rows.
 
-    Applied in the order of the fields: crop and resize, colour jitter, grayscale, blur, solarisation; the
+    Applied in the order of the fields: crop and resize, color jitter, grayscale, blur, solarisation; the
     flip commutes with all of them.
 
     Attributes

@@ -147,7 +147,7 @@ class DataConfig(Section):
 
 
 class JitterConfig(Section):
-    """Colour jitter, its four operations in random order. Strengths as in torchvision's ColorJitter."""
+    """Color jitter, its four operations in random order. Strengths as in torchvision's ColorJitter."""
 
     brightness: Strength = 0.4
     contrast: Strength = 0.4
@@ -183,11 +183,11 @@ class ViewConfig(Section):
         Side of the view in pixels.
     scale
         Area of the random crop as a fraction of the image; None: no random crop, the shorter side is
-        resized to `size` and the centre taken.
+        resized to `size` and the center taken.
     ratio
         Aspect ratio of the random crop (width / height), log-uniform.
     flip, grayscale, solarize
-        Probabilities of a horizontal flip, of losing colour, and of inverting the pixels above one half.
+        Probabilities of a horizontal flip, of losing color, and of inverting the pixels above one half.
     jitter, blur
         None: never.
     """
@@ -226,12 +226,12 @@ class CutMixConfig(Section):
 
 
 class TestViewConfig(Section):
-    """The view without randomness: shorter side to `resize`, then the centre of `size` pixels.
+    """The view without randomness: shorter side to `resize`, then the center of `size` pixels.
 
     Attributes
     ----------
     whole
-        In place of the centre the whole image, resized once more to `size` x `size` whatever its shape.
+        In place of the center the whole image, resized once more to `size` x `size` whatever its shape.
     """
 
     # pytest takes classes called Test... for tests.
@@ -261,10 +261,10 @@ class AugmentConfig(Section):
     cutmix
         Mixed images beside the views, made by the method (see `pretrain.cutmix`).
     test
-        The view of evaluation and feature passes; None: the centre 7/8 of the image at `view.size` (Resize
+        The view of evaluation and feature passes; None: the center 7/8 of the image at `view.size` (Resize
         256, CenterCrop 224), the whole image for views of at most 96 pixels.
     mean, std
-        Normalisation of RGB in [0, 1].
+        Normalization of RGB in [0, 1].
     backend
         Who makes the views. ``loader``: image by image, in the loader's processes. ``batched``: whole batches
         of a decoded data set at once, on the CPU or the GPU. ``auto``: batched where the data set is cached

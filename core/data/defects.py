@@ -109,7 +109,7 @@ class DefectPolicy(Policy):
     counted_from_zero
         VOC: a box begins at 0, so coordinates do not count from 1 (``data.first_pixel: 0`` reads them so).
     below_pixel
-        More than a quarter of the boxes are less than a pixel wide or high: they are normalised, most likely.
+        More than a quarter of the boxes are less than a pixel wide or high: they are normalized, most likely.
     box_mask_mismatch
         COCO: more than a quarter of the boxes overlap less than half with the box around their own mask.
     test_in_train
@@ -160,12 +160,12 @@ class MaskDefectPolicy(Policy):
     ambiguous_range
         An image whose values are in no range that could be known (see `core.data.pictures`).
     unreadable_image, unreadable_mask
-        An image file that cannot be decoded to its last pixel; a mask that cannot be decoded, or has colours
+        An image file that cannot be decoded to its last pixel; a mask that cannot be decoded, or has colors
         where indices are expected.
     size_mismatch
         Image and mask are not of the same size.
     out_of_range
-        A mask value (or colour) that is neither a class nor the ignored one. ``keep`` keeps the image and
+        A mask value (or color) that is neither a class nor the ignored one. ``keep`` keeps the image and
         ignores those pixels.
     absent_class, untested_class
         A class of the recipe that has no pixel in the training masks, or in the test masks.
@@ -177,7 +177,7 @@ class MaskDefectPolicy(Policy):
     lossy_mask
         A mask in a format that changes pixels (JPEG): labels turn into others along every edge.
     palette_order
-        Masks with palettes in which one colour has several indices: they are in a colour quantiser's order.
+        Masks with palettes in which one color has several indices: they are in a color quantizer's order.
     test_in_train
         A test image that is a training image too, by its content.
     """

@@ -36,7 +36,7 @@ def permutation(count: int, *parts: int) -> NDArray[np.int64]:
 
 
 def _mix(x: Keys) -> Keys:
-    # The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+    # The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -37,7 +37,7 @@ class Batch:
     index
         Their places in the data set, int64 (b,).
     views
-        One normalised float32 tensor (b, 3, H, W) a view, in the order of `AugmentConfig.view_list`.
+        One normalized float32 tensor (b, 3, H, W) a view, in the order of `AugmentConfig.view_list`.
     label
         Their classes, int64 (b,); None: the data set has none.
     """
@@ -57,7 +57,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Made:
-    """A batch before normalisation: views are uint8, or float32 in [0, 1]; `unreadable` was passed over."""
+    """A batch before normalization: views are uint8, or float32 in [0, 1]; `unreadable` was passed over."""
 
     index: Tensor
     views: list[Tensor]

@@ -5,7 +5,7 @@ The rule
 Orientation
     The EXIF flag in front of the pixels is applied, unless a recipe says ``orientation: stored``.
 Colour
-    Grey, palette, CMYK and YCbCr become RGB as Pillow converts them; transparency is dropped.
+    Gray, palette, CMYK and YCbCr become RGB as Pillow converts them; transparency is dropped.
 Bit depth
     8 bits stay; 16 bits are scaled from 0..65535; 32-bit integers are 0..255 or 0..65535, floating point is
     0..1 or 0..255, by what their largest value fits into. Everything else has no range that could be known,
@@ -204,7 +204,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_values(values: np.ndarray, bits: int | None) -> Image.Image:
-    """Turn values (H, W) of many levels into grey RGB of 8 bits; `bits` is what the file stores, if known."""
+    """Turn values (H, W) of many levels into gray RGB of 8 bits; `bits` is what the file stores, if known."""
     if not np.isfinite(values).all():
         raise AmbiguousRange("holds values that are not finite")
     least, most = (values.min().item(), values.max().item()) if values.size else (0, 0)

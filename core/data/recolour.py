@@ -19,14 +19,14 @@ _LUMA = (0.2989, 0.587, 0.114)
 
 
 def recolour(x: Tensor, drawn: ViewParameters, hue_place: int, radius: int, scratch: Tensor) -> None:
-    """Jitter the colours, then turn grey, blur and solarise, where it was drawn so; in place.
+    """Jitter the colors, then turn gray, blur and solarise, where it was drawn so; in place.
 
     Parameters
     ----------
     x
         Cropped images, (3, b, H, W).
     hue_place
-        When the hue is turned, 0 to 3, the same for all of these images; -1: their colours are not jittered.
+        When the hue is turned, 0 to 3, the same for all of these images; -1: their colors are not jittered.
     radius
         Half-width of the blur's kernel.
     scratch
@@ -59,7 +59,7 @@ def _jitter(x: Tensor, drawn: ViewParameters, hue_place: int, scratch: Tensor) -
 def _blend(x: Tensor, operation: Ints, factor: Floats, scratch: Tensor) -> None:
     """Apply each image's own one of brightness, contrast and saturation; in place.
 
-    All three blend: with black, with the mean of the grey image, with the grey image.
+    All three blend: with black, with the mean of the gray image, with the gray image.
     """
     gray = _gray(x, out=scratch[0])
     mean = gray.mean((1, 2), keepdim=True)

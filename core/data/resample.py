@@ -25,7 +25,7 @@ def resampled(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
 def resampling(start: Ints, length: Ints, size: int, out: int, flip: Flags, device: torch.device) -> Tensor:
     """Return the matrices (b, out, size) that cut [start, start + length) out, resize and flip it.
 
-    The weights are triangles around each output pixel's centre, as wide as one pixel of the larger of the two
+    The weights are triangles around each output pixel's center, as wide as one pixel of the larger of the two
     grids, cut off at the crop's ends: bilinear interpolation with antialiasing.
     """
     place = np.arange(out) + 0.5
@@ -35,13 +35,13 @@ def resampling(start: Ints, length: Ints, size: int, out: int, flip: Flags, devi
     first = copied_to(torch.from_numpy(start), device)[:, None, None]
     last = copied_to(torch.from_numpy(start + length - 1), device)[:, None, None]
     if (length <= out).all():
-        # Enlarging: two neighbours each, found directly.
+        # Enlarging: two neighbors each, found directly.
         centre = torch.minimum(torch.maximum(centre - 0.5, first), last)
         left = centre.floor()
         right_weight = (centre - left).float()
         at = left.long()
         matrix = torch.zeros(len(start), out, size, device=device)
-        # Where both neighbours are the last pixel, the weight that counts is written second.
+        # Where both neighbors are the last pixel, the weight that counts is written second.
         matrix.scatter_(2, (at + 1).clamp_(max=size - 1), right_weight)
         return matrix.scatter_(2, at, 1 - right_weight)
     pixel = torch.arange(size, device=device)

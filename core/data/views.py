@@ -54,7 +54,7 @@ def image_views(images: Sequence[Tensor], config: ViewConfig, drawn: ViewParamet
 
 
 def centre_view(images: Tensor, config: TestViewConfig) -> Tensor:
-    """Resize the shorter side of images (..., 3, H, W) and take the centre, (..., 3, size, size).
+    """Resize the shorter side of images (..., 3, H, W) and take the center, (..., 3, size, size).
 
     With `config.whole` all of the resized image is taken, resized to the square.
     """
@@ -70,7 +70,7 @@ def _made(
 ) -> Tensor:
     """Make all views in blocks; `crop` returns the crops (3, n, size, size) of some rows of the batch."""
     b, size = len(drawn), config.size
-    # Images whose hue is turned at the same place among the other colour operations are made together; those
+    # Images whose hue is turned at the same place among the other color operations are made together; those
     # that are blurred lie side by side.
     hue_place = np.where(drawn.jitter, (drawn.order == HUE).argmax(1), -1)
     order = np.lexsort((drawn.grayscale, drawn.sigma > 0, hue_place))

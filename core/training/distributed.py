@@ -193,7 +193,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation with the statistics of all ranks, on any device and backend.
+    """Batch normalization with the statistics of all ranks, on any device and backend.
 
     torch.nn.SyncBatchNorm refuses CPU tensors; this one is made of differentiable sums over the ranks, in the
     precision of its parameters. Parameters and buffers have nn.BatchNorm2d's names. Every rank must hold
@@ -234,7 +234,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def with_sync_bn(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch norm in `module` by a synchronised one: torch's where it runs, else ours."""
+    """Replace every batch norm in `module` by a synchronized one: torch's where it runs, else ours."""
     if has_own_sync_bn(device):
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(module))
     if isinstance(module, nn.modules.batchnorm._BatchNorm):

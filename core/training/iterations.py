@@ -78,13 +78,13 @@ class Trainable(Protocol[S]):
     def cause(self) -> str: ...
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        """Build the optimiser of the recipe over what is trained; its rate is set at every step."""
+        """Build the optimizer of the recipe over what is trained; its rate is set at every step."""
 
     def steps(self, start: int, stop: int) -> Generator[S, None, None]:
         """Yield this rank's part of steps `start` to `stop`: a function of the seed alone."""
 
     def losses(self, shared: nn.Module, step: S, iteration: int) -> dict[str, Tensor]:
-        """Return the losses of a step by `shared`, the network as the ranks share it; "loss" is minimised."""
+        """Return the losses of a step by `shared`, the network as the ranks share it; "loss" is minimized."""
 
 
 class _Iterations:
@@ -127,7 +127,7 @@ class _Iterations:
         require_finite(dict(self._model.named_parameters()), step)
 
     def state(self) -> dict[str, Any]:
-        """Return the model and the optimiser."""
+        """Return the model and the optimizer."""
         return {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ class ScaledSolver(Section):
         The backbone's rate falls by this factor with every layer below the heads (`core.backbones.layers`);
         1: one rate for all.
     precision
-        ``bf16`` autocasts the network; losses and the optimiser stay in float32.
+        ``bf16`` autocasts the network; losses and the optimizer stay in float32.
     """
 
     ims_per_batch: PositiveInt = 16

@@ -16,9 +16,9 @@ __all__ = ["DataFacts", "Method", "Moment", "Outcome", "build_method", "method_a
 
 
 def build_method(config: PretrainConfig, facts: DataFacts) -> Method:
-    """Build the method of a recipe with freshly initialised networks, from the recipe's seed.
+    """Build the method of a recipe with freshly initialized networks, from the recipe's seed.
 
-    The backbone's initialisation depends on the seed and on nothing else of the method. Raises UserError when
+    The backbone's initialization depends on the seed and on nothing else of the method. Raises UserError when
     the method needs labels and the data set has none.
     """
     if config.method.wants_labels and facts.classes is None:

@@ -30,7 +30,7 @@ class Supervised(Method):
 
 
 class Untrained(Method):
-    """No pretraining: the seed's initialisation, exported as it is."""
+    """No pretraining: the seed's initialization, exported as it is."""
 
     def __init__(self, config: RandomConfig, online: Encoder) -> None:
         super().__init__(online)

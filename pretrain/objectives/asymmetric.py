@@ -37,7 +37,7 @@ def predictor_matrix(F: Tensor, eps: float) -> Tensor:
 
 
 def _spectrum(F: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The square root of F, eps x F's largest eigenvalue, and the identity."""
+    """Return the square root of F, eps x F's largest eigenvalue, and the identity."""
     values, vectors = torch.linalg.eigh(F.detach())
     # Rounding leaves the smallest ones just below zero.
     values = values.clamp(min=0)
@@ -75,7 +75,7 @@ def directpred_gradient_without_root(u1: Tensor, v2: Tensor, F: Tensor, eps: flo
 
 @at_least_float32
 def directpred_gradient_simplified(u1: Tensor, v2: Tensor, F: Tensor, eps: float) -> Tensor:
-    """Eq. 27 without what a normalisation of u1 takes out anyway (Eqs. 7, 28): (N, d); u1 l2-normalised.
+    """Eq. 27 without what a normalization of u1 takes out anyway (Eqs. 7, 28): (N, d); u1 l2-normalised.
 
     The balance factor keeps Eq. 27's denominator, as the text under Eq. 7 has it.
     """
@@ -92,7 +92,7 @@ def _gradient(u1: Tensor, v2: Tensor, W_h: Tensor, negative: Tensor, balanced: T
 
 @at_least_float32
 def surrogate(u: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar whose gradient in u (N, d) is `gradient` / N: how a closed form is trained with.
+    """Return a scalar whose gradient in u (N, d) is `gradient` / N: how a closed form is trained with.
 
     Its value is not a loss (UniGrad's public code trains this way).
     """

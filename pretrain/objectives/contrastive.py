@@ -15,7 +15,7 @@ from carryover.pretrain.objectives.precision import at_least_float32
 
 
 def eqco_margin(alpha: float, K: int, tau: float) -> float:
-    """The margin m = tau log(alpha / K) that makes K negatives act like alpha of them (EqCo Eq. 5)."""
+    """Return the margin m = tau log(alpha / K) that makes K negatives act like alpha of them (EqCo Eq. 5)."""
     return tau * math.log(alpha / K)
 
 

@@ -16,7 +16,7 @@ from carryover.pretrain.objectives.precision import at_least_float32
 
 @at_least_float32
 def standardised(z: Tensor, eps: float = 1e-5) -> Tensor:
-    """Every feature at mean 0 and variance 1 over the batch (B, d): BN without parameters."""
+    """Return every feature at mean 0 and variance 1 over the batch (B, d): BN without parameters."""
     variance, mean = torch.var_mean(z, dim=0, correction=0)
     return (z - mean) / (variance + eps).sqrt()
 
@@ -60,11 +60,11 @@ def _related(query: Tensor, compared: Tensor, summed: Tensor) -> Tensor:
 def vicreg_loss(
     v1: Tensor, v2: Tensor, lam1: float, lam2: float, gamma: float = 1.0, eps: float = 1e-4
 ) -> Tensor:
-    """Invariance + covariance + variance terms of one view (Eqs. 10, 33-35); symmetrise and halve over views.
+    """Invariance + covariance + variance terms of one view (Eqs. 10, 33-35); symmetrize and halve over views.
 
     mean |v1 - v2|^2 + lam1/d sum_{i != j} W'_ij^2 + lam2/d sum max(0, gamma - std), with W' and std of v1,
     unbiased, and std = sqrt(var + eps) as in VICReg's code (Eq. 35 has no eps). v1, v2: (B, d), not
-    normalised. VICReg's own weights (25, 25, 1) are 25/d times this loss symmetrised and halved, with
+    normalized. VICReg's own weights (25, 25, 1) are 25/d times this loss symmetrized and halved, with
     lam1 = 2d/25 and lam2 = d.
     """
     width = v1.shape[1]
@@ -99,6 +99,6 @@ def vicreg_gradient(
 def simplified_vicreg_gradient(u1: Tensor, v2: Tensor, online: Tensor, lam: float) -> Tensor:
     """2 (-v2 + lam sum_batch (u1.v / N) v): (B, d) (Eq. 12, Table 2 j).
 
-    u1, v2: (B, d) and online: (N, d) are l2-normalised; nothing is centred.
+    u1, v2: (B, d) and online: (N, d) are l2-normalised; nothing is centerd.
     """
     return 2 * (-v2 + lam * _related(u1, online, online))

@@ -133,9 +133,9 @@ def corrected_direction(z: Tensor, batch_probabilities: Tensor) -> Tensor:
 
 @at_least_float32
 def updated_rows(rows_old: Tensor, direction: Tensor, momentum: float) -> Tensor:
-    """The bank rows m w + (1 - m) direction, l2-normalised (SqrtKL Eqs. 3 and 6): (B, d).
+    """Return the bank rows m w + (1 - m) direction, l2-normalised (SqrtKL Eqs. 3 and 6): (B, d).
 
-    The paper does not mention the normalisation. NPID, on which it builds, normalises after every update, and
+    The paper does not mention the normalization. NPID, on which it builds, normalizes after every update, and
     without it a row whose class is learnt (p near 1, hence a direction near 0) would shrink to nothing.
     """
     return normalize(momentum * rows_old.detach() + (1 - momentum) * direction.detach(), dim=1)

@@ -13,7 +13,7 @@ V = TypeVar("V")
 
 
 def promote(value: V) -> V:
-    """A half-precision tensor as float32; anything else as it is. Differentiable."""
+    """Return a half-precision tensor as float32; anything else as it is. Differentiable."""
     if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
         return cast(V, value.float())
     return value

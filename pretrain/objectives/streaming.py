@@ -28,7 +28,7 @@ class ClassSums:
     tilted_mean: Tensor  # (B, d) sum of e^2y y w_k
 
     def relative_to(self, maximum: Tensor) -> "ClassSums":
-        """The same sums relative to another maximum (B,), not below this one's."""
+        """Return the same sums relative to another maximum (B,), not below this one's."""
         shift = (self.maximum - maximum) / 2
         root = shift.exp()
         scale = root.square()

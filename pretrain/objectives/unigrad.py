@@ -39,7 +39,7 @@ def unigrad_loss(u1: Tensor, v2: Tensor, F: Tensor, lam: float) -> Tensor:
     u1: (B, d) online embeddings, l2-normalised; v2: (B, d) targets; F: (d, d), symmetric. v2 and F are
     constants, so the gradient in u1 is (-v2 + lam F u1) / B: Eq. 14, the negative term counted once. (The
     literal pseudocode, `(u1 @ F) * u1` without a detach and without the half, counts it twice.) The caller
-    symmetrises over the two views and halves.
+    symmetrizes over the two views and halves.
     """
     positive = -(u1 * v2.detach()).sum(1)
     negative = ((u1 @ F.detach()) * u1).sum(1)
@@ -52,7 +52,7 @@ def positive_mixture(v: Tensor, partner: Tensor, kept_area: Tensor) -> Tensor:
 
     v: (B, d) targets of the clean images; partner: (B,) index of the image each patch was cut from;
     kept_area: (B,) share of each image's own pixels, in [0, 1]. Returns (B, d), for `unigrad_loss`'s v2.
-    The mixture is not normalised again: section 5.2 mixes the positive *gradients*, and the gradient is
+    The mixture is not normalized again: section 5.2 mixes the positive *gradients*, and the gradient is
     linear in the target. F comes from clean images only.
     """
     kept = kept_area.to(v.dtype).unsqueeze(1)
@@ -63,7 +63,7 @@ def multicrop_positives(targets: tuple[Tensor, Tensor], num_local: int) -> list[
     """Positive target (B, d) of every view: two global views first, then `num_local` local ones.
 
     A global view's positive is the other global view's target, a local view's the average of both (section
-    5.2), not normalised again for the reason given in `positive_mixture`. F comes from globals only.
+    5.2), not normalized again for the reason given in `positive_mixture`. F comes from globals only.
     """
     first, second = targets
     return [second, first] + [(first + second) / 2] * num_local

@@ -22,7 +22,7 @@ class Shown:
     Attributes
     ----------
     pixels
-        (N, 3, H, W) float16, normalised.
+        (N, 3, H, W) float16, normalized.
     labels
         (N,) int64; None: the data set has none.
     """

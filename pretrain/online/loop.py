@@ -39,7 +39,7 @@ class OnlineSignals:
     out
         Where metrics.jsonl and TensorBoard's files are written; None: nowhere, the numbers are returned.
     mean, std
-        Normalisation of RGB in [0, 1] that the network is trained with.
+        Normalization of RGB in [0, 1] that the network is trained with.
     augment
         The random views of LiDAR, as the ``augment`` section of a recipe; None: those of MoCo v2 at `size`.
     resumed_from

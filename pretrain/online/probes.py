@@ -18,7 +18,7 @@ def knn_accuracy(
     for some, wanted in zip(queries.split(512), truth.split(512), strict=True):
         similarity, nearest = (some @ bank.T).topk(min(k, len(bank)), dim=1)
         votes = torch.zeros(len(some), classes, device=some.device)
-        # Relative to the nearest neighbour: the same order of classes, and no overflow.
+        # Relative to the nearest neighbor: the same order of classes, and no overflow.
         votes.scatter_add_(1, labels[nearest], ((similarity - similarity[:, :1]) / tau).exp())
         correct += (votes.argmax(1) == wanted).sum()
     return 100 * int(correct) / len(truth)
@@ -30,7 +30,7 @@ def linear_accuracy(
 ) -> float:
     """Return top-1 accuracy in percent of a linear classifier, fitted to labels by ridge regression.
 
-    min |X W - Y|^2 / N + penalty |W|^2, X standardised by the training features (N, D) and Y the centred
+    min |X W - Y|^2 / N + penalty |W|^2, X standardized by the training features (N, D) and Y the centerd
     one-hot labels: solved in closed form by whichever of the (D, D) and (N, N) systems is smaller, in float64
     on the CPU. It has no state that would have to be saved, and no rate that would have to be chosen.
     """

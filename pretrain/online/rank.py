@@ -65,7 +65,7 @@ def _in_doubles(x: Tensor) -> Tensor:
 
 
 def _effective_rank(values: Tensor, epsilon: float) -> float:
-    """Return the exponential of the entropy of non-negative values that are normalised to a sum of one."""
+    """Return the exponential of the entropy of non-negative values that are normalized to a sum of one."""
     total = values.sum()
     if not total > 0:
         return float("nan")

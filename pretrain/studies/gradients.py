@@ -97,7 +97,7 @@ def compare_gradients(
 
 
 def gradient(config: PretrainConfig, earlier: TwoViews, batch: TwoViews) -> Tensor:
-    """The gradient (B, d) of a method's loss in the first view's embeddings, symmetrised if the method is."""
+    """The gradient (B, d) of a method's loss in the first view's embeddings, symmetrized if the method is."""
     count = len(batch.first)
     torch.manual_seed(config.seed)
     # Embeddings stand for images: the online network has nothing left to do.

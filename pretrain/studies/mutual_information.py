@@ -2,7 +2,7 @@
 
 Source: Zhu et al., "EqCo: Equivalent Rules for Self-supervised Contrastive Learning", Eqs. 9 and 10, Table 5.
 What it leaves open is that of Poole et al., "On Variational Bounds of Mutual Information", whose
-configuration it follows: embeddings of 32 dimensions, not normalised, their plain dot product the critic
+configuration it follows: embeddings of 32 dimensions, not normalized, their plain dot product the critic
 (tau = 1).
 """
 
@@ -64,7 +64,7 @@ class Bound:
 
 
 def correlation(information: float, dimension: int) -> float:
-    """The rho that gives X and Y (`dimension` wide) a mutual information of so many nats (Eq. 10)."""
+    """Return the rho that gives X and Y (`dimension` wide) a mutual information of so many nats (Eq. 10)."""
     return math.sqrt(1 - math.exp(-2 * information / dimension))
 
 

@@ -44,7 +44,7 @@ class _PortablePickler(pickle.Pickler):
 
 
 def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
-    """The configuration keys that make Detectron2 build this backbone.
+    """Return the configuration keys that make Detectron2 build this backbone.
 
     STRIDE_IN_1X1 must be the backbone's, or the same weights compute other features.
     """
@@ -81,7 +81,7 @@ def backbone_settings(config: BackboneConfig) -> dict[str, JsonValue]:
 
 
 def backbone_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every backbone tensor of a Detectron2 R-CNN under torchvision's names.
+    """Return every backbone tensor of a Detectron2 R-CNN under torchvision's names.
 
     Knows FPN models (`backbone.bottom_up`) and C4 models (`backbone` and `roi_heads.res5`, without the extra
     norm after res5). Raises WorkError for a tensor of the backbone that no plain ResNet has.

@@ -34,7 +34,7 @@ class Told:
     Attributes
     ----------
     norm, pyramid_norm, level_norm
-        Of the network's batch normalisations, of the pyramid's convolutions ("": none), and of the maps that
+        Of the network's batch normalizations, of the pyramid's convolutions ("": none), and of the maps that
         a feature pyramid takes ("LN" or "").
     freeze_at
         How many parts of the network are not trained.

@@ -51,7 +51,7 @@ def alone(config: BackboneConfig) -> BackboneConfig:
 def own_vit(config: BackboneConfig) -> ViTShape | None:
     """Return the shape of a network that Detectron2's own `ViT` can be; None for every other one.
 
-    It has no rotary positions, no registers, no gated or normalised layers, no norm before the first block.
+    It has no rotary positions, no registers, no gated or normalized layers, no norm before the first block.
     """
     if config.family != "timm" or (config.tokens and not can_drop_tokens(config)):
         return None

@@ -30,7 +30,7 @@ PREFIX = "body."
 
 
 def resnet_settings(config: BackboneConfig) -> dict[str, JsonValue]:
-    """The `backbone=dict(...)` that makes mmseg build this very network.
+    """Return the `backbone=dict(...)` that makes mmseg build this very network.
 
     The type is the plain ResNet: the stock configurations' ResNetV1c has a deep stem that no checkpoint
     with torchvision's fits. Dilations and strides are the segmenter's to set; they take no tensors.

@@ -61,7 +61,7 @@ class CarryoverTimm(BaseModule):
 
 @MODELS.register_module()
 class CarryoverLinearHead(BaseDecodeHead):
-    """Batch normalisation and a linear classifier of every cell (DINOv2's `BNHead`)."""
+    """Batch normalization and a linear classifier of every cell (DINOv2's `BNHead`)."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)

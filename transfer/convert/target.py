@@ -96,5 +96,5 @@ def quiet(*loggers: str) -> Iterator[None]:
 
 
 def unchanged(name: str) -> str:
-    """The name of a tensor in a library that uses torchvision's names."""
+    """Return the name of a tensor in a library that uses torchvision's names."""
     return name

@@ -65,7 +65,7 @@ class _Laid:
 def curve(asked: Asked) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the pipeline of a curve as plain data (checked), and which points it leaves out and why.
 
-    Random initialisation of the first checkpoint's network is always a line. The labels of one seed are
+    Random initialization of the first checkpoint's network is always a line. The labels of one seed are
     nested: those of 1 % are among those of 2 %, class by class.
 
     Raises
@@ -226,7 +226,7 @@ def _problem(recipe: _Recipe, counts: Sequence[int], share: float) -> str:
 
 
 def _pretrainings(asked: Asked, recipes: Sequence[_Recipe]) -> Iterator[dict[str, Any]]:
-    """Yield random initialisation, and a supervised pretraining where one is to be trained."""
+    """Yield random initialization, and a supervised pretraining where one is to be trained."""
     from carryover.core.backbones.importers import take_backbone
 
     about = take_backbone(asked.checkpoints[0]).metadata

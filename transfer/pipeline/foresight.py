@@ -66,7 +66,7 @@ def _refuse_detector(where: str, backbone: BackboneConfig, recipe: Any) -> None:
 
 
 def refuse_other_pixels(where: str, trained_on: TrainedOn, recipes: Iterable[Any]) -> None:
-    """Raise UserError if a recipe feeds a checkpoint images of another size or normalisation than its own.
+    """Raise UserError if a recipe feeds a checkpoint images of another size or normalization than its own.
 
     `where` names the pretraining or checkpoint; every evaluation would fail of it, after the training.
     """

@@ -80,12 +80,12 @@ class Cell:
         return None if low is None or high is None else (low, high)
 
     def brackets(self) -> str:
-        """The interval as a reader sees it, ``[58.0, 64.5]``; "" where there is none."""
+        """Return the interval as a reader sees it, ``[58.0, 64.5]``; "" where there is none."""
         found = self.interval
         return "" if found is None else f"[{found[0]:.1f}, {found[1]:.1f}]"
 
     def text(self) -> str:
-        """The cell as a reader sees it: ``61.3 ± 0.4``."""
+        """Return the cell as a reader sees it: ``61.3 ± 0.4``."""
         if self.clashing:
             return " | ".join(f"{v:.1f}" for v in self.clashing)
         if not self.sources:

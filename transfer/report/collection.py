@@ -49,7 +49,7 @@ class Pretraining:
 
     @property
     def baseline(self) -> bool:
-        """Tell random initialisation and supervised pretraining from the methods compared with them."""
+        """Tell random initialization and supervised pretraining from the methods compared with them."""
         return self.method in BASELINES
 
     @property

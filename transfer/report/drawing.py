@@ -18,7 +18,7 @@ SOFT = "#57606a"
 LINE = "#d0d7de"
 BAND = "#eaeef2"
 GREY = "#6e7781"
-# Readable on white, and told apart with any colour vision; after Okabe and Ito.
+# Readable on white, and told apart with any color vision; after Okabe and Ito.
 SERIES = ("#0072b2", "#d55e00", "#00805a", "#b0508a", "#8a6d00", "#5b4fc4", "#2b8ca3", "#a03030")
 _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BAND: "band", GREY: "grey"} | {
     colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
@@ -73,7 +73,7 @@ class Picture:
 
 
 def looks(pretrainings: Sequence[Pretraining]) -> dict[Pretraining, Look]:
-    """Give every pretraining its colour and marker; baselines are grey, colours repeat after eight."""
+    """Give every pretraining its color and marker; baselines are gray, colors repeat after eight."""
     found = {}
     series = 0
     for pretraining in pretrainings:
@@ -159,7 +159,7 @@ def finish(figure: "Figure", name: str, caption: str, alternative: str, director
 
 
 def _for_page(svg: str, name: str) -> str:
-    """Keep the drawing only, in the page's own colours, with ids that are its own and only those in use.
+    """Keep the drawing only, in the page's own colors, with ids that are its own and only those in use.
 
     What the figures have in common is said once, in page.css: a style sheet in each would have the browser
     style the whole page again for every figure.

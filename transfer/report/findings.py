@@ -17,12 +17,12 @@ _SPREADS: Final = {"seeds": "the seed-to-seed spread", "images": "chance among t
 
 @dataclass(frozen=True)
 class Finding:
-    """One pretraining beside random initialisation of the same backbone.
+    """One pretraining beside random initialization of the same backbone.
 
     Attributes
     ----------
     difference
-        Mean of the method minus mean of random initialisation, in the metric's unit.
+        Mean of the method minus mean of random initialization, in the metric's unit.
     spread
         Root of the summed variances over seeds of the two; of single runs, of the squared half widths of
         their intervals over the test images. None when neither is known.
@@ -45,7 +45,7 @@ class Finding:
     over: Literal["seeds", "images"] = "seeds"
 
     def text(self) -> str:
-        """The difference with its interval: ``SiMo +3.4 (95 % interval +1.0 to +5.8)``."""
+        """Return the difference with its interval: ``SiMo +3.4 (95 % interval +1.0 to +5.8)``."""
         if self.interval is None:
             return f"{self.label} {self.difference:+.1f}"
         return (
@@ -65,18 +65,18 @@ class Summary:
     findings: tuple[Finding, ...]
 
     def of(self, verdict: Verdict) -> tuple[Finding, ...]:
-        """The findings with this verdict, largest gain first."""
+        """Return the findings with this verdict, largest gain first."""
         sign = -1 if self.higher_is_better else 1
         chosen = [f for f in self.findings if f.verdict == verdict]
         return tuple(sorted(chosen, key=lambda f: sign * f.difference))
 
     def better(self, verdict: Verdict) -> tuple[Finding, ...]:
-        """The findings with this verdict in which pretraining gained."""
+        """Return the findings with this verdict in which pretraining gained."""
         sign = 1 if self.higher_is_better else -1
         return tuple(f for f in self.of(verdict) if sign * f.difference > 0)
 
     def lead(self) -> str:
-        """All findings in one or two sentences."""
+        """Return all findings in one or two sentences."""
         parts = []
         for over, than in _SPREADS.items():
             judged = [f for f in self.findings if f.verdict != "one run" and f.over == over]
@@ -102,7 +102,7 @@ class Summary:
         return f"{', '.join(parts)}. Best: {best.text()}."
 
     def sentences(self) -> list[str]:
-        """Every finding, one sentence a verdict."""
+        """Return every finding, one sentence a verdict."""
         words: list[tuple[Verdict, str]] = [
             ("beyond", "By more than {than}"),
             ("within", "No difference found: by no more than {than}"),
@@ -118,7 +118,7 @@ class Summary:
 
 
 def summarise(tables: Sequence[Table]) -> list[Summary]:
-    """Compare every pretraining with random initialisation by the first metric of each column group."""
+    """Compare every pretraining with random initialization by the first metric of each column group."""
     summaries = []
     for table in tables:
         baselines = {r.pretraining.backbone: r for r in table.rows if r.pretraining.method == RANDOM}

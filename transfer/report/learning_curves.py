@@ -22,7 +22,7 @@ class Point:
     cell
         The number over the seeds.
     train_images
-        How many labelled images there were (the mean over seeds).
+        How many labeled images there were (the mean over seeds).
     seconds
         Wall time of one evaluation (the mean over seeds).
     """
@@ -41,7 +41,7 @@ class Point:
         return joint_interval(self.cell)
 
     def brackets(self) -> str:
-        """The interval as a reader sees it; "" where there is none."""
+        """Return the interval as a reader sees it; "" where there is none."""
         return "" if self.interval is None else f"[{self.interval[0]:.1f}, {self.interval[1]:.1f}]"
 
 

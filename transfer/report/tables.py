@@ -24,7 +24,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring columns under one heading: one evaluation, or its boxes or its masks."""
+    """Neighboring columns under one heading: one evaluation, or its boxes or its masks."""
 
     evaluation: Evaluation
     heading: str

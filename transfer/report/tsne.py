@@ -14,7 +14,7 @@ TASK = "tsne"
 _MOST_FIGURES = 8
 # Each takes about a hundred bytes of the page.
 _MOST_POINTS = 1000
-# Colour and marker tell this many classes apart.
+# Color and marker tell this many classes apart.
 _MARKERS = "o^s"
 _MOST_CLASSES = len(SERIES) * len(_MARKERS)
 

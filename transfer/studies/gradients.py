@@ -97,12 +97,12 @@ def gradients(asked: Asked, out: Path | None, command: str) -> None:
 
 
 def cosine_rows(compared: "GradientComparison") -> list[list[str]]:
-    """The table of cosines as text, a letter and a name before each row."""
+    """Return the table of cosines as text, a letter and a name before each row."""
     return _rows(compared, [[rounded(value) for value in row] for row in compared.cosine.tolist()])
 
 
 def ratio_rows(compared: "GradientComparison") -> list[list[str]]:
-    """The table of norm ratios as text."""
+    """Return the table of norm ratios as text."""
     return _rows(compared, [[short(value) for value in row] for row in compared.norm_ratio.tolist()])
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def draw_gradients(compared: "GradientComparison", directory: Path) -> None:
-    """Write gradients.svg and gradients.png: every cell annotated, its colour the same number's."""
+    """Write gradients.svg and gradients.png: every cell annotated, its color the same number's."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -37,7 +37,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same table as Markdown."""
+    """Return the same table as Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -60,12 +60,12 @@ def write(path: Path, text: str) -> None:
 
 
 def rounded(cosine: float) -> str:
-    """A cosine with two decimals, and no minus before what rounds to nothing."""
+    """Return a cosine with two decimals, and no minus before what rounds to nothing."""
     return f"{cosine:z.2f}"
 
 
 def short(ratio: float) -> str:
-    """A positive number with one digit or two, in as few characters as there can be."""
+    """Return a positive number with one digit or two, in as few characters as there can be."""
     if 0.01 <= ratio < 1000:
         return f"{float(f'{ratio:.2g}'):g}"
     mantissa, exponent = f"{ratio:.0e}".split("e")

@@ -66,7 +66,7 @@ class TrainedFacts(Facts):
     lr
         Peak rate at this batch.
     norm
-        Normalisation of the backbone, in the library's words.
+        Normalization of the backbone, in the library's words.
     defects_forgiven
         Defects of the data set that the recipe forgave.
     turned_images

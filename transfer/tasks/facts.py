@@ -15,7 +15,7 @@ class LabelledFacts(Facts):
     labels
         The choice in words.
     images_per_class
-        Fewest and most labelled images of a class.
+        Fewest and most labeled images of a class.
     """
 
     labels: str

@@ -18,7 +18,7 @@ Decay = Callable[[nn.Module, str], float]
 def build_layered(
     model: nn.Module, network: nn.Module, trunks: Sequence[str], solver: ScaledSolver, decay: Decay
 ) -> torch.optim.Optimizer:
-    """Build a recipe's optimiser; every group holds its factor on the rate as ``factor``.
+    """Build a recipe's optimizer; every group holds its factor on the rate as ``factor``.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ class VerifyConfig(Section):
     Attributes
     ----------
     data
-        A labelled data set with a split to fit on and a split to test on, as the tasks read it.
+        A labeled data set with a split to fit on and a split to test on, as the tasks read it.
     size
         Side of the images in pixels; None: that of the file, where it says one, else the data's own.
     train_images, test_images

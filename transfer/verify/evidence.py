@@ -95,7 +95,7 @@ def measure(
 
 
 def batches(images: Dataset, size: int, config: VerifyConfig, device: torch.device) -> Iterator[Tensor]:
-    """Yield images (B, 3, size, size) in [0, 1] in their order: their centre, resized."""
+    """Yield images (B, 3, size, size) in [0, 1] in their order: their center, resized."""
     resize = size if size < 100 else round(size / 0.875)
     augment = AugmentConfig(
         views="single",

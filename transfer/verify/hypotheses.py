@@ -53,7 +53,7 @@ class Look:
     remedy: str = ""
 
     def shown(self, x: Tensor) -> Tensor:
-        """Normalise RGB images (B, 3, H, W) in [0, 1] as this reading says, in its channel order."""
+        """Normalize RGB images (B, 3, H, W) in [0, 1] as this reading says, in its channel order."""
         mean, std = (x.new_tensor(v)[:, None, None] for v in self.pixels.rgb)
         x = (x - mean) / std
         return x if self.pixels.order == "RGB" else x.flip(1)
@@ -111,7 +111,7 @@ def copied(network: nn.Module) -> nn.Module:
 
 
 def _alike(one: Pixels, other: Pixels) -> bool:
-    """Return whether two normalisations differ by less than a tenth: no measurement tells them apart."""
+    """Return whether two normalizations differ by less than a tenth: no measurement tells them apart."""
     spread = max(abs(a / b - 1) for a, b in zip(one.std, other.std))
     moved = max(abs(a - b) / s for a, b, s in zip(one.mean, other.mean, other.std))
     return one.order == other.order and spread < 0.2 and moved < 0.2

@@ -15,7 +15,7 @@ Statistics = tuple[float, float, float]
 
 
 class ClassifyData(DataConfig):
-    """A labelled data set with a split to train on and a split to test on.
+    """A labeled data set with a split to train on and a split to test on.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class ClassifyData(DataConfig):
         Names of the two splits in the layout (`list_file` and `test_list_file` for kind ``list``).
     selection_split
         A third split, on which what a recipe chooses (rates, an epoch, a cost) is chosen; None: on a held-out
-        part of the labelled training images, which are then not all trained on while choosing.
+        part of the labeled training images, which are then not all trained on while choosing.
     max_unreadable
         No unreadable image is tolerated unless the recipe says so: each one changes what is measured.
     test_in_train
@@ -54,7 +54,7 @@ class ClassifyData(DataConfig):
         return self._as_data_set(split=self.selection_split, subset=None)
 
     def chosen_on(self, held_out: float) -> str:
-        """Say what a result is chosen on: the split, or that part of the labelled training images."""
+        """Say what a result is chosen on: the split, or that part of the labeled training images."""
         if self.selection_split is not None:
             return f"split {self.selection_split}"
         return f"held-out {100 * held_out:g} % of the labelled training images"
@@ -100,11 +100,11 @@ class ImageConfig(Section):
     size, resize
         Side of the crop, and the shorter side that test images are resized to first, in pixels.
     whole
-        Test images are shown whole, resized to `size` x `size` whatever their shape; not their centre alone.
+        Test images are shown whole, resized to `size` x `size` whatever their shape; not their center alone.
     scale, ratio, flip
         Area and aspect ratio of the training crop, probability of the horizontal flip.
     pixel_mean, pixel_std
-        Normalisation of RGB in [0, 1]; None: the checkpoint's own. Stated ones must be the checkpoint's.
+        Normalization of RGB in [0, 1]; None: the checkpoint's own. Stated ones must be the checkpoint's.
     input_size
         "checkpoint": `size` must be the side of the crops the checkpoint was trained on; "any": it need not.
     """
@@ -127,7 +127,7 @@ class ImageConfig(Section):
         return self
 
     def augment(self, mean: Statistics, std: Statistics) -> AugmentConfig:
-        """Return the one random view of training and the view of testing, normalised by `mean`, `std`."""
+        """Return the one random view of training and the view of testing, normalized by `mean`, `std`."""
         view = ViewConfig(
             size=self.size,
             scale=self.scale,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class LabelledImages:
-    """Both splits of a labelled data set, and the training images whose labels are used.
+    """Both splits of a labeled data set, and the training images whose labels are used.
 
     Making one imports no torch. Raises UserError where a folder or list is not there; opening the splits and
     choosing labels raise what `core.data.labelled.splits` says.
@@ -66,7 +66,7 @@ class LabelledImages:
         return open_selection(self._data, self.splits)
 
     def to_choose(self, fraction: float) -> "tuple[Indices, Dataset]":
-        """Return the labelled images to fit on, and the images to choose on.
+        """Return the labeled images to fit on, and the images to choose on.
 
         Those are the recipe's split for it, where there is one; else that part of every class.
         """
@@ -76,7 +76,7 @@ class LabelledImages:
         return fit, self.train.images.take(held)
 
     def hold_out(self, fraction: float) -> "tuple[Indices, Indices]":
-        """Split the labelled images into a part to fit on and a part to choose on, class by class."""
+        """Split the labeled images into a part to fit on and a part to choose on, class by class."""
         from carryover.core.data.labelled.subsets import hold_out
 
         return hold_out(self.train.labels, self.classes, self.train.positions, fraction, self._seed)

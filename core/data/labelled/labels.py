@@ -16,7 +16,7 @@ class FractionOfLabels(Section):
     Attributes
     ----------
     fraction
-        Labelled part of the training images; subsets of one seed are nested.
+        Labeled part of the training images; subsets of one seed are nested.
     seed
         Decides the draw; None: the run's seed, so that every trial draws its own labels.
     """

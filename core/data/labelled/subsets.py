@@ -1,6 +1,6 @@
 """Selection of labeled training images: fractions, n per class, file lists, held-out parts.
 
-Nothing here needs torch: a recipe's labelled subset is known, or refused, before a network is built.
+Nothing here needs torch: a recipe's labeled subset is known, or refused, before a network is built.
 """
 
 import gzip
@@ -136,7 +136,7 @@ def take_listed(
 def hold_out(
     labels: Sequence[int], classes: Sequence[str], chosen: Indices, fraction: float, seed: int
 ) -> tuple[Indices, Indices]:
-    """Split a labelled subset into a part to fit on and a held-out part to select on, class by class.
+    """Split a labeled subset into a part to fit on and a held-out part to select on, class by class.
 
     At least one image of every class goes to either part.
 
@@ -147,7 +147,7 @@ def hold_out(
     Raises
     ------
     UserError
-        A class with fewer than two labelled images: nothing of it can be held out.
+        A class with fewer than two labeled images: nothing of it can be held out.
     """
     subset = np.asarray(labels, dtype=np.int64)[chosen]
     rows = [np.flatnonzero(subset == c) for c in range(len(classes))]
@@ -222,7 +222,7 @@ def _by_class(labels: Sequence[int], classes: Sequence[str]) -> list[Indices]:
 
 
 def _share(images: int, fraction: float) -> int:
-    # round() would send halves to the even neighbour; half an image counts as one here.
+    # round() would send halves to the even neighbor; half an image counts as one here.
     return int(np.floor(images * fraction + 0.5 + 1e-9))
 
 

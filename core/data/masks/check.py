@@ -93,7 +93,7 @@ def _check(
         if not decoded.lossy and unknown == (str(classes),) and code.labels[0] == 0:
             message += "; where classes count from 1, say `first_index: 1`"
         found = defect(pair.mask, "out_of_range", message)
-        # The colours of a lossy file say nothing about the data: it is a defect of its own.
+        # The colors of a lossy file say nothing about the data: it is a defect of its own.
         keeps = found[0].action == "keep" or decoded.lossy
         return (image if keeps else None), ([] if decoded.lossy else found), counts
     return image, [], counts

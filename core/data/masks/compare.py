@@ -27,9 +27,9 @@ class MaskCounts:
     pixels
         (256,) pixels of each label.
     between
-        (256,) of them, those with a lower and a higher label among their eight neighbours.
+        (256,) of them, those with a lower and a higher label among their eight neighbors.
     indices
-        For each colour of the palettes: the indices that it has in masks, each with the first of these.
+        For each color of the palettes: the indices that it has in masks, each with the first of these.
     lossy
         Masks in a format that changes pixels.
     """
@@ -49,7 +49,7 @@ class MaskCounts:
         if np.count_nonzero(pixels[:IGNORED]) > 2:
             between = np.bincount(labels[_is_between(labels)], minlength=IGNORED + 1)
         colours = {colour: index for index, colour in palette.items()}
-        # A colour that one palette has twice says nothing.
+        # A color that one palette has twice says nothing.
         unique = colours if len(colours) == len(palette) else {}
         indices = {colour: {index: mask} for colour, index in unique.items()}
         return cls(pixels, between, indices, [mask] if decoded.lossy else [])
@@ -118,7 +118,7 @@ def _interpolated(counts: MaskCounts, classes: Sequence[str]) -> Iterator[tuple[
 
 
 def _palettes(indices: Mapping[Colour, Mapping[int, Path]]) -> Iterator[tuple[str, str]]:
-    """Yield one finding where a colour has other indices in other masks."""
+    """Yield one finding where a color has other indices in other masks."""
     torn = {colour: masks for colour, masks in indices.items() if len(masks) > 1}
     if torn:
         colour, masks = next(iter(torn.items()))
@@ -142,11 +142,11 @@ def _lossy(masks: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _is_between(labels: np.ndarray) -> np.ndarray:
-    """Tell of each pixel whether lower and higher labels are among its neighbours; (height, width) bool."""
+    """Tell of each pixel whether lower and higher labels are among its neighbors; (height, width) bool."""
     lowest, highest = labels.copy(), np.where(labels == IGNORED, 0, labels)
     upper = highest.copy()
     for axis in (0, 1):
-        # Rows first, then columns of what rows gave: all eight neighbours.
+        # Rows first, then columns of what rows gave: all eight neighbors.
         for reduced, of, reduce in ((lowest, lowest.copy(), np.minimum), (upper, upper.copy(), np.maximum)):
             ahead, behind = (_along(axis, s) for s in (slice(1, None), slice(None, -1)))
             reduce(reduced[behind], of[ahead], out=reduced[behind])

@@ -143,12 +143,12 @@ class FolderMasks(Section):
     Attributes
     ----------
     palette
-        The colour of each class, where the masks are painted; None where they hold indices.
+        The color of each class, where the masks are painted; None where they hold indices.
     first_index
         The index of the first class in the masks; 1 where 0 stands for pixels without a label
         (`reduce_zero_label`): 0 is then ignored.
     ignore
-        The index, or with a palette the colour, of pixels that are not labelled; None where all are.
+        The index, or with a palette the color, of pixels that are not labeled; None where all are.
     """
 
     kind: Literal["folders"]

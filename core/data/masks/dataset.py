@@ -26,7 +26,7 @@ class MaskCode:
     labels
         The label of each index 0..255, or -1 where the index has no meaning.
     colours
-        The label of each RGB colour, where masks are painted; then `labels` is not used.
+        The label of each RGB color, where masks are painted; then `labels` is not used.
     """
 
     labels: tuple[int, ...]
@@ -91,7 +91,7 @@ class DecodedMask(NamedTuple):
     unknown
         The values that the code does not know.
     palette
-        The RGB colour that the file gives to each index in use; empty without a palette of its own.
+        The RGB color that the file gives to each index in use; empty without a palette of its own.
     lossy
         Whether the file's format changes pixels.
     """
@@ -120,7 +120,7 @@ def decode(path: Path, code: MaskCode, orientation: Orientation = "exif") -> Dec
 
 
 def _indices(image: Image.Image) -> np.ndarray:
-    """Return the indices that a mask holds, (height, width); grey saved in three equal channels is grey."""
+    """Return the indices that a mask holds, (height, width); gray saved in three equal channels is gray."""
     if image.mode in ("1", "L", "P", "I", "I;16"):
         return np.asarray(image)
     if image.mode in ("RGB", "RGBA", "LA"):

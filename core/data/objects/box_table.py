@@ -87,7 +87,7 @@ class BoxTable:
 def read_box_table(file: Path, columns: Mapping[str, str]) -> BoxTable:
     """Read a csv file of boxes; `columns` are titles that a recipe states for the keys of `TITLES`.
 
-    Coordinates are normalised where all of them lie between 0 and 1.
+    Coordinates are normalized where all of them lie between 0 and 1.
 
     Raises UserError for a file whose columns are not known, or that cannot be read.
     """

@@ -169,7 +169,7 @@ class BoxesData(Section):
         As in VocData.
     first_pixel
         How coordinates count: from 1 or 0 with both ends inside the box, or as its edges. None: from 1 in
-        XML, as edges in a csv. Normalised ones are always edges.
+        XML, as edges in a csv. Normalized ones are always edges.
     orientation, defects
         As in VocData.
     """

@@ -20,7 +20,7 @@ Segmentation = list[Polygon] | Rle
 
 @dataclass(frozen=True)
 class Annotation:
-    """The n labelled objects of one image.
+    """The n labeled objects of one image.
 
     Boxes are ``[x1, y1, x2, y2)`` in continuous, 0-based pixel coordinates: a box over a whole image of
     width W and height H is ``(0, 0, W, H)``. Labels count from 0 in the order of the data set's classes.

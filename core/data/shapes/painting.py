@@ -24,7 +24,7 @@ WEAVES = (
 
 
 def background(rng: Generator, size: int) -> np.ndarray:
-    """Return a canvas (size, size, 3), float 0..255: a smooth gradient of two muted colours, with clutter."""
+    """Return a canvas (size, size, 3), float 0..255: a smooth gradient of two muted colors, with clutter."""
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     weight = 0.5 + (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
@@ -40,10 +40,10 @@ def background(rng: Generator, size: int) -> np.ndarray:
 
 
 def paint(canvas: np.ndarray, polygon: np.ndarray, weave: str, rng: Generator) -> None:
-    """Fill `polygon` (n, 2), in pixels, on the canvas in place: `weave` in two colours drawn at random."""
+    """Fill `polygon` (n, 2), in pixels, on the canvas in place: `weave` in two colors drawn at random."""
     size = canvas.shape[0]
     light, dark = _colour(rng, 0.3, 1.0), _colour(rng, 0.3, 1.0)
-    # The two colours differ in brightness, so that a weave is there to be seen.
+    # The two colors differ in brightness, so that a weave is there to be seen.
     light, dark = light * (235 / light.max()), dark * (90 / dark.max())
     weight = _weave(weave, rng, size, polygon.mean(axis=0))
     _blend(canvas, light + (dark - light) * weight[..., None], _coverage(polygon, size))
@@ -66,7 +66,7 @@ def _colour(rng: Generator, low: float, high: float) -> np.ndarray:
 
 
 def _weave(name: str, rng: Generator, size: int, centre: np.ndarray) -> np.ndarray:
-    """Return how much of the second colour each pixel has, (size, size) in 0..1, at a random angle."""
+    """Return how much of the second color each pixel has, (size, size) in 0..1, at a random angle."""
     y, x = (np.mgrid[0:size, 0:size] - centre[::-1, None, None]) / 64
     angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

@@ -1,6 +1,6 @@
 """The procedural data set behind `carryover demo`: shapes on cluttered backgrounds, drawn from a seed.
 
-A class is an outline and a weave (stripes, dots, rings, ...): colours, background, place, size and rotation
+A class is an outline and a weave (stripes, dots, rings, ...): colors, background, place, size and rotation
 are drawn independently of it, so that what self-supervised invariances keep is what the labels ask for.
 """
 
@@ -72,7 +72,7 @@ class _Object:
 def write_shapes(
     out: Path, *, seed: int = 0, n_train: int = 2000, n_val: int = 500, n_detection: int = 200
 ) -> ShapesPaths:
-    """Write the data set to `out`, or recognise the one that is there.
+    """Write the data set to `out`, or recognize the one that is there.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ class Truth:
     classes, category_ids
         In label order.
     objects
-        Everything labelled in these images and classes, in the order of the file.
+        Everything labeled in these images and classes, in the order of the file.
     """
 
     name: str

@@ -86,9 +86,9 @@ class SolverConfig(ScaledSolver):
         Peak rate, length, where the rate is multiplied by `gamma`, and length of the linear warm-up (which
         starts at `warmup_factor` of the rate), at the reference batch.
     weight_decay, weight_decay_norm
-        L2 penalty on weights and biases, and on the parameters of normalisation layers.
+        L2 penalty on weights and biases, and on the parameters of normalization layers.
     precision
-        ``bf16`` autocasts the network; boxes, losses and the optimiser stay in float32.
+        ``bf16`` autocasts the network; boxes, losses and the optimizer stay in float32.
     """
 
     base_lr: PositiveFloat = 0.02
@@ -141,7 +141,7 @@ class SolverConfig(ScaledSolver):
 
 
 class DetectionConfig(EvaluationRecipe):
-    """A detection recipe: data, detector, input, optimisation; the backbone comes with the checkpoint.
+    """A detection recipe: data, detector, input, optimization; the backbone comes with the checkpoint.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ class DetectionConfig(EvaluationRecipe):
         Part of the training images that is trained on, every class in proportion; of one seed the smaller
         part lies in the larger one. None: the run's seed, so that every trial draws its own.
     seed
-        Decides initialisation of the new layers, order and augmentation of the images, and sampling.
+        Decides initialization of the new layers, order and augmentation of the images, and sampling.
     workers
         Image-loading processes of each rank; 0 loads in the training process.
     checkpoints

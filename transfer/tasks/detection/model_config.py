@@ -88,7 +88,7 @@ class _DetectorConfig(Section):
     masks
         Mask R-CNN rather than Faster R-CNN.
     norm
-        Normalisation of the backbone (and of res5 in a C4 detector). "naiveSyncBN" is the spelling of MoCo's
+        Normalization of the backbone (and of res5 in a C4 detector). "naiveSyncBN" is the spelling of MoCo's
         recipes: Detectron2 then weighs every GPU's statistics alike; on the torchvision backend it is SyncBN.
     freeze_at
         How many of the backbone's five stages (the stem is the first) are not trained; 0 trains everything.
@@ -113,7 +113,7 @@ class C4Config(_DetectorConfig):
     Attributes
     ----------
     extra_norm
-        A normalisation after res5 (`Res5ROIHeadsExtraNorm` of MoCo's code).
+        A normalization after res5 (`Res5ROIHeadsExtraNorm` of MoCo's code).
     """
 
     name: Literal["c4"]
@@ -127,7 +127,7 @@ class C4Config(_DetectorConfig):
 
     @property
     def norms(self) -> frozenset[str]:
-        """Every normalisation that the detector is built with."""
+        """Every normalization that the detector is built with."""
         return frozenset({self.norm})
 
 
@@ -141,10 +141,10 @@ class FPNConfig(_DetectorConfig):
     Attributes
     ----------
     fpn_dim, fpn_norm
-        Channels of the pyramid and the normalisation of its convolutions; "none" is LN, over the channels, in
+        Channels of the pyramid and the normalization of its convolutions; "none" is LN, over the channels, in
         a simple feature pyramid, which cannot be without.
     level_norm
-        "LN" normalises the maps that a feature pyramid takes, as ConvNeXt's and Swin's detectors do.
+        "LN" normalizes the maps that a feature pyramid takes, as ConvNeXt's and Swin's detectors do.
     prefix_tokens
         What becomes of a plain transformer's class token and registers: "keep" lets them take part, "drop"
         runs the patches alone, as ViTDet does. None: dropped where there is only a class token to drop (by
@@ -157,7 +157,7 @@ class FPNConfig(_DetectorConfig):
     mask_convs
         3x3 convolutions of the mask head before its upsampling.
     head_norm
-        Normalisation of the convolutions of both heads.
+        Normalization of the convolutions of both heads.
     """
 
     name: Literal["fpn"]
@@ -181,7 +181,7 @@ class FPNConfig(_DetectorConfig):
 
     @property
     def norms(self) -> frozenset[str]:
-        """Every normalisation that the detector is built with."""
+        """Every normalization that the detector is built with."""
         return frozenset({self.norm, self.fpn_norm, self.head_norm})
 
     @model_validator(mode="after")

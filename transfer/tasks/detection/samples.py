@@ -23,7 +23,7 @@ def draw_samples(
 ) -> list[Path]:
     """Draw `count` test images, evenly chosen among those with objects, as PNG files.
 
-    Detections that score at least 0.3 are coloured by class, annotated boxes thin and white.
+    Detections that score at least 0.3 are colored by class, annotated boxes thin and white.
     """
     by_id = {p.image_id: p for p in predictions}
     annotated = [i for i in dataset.images if len(i.annotation)]

@@ -57,7 +57,7 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
         return evaluate_in_processes(processes, config, checkpoint, out)
 
     def require(self, config: DetectionConfig, source: "Source") -> None:
-        """Raise UserError for a checkpoint normalised differently, or one that carries no such detector."""
+        """Raise UserError for a checkpoint normalized differently, or one that carries no such detector."""
         from carryover.core.backbones.pixels import require_same_pixels
 
         require_same_pixels(config.input, source.metadata, source.path)

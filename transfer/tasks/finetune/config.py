@@ -32,7 +32,7 @@ class FinetuneOptimizer(Section):
     lr_backbone, lr_head
         The scaled rates as the source states them. They decide nothing: when given, they must agree.
     decay_norm_and_bias
-        Whether biases and normalisation parameters are decayed too; with "adamw" also tokens and positions.
+        Whether biases and normalization parameters are decayed too; with "adamw" also tokens and positions.
     """
 
     algorithm: Literal["sgd", "adamw"] = "sgd"
@@ -75,7 +75,7 @@ class LastEpoch(Section):
 
 
 class BestEpoch(Section):
-    """The result is that of the epoch which is best on a held-out part of the *labelled* images.
+    """The result is that of the epoch which is best on a held-out part of the *labeled* images.
 
     `held_out` is the part of every class that is not trained on.
     """
@@ -85,7 +85,7 @@ class BestEpoch(Section):
 
 
 class GridOfRates(Section):
-    """Rates are chosen on a held-out part of the labelled images; then all of them are trained on.
+    """Rates are chosen on a held-out part of the labeled images; then all of them are trained on.
 
     Attributes
     ----------
@@ -110,20 +110,20 @@ Selection = Annotated[LastEpoch | BestEpoch | GridOfRates, Field(discriminator="
 
 
 class FinetuneConfig(EvaluationRecipe):
-    """A fine-tuning recipe: a labelled subset, rates for backbone and head, and how the result is chosen.
+    """A fine-tuning recipe: a labeled subset, rates for backbone and head, and how the result is chosen.
 
     Attributes
     ----------
     labels
         Which training images keep their labels.
     selection
-        Which result counts: the last epoch's, unless one is selected on held-out labelled images.
+        Which result counts: the last epoch's, unless one is selected on held-out labeled images.
     batch_size
-        Images of one optimiser step over all ranks. The last, smaller batch of an epoch is trained on too.
+        Images of one optimizer step over all ranks. The last, smaller batch of an epoch is trained on too.
     freeze_backbone
         Train the head alone; weights and statistics of the backbone stay as they are, bit for bit.
     bn
-        Batch normalisation in training: "train" uses and tracks the batch's statistics, "eval" keeps the
+        Batch normalization in training: "train" uses and tracks the batch's statistics, "eval" keeps the
         checkpoint's (its weights are trained either way, unless the backbone is frozen).
     sync_bn
         Batch statistics over all ranks.
@@ -131,7 +131,7 @@ class FinetuneConfig(EvaluationRecipe):
         First weights of the head: "normal" N(0, 0.01^2) with zero bias, "zero", "uniform" (torch's own), or
         "truncated" (N(0, 2e-5^2), cut at 2, as MAE's).
     head_norm
-        "batch": a batch normalisation without weights before the head, so that one rate fits features
+        "batch": a batch normalization without weights before the head, so that one rate fits features
         of any scale (He et al. 2022, A.1, linear probing); its statistics are trained, whatever `bn` says.
     feature
         What the head reads: "pooled", the network's own; of a vision transformer also "cls", "mean", ... as

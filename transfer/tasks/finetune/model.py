@@ -91,7 +91,7 @@ def build_optimizer(
     """Build SGD or AdamW over the trained parameters: every group has its own rate under ``peak_lr``.
 
     Backbone and head have rates of their own, and with a layer decay every layer of the backbone has.
-    Weights, and one-dimensional parameters (biases and normalisation), are groups of their own.
+    Weights, and one-dimensional parameters (biases and normalization), are groups of their own.
     """
     o = config.optimizer
     if o.algorithm == "adamw" or o.layer_decay != 1:

@@ -76,7 +76,7 @@ class Candidates:
         judge: Dataset | None = None,
         base_rates: tuple[float, float] | None = None,
     ) -> Training:
-        """Describe the training of one classifier on these of the labelled images."""
+        """Describe the training of one classifier on these of the labeled images."""
         run, config = self._run, self._run.config
         o, about = config.optimizer, run.source.metadata
         backbone, head = base_rates or (o.base_lr_backbone, o.base_lr_head)

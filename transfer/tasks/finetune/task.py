@@ -76,14 +76,14 @@ class Tuned:
 
 
 class Finetune(Task[FinetuneConfig, LabelledImages, Tuned]):
-    """The backbone and a new linear head, fine-tuned on the labelled subset."""
+    """The backbone and a new linear head, fine-tuned on the labeled subset."""
 
     def prepare(self, config: FinetuneConfig) -> LabelledImages:
         """Check that the data set is there."""
         return LabelledImages(config.data, config.labels, config.seed)
 
     def require(self, config: FinetuneConfig, source: "Source") -> None:
-        """Raise UserError where the images' size or normalisation are not the checkpoint's."""
+        """Raise UserError where the images' size or normalization are not the checkpoint's."""
         from carryover.core.backbones.pixels import require_same_crops
 
         require_same_crops(config.image, source.metadata, source.path)

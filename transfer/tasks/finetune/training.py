@@ -41,7 +41,7 @@ class Training:
     backbone
         Builds the carried backbone with its weights; returns it with its feature dimension.
     images
-        The labelled images that are trained on.
+        The labeled images that are trained on.
     lr_backbone, lr_head
         Peak rates, scaled to the batch.
     out
@@ -209,7 +209,7 @@ class _Finetuning:
         self._model.train()
 
     def batches(self, step: int) -> Generator[Batch, None, None]:
-        """Yield labelled batches."""
+        """Yield labeled batches."""
         yield from epochs(self._loader, step)
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -250,7 +250,7 @@ class _Finetuning:
         require_finite(self._model.state_dict(), step)
 
     def state(self) -> dict[str, Any]:
-        """Return the model, the optimiser and the best model so far."""
+        """Return the model, the optimizer and the best model so far."""
         model, optimizer = self._model.state_dict(), self._optimizer.state_dict()
         return {"model": model, "optimizer": optimizer, "best": self._best}
 

@@ -23,7 +23,7 @@ class Frozen:
     Attributes
     ----------
     augment
-        The recipe's views of images, normalised as the checkpoint wants them.
+        The recipe's views of images, normalized as the checkpoint wants them.
     """
 
     config: FrozenRecipe

@@ -20,7 +20,7 @@ class FrozenDataTask(Task[F, D, "Frozen"]):
     """A task on a frozen backbone, whatever its data are; `prepare` and `test` are left to write."""
 
     def require(self, config: F, source: "Source") -> None:
-        """Raise UserError where the images' size or normalisation are not the checkpoint's."""
+        """Raise UserError where the images' size or normalization are not the checkpoint's."""
         require_crops(config, source)
 
     @contextmanager
@@ -32,7 +32,7 @@ class FrozenDataTask(Task[F, D, "Frozen"]):
 
 
 class FrozenTask(FrozenDataTask[F, LabelledImages]):
-    """A task on a frozen backbone and labelled images: a recipe with `data` and, if it likes, `labels`."""
+    """A task on a frozen backbone and labeled images: a recipe with `data` and, if it likes, `labels`."""
 
     def prepare(self, config: F) -> LabelledImages:
         """Check that the data set is there."""
@@ -41,7 +41,7 @@ class FrozenTask(FrozenDataTask[F, LabelledImages]):
 
 
 def require_crops(config: FrozenRecipe, source: "Source") -> None:
-    """Raise UserError where the images' size or normalisation are not the checkpoint's."""
+    """Raise UserError where the images' size or normalization are not the checkpoint's."""
     from carryover.core.backbones.pixels import require_same_crops
 
     require_same_crops(config.image, source.metadata, source.path)

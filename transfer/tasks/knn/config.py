@@ -15,7 +15,7 @@ class KnnConfig(FrozenRecipe):
     Attributes
     ----------
     labels
-        Which training images are neighbours.
+        Which training images are neighbors.
     k, temperatures
         Every pair of them is reported; all come from one search of the largest k.
     """

@@ -36,7 +36,7 @@ def nearest(
     Parameters
     ----------
     queries, bank
-        (M, D) and (N, D); rows are normalised here, chunk by chunk, so memory-mapped features may be passed.
+        (M, D) and (N, D); rows are normalized here, chunk by chunk, so memory-mapped features may be passed.
     k
         At most N.
     query_rows, bank_rows
@@ -107,7 +107,7 @@ def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighbourhood) 
     Parameters
     ----------
     similarity, labels
-        Cosines (m, at least k) from the largest down, and the neighbours' classes (m, at least k).
+        Cosines (m, at least k) from the largest down, and the neighbors' classes (m, at least k).
 
     Returns
     -------
@@ -115,7 +115,7 @@ def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighbourhood) 
         (m, classes), each row up to a positive factor.
     """
     s = similarity[:, : how.k]
-    # Relative to the nearest neighbour: the same order of classes, and no overflow at small T.
+    # Relative to the nearest neighbor: the same order of classes, and no overflow at small T.
     weights = ((s - s[:, :1]) / how.temperature).exp().clamp_min(torch.finfo(s.dtype).tiny)
     return s.new_zeros((len(s), classes)).scatter_add_(1, labels[:, : how.k], weights)
 
@@ -123,13 +123,13 @@ def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighbourhood) 
 def classify(
     queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, hows: Sequence[Neighbourhood]
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Rank the classes for every query by its neighbours' votes, for every neighbourhood at once.
+    """Rank the classes for every query by its neighbors' votes, for every neighborhood at once.
 
     Yields
     ------
     The rows of a chunk of queries, and as `accuracy.best_guesses` returns them: the classes with most votes
     (m, len(hows), k), their votes, and whether several have most. A class without a vote is -1. One search of
-    the largest k serves all neighbourhoods.
+    the largest k serves all neighborhoods.
     """
     for rows, similarity, index in nearest(queries, bank, max(h.k for h in hows)):
         neighbours = bank_labels[index]

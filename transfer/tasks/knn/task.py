@@ -26,7 +26,7 @@ class Knn(FrozenTask[KnnConfig]):
     def test(self, run: Run[KnnConfig, LabelledImages], model: "Frozen") -> Outcome:
         """Classify every test image; over several ranks each classifies a part of them.
 
-        Raises UserError for a k beyond the number of labelled images.
+        Raises UserError for a k beyond the number of labeled images.
         """
         import numpy as np
 

@@ -40,7 +40,7 @@ class Fitted:
 
 
 def fit_and_test(mode: CachedMode, data: LabelledImages, frozen: Frozen) -> Fitted:
-    """Choose C on held-out images, fit all labelled ones with it, and test; features are of central crops."""
+    """Choose C on held-out images, fit all labeled ones with it, and test; features are of central crops."""
     began = time.monotonic()
     ranks, classes = frozen.ranks, len(data.classes)
     train, test = frozen.features(data.train.images), frozen.features(data.test)

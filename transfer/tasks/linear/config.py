@@ -46,7 +46,7 @@ class ProtocolMode(Section):
     held_out
         Part of every class on which one of several classifiers is chosen (and which is not trained on).
     refit
-        Whether the one that was chosen is trained again, from the start, on all labelled images.
+        Whether the one that was chosen is trained again, from the start, on all labeled images.
     """
 
     name: Literal["protocol"] = "protocol"
@@ -113,7 +113,7 @@ class CachedMode(Section):
     Attributes
     ----------
     costs
-        Values of C; the best on the held-out part is used, and all labelled images fitted with it.
+        Values of C; the best on the held-out part is used, and all labeled images fitted with it.
     held_out
         Part of every class on which C is chosen.
     scaling

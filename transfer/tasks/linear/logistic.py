@@ -44,16 +44,16 @@ def fit(
     max_iterations: int = 1000,
     rows: int = 65_536,
 ) -> Logistic:
-    """Minimise scikit-learn's objective, sum of log losses x cost + |weight|^2 / 2, divided by cost x rows.
+    """Minimize scikit-learn's objective, sum of log losses x cost + |weight|^2 / 2, divided by cost x rows.
 
     Parameters
     ----------
     features, labels
         (n, D) and (n,): this rank's rows; over several ranks each has its own, and all get the same answer.
     cost
-        C, the inverse strength of the penalty; the bias is not penalised.
+        C, the inverse strength of the penalty; the bias is not penalized.
     start
-        Where to begin, for example the solution for a neighbouring cost.
+        Where to begin, for example the solution for a neighboring cost.
     tolerance
         Stop when no entry of the gradient is larger.
     rows

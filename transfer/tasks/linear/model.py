@@ -61,7 +61,7 @@ class StackedHeads(nn.Module):
 def head_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Return every head's mean cross entropy (heads,) for logits (B, heads, C).
 
-    Their sum is what is minimised: a head's parameters appear in its own term alone.
+    Their sum is what is minimized: a head's parameters appear in its own term alone.
     """
     heads = logits.shape[1]
     loss = cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(heads), reduction="none")

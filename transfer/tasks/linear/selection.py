@@ -82,7 +82,7 @@ def best(candidates: Sequence[Candidate]) -> int:
 def train_protocol(
     run: Run[LinearConfig, LabelledImages], frozen: Frozen, mode: ProtocolMode, stop: StopRequest
 ) -> Trained:
-    """Train every classifier at once and choose one; train that on all labelled images, where `mode.refit`.
+    """Train every classifier at once and choose one; train that on all labeled images, where `mode.refit`.
 
     The first of two trainings has a folder of its own, ``selection``; its outcome is kept in selection.json,
     so that an interrupted second one goes on by itself. Every rank calls this.

@@ -75,7 +75,7 @@ class Probed:
 
 
 class Linear(Task[LinearConfig, LabelledImages, Probed]):
-    """Linear classifiers on a frozen network's features of labelled images; the chosen one is tested.
+    """Linear classifiers on a frozen network's features of labeled images; the chosen one is tested.
 
     The task recorded is "linear" in protocol mode, "linear_cached" in cached mode.
     """
@@ -85,7 +85,7 @@ class Linear(Task[LinearConfig, LabelledImages, Probed]):
         return LabelledImages(config.data, config.labels, config.seed)
 
     def require(self, config: LinearConfig, source: "Source") -> None:
-        """Raise UserError where the images' size or normalisation are not the checkpoint's."""
+        """Raise UserError where the images' size or normalization are not the checkpoint's."""
         require_crops(config, source)
 
     def begun_by_v1(self, run: LinearRun) -> tuple[object, ...]:

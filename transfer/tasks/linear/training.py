@@ -35,7 +35,7 @@ class Probe:
     heads
         The classifiers.
     images
-        The labelled images that they are trained on.
+        The labeled images that they are trained on.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Probe:
             self._wrapped = DistributedDataParallel(self.heads, device_ids=device_ids(ranks.device))
 
     def batches(self, step: int) -> Generator[Batch, None, None]:
-        """Yield labelled batches."""
+        """Yield labeled batches."""
         yield from epochs(self._loader, step)
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ class Probe:
         """Let heads diverge: the one that is chosen is looked at in the end."""
 
     def state(self) -> dict[str, Any]:
-        """Return the heads and the optimiser."""
+        """Return the heads and the optimizer."""
         return {"heads": self.heads.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -44,7 +44,7 @@ class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
         return splits
 
     def require(self, config: SegmentationConfig, source: "Source") -> None:
-        """Raise UserError for a checkpoint normalised differently, or a backbone that cannot be dilated."""
+        """Raise UserError for a checkpoint normalized differently, or a backbone that cannot be dilated."""
         from carryover.core.backbones.pixels import require_same_pixels
         from carryover.transfer.tasks.segmentation.maps import require_segmentable
 

@@ -51,7 +51,7 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Split:
-    """Normalised features (images, D), what the images show, and the classes' names."""
+    """Normalized features (images, D), what the images show, and the classes' names."""
 
     features: Floats
     presence: Presence

@@ -148,7 +148,7 @@ def carried_model(cfg: Any, receipt: Receipt) -> tuple[nn.Module, int]:
     """Build the model, let Detectron2 load its weights, and prove that every backbone tensor arrived.
 
     Returns the model and how many tensors were found equal to the receipt's (counters, which are no weights,
-    not counted); everything new is initialised from `cfg.SEED`. Raises WorkError, naming the tensors, when
+    not counted); everything new is initialized from `cfg.SEED`. Raises WorkError, naming the tensors, when
     one differs from the receipt.
     """
     with random_states_kept(), quiet("detectron2", "fvcore", "fvcore.common.checkpoint"):

@@ -111,9 +111,9 @@ def _of_timm(backbone: BackboneConfig) -> dict[str, JsonValue]:
 
 
 def built_norm(norm: str, processes: int) -> str:
-    """Return Detectron2's name of a normalisation.
+    """Return Detectron2's name of a normalization.
 
-    In a single process there is nothing to synchronise: SyncBN and naiveSyncBN are BN there.
+    In a single process there is nothing to synchronize: SyncBN and naiveSyncBN are BN there.
     """
     if norm == "none":
         return ""
@@ -121,7 +121,7 @@ def built_norm(norm: str, processes: int) -> str:
 
 
 def norm_in_words(config: C4Config | FPNConfig, processes: int) -> str:
-    """Return what the record says of the normalisation: the recipe's, and what it came to."""
+    """Return what the record says of the normalization: the recipe's, and what it came to."""
     built = built_norm(config.norm, processes)
     return config.norm if built == config.norm else f"{config.norm} ({built} in one process)"
 

@@ -33,7 +33,7 @@ class Res5ROIHeadsOfBackbone(Res5ROIHeads):
 
 
 class Res5ROIHeadsExtraNorm(Res5ROIHeadsOfBackbone):
-    """A normalisation after res5, as in MoCo's detection code (its class has this name too)."""
+    """A normalization after res5, as in MoCo's detection code (its class has this name too)."""
 
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:

@@ -91,7 +91,7 @@ class SimplePyramid(nn.Module):
 
     Structure and names are those of Detectron2's `SimpleFeaturePyramid`: `simfp_2` to `simfp_5` enlarge the
     map by deconvolution 4 and 2 times, leave it, and halve it by max pooling; then a 1x1 and a 3x3
-    convolution follow, each normalised. Maps images (B, 3, H, W) to maps (B, `out_channels`, H / s, W / s),
+    convolution follow, each normalized. Maps images (B, 3, H, W) to maps (B, `out_channels`, H / s, W / s),
     s = 1/4, 1/2, 1, 2 and 4 patches.
     """
 
@@ -144,7 +144,7 @@ def fpn_backbone(network: Declared, config: FPNConfig) -> Pyramid | SimplePyrami
 
 
 def norm_factory(norm: Norm | NewNorm) -> Callable[[int], nn.Module] | None:
-    """Return what makes a normalisation of that many channels; None for "none"."""
+    """Return what makes a normalization of that many channels; None for "none"."""
     if norm == "none":
         return None
     if norm == "FrozenBN":

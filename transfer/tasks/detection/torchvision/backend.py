@@ -99,7 +99,7 @@ class TorchvisionDetector:
 
 
 def build_optimizer(model: nn.Module, solver: SolverConfig) -> torch.optim.SGD:
-    """Build SGD with a weight decay of its own for the parameters of normalisation layers."""
+    """Build SGD with a weight decay of its own for the parameters of normalization layers."""
     norms: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for module in model.modules():

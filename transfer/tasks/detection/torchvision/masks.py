@@ -45,7 +45,7 @@ def mask_targets(
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Lay mask probabilities over their boxes in the image, and threshold at one half.
 
-    Sampled bilinearly at pixel centres, as in Detectron2 (torchvision's own pasting first rounds the boxes
+    Sampled bilinearly at pixel centers, as in Detectron2 (torchvision's own pasting first rounds the boxes
     to whole pixels).
 
     Parameters

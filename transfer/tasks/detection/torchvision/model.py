@@ -2,7 +2,7 @@
 
 With the same weights they give Detectron2's features, losses and detections (proven in the tests). What
 remains different: images are taken as stored, whatever their EXIF orientation says; mask targets are cut from
-bit masks at the original resolution, where Detectron2 rasterises polygons; order and augmentation of the
+bit masks at the original resolution, where Detectron2 rasterizes polygons; order and augmentation of the
 images come from another random stream.
 """
 
@@ -33,7 +33,7 @@ from carryover.transfer.tasks.detection.torchvision.rpn import build_rpn
 
 
 class NormalizeAndPad(nn.Module):
-    """Turns resized uint8 images into one normalised batch; resizing was done when they were loaded.
+    """Turns resized uint8 images into one normalized batch; resizing was done when they were loaded.
 
     Takes the place of torchvision's GeneralizedRCNNTransform, which resizes on the device, without
     antialiasing, and resizes masks too.
@@ -56,7 +56,7 @@ class NormalizeAndPad(nn.Module):
             for axis in (0, 1)
         )
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        # Zero after normalisation: padding has the colour of the mean, as in Detectron2.
+        # Zero after normalization: padding has the color of the mean, as in Detectron2.
         batch = torch.zeros((len(images), 3, height, width), device=mean.device)
         batch = batch.to(memory_format=torch.channels_last)
         for slot, image, (h, w) in zip(batch, images, shapes):
@@ -81,7 +81,7 @@ def build_detector(
     classes: int,
     seed: int,
 ) -> GeneralizedRCNN:
-    """Build a detector around a pretrained backbone; everything new is initialised from `seed`.
+    """Build a detector around a pretrained backbone; everything new is initialized from `seed`.
 
     Parameters
     ----------

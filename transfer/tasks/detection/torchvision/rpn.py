@@ -61,7 +61,7 @@ class Float32RPNHead(RPNHead):
 
 
 class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's network with Detectron2's loss: L1 (beta 0), normalised by the full sample size."""
+    """torchvision's network with Detectron2's loss: L1 (beta 0), normalized by the full sample size."""
 
     def compute_loss(
         self,

@@ -150,7 +150,7 @@ def _backbone(model: ModelConfig, backbone: BackboneConfig, stages: Sequence[str
 def build_model(settings: dict[str, Any], receipt: Receipt, seed: int) -> tuple[nn.Module, int]:
     """Let mmseg build a model and load its backbone; return it, and how many tensors were proven carried.
 
-    Everything new is initialised from `seed`. Raises WorkError naming the tensors that did not arrive.
+    Everything new is initialized from `seed`. Raises WorkError naming the tensors that did not arrive.
     """
     install()
     with quiet():

@@ -22,7 +22,7 @@ def segment(model: DilatedFCN, source: SegmentationImage, config: InputConfig) -
     device = next(model.parameters()).device
     pixels = normalised(copied_to(pixels_for_test(source, config), device), config)[None]
     height, width = pixels.shape[-2:]
-    # Whole patches: what is added has the colour of the mean, and is cut off again.
+    # Whole patches: what is added has the color of the mean, and is cut off again.
     pixels = F.pad(pixels, (0, -width % model.divisor, 0, -height % model.divisor))
     if config.test_stride is None:
         logits = model(pixels)["out"]
