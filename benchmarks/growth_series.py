@@ -31,7 +31,7 @@ from carryover.pretrain.heads import Encoder
 from carryover.pretrain.methods import DataFacts, Method, Moment, method_around
 from carryover.pretrain.methods.instance import SqrtKL
 from carryover.transfer.tasks.frozen.features import Request, stored_features
-from carryover.transfer.tasks.knn.model import Neighbourhood, classify
+from carryover.transfer.tasks.knn.model import Neighbourhood, classify, nearest
 from carryover.transfer.tasks.linear.logistic import fit_path
 
 Turn = Callable[[], object]
@@ -197,11 +197,11 @@ def clustered(size: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
     return 0.3 * centres[labels] + torch.randn(size, width, generator=generator), labels
 
 
-def nearest(size: int, work: Path) -> Callable[[], Turn]:
+def knn(size: int, work: Path) -> Callable[[], Turn]:
     bank, labels = clustered(size, 512, 100)
     queries, _ = clustered(500, 512, 100)
     hows = [Neighbourhood(k, t) for k in (20, 200) for t in (0.07, 0.1)]
-    return lambda: lambda: deque(classify(queries, bank, labels, 100, hows), maxlen=0)
+    return lambda: lambda: deque(classify(nearest(queries, bank, 200), labels, 100, hows), maxlen=0)
 
 
 def linear(size: int, work: Path) -> Callable[[], Turn]:
@@ -319,7 +319,7 @@ SERIES = [
         "store_write", "images", "images", "features stored", feature_store(False), _IMAGES, _IMAGES_QUICK
     ),
     Series("store_read", "images", "images", "features found", feature_store(True), _IMAGES, _IMAGES_QUICK),
-    Series("knn", "images", "images", "k-NN of 500 queries", nearest, _IMAGES, _IMAGES_QUICK),
+    Series("knn", "images", "images", "k-NN of 500 queries", knn, _IMAGES, _IMAGES_QUICK),
     Series("linear_cached", "images", "images", "five logistic regressions", linear, _IMAGES, _IMAGES_QUICK),
     *(
         Series(kind, "stages", "stages", f"pipeline: {kind}", stages(kind), _STAGES, _STAGES_QUICK)

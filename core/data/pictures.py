@@ -200,7 +200,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         return _from_values(np.asarray(image).astype(np.int64), 16)
     if image.mode in ("I", "F"):
         return _from_values(np.asarray(image), 16 if image.format == "PNG" else None)
-    return image.convert("RGB")
+    # Converting what is RGB already would copy it.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_values(values: np.ndarray, bits: int | None) -> Image.Image:

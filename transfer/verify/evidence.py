@@ -15,7 +15,7 @@ from carryover.core.data.datasets import Dataset, subset
 from carryover.core.data.labelled.subsets import hold_out
 from carryover.core.data.prepared import EvaluationLoader
 from carryover.transfer.tasks.accuracy import places
-from carryover.transfer.tasks.knn.model import Neighbourhood, classify
+from carryover.transfer.tasks.knn.model import Neighbourhood, classify, nearest
 from carryover.transfer.tasks.linear.logistic import Logistic, fit, fit_path
 from carryover.transfer.verify.config import VerifyConfig
 from carryover.transfer.verify.hypotheses import Look
@@ -158,7 +158,7 @@ def _classified(train: Tensor, test: Tensor, images: Images, config: VerifyConfi
     truth = torch.tensor(images.test.labels, device=device)
     how = Neighbourhood(min(config.k, len(train)), config.temperature)
     right = torch.zeros(len(test), dtype=torch.bool, device=device)
-    for rows, guesses, _, _ in classify(test, train, labels, images.classes, [how]):
+    for rows, guesses, _, _ in classify(nearest(test, train, how.k), labels, images.classes, [how]):
         right[rows] = guesses[:, 0, 0] == truth[rows]
     classifier = _fitted(train, labels, images, config)
     mean, deviation = _scale(train)

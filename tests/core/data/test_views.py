@@ -70,7 +70,8 @@ def neutral(n: int, height: int, width: int) -> ViewParameters:
 
 
 @pytest.mark.parametrize(
-    ("shape", "size"), [((24, 24), 24), ((24, 24), 40), ((40, 40), 16), ((30, 44), 20), ((44, 30), 32)]
+    ("shape", "size"),
+    [((24, 24), 24), ((24, 24), 40), ((40, 40), 16), ((30, 44), 20), ((44, 30), 32), ((90, 120), 120)],
 )
 def test_whole_pipeline_agrees_with_torchvision(shape: tuple[int, int], size: int) -> None:
     config = ViewConfig(size=size, scale=(0.1, 1.0), solarize=0.3)
@@ -94,11 +95,13 @@ def test_each_colour_operation_is_torchvisions(operation: int) -> None:
         torch.testing.assert_close(view, expected, rtol=0, atol=2e-6)
 
 
-def test_blur_is_torchvisions_with_each_images_own_sigma() -> None:
-    config = ViewConfig(size=20, blur=BlurConfig(sigma=(0.1, 2.0)))
-    pixels = images(20, 20)
+@pytest.mark.parametrize("side", [20, 128])
+def test_blur_is_torchvisions_with_each_images_own_sigma(side: int) -> None:
+    """By products of matrices, and, for large images, by sums."""
+    config = ViewConfig(size=side, blur=BlurConfig(sigma=(0.1, 2.0)))
+    pixels = images(side, side)
     sigma = np.linspace(0.0, 2.0, B)
-    ours = batch_views(pixels, config, dataclasses.replace(neutral(B, 20, 20), sigma=sigma))
+    ours = batch_views(pixels, config, dataclasses.replace(neutral(B, side, side), sigma=sigma))
     torch.testing.assert_close(ours[0], pixels[0].float() / 255)
     for view, image, s in zip(ours[1:], pixels[1:], sigma[1:]):
         expected = F.gaussian_blur(image.float() / 255, [13, 13], [float(s)])

@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.accuracy import best_guesses
 
 
@@ -37,6 +40,7 @@ def nearest(
     ----------
     queries, bank
         (M, D) and (N, D); rows are normalized here, chunk by chunk, so memory-mapped features may be passed.
+        The queries may lie on another device than the bank.
     k
         At most N.
     query_rows, bank_rows
@@ -47,11 +51,11 @@ def nearest(
     ------
     The rows of a chunk of queries, their similarities (m, k) from the largest down, and their indices (m, k).
     """
-    tile = _TILE if queries.device.type == "cpu" else _TILE_ON_DEVICE
+    tile = _TILE if bank.device.type == "cpu" else _TILE_ON_DEVICE
     query_rows, bank_rows = query_rows or tile[0], bank_rows or tile[1]
     for start in range(0, len(queries), query_rows):
         rows = slice(start, min(start + query_rows, len(queries)))
-        query = normalize(queries[rows].float(), dim=1)
+        query = normalize(queries[rows].to(bank.device).float(), dim=1)
         best = query.new_empty((len(query), 0))
         index = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
         for offset in range(0, len(bank), bank_rows):
@@ -62,6 +66,88 @@ def nearest(
             best = merged[:, :k]
             index = torch.cat([index, position + offset], dim=1).gather(1, order[:, :k])
         yield rows, best, index
+
+
+def bank_share(rows: int, ranks: Ranks) -> slice:
+    """Return the bank's rows that a rank searches: whole tiles, so that its products keep their shape."""
+    tiles = np.array_split(np.arange(-(-rows // _TILE[1])), ranks.world)[ranks.rank]
+    return (
+        slice(int(tiles[0]) * _TILE[1], min(rows, (int(tiles[-1]) + 1) * _TILE[1]))
+        if len(tiles)
+        else slice(0, 0)
+    )
+
+
+def nearest_of_all(
+    queries: Tensor,
+    share: Tensor,
+    first: int,
+    own: slice,
+    k: int,
+    ranks: Ranks,
+    query_rows: int | None = None,
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """As `nearest`, with the bank shared out among the ranks: every rank holds and searches its rows alone.
+
+    Parameters
+    ----------
+    queries
+        (M, D), the same on every rank.
+    share, first
+        This rank's rows of the bank (n, D), and the number of the first of them in the whole bank; the ranks'
+        shares follow each other.
+    own
+        The queries whose neighbours this rank wants; every query is exactly one rank's, in the ranks' order.
+    k
+        At most the rows of the whole bank.
+
+    Yields
+    ------
+    Rows of `own`, counted from its start; their similarities and indices in the whole bank, as `nearest` has
+    them, equal to it bit for bit on a CPU where the shares are those of `bank_share`.
+    """
+    bounds = [slice(*part.tolist()) for part in _gathered(torch.tensor([own.start, own.stop]), ranks)]
+    for rows, similarity, index in nearest(queries, share, min(k, len(share)), query_rows=query_rows):
+        missing = k - similarity.shape[1]
+        similarity = torch.nn.functional.pad(similarity, (0, missing), value=-torch.inf)
+        index = torch.nn.functional.pad(index + first, (0, missing))
+        wanted = [_overlap(rows, part) for part in bounds]
+        sizes = [part.stop - part.start for part in wanted]
+        mine = wanted[ranks.rank]
+        found, places = (_exchanged(x, sizes, sizes[ranks.rank], ranks) for x in (similarity, index))
+        if not sizes[ranks.rank]:
+            continue
+        # In the order of the ranks, which is the order of the bank: among equals the first rows stay first.
+        ranked, order = found.sort(dim=1, descending=True, stable=True)
+        yield (
+            slice(mine.start - own.start, mine.stop - own.start),
+            ranked[:, :k],
+            places.gather(1, order[:, :k]),
+        )
+
+
+def _gathered(x: Tensor, ranks: Ranks) -> list[Tensor]:
+    everyone = [torch.empty_like(x, device=ranks.device) for _ in range(ranks.world)]
+    dist.all_gather(everyone, x.to(ranks.device))
+    return [one.cpu() for one in everyone]
+
+
+def _overlap(rows: slice, part: slice) -> slice:
+    start = max(rows.start, part.start)
+    return slice(start, max(start, min(rows.stop, part.stop)))
+
+
+def _exchanged(x: Tensor, sizes: list[int], own: int, ranks: Ranks) -> Tensor:
+    """Send every rank its rows of x (sum of sizes, k); return what all have sent, (own, world x k)."""
+    k = x.shape[1]
+    received = x.new_empty(ranks.world * own * k)
+    dist.all_to_all_single(
+        received,
+        x.contiguous().flatten(),
+        output_split_sizes=[own * k] * ranks.world,
+        input_split_sizes=[size * k for size in sizes],
+    )
+    return received.view(ranks.world, own, k).transpose(0, 1).reshape(own, ranks.world * k)
 
 
 def _candidates(similarity: Tensor, best: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -121,18 +207,26 @@ def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighbourhood) 
 
 
 def classify(
-    queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, hows: Sequence[Neighbourhood]
+    neighbours: Iterator[tuple[slice, Tensor, Tensor]],
+    labels: Tensor,
+    classes: int,
+    hows: Sequence[Neighbourhood],
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Rank the classes for every query by its neighbors' votes, for every neighborhood at once.
+
+    Parameters
+    ----------
+    neighbours
+        What `nearest` or `nearest_of_all` yields for the largest k of `hows`.
+    labels
+        The classes of the bank's rows, (N,).
 
     Yields
     ------
     The rows of a chunk of queries, and as `accuracy.best_guesses` returns them: the classes with most votes
-    (m, len(hows), k), their votes, and whether several have most. A class without a vote is -1. One search of
-    the largest k serves all neighborhoods.
+    (m, len(hows), k), their votes, and whether several have most. A class without a vote is -1.
     """
-    for rows, similarity, index in nearest(queries, bank, max(h.k for h in hows)):
-        neighbours = bank_labels[index]
-        cast = torch.stack([votes(similarity, neighbours, classes, how) for how in hows], dim=1)
+    for rows, similarity, index in neighbours:
+        cast = torch.stack([votes(similarity, labels[index], classes, how) for how in hows], dim=1)
         guesses, most, tied = best_guesses(cast)
         yield rows, guesses.where(most > 0, -1), most, tied

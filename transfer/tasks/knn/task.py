@@ -24,14 +24,20 @@ class Knn(FrozenTask[KnnConfig]):
     """Weighted k-nearest-neighbour classification (Wu et al. 2018), for every k and temperature at once."""
 
     def test(self, run: Run[KnnConfig, LabelledImages], model: "Frozen") -> Outcome:
-        """Classify every test image; over several ranks each classifies a part of them.
+        """Classify every test image; over several ranks each searches its part of the training images.
 
         Raises UserError for a k beyond the number of labeled images.
         """
         import numpy as np
 
         from carryover.transfer.tasks.accuracy import from_rows
-        from carryover.transfer.tasks.knn.model import Neighbourhood, classify
+        from carryover.transfer.tasks.knn.model import (
+            Neighbourhood,
+            bank_share,
+            classify,
+            nearest,
+            nearest_of_all,
+        )
 
         config, data, ranks = run.config, run.data, run.ranks
         if max(config.k) > len(data.train.indices):
@@ -40,11 +46,17 @@ class Knn(FrozenTask[KnnConfig]):
         hows = [Neighbourhood(k, t) for k in config.k for t in config.temperatures]
         own = np.array_split(np.arange(len(test.labels)), ranks.world)[ranks.rank]
         mine = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
-        queries, truth = test.pooled[mine].to(ranks.device), test.labels[mine]
-        bank, labels = train.pooled.to(ranks.device), train.labels.to(ranks.device)
+        labels, most = train.labels.to(ranks.device), max(config.k)
+        if ranks.world == 1:
+            neighbours = nearest(test.pooled, train.pooled.to(ranks.device), most)
+        else:
+            share = bank_share(len(train.labels), ranks)
+            bank = train.pooled[share].to(ranks.device)
+            neighbours = nearest_of_all(test.pooled, bank, share.start, mine, most, ranks)
+        truth = test.labels[mine]
         rows = [
-            (guesses, most, tied, truth[at])
-            for at, guesses, most, tied in classify(queries, bank, labels, len(data.classes), hows)
+            (guesses, votes, tied, truth[at])
+            for at, guesses, votes, tied in classify(neighbours, labels, len(data.classes), hows)
         ]
         params = [{"k": how.k, "T": how.temperature} for how in hows]
         return Outcome(

@@ -1,16 +1,29 @@
 """Weighted k-NN votes agree with scikit-learn, in any chunking."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from carryover.transfer.tasks.knn.model import Neighbourhood, classify, largest, nearest, votes
+from carryover.core.training.distributed import Ranks
+from carryover.transfer.tasks.knn.model import (
+    Neighbourhood,
+    bank_share,
+    classify,
+    largest,
+    nearest,
+    nearest_of_all,
+    votes,
+)
+from tests.pretrain.ranks import on_ranks
 
 
 def count_correct(queries, truth, bank, bank_labels, classes, hows) -> torch.Tensor:
     """Count the queries whose class is the first, and among the first five, for every neighbourhood."""
-    found = [g for _, g, _, _ in classify(queries, bank, bank_labels, classes, hows)]
+    neighbours = nearest(queries, bank, max(how.k for how in hows))
+    found = [g for _, g, _, _ in classify(neighbours, bank_labels, classes, hows)]
     hit = torch.cat(found) == truth[:, None, None]
     return torch.stack([hit[..., :n].any(dim=2).sum(dim=0) for n in (1, 5)], dim=1)
 
@@ -82,9 +95,8 @@ def test_of_equal_similarities_the_first_rows_are_neighbours_as_numpys_stable_so
         assert np.array_equal(index.numpy(), expected)
         assert np.array_equal(similarity.numpy(), np.take_along_axis(cosine, expected, 1))
     # Every class has one vote of the same weight.
-    (_, guesses, most, tied), *_ = classify(
-        queries[:1], queries[:1].repeat(3, 1), torch.tensor([4, 2, 5]), 6, [Neighbourhood(3, 0.1)]
-    )
+    neighbours = nearest(queries[:1], queries[:1].repeat(3, 1), 3)
+    (_, guesses, most, tied), *_ = classify(neighbours, torch.tensor([4, 2, 5]), 6, [Neighbourhood(3, 0.1)])
     assert guesses.tolist() == [[[2, 4, 5, -1, -1]]] and tied.all() and most[0, 0, 0] == most[0, 0, 2]
 
 
@@ -119,3 +131,40 @@ def test_a_tiny_temperature_does_not_overflow() -> None:
     vote = votes(similarity, torch.tensor([[2, 0, 0]]), 3, Neighbourhood(3, 1e-4))
     assert torch.isfinite(vote).all()
     assert vote.argmax() == 2
+
+
+def of_all_ranks(rank: int, queries: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
+    """Find the neighbours of this rank's queries with its share of the bank; last, that share's length."""
+    ranks = Ranks(rank, torch.distributed.get_world_size(), torch.device("cpu"))
+    share = bank_share(len(bank), ranks)
+    own = np.array_split(np.arange(len(queries)), ranks.world)[rank]
+    mine = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
+    parts = [
+        (similarity, index, torch.arange(len(own))[at])
+        for at, similarity, index in nearest_of_all(queries, bank[share].clone(), share.start, mine, k, ranks)
+    ]
+    nothing = (torch.empty(0, k), torch.empty(0, k, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    found = [torch.cat(column) for column in zip(nothing, *parts)]
+    return (*found, torch.tensor(share.stop - share.start))
+
+
+@pytest.mark.parametrize(
+    ("world", "rows", "questions", "k"),
+    [(3, 10_000, 700, 200), (3, 300, 50, 250), (2, 4096 * 4, 1, 20)],
+    ids=["three shares", "one rank holds all", "one query"],
+)
+def test_ranks_that_share_the_bank_find_what_one_process_finds(
+    world: int, rows: int, questions: int, k: int, tmp_path: Path
+) -> None:
+    """Bit for bit, every row of the bank on one rank only; many rows of this bank are equal."""
+    bank, _ = features(rows, 7, seed=0)
+    bank[rows // 2 :] = bank[: rows - rows // 2].clone()
+    queries, _ = features(questions, 7, seed=1)
+    expected = list(nearest(queries, bank, k))
+    found = on_ranks(world, of_all_ranks, tmp_path, queries, bank, k)
+    assert torch.equal(torch.cat([one[0] for one in found]), torch.cat([s for _, s, _ in expected]))
+    assert torch.equal(torch.cat([one[1] for one in found]), torch.cat([index for _, _, index in expected]))
+    for one, own in zip(found, np.array_split(np.arange(questions), world)):
+        assert one[2].tolist() == list(range(len(own)))
+    held = [int(one[3]) for one in found]
+    assert sum(held) == rows and max(held) <= -(-rows // 4096 // world) * 4096 + 4096
