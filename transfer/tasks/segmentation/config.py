@@ -118,7 +118,7 @@ class SegmentationConfig(EvaluationRecipe):
     Attributes
     ----------
     backend
-        The library that builds and trains the segmenter. Both read the same recipe; UPerNet is mmseg's alone.
+        The library that builds and trains the segmenter. Both read the same recipe.
     label_fraction, label_seed
         Part of the training images that is trained on, every class in proportion; of one seed the smaller
         part lies in the larger one. None: the run's seed, so that every trial draws its own.
@@ -159,9 +159,3 @@ class SegmentationConfig(EvaluationRecipe):
     def version_of_v1(self, processes: int | None) -> int:
         """Return 2 for float32, and for mmseg, which has always tested in it."""
         return 2 if self.solver.precision == "fp32" or self.backend == "mmseg" else 1
-
-    @model_validator(mode="after")
-    def _the_backend_has_the_segmenter(self) -> "SegmentationConfig":
-        if self.model.name == "upernet" and self.backend == "torchvision":
-            raise ValueError("model.name: upernet is built by mmsegmentation; set backend: mmseg")
-        return self

@@ -5,13 +5,16 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
+from carryover.configs import UserError
 from carryover.core.backbones.layers import UNDECAYED
 from carryover.core.data.masks.dataset import SegmentationImage
 from carryover.core.data.masks.splits import Splits
+from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.backend import Model
 from carryover.transfer.tasks.base import Run
 from carryover.transfer.tasks.optimizers import Decay
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig, SolverConfig
+from carryover.transfer.tasks.segmentation.model_config import UPerNetConfig
 
 SegmentationRun = Run[SegmentationConfig, Splits]
 
@@ -26,6 +29,17 @@ def decay_of(solver: SolverConfig) -> Decay:
         return 0.0 if solver.decay_weights_only and light else solver.weight_decay
 
     return decay
+
+
+def require_batches(config: SegmentationConfig, ranks: Ranks) -> None:
+    """Raise UserError where UPerNet's batch normalisation would see a single pixel."""
+    model, size = config.model, config.solver.ims_per_batch
+    together = size if model.norm == "SyncBN" else size // ranks.world
+    if isinstance(model, UPerNetConfig) and 1 in model.pool_scales and together == 1:
+        raise UserError(
+            "solver.ims_per_batch: UPerNet pools each image to one pixel, and batch normalisation needs more"
+            " than one of them; give it at least 2 images"
+        )
 
 
 class Segmenter(Model[Any], Protocol):

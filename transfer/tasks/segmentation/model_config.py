@@ -110,7 +110,7 @@ class FCNConfig(_SegmenterConfig):
 
 
 class UPerNetConfig(_SegmenterConfig):
-    """UPerNet (Xiao et al. 2018): pooling pyramid on the last stage, feature pyramid over all; mmseg only.
+    """UPerNet (Xiao et al. 2018): pooling pyramid on the last stage, feature pyramid over all.
 
     The four maps of a plain transformer are first brought to a quarter, a half, one and two patches (mmseg's
     `Feature2Pyramid`, as in BEiT and MAE).

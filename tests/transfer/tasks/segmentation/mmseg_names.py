@@ -6,6 +6,10 @@ def mmseg_name(name: str) -> str:
     head, _, rest = name.partition(".")
     head = {"classifier": "decode_head", "aux_classifier": "auxiliary_head"}[head]
     parts = rest.split(".")
+    if parts[0] == "neck":
+        return rest
+    if parts[0] in ("psp_modules", "bottleneck", "lateral_convs", "fpn_convs", "fpn_bottleneck"):
+        return ".".join([head, *parts[:-2], ("conv", "bn")[int(parts[-2])], parts[-1]])
     if parts[0] == "classifier":
         return f"{head}.conv_seg.{parts[-1]}"
     if parts[0] == "bn":

@@ -67,9 +67,9 @@ def test_a_window_that_leaves_gaps_is_refused():
         load("transfer", "fcn_r50_cityscapes", ["input.test_stride=[800, 513]"])
 
 
-def test_upernet_is_mmsegs_alone():
-    with pytest.raises(UserError, match="built by mmsegmentation; set backend: mmseg"):
-        load("transfer", "upernet_r50_ade20k", ["backend=torchvision"])
+def test_upernet_is_built_by_both_libraries():
+    for backend in ("torchvision", "mmseg"):
+        assert load("transfer", "upernet_r50_ade20k", [f"backend={backend}"]).model.label == "UPerNet"
 
 
 @pytest.mark.parametrize(

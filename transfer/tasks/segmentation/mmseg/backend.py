@@ -32,8 +32,13 @@ from carryover.transfer.tasks.segmentation.mmseg.data import (
     pipeline_for_test,
 )
 from carryover.transfer.tasks.segmentation.mmseg.model import build_model, model_settings, prove
-from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter, decay_of
-from carryover.transfer.tasks.segmentation.model_config import UPerNetConfig
+from carryover.transfer.tasks.segmentation.model import (
+    CAUSE,
+    SegmentationRun,
+    Segmenter,
+    decay_of,
+    require_batches,
+)
 
 BACKBONE_NAME = "backbone.pth"
 _OURS_V1 = "carryover"
@@ -119,13 +124,7 @@ def _already(path: Path, source: Source) -> bool:
 def _require(config: SegmentationConfig, ranks: Ranks) -> None:
     if ranks.world > 1 and ranks.device.type == "cpu":
         raise UserError("mmseg trains in several processes on GPUs only; train in one, or on torchvision")
-    model, size = config.model, config.solver.ims_per_batch
-    together = size if model.norm == "SyncBN" else size // ranks.world
-    if isinstance(model, UPerNetConfig) and 1 in model.pool_scales and together == 1:
-        raise UserError(
-            "solver.ims_per_batch: UPerNet pools each image to one pixel, and batch normalisation needs more"
-            " than one of them; give it at least 2 images"
-        )
+    require_batches(config, ranks)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The torchvision side of a segmentation run: its FCN, its training and its testing."""
+"""The torchvision side of a segmentation run: its models, their training and testing."""
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +18,13 @@ from carryover.transfer.tasks.backend import Backend
 from carryover.transfer.tasks.optimizers import build_layered
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 from carryover.transfer.tasks.segmentation.data import Steps, TrainingImages
-from carryover.transfer.tasks.segmentation.model import CAUSE, SegmentationRun, Segmenter, decay_of
-from carryover.transfer.tasks.segmentation.model_config import UPerNetConfig
+from carryover.transfer.tasks.segmentation.model import (
+    CAUSE,
+    SegmentationRun,
+    Segmenter,
+    decay_of,
+    require_batches,
+)
 from carryover.transfer.tasks.segmentation.torchvision import inference
 from carryover.transfer.tasks.segmentation.torchvision.model import (
     DilatedFCN,
@@ -32,7 +37,7 @@ from carryover.transfer.tasks.segmentation.transforms import Example
 
 @dataclass
 class TorchvisionSegmenter:
-    """An FCN of torchvision's components in a run; see `segmentation.model.Segmenter`."""
+    """A segmenter of torchvision's components in a run; see `segmentation.model.Segmenter`."""
 
     run: SegmentationRun
     model: DilatedFCN
@@ -56,7 +61,6 @@ class TorchvisionSegmenter:
 
     def losses(self, shared: nn.Module, step: list[Example], iteration: int) -> dict[str, Tensor]:
         config, device = self.run.config, self.run.ranks.device
-        assert not isinstance(config.model, UPerNetConfig)
         pixels, labels = batch_of(step, config.input, device)
         with bf16_autocast(device, config.solver.precision == "bf16"):
             logits = shared(pixels)
@@ -91,14 +95,13 @@ def prove(segmenter: nn.Module, canonical: Mapping[str, Tensor]) -> int:
 
 
 def _require(config: SegmentationConfig, ranks: Ranks) -> None:
-    # pretrain's own SyncBN serves CPU processes too: nothing to refuse.
-    assert not isinstance(config.model, UPerNetConfig)
+    # pretrain's own SyncBN serves CPU processes too.
+    require_batches(config, ranks)
 
 
 @contextmanager
 def _build(run: SegmentationRun) -> Iterator[TorchvisionSegmenter]:
     config, weights = run.config, run.source.backbone.state_dict()
-    assert not isinstance(config.model, UPerNetConfig)
     classes, about = len(run.data.train.classes), run.source.metadata.backbone
     model = build_segmenter(about, weights, config.model, classes, config.seed)
     carried = prove(model, weights)

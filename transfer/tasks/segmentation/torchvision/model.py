@@ -1,4 +1,4 @@
-"""FCN around a pretrained backbone, assembled from torchvision's components.
+"""FCN, UPerNet and a linear head around a pretrained backbone, assembled from torchvision's components.
 
 With the same weights it gives mmseg's features, logits, losses and learning rates (proven in the tests). What
 remains different: PIL resizes images, where mmseg uses OpenCV, which does not antialias; order and
@@ -27,8 +27,10 @@ from carryover.transfer.tasks.segmentation.maps import (
     stages_of,
     widths_of,
 )
-from carryover.transfer.tasks.segmentation.model_config import FCNConfig, LinearHeadConfig
+from carryover.transfer.tasks.segmentation.model_config import LinearHeadConfig, ModelConfig, UPerNetConfig
 from carryover.transfer.tasks.segmentation.torchvision.backbone import dilate
+from carryover.transfer.tasks.segmentation.torchvision.blocks import classifier_of, convolution
+from carryover.transfer.tasks.segmentation.torchvision.upernet import FourMaps, UPerHead
 from carryover.transfer.tasks.segmentation.transforms import Example
 
 
@@ -43,12 +45,10 @@ class ConvHead(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_channels] + [channels] * convs
-        self.convs = nn.Sequential(*(_conv(a, b) for a, b in pairwise(widths)))
-        self.concat = _conv(in_channels + channels, channels) if concat_input else None
+        self.convs = nn.Sequential(*(convolution(a, b) for a, b in pairwise(widths)))
+        self.concat = convolution(in_channels + channels, channels) if concat_input else None
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.classifier = classifier_of(channels, classes)
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.convs(features)
@@ -68,9 +68,7 @@ class LinearHead(nn.Module):
         super().__init__()
         self.bn = nn.BatchNorm2d(in_channels)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(in_channels, classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.classifier = classifier_of(in_channels, classes)
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(self.bn(features)))
@@ -141,11 +139,11 @@ class DilatedFCN(FCN):
 def build_segmenter(
     backbone: BackboneConfig,
     weights: Mapping[str, Tensor],
-    model: FCNConfig | LinearHeadConfig,
+    model: ModelConfig,
     classes: int,
     seed: int,
 ) -> DilatedFCN:
-    """Build an FCN around a pretrained backbone; everything new is initialised from `seed`.
+    """Build a segmenter around a pretrained backbone; everything new is initialised from `seed`.
 
     Parameters
     ----------
@@ -171,6 +169,19 @@ def build_segmenter(
             head = LinearHead(sum(widths), model.dropout, classes)
             names = {stage: str(index) for index, stage in enumerate(stages)}
             body: nn.Module = JoinedMaps(network.trunk(names), model.align_corners)
+        elif isinstance(model, UPerNetConfig):
+            head = UPerHead(
+                widths,
+                model.channels,
+                model.pool_scales,
+                classes,
+                dropout=model.dropout,
+                align=model.align_corners,
+                plain=is_plain(backbone),
+            )
+            if (aux := model.auxiliary) is not None:
+                auxiliary = ConvHead(widths[2], aux.channels, aux.convs, False, model.dropout, classes)
+            body = FourMaps(network.trunk({stage: str(index) for index, stage in enumerate(stages)}))
         else:
             if not is_plain(backbone):
                 dilate(network, model.output_stride)
@@ -184,9 +195,7 @@ def build_segmenter(
     return segmenter.to(memory_format=torch.channels_last)
 
 
-def losses(
-    logits: Mapping[str, Tensor], labels: Tensor, model: FCNConfig | LinearHeadConfig
-) -> dict[str, Tensor]:
+def losses(logits: Mapping[str, Tensor], labels: Tensor, model: ModelConfig) -> dict[str, Tensor]:
     """Return the weighted cross-entropies of head and auxiliary head; labels (B, H, W) int64.
 
     Averaged over all pixels, the ignored ones too, which add nothing (mmseg's default).
@@ -220,12 +229,6 @@ def batch_of(examples: Sequence[Example], config: InputConfig, device: torch.dev
         images[i, :, :h, :w] = normalised(copied_to(example.image, device), config)
         labels[i, :h, :w] = copied_to(example.labels, device)
     return images, labels
-
-
-def _conv(in_channels: int, channels: int) -> nn.Sequential:
-    convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
