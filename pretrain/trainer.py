@@ -76,7 +76,7 @@ def train(
     work = _work(config, out)
     if exported.exists():
         _require_exported(exported, work)
-        log.info("%s: already trained, nothing to do", out)
+        log.info("%s: already trained", out)
         return exported
 
     with joined(config.device) as ranks, StopRequest() as stop:

@@ -50,7 +50,7 @@ def read_reference(path: Path) -> Reference:
     """
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; `carryover inspect FILE --reference-script` prints how to make it"
+            f"{path}: no such file; `carryover inspect FILE --reference-script` prints a script for it"
         )
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -69,7 +69,7 @@ def read_reference(path: Path) -> Reference:
     if images.min() < 0 or images.max() > 1:
         raise UserError(
             f"{path}: 'images' reaches from {float(images.min()):.3g} to {float(images.max()):.3g}; expected"
-            " RGB in 0..1, before the normalisation, so that it is proven too"
+            " RGB in 0..1, before normalization, so that it is verified too"
         )
     for name, value in arrays.items():
         if not value.is_floating_point() or len(value) != len(images) or not torch.isfinite(value).all():

@@ -178,7 +178,7 @@ def _refuse_variants(state: Mapping[str, Tensor], where: Path, prefix: str) -> N
             )
         if last in ("weight_orig", "weight_g", "weight_v"):
             raise UserError(
-                f"{where}: '{prefix}{name}' is a reparametrised weight, expected a plain 'weight'"
+                f"{where}: '{prefix}{name}' is a reparametrized weight, expected a plain 'weight'"
             )
     if any(name.startswith("layer") for name in state) and not any(n.endswith("running_mean") for n in state):
         raise UserError(

@@ -89,7 +89,7 @@ def the_one(raw: Mapping[str, Tensor], names: tuple[str, ...], where: str) -> Fi
     found = candidates(raw, tuple(name for name in names if name in known), where)
     if len(found) > 1:
         listed = ", ".join(f"--architecture {f.config.arch}" for f in found)
-        raise UserError(f"{where}: several networks have these very tensors; say which it is: {listed}")
+        raise UserError(f"{where}: several networks have these tensors; choose one: {listed}")
     return found[0] if found else None
 
 

@@ -83,7 +83,7 @@ def take_recognised(
             except UserError as error:
                 raise UserError(f"{where}: {kind}; {error}") from None
         raise UserError(
-            f"{where}: {kind} that none of the usual models fits{tried}; say which of timm's models it is:"
+            f"{where}: {kind} that none of the usual models fits{tried}; name the model of timm:"
             " --architecture timm/NAME"
         )
     if told.heads is not None:

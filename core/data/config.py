@@ -245,7 +245,7 @@ class TestViewConfig(Section):
     def _crop_fits(self) -> "TestViewConfig":
         if self.size > self.resize and not self.whole:
             raise ValueError(
-                f"a centre crop of {self.size} does not fit into images resized to {self.resize}"
+                f"a center crop of {self.size} does not fit into images resized to {self.resize}"
             )
         return self
 

@@ -197,7 +197,7 @@ def subset(dataset: Dataset, config: SubsetConfig) -> Dataset:
     Raises UserError when there are fewer images, or when a stratified draw has no labels to go by.
     """
     if config.count > len(dataset):
-        raise UserError(f"data.subset.count: {config.count} images asked for, there are {len(dataset)}")
+        raise UserError(f"data.subset.count: {config.count} images requested, but there are {len(dataset)}")
     order = permutation(len(dataset), config.seed)
     if config.stratified:
         if dataset.labels is None:

@@ -66,7 +66,7 @@ def labels_of_flat_split(files: Sequence[Path], names: Sequence[str], classes: S
         stated[Path(name).stem] = label
     unknown = [name for name in names if Path(name).stem not in stated]
     if unknown:
-        raise UserError(f"{files[0]}: says no class of {len(unknown)} images: {', '.join(unknown[:5])}")
+        raise UserError(f"{files[0]}: lists no class for {len(unknown)} images: {', '.join(unknown[:5])}")
     return [stated[Path(name).stem] for name in names]
 
 

@@ -194,7 +194,7 @@ def labelled_files(data: ImageSection, root: Path) -> Files:
     unlabelled = [image_id for image_id in ids if image_id not in files.labels]
     if unlabelled:
         few = ", ".join(unlabelled[:5])
-        raise UserError(f"{files.files[0]}: says no class of {len(unlabelled)} images: {few}")
+        raise UserError(f"{files.files[0]}: lists no class for {len(unlabelled)} images: {few}")
     classes = sorted({row.label for row in files.labels.values()}, key=_by_number)
     index = {name: label for label, name in enumerate(classes)}
     names = [files.names.images[i].relative_to(files.folder).as_posix() for i in ids]

@@ -30,7 +30,9 @@ def open_dataset(config: DataConfig) -> Dataset:
 def _open(config: DataConfig) -> Dataset:
     reader, root = READERS.get(config.kind), config.root
     if root is None:
-        raise UserError(f"data.root is not set: say where the {config.title} data set lies (data.root=/path)")
+        raise UserError(
+            f"data.root is not set: set it to the directory of the {config.title} data set (data.root=/path)"
+        )
     root = root.expanduser()
     if not root.is_dir() and not config.download:
         raise UserError(f"data.root: {root}: no such folder; expected {reader.expected}")

@@ -209,7 +209,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1] + [1] * (x.dim() - 2)
         count = world_size() * x.numel() // x.shape[1]
         if count == 1:
-            raise ValueError("batch normalisation needs more than one value per channel")
+            raise ValueError("batch normalization needs more than one value per channel")
         mean = sum_over_ranks(x.sum(over)) / count
         centred = x - mean.view(shape)
         variance = sum_over_ranks((centred * centred).sum(over)) / count

@@ -11,8 +11,8 @@ def check_normalised(name: str, x: Tensor, tolerance: float = 1e-2) -> None:
     # Written so that NaN fails too.
     if not furthest <= tolerance:
         raise UserError(
-            f"{name} must be l2-normalised, but a row's length is {furthest:.3g} away from 1: "
-            "normalise the embeddings before the objective."
+            f"{name} must be l2-normalized, but a row's length is {furthest:.3g} away from 1: "
+            "normalize the embeddings before the objective."
         )
 
 
@@ -24,7 +24,7 @@ def check_directions(name: str, x: Tensor) -> None:
     lengths = x.detach().float().norm(dim=-1)
     if not bool(((lengths > 1e-12) & lengths.isfinite()).all()):
         raise UserError(
-            f"{name} cannot be l2-normalised: a row is all zeros, or not finite; look at the images' values,"
+            f"{name} cannot be l2-normalized: a row is all zeros, or not finite; look at the images' values,"
             " and at a checkpoint or head that gives nothing."
         )
 

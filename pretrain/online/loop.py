@@ -75,9 +75,7 @@ class OnlineSignals:
     ) -> None:
         config: OnlineConfig = validate(OnlineConfig, {"every": every, **settings}, "OnlineSignals")
         if every is None and images_per_step is None:
-            raise ValueError(
-                "OnlineSignals: say every=STEPS, or images_per_step=IMAGES to have it worked out"
-            )
+            raise ValueError("OnlineSignals: set every=STEPS, or images_per_step=IMAGES to compute it")
         views = {"view": {"size": size}, **(augment or {}), "mean": mean, "std": std}
         shown: AugmentConfig = validate(AugmentConfig, views, "OnlineSignals: augment")
         where = {"kind": kind, "root": Path(data), "split": train_split}

@@ -25,7 +25,7 @@ def test_every_recorded_pipeline_runs_its_recorded_recipes_on_its_recorded_roots
         found = entries(load("pipelines", name))
         assert found.keys() == recorded.keys(), name
         for entry, (recipe, root) in recorded.items():
-            # A random initialisation reads no data: some of its entries had no root.
+            # A random initialization reads no data: some of its entries had no root.
             assert found[entry] == [recipe, root or found[entry][1]], f"{name}: {entry}"
 
 

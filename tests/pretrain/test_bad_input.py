@@ -49,7 +49,7 @@ def test_embeddings_without_a_direction_are_refused(parts: int) -> None:
     for case in NORMALISING:
         method, batch = _build(case)
         _silence(method.online)
-        with pytest.raises(UserError, match=r"embedding of the online network cannot be l2-normalised"):
+        with pytest.raises(UserError, match=r"embedding of the online network cannot be l2-normalized"):
             backward(method, method, batch, _moment(), parts)
         assert all(p.grad is None for p in method.parameters())
 
@@ -59,7 +59,7 @@ def test_targets_that_are_not_finite_are_refused() -> None:
     assert method.target is not None
     with torch.no_grad():
         next(method.target.parameters()).fill_(torch.inf)
-    with pytest.raises(UserError, match=r"embedding of the target branch cannot be l2-normalised"):
+    with pytest.raises(UserError, match=r"embedding of the target branch cannot be l2-normalized"):
         method(batch, _moment())
 
 
@@ -73,7 +73,7 @@ def test_an_objective_given_embeddings_that_are_not_normalised_is_refused() -> N
 
     method, batch = _build("simo")
     method.__class__ = Careless
-    with pytest.raises(UserError, match=r"Careless's queries must be l2-normalised"):
+    with pytest.raises(UserError, match=r"Careless's queries must be l2-normalized"):
         method(batch, _moment())
 
 
@@ -93,7 +93,7 @@ def test_a_bank_that_does_not_fit_is_refused(case: str) -> None:
     for wrong, words in (
         (rows[:4], r"holds 4 rows of \d+ numbers, but the data set has 6 images"),
         (rows[:, :-1], r"holds 20 rows of (\d+) numbers, but .* head gives (?!\1)\d+ numbers"),
-        (2 * rows, r"the memory bank's rows must be l2-normalised"),
+        (2 * rows, r"the memory bank's rows must be l2-normalized"),
     ):
         method.bank = MemoryBank(wrong)
         method._unchecked = True

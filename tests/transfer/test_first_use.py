@@ -204,7 +204,7 @@ def test_a_dry_run_opens_the_data_and_says_every_error_at_once(
     assert (
         "evaluate/theirs/renamed-seed0 and 1 more: the test split has 1 classes that training lacks" in said
     )
-    assert "9 images of each class were asked for, but 'ant' has 4" in said
+    assert "9 images of each class were requested, but 'ant' has 4" in said
     assert "evaluate/theirs/demo_faster_fpn-seed0: " in said and "Annotations/" in said
     assert f"{tmp_path / 'nowhere'}: no such directory" in said
     assert "4 sets of data opened: 3 problems" in said and not run.exists()
@@ -253,4 +253,4 @@ def test_the_report_says_what_is_there_and_nothing_else(tmp_path: Path) -> None:
     write_record(few.model_copy(update={"method": "random"}), tmp_path / "few-random")
     write_report([tmp_path], tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Points are single runs; the dashed line is random initialisation." in page
+    assert "Points are single runs; the dashed line is random initialization." in page

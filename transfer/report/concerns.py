@@ -78,13 +78,13 @@ def concerns(collection: Collection) -> list[Concern]:
         ),
         Concern(
             "Assumed of a checkpoint",
-            "Its file does not say; where it is otherwise, the features are not the maker's.",
+            "The file does not state it; if the assumption is wrong, the features differ from the authors'.",
             tuple(_assumptions(collection)),
         ),
-        Concern("Missing seeds", "The cell says how many it has.", tuple(_gaps(collection))),
+        Concern("Missing seeds", "The cell states its number of seeds.", tuple(_gaps(collection))),
         Concern(
             "Different code revisions in one cell",
-            "They are pooled: the recipes, and so what the code was asked to do, are the same.",
+            "They are pooled: the recipes are the same.",
             tuple(_revisions(collection)),
         ),
         Concern("Repeated records", "Exact repetitions count once.", tuple(_repeats(collection, agree=True))),

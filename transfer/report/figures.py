@@ -65,7 +65,7 @@ def figure_note(tables: Sequence[Table]) -> str:
     drawn = [cell for row, cell in cells if row.pretraining.method == RANDOM]
     if drawn:
         band = " and its band are" if any(cell.std is not None for cell in drawn) else " is"
-        said += f"; the dashed line{band} random initialisation"
+        said += f"; the dashed line{band} random initialization"
     return said + "."
 
 

@@ -87,7 +87,7 @@ class Summary:
             below = len(judged) - above - within
             parts.append(
                 f"{above} of {_count(len(judged), 'pretraining')} beat"
-                f"{'s' if above == 1 else ''} random initialisation by more than {than}"
+                f"{'s' if above == 1 else ''} random initialization by more than {than}"
             )
             parts += [f"{within} with no difference found"] if within else []
             parts += [f"{below} {'is' if below == 1 else 'are'} worse by more than it"] if below else []

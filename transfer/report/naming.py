@@ -9,7 +9,7 @@ SUPERVISED: Final = "supervised"
 BASELINES: Final = (RANDOM, SUPERVISED)
 
 _METHODS = {
-    RANDOM: "Random initialisation",
+    RANDOM: "Random initialization",
     SUPERVISED: "Supervised",
     "unigrad": "UniGrad",
     "simo": "SiMo",
@@ -41,7 +41,7 @@ _TASKS = {
     "linear": "Linear evaluation",
     "linear_cached": "Linear evaluation of cached features",
     "attentive": "Attentive probe",
-    "knn": "k-nearest neighbours",
+    "knn": "k-nearest neighbors",
     "svm": "SVM on frozen features",
     "detection": "Detection and instance segmentation",
     "segmentation": "Semantic segmentation",

@@ -41,11 +41,11 @@ def outcomes_of(stored: StoredRecord) -> Outcomes:
     name = record.artifacts.get(_KEY)
     if name is None:
         raise UserError(
-            f"{path}: keeps no per-image outcomes; it is of carryover 0.1, or of a task that has none"
+            f"{path}: keeps no per-image outcomes; written by carryover 0.1, or by a task without them"
         )
     file = path.parent / name
     if not file.is_file():
-        raise UserError(f"{file}: gone; {path} says that its numbers were counted from it")
+        raise UserError(f"{file}: gone; {path} states that its metrics were computed from it")
     if sha256_file(file) != record.digests.get(_KEY):
         raise DamagedFileError(f"{file}: damaged: it is not the file that {path} was counted from")
     return read_outcomes(file)

@@ -77,7 +77,7 @@ def take_per_class(labels: Sequence[int], classes: Sequence[str], images: int, s
     by_class = _by_class(labels, classes)
     short = [f"'{n}' has {len(m)}" for n, m in zip(classes, by_class) if len(m) < images]
     if short:
-        raise UserError(f"{images} images of each class were asked for, but {_some(short)}")
+        raise UserError(f"{images} images of each class were requested, but {_some(short)}")
     return _prefixes(by_class, [images] * len(classes), seed)
 
 
@@ -153,7 +153,7 @@ def hold_out(
     rows = [np.flatnonzero(subset == c) for c in range(len(classes))]
     single = [f"'{name}' has {len(r)}" for name, r in zip(classes, rows) if len(r) < 2]
     if single:
-        raise UserError(f"holding out a part needs two labelled images of every class, but {_some(single)}")
+        raise UserError(f"holding out a part needs two labeled images of every class, but {_some(single)}")
     counts = [min(max(_share(len(r), fraction), 1), len(r) - 1) for r in rows]
     held = np.zeros(len(chosen), dtype=bool)
     held[_prefixes(rows, counts, seed)] = True

@@ -178,7 +178,7 @@ class FolderMasks(Section):
     def _palette_fits(self) -> "FolderMasks":
         if self.palette is None:
             if isinstance(self.ignore, tuple):
-                raise ValueError("ignore: a colour needs a palette; masks of indices ignore an index")
+                raise ValueError("ignore: a color needs a palette; masks of indices ignore an index")
             index = None if self.ignore is None else self.ignore - self.first_index
             if index is not None and 0 <= index < len(self.classes):
                 more = "" if index else "; where 0 means that a pixel has no label, say first_index: 1"
@@ -187,14 +187,14 @@ class FolderMasks(Section):
                 raise ValueError("first_index: masks of bytes have no index for the last class")
             return self
         if self.first_index:
-            raise ValueError("first_index: painted masks have colours in place of indices")
+            raise ValueError("first_index: painted masks have colors instead of indices")
         if len(self.palette) != len(self.classes):
             raise ValueError(
-                f"palette has {len(self.palette)} colours for {len(self.classes)} classes; one each"
+                f"palette has {len(self.palette)} colors for {len(self.classes)} classes; one each is needed"
             )
         colours = [*self.palette, *([self.ignore] if isinstance(self.ignore, tuple) else [])]
         if len(set(colours)) != len(colours):
-            raise ValueError("palette: a colour is there twice")
+            raise ValueError("palette: a color is listed twice")
         return self
 
 

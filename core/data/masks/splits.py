@@ -64,7 +64,9 @@ def scan_splits(data: SegmentationData) -> Splits:
     """Read as `read_splits` does, but return fatal defects with the others instead of raising them."""
     root = data.root.expanduser()
     if not root.is_dir():
-        raise UserError(f"data.root: {root}: no such directory; say where {data.title} is with data.root=DIR")
+        raise UserError(
+            f"data.root: {root}: no such directory; set data.root=DIR to the directory of {data.title}"
+        )
     train, train_defects, train_counts = _read(data, "train")
     test, test_defects, test_counts = _read(data, "test")
     compared: list[Defect] = []

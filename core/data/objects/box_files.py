@@ -79,7 +79,7 @@ class BoxFiles:
         """The images by their ids; UserError where there are none."""
         images = images_by_name(self.folder)
         if not images:
-            raise UserError(f"{self.folder}: no image in it; `data: {{images: FOLDER}}` says where they lie")
+            raise UserError(f"{self.folder}: no image in it; set `data: {{images: FOLDER}}`")
         return Names(images)
 
     @cached_property
@@ -181,7 +181,7 @@ class BoxFiles:
             names = list(self.data.classes)
         if not names:
             raise UserError(
-                f"{self.annotations.base}: nothing names the classes by their numbers; expected"
+                f"{self.annotations.base}: the classes have numbers but no names; expected"
                 f" {NAME_FILES[0]} beside the annotations, or `data: {{classes: [FIRST, SECOND]}}`"
             )
         return names, file

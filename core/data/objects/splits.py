@@ -36,7 +36,9 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
     """
     root = data.root.expanduser()
     if not root.is_dir():
-        raise UserError(f"data.root: {root}: no such directory; say where {data.title} is with data.root=DIR")
+        raise UserError(
+            f"data.root: {root}: no such directory; set data.root=DIR to the directory of {data.title}"
+        )
     if isinstance(data, BoxesData):
         (train, train_defects), (test, test_defects) = read_boxes(data, (data.train, (data.test,)))
     else:
@@ -53,7 +55,7 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
         raise UserError(f"{train.name}: no object of {', '.join(train.classes)} in any image")
     if all(i.annotation.difficult.all() for i in train.images):
         raise UserError(
-            f"{train.name}: all {sum(objects)} objects are marked difficult: nothing is left to train on"
+            f"{train.name}: all {sum(objects)} objects are marked difficult: no object is left to train on"
         )
     compared = compare_splits(train, test, data.defects, all_wanted=not isinstance(data, CocoData))
     if compared:

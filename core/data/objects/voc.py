@@ -151,7 +151,7 @@ def _voc_folder(root: Path, year: int | None) -> Path:
     folders = voc_folders(root)
     if folders == [root]:
         if year is not None and root.name in {f"VOC{y}" for y in range(2005, 2013)} - {f"VOC{year}"}:
-            raise UserError(f"{root}: this is not the VOC{year} that was asked for; give its parent as root")
+            raise UserError(f"{root}: this is not the requested VOC{year}; give its parent as root")
         return root
     named = [folder for folder in folders if folder.name == f"VOC{year}"]
     if named:

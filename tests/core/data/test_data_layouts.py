@@ -159,7 +159,7 @@ def test_subsets_of_one_seed_are_nested(tmp_path: Path) -> None:
     balanced = build_dataset(DataConfig(root=root, subset=SubsetConfig(count=8, stratified=True)))
     assert balanced.labels is not None
     assert sorted(np.bincount(balanced.labels)) == [2, 3, 3]
-    with pytest.raises(UserError, match="31 images asked for, there are 30"):
+    with pytest.raises(UserError, match="31 images requested, but there are 30"):
         names(31)
 
 

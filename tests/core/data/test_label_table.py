@@ -145,7 +145,7 @@ def test_what_is_wrong_with_a_table_is_named_by_its_line(tmp_path: Path) -> None
     columns = {"image": "Bild", "label": "Art"}
     assert len(read(tmp_path, "train", columns=columns, splits={"test": 0.4})) == 3
     write_csv(tmp_path / "train.txt", "a", "nobody")
-    with pytest.raises(UserError, match="says no class of 1 images: nobody"):
+    with pytest.raises(UserError, match="lists no class for 1 images: nobody"):
         read(tmp_path, "train", columns=columns)
     for given, words in (
         ({"kind": "imagefolder", "images": "x"}, "images belongs to kind: csv"),

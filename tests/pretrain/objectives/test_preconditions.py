@@ -19,7 +19,7 @@ def test_unit_rows_pass_even_when_rounded_to_bfloat16() -> None:
 
 @pytest.mark.parametrize("row", [[2.0, 0.0], [0.0, 0.0], [float("nan"), 0.0]])
 def test_one_row_off_the_sphere_is_refused(row: list[float]) -> None:
-    with pytest.raises(UserError, match="momentum keys must be l2-normalised"):
+    with pytest.raises(UserError, match="momentum keys must be l2-normalized"):
         check_normalised("momentum keys", torch.tensor([[1.0, 0.0], row]))
 
 
@@ -32,5 +32,5 @@ def test_a_batch_of_one_has_no_statistics() -> None:
 @pytest.mark.parametrize("row", [[0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
 def test_a_row_without_a_direction_is_refused(row: list[float]) -> None:
     check_directions("an embedding", torch.tensor([[3.0, 4.0], [1e-3, 0.0]]))
-    with pytest.raises(UserError, match="an embedding cannot be l2-normalised"):
+    with pytest.raises(UserError, match="an embedding cannot be l2-normalized"):
         check_directions("an embedding", torch.tensor([[3.0, 4.0], row]))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from carryover.transfer.results.record import Metric, write_record
 from tests.transfer.records import record
 
-# Made-up levels: what each pretraining adds to random initialisation, in points.
+# Made-up levels: what each pretraining adds to random initialization, in points.
 GAINS = {
     "random_demo": ("random", 0.0, 0.0),
     "simo_demo": ("simo", 30.0, 7.5),

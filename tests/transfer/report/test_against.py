@@ -46,7 +46,7 @@ def test_accuracy_is_drawn_against_gpu_hours_as_svg_and_pdf(tmp_path: Path) -> N
     ]
     (picture,) = cost_pictures(*records, directory=tmp_path)
     assert picture.alternative == (
-        "one_percent: Top 1 against cost. Random initialisation, which costs nothing: 40.0;"
+        "one_percent: Top 1 against cost. Random initialization, which costs nothing: 40.0;"
         " SiMo: 60.0 after 30 GPU hours; UniGrad: 65.0 after 90 GPU hours"
     )
     assert "pretraining, GPU hours" in picture.svg

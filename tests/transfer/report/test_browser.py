@@ -64,7 +64,7 @@ def test_it_opens_without_a_message_and_without_a_request(page: Chrome, report: 
 
 
 def test_a_heading_sorts_its_column_best_first_then_worst_first(page: Chrome) -> None:
-    assert labels(page, "table-1")[0] == "Random initialisation"
+    assert labels(page, "table-1")[0] == "Random initialization"
     head = page.find_element(By.CSS_SELECTOR, "[aria-labelledby=table-1] th[data-sort='1']")
     button = head.find_element(By.TAG_NAME, "button")
     button.click()

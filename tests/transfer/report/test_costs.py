@@ -42,7 +42,7 @@ def test_rows_and_columns_keep_the_order_of_the_results() -> None:
     records = [run(m, pretrain_wall_seconds=60.0, seed=s) for m in methods for s in range(2)]
     ten = [run(m, recipe="ten", recipe_hash="c" * 64, label_fraction=0.1) for m in methods]
     pretrainings, evaluations = build_cost_tables(gathered(*records, *ten))
-    assert [r.label for r in pretrainings.rows] == ["Random initialisation", "Supervised", "BYOL", "UniGrad"]
+    assert [r.label for r in pretrainings.rows] == ["Random initialization", "Supervised", "BYOL", "UniGrad"]
     assert [r.label for r in evaluations.rows] == list(gathered(*records, *ten).captions.values())
 
 

@@ -41,7 +41,7 @@ def test_the_lead_counts_what_beats_random_initialisation_and_names_the_best_met
         *runs("supervised", 80.0, 82.0),
     ).lead()
     assert lead.startswith(
-        "2 of 4 pretrainings beat random initialisation by more than the seed-to-seed spread,"
+        "2 of 4 pretrainings beat random initialization by more than the seed-to-seed spread,"
         " 1 with no difference found, 1 is worse by more than it. Best: UniGrad +10.5 (95 % interval"
     )
 
@@ -49,7 +49,7 @@ def test_the_lead_counts_what_beats_random_initialisation_and_names_the_best_met
 def test_single_runs_are_not_judged() -> None:
     summary = summary_of(*runs("random", 50.0), *runs("unigrad", 60.0), *runs("simo", 40.0))
     assert {f.verdict for f in summary.findings} == {"one run"}
-    assert "1 of 2 single runs better than random initialisation, with no spread" in summary.lead()
+    assert "1 of 2 single runs better than random initialization, with no spread" in summary.lead()
 
 
 def test_a_backbone_is_compared_with_its_own_random_initialisation() -> None:

@@ -30,7 +30,7 @@ def test_labels_and_headings_of_metrics(name: str, params: dict[str, Any], label
     [
         ("finetune", 0.01, "1 % of the labels"),
         ("finetune", 1.0, "100 % of the labels"),
-        ("knn", 1.0, "k-nearest neighbours"),
+        ("knn", 1.0, "k-nearest neighbors"),
         ("linear_cached", 1.0, "Linear evaluation of cached features"),
         ("linear", 0.1, "Linear evaluation, 10 % of the labels"),
     ],

@@ -141,4 +141,4 @@ def test_an_undefined_number_is_shown_as_such() -> None:
 def test_baselines_come_first() -> None:
     methods = ["unigrad", "supervised", "random", "byol"]
     (table,) = tables_of(*(record(method=m, pretrain_recipe=m) for m in methods))
-    assert [r.label for r in table.rows] == ["Random initialisation", "Supervised", "BYOL", "UniGrad"]
+    assert [r.label for r in table.rows] == ["Random initialization", "Supervised", "BYOL", "UniGrad"]

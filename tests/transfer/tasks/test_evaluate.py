@@ -55,7 +55,7 @@ def test_a_key_that_was_wrong_is_mended_in_the_same_directory(theirs: Path, tmp_
         images = ["image.size=32", "image.resize=32", "image.input_size=any", "workers=0", "precision=fp32"]
         return evaluate(load("transfer", "demo_knn", [*said, *images]), checkpoint, out)
 
-    with pytest.raises(UserError, match="k: 200 neighbours of 20 labelled images"):
+    with pytest.raises(UserError, match="k: 200 neighbors of 20 labeled images"):
         knn(200)
     assert not list(out.iterdir())
     assert [m.label for m in knn(3).metrics] == ["top1 k=3 T=0.1"]

@@ -41,7 +41,7 @@ class Knn(FrozenTask[KnnConfig]):
 
         config, data, ranks = run.config, run.data, run.ranks
         if max(config.k) > len(data.train.indices):
-            raise UserError(f"k: {max(config.k)} neighbours of {len(data.train.indices)} labelled images")
+            raise UserError(f"k: {max(config.k)} neighbors of {len(data.train.indices)} labeled images")
         train, test = model.features(data.train.images), model.features(data.test)
         hows = [Neighbourhood(k, t) for k in config.k for t in config.temperatures]
         own = np.array_split(np.arange(len(test.labels)), ranks.world)[ranks.rank]

@@ -74,7 +74,7 @@ def test_knn_over_few_labels_says_so_and_refuses_too_large_a_k(
     few = ("labels={name: per_class, images: 3}", "k=[5]")
     record = evaluate(recipe("knn_cifar10", images, *few), resnet, tmp_path / "few")
     assert (record.train_images, record.label_fraction) == (18, 0.3)
-    with pytest.raises(UserError, match="200 neighbours of 60"):
+    with pytest.raises(UserError, match="200 neighbors of 60"):
         evaluate(recipe("knn_cifar10", images), resnet, tmp_path / "many")
 
 

@@ -62,7 +62,7 @@ def test_the_held_out_part_is_of_the_labelled_images_and_leaves_some_of_every_cl
 
 def test_one_labelled_image_of_a_class_cannot_be_held_out() -> None:
     chosen = subsets.take_per_class(LABELS, CLASSES, 1, seed=0)
-    with pytest.raises(UserError, match="two labelled images"):
+    with pytest.raises(UserError, match="two labeled images"):
         subsets.hold_out(LABELS, CLASSES, chosen, 0.2, seed=0)
 
 

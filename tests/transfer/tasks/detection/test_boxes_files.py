@@ -242,7 +242,7 @@ def test_what_is_not_there_or_wrong_is_named_by_file_and_line(tmp_path: Path) ->
         read(tmp_path, annotations="notes")
     for name, objects in OBJECTS.items():
         write_yolo(tmp_path / f"{name}.txt", objects)
-    with pytest.raises(UserError, match=r"nothing names the classes by their numbers; expected classes.txt"):
+    with pytest.raises(UserError, match=r"the classes have numbers but no names; expected classes.txt"):
         read(tmp_path, splits={"test": 0.5})
     (tmp_path / "classes.txt").write_text("dog\n")
     with pytest.raises(UserError, match=r"a.txt: line 1: class 1, but 1 classes are named"):

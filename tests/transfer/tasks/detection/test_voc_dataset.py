@@ -53,7 +53,7 @@ def test_the_root_may_be_the_devkit_or_the_folder_itself(tmp_path, below):
 
 def test_another_year_than_the_folder_is_refused(tmp_path):
     folder = write_voc(tmp_path / "VOC2007", {"a": [DOG]})
-    with pytest.raises(UserError, match="not the VOC2012"):
+    with pytest.raises(UserError, match="not the requested VOC2012"):
         read_voc(folder, [(2012, "train")])
     with pytest.raises(UserError, match="holds no VOC2012; folders with JPEGImages in them: VOC2007"):
         read_voc(tmp_path, [(2012, "train")])

@@ -75,11 +75,11 @@ def test_upernet_is_built_by_both_libraries():
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["palette=[[0, 0, 0]]"], "1 colours for 2 classes"),
-        (["palette=[[0, 0, 0], [0, 0, 0]]"], "a colour is there twice"),
+        (["palette=[[0, 0, 0]]"], "1 colors for 2 classes"),
+        (["palette=[[0, 0, 0], [0, 0, 0]]"], "a color is listed twice"),
         (["palette=[[0, 0, 0], [0, 0, 300]]"], "300|less than or equal to 255"),
         (["ignore=1"], "ignore: 1 is the class 'thing'"),
-        (["ignore=[1, 2, 3]"], "a colour needs a palette"),
+        (["ignore=[1, 2, 3]"], "a color needs a palette"),
     ],
 )
 def test_folders_whose_masks_cannot_be_read_are_refused(lines, message):
