@@ -26,10 +26,16 @@ out_console = Console()
 err_console = Console(stderr=True)
 
 _KINDS = ("pretrain", "transfer", "pipelines", "clusters")
+_COMMANDS = {
+    "pretrain": "carryover pretrain {name}",
+    "transfer": "carryover evaluate {name} -c CHECKPOINT",
+    "pipelines": "carryover run {name}",
+    "clusters": "carryover run PIPELINE --executor slurm --cluster {name}",
+}
 
 
 def print_findings(findings: Iterable["Finding"]) -> bool:
-    """Print the doctor's findings; return whether nothing indispensable is missing."""
+    """Print the findings of `doctor`; return whether all requirements are met."""
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found", "how to get it"):
         table.add_column(column, overflow="fold")
@@ -43,10 +49,10 @@ def print_findings(findings: Iterable["Finding"]) -> bool:
 
 
 def print_recipes(group: str | None = None, paper: str | None = None) -> None:
-    """List the shipped recipes with the first line of their stories: by kind, and evaluations by task.
+    """List the shipped recipes with the first line of their headers: by kind, and evaluations by task.
 
-    `group` is a kind or a task, `paper` a part of the recipe's name or source. Into a pipe go plain lines:
-    group, name and title, with tabs in between.
+    `group` is a kind or a task, `paper` a part of the recipe's name or source. In a pipe the output is plain
+    lines: group, name and title, separated by tabs.
     """
     found = [
         (own, name, title(kind, name))
@@ -71,7 +77,7 @@ def print_recipes(group: str | None = None, paper: str | None = None) -> None:
 
 
 def is_group(name: str) -> bool:
-    """Tell whether recipes can be listed by a name: it is a kind, or a task of evaluations."""
+    """Return whether a name is a group of recipes: a kind, or a task of evaluations."""
     from carryover.transfer.tasks.config import TASKS
 
     return name in (*_KINDS, *TASKS.names())
@@ -89,7 +95,7 @@ def _is_of(kind: str, name: str, paper: str | None) -> bool:
 
 
 def print_recipe(name: str, overrides: Sequence[str]) -> None:
-    """Print one recipe, a shipped one or a file: its story, then all its values, as YAML to load again."""
+    """Print one recipe, shipped or a file, as YAML: the command that runs it, its header, all values."""
     own = Path(name.partition(":")[0]).suffix in (".yaml", ".yml")
     kinds = [kind_of(Path(name))] if own else [k for k in _KINDS if name in recipe_names(k)]
     if not kinds:
@@ -98,8 +104,8 @@ def print_recipe(name: str, overrides: Sequence[str]) -> None:
         raise UserError(f"no recipe is called '{name}'{hint}")
     for kind in kinds:
         story = "".join(f"# {line}".rstrip() + "\n" for line in header(kind, name).splitlines())
-        title = f"{name}, of kind {kind}" if own else f"{kind}/{name}"
-        out_console.print(Text(f"# {title}\n{story}{dump(load(kind, name, overrides))}"), soft_wrap=True)
+        command = _COMMANDS[kind].format(name=f"./{name}" if own and "/" not in name else name)
+        out_console.print(Text(f"# {command}\n{story}{dump(load(kind, name, overrides))}"), soft_wrap=True)
 
 
 def check_data(kind: str, root: Path, recipe: str | None) -> list["Defect"]:

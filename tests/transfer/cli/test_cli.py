@@ -107,12 +107,18 @@ def test_a_recipes_title_is_listed_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "kind"), [("unigrad_demo", "pretrain"), ("simclr_1percent", "transfer"), ("demo", "pipelines")]
+    ("base", "command"),
+    [
+        ("unigrad_demo", "pretrain ./mine.yaml"),
+        ("simclr_1percent", "evaluate ./mine.yaml -c CHECKPOINT"),
+        ("demo", "run ./mine.yaml"),
+    ],
 )
-def test_a_recipe_of_ones_own_is_shown_like_a_shipped_one(tmp_path: Path, base: str, kind: str) -> None:
+def test_a_recipe_of_ones_own_is_shown_like_a_shipped_one(tmp_path: Path, base: str, command: str) -> None:
     (tmp_path / "mine.yaml").write_text(f"# Mine.\nbase: {base}\n", encoding="utf-8")
     own, shipped = (carryover("recipes", name, cwd=tmp_path).stdout for name in ("mine.yaml", base))
-    assert own.startswith(f"# mine.yaml, of kind {kind}\n# Mine.\n")
+    assert own.startswith(f"# carryover {command}\n# Mine.\n")
+    assert shipped.startswith(f"# carryover {command.replace('./mine.yaml', base)}\n")
     assert without_story(own) == without_story(shipped) != ""
 
 
