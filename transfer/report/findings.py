@@ -94,7 +94,7 @@ class Summary:
         if single := self.of("one run"):
             parts.append(
                 f"{len(self.better('one run'))} of {_count(len(single), 'single run')} better than random"
-                " initialisation, with no spread to judge that by"
+                " initialization, with no spread to judge that by"
             )
         sign = 1 if self.higher_is_better else -1
         contenders = [f for f in self.findings if not f.baseline] or list(self.findings)
