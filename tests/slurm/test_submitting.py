@@ -242,7 +242,7 @@ def test_an_sbatch_that_gives_no_answer_submits_nothing_twice(tmp_path: Path, fa
 
 
 def test_patterns_in_the_path_of_a_run_are_refused(tmp_path: Path, fake: FakeSlurm) -> None:
-    with pytest.raises(RequestError, match=r"50%: SLURM gives '%' in the names of log files a meaning"):
+    with pytest.raises(RequestError, match=r"50%: SLURM interprets '%' in the names of log files"):
         submit(tmp_path / "50%")
     assert not fake.scripts
     for name in ("comment", "clusters", "array"):

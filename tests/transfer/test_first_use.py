@@ -207,10 +207,10 @@ def test_a_dry_run_opens_the_data_and_says_every_error_at_once(
     assert "9 images of each class were requested, but 'ant' has 4" in said
     assert "evaluate/theirs/demo_faster_fpn-seed0: " in said and "Annotations/" in said
     assert f"{tmp_path / 'nowhere'}: no such directory" in said
-    assert "4 sets of data opened: 3 problems" in said and not run.exists()
+    assert "4 data sets opened: 3 problems" in said and not run.exists()
     only = ["only=[theirs, demo_knn]"]
     assert run_pipeline(str(tmp_path / "pipe.yaml"), run, "inline", only, dry_run=True) == 0
-    assert "1 sets of data opened: nothing wrong with them" in capsys.readouterr().out
+    assert "1 data sets opened: no problems found" in capsys.readouterr().out
 
 
 def test_another_works_directory_is_refused_by_its_key_before_data_are_read(tmp_path: Path) -> None:

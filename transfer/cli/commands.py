@@ -37,7 +37,7 @@ _COMMANDS = {
 def print_findings(findings: Iterable["Finding"]) -> bool:
     """Print the findings of `doctor`; return whether all requirements are met."""
     table = Table(box=None, pad_edge=False)
-    for column in ("", "what", "found", "how to get it"):
+    for column in ("", "part", "found", "how to install it"):
         table.add_column(column, overflow="fold")
     well = True
     for finding in findings:

@@ -1,4 +1,4 @@
-"""run, status, logs, cancel, retry: what they do and print. All but `run` need the run directory alone."""
+"""Implementation of run, status, logs, cancel and retry. All but `run` need only the run directory."""
 
 import os
 import sys
@@ -33,7 +33,7 @@ err_console = Console(stderr=True)
 # Each look is a call to squeue, which asks not to be run in tight loops.
 _LOOK_SECONDS = 20.0
 UNKNOWN = 3
-"""Exit status of `status` where SLURM gave no answer that can be relied on."""
+"""Exit status of `status` if SLURM gave no reliable answer."""
 
 _STYLES = {
     "finished": "green",
@@ -92,7 +92,7 @@ def run_pipeline(
 
 
 def _print_opened(plan: Sequence["Decision"]) -> bool:
-    """Open the data that the stages would read, and print what is wrong; return whether nothing is."""
+    """Open the data that the stages would read, and print the problems; return whether there are none."""
     from carryover.transfer.pipeline.opening import open_data
 
     opened = open_data(plan)
@@ -101,18 +101,18 @@ def _print_opened(plan: Sequence["Decision"]) -> bool:
         out_console.print(
             Text(f"{problem.stages[0]}{more}: {problem.text}", style="bold red"), soft_wrap=True
         )
-    told = f"{opened.data_sets} sets of data opened: " if opened.data_sets else "no data to open yet"
-    found = f"{len(opened.problems)} problems" if opened.problems else "nothing wrong with them"
+    told = f"{opened.data_sets} data sets opened: " if opened.data_sets else "no data to open yet"
+    found = f"{len(opened.problems)} problems" if opened.problems else "no problems found"
     out_console.print(f"{told}{found if opened.data_sets else ''}")
     return not opened.problems
 
 
 def print_status(run_dir: Path, *, follow: bool = False) -> int:
-    """Print where every stage of a run stands; return the exit status that says it in short.
+    """Print the state of every stage of a run; return the exit status that summarizes it.
 
-    0: every stage has finished, or is on its way. 1: one ended badly, or nobody works on it. 3: none did, but
-    of one it cannot be told. With `follow`, the table is drawn anew until nothing is on its way any more, nor
-    unknown.
+    0: every stage has finished, is queued or is running. 1: a stage failed, or nothing works on it. 3: no
+    stage is known to have failed, but the state of one is unknown. With `follow`, the table is updated until
+    nothing is queued, running or unknown.
     """
     from carryover.slurm.status import status
 
@@ -134,7 +134,7 @@ def print_status(run_dir: Path, *, follow: bool = False) -> int:
 
 def _status_table(now: "RunStatus") -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "state", "job", "attempts", "elapsed", "progress", "left", "why"):
+    for column in ("stage", "state", "job", "attempts", "elapsed", "progress", "left", "reason"):
         table.add_column(column, overflow="fold")
     for stage in now.stages:
         done = _steps(stage.progress)
@@ -160,20 +160,20 @@ def _steps(progress: "Progress | None") -> str:
 
 
 def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
-    """Print everything that one attempt at a stage logged and printed."""
+    """Print the log and output of one attempt at a stage."""
     from carryover.slurm.ledger import Ledger
     from carryover.slurm.status import log_files
 
     files = log_files(Ledger.open(run_dir), stage, attempt)
     if not files:
-        err_console.print(Text(f"{stage} has said nothing yet"))
+        err_console.print(Text(f"{stage} has printed nothing yet"))
     for path in files:
         err_console.print(Text(f"==> {path}", style="bold"), soft_wrap=True)
         out_console.print(Text(path.read_text(encoding="utf-8", errors="replace")), soft_wrap=True)
 
 
 def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
-    """Stop a run, or some of its stages; say which were stopped."""
+    """Stop a run, or some of its stages, and print which were stopped."""
     from carryover.slurm.control import cancel
 
     stopped = cancel(run_dir, stages or None)
@@ -184,7 +184,7 @@ def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
 
 
 def retry_run(run_dir: Path, failed_only: bool) -> int:
-    """Run or submit again what has not finished, as it was last; return the exit status."""
+    """Run or submit unfinished stages again, with the last settings; return the exit status."""
     from carryover.slurm.control import retry
     from carryover.slurm.sbatch import describe
 
@@ -200,13 +200,13 @@ def _executor(name: str, place: "ClusterConfig", at_once: int) -> "Executor":
 
 
 def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor: str) -> "Preview":
-    """Print what would be done with every stage, and on a cluster every sbatch header."""
+    """Print the planned action for every stage, and on a cluster every sbatch header."""
     from carryover.slurm.plan import Action
     from carryover.slurm.preview import preview
 
     planned = preview(graph, run_dir, place.cluster)
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "plan", "asks for", "waits for"):
+    for column in ("stage", "plan", "resources", "depends on"):
         table.add_column(column, overflow="fold")
     for decision in planned.plan:
         stage = decision.stage
@@ -227,20 +227,20 @@ def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor:
         for line in (*job.header, *(f"scontrol update {request}" for request in job.updates)):
             out_console.print(Text(line), soft_wrap=True)
     out_console.print(
-        f"\n{len(planned.jobs)} jobs, {planned.gpu_hours:.0f} GPU-hours asked for, if every stage takes its "
+        f"\n{len(planned.jobs)} jobs, {planned.gpu_hours:.0f} GPU-hours requested, if every stage uses its "
         "time limit once"
     )
     return planned
 
 
 def _in_short(plan: Iterable["Decision"]) -> str:
-    """Count what a plan does: what it does again, for the first time, goes on with, and leaves."""
+    """Count the actions of a plan: stages to repeat, to run for the first time, to resume, and to keep."""
     from carryover.slurm.plan import Action
 
     kinds = {
-        "to do again": lambda d: d.action is Action.REPLACE or bool(d.unfit) or d.damaged,
-        "to do": lambda d: d.action is Action.RUN,
-        "to go on with": lambda d: d.action is Action.RESUME,
+        "to repeat": lambda d: d.action is Action.REPLACE or bool(d.unfit) or d.damaged,
+        "to run": lambda d: d.action is Action.RUN,
+        "to resume": lambda d: d.action is Action.RESUME,
         "finished": lambda d: d.action in (Action.SKIP, Action.RESTORE),
     }
     counts = dict.fromkeys(kinds, 0)
@@ -248,7 +248,7 @@ def _in_short(plan: Iterable["Decision"]) -> str:
         kind = next((k for k, belongs in kinds.items() if belongs(decision)), None)
         if kind is not None:
             counts[kind] += 1
-    return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n or kind == "to do again")
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n or kind == "to repeat")
 
 
 def _shortened(names: Sequence[str], most: int = 3) -> list[str]:

@@ -28,6 +28,8 @@ def chosen(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_linux_forks_unless_the_program_chose_another_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Any use of multiprocessing before this test has settled its default.
+    multiprocessing.set_start_method(None, force=True)
     monkeypatch.setattr(workers.sys, "platform", "linux")
     assert workers.start_method(2) == "fork" and workers.start_method(0) is None
     monkeypatch.setattr(workers.sys, "platform", "darwin")

@@ -208,7 +208,7 @@ def test_other_workers_do_no_stage_of_a_papers_tables_again(tmp_path: Path, thei
     }
     again = preview(plan(config.model_copy(update=fewer), tmp_path / "run"), tmp_path / "run", Cluster())
     assert len(again.plan) == len(graph) and {d.action for d in again.plan} == {Action.SKIP}
-    assert _in_short(again.plan) == f"0 to do again, {len(graph)} finished"
+    assert _in_short(again.plan) == f"0 to repeat, {len(graph)} finished"
 
 
 def test_imports_of_one_file_have_one_digest(tmp_path: Path, theirs: Path) -> None:
