@@ -271,8 +271,8 @@ def _require_plain(run_dir: Path) -> None:
     found = re.search(r"[%\\\n]", str(run_dir))
     if found is not None:
         raise RequestError(
-            f"run directory {run_dir}: SLURM gives {found.group()!r} in the names of log files a meaning of"
-            " its own; choose another directory"
+            f"run directory {run_dir}: SLURM interprets {found.group()!r} in the names of"
+            " log files; choose another directory"
         )
 
 
