@@ -246,7 +246,7 @@ def test_patterns_in_the_path_of_a_run_are_refused(tmp_path: Path, fake: FakeSlu
         submit(tmp_path / "50%")
     assert not fake.scripts
     for name in ("comment", "clusters", "array"):
-        with pytest.raises(RequestError, match=f"sbatch: {name} is set by carryover"):
+        with pytest.raises(RequestError, match=f"sbatch: {name} is reserved"):
             Resources(sbatch={name: "x"})
 
 

@@ -143,7 +143,7 @@ class TestDefects:
         assert any("'weed' (2)" in defect.message for defect in defects)
 
     def test_data_check_needs_a_segmentation_recipe(self, root):
-        with pytest.raises(UserError, match="--recipe which layout"):
+        with pytest.raises(UserError, match="--recipe is needed for the layout"):
             check_data("masks", root, None)
         with pytest.raises(UserError, match="task 'knn', not a segmentation"):
             check_data("masks", root, "knn_cifar10")
