@@ -147,7 +147,7 @@ class TestDefects:
             check_data("masks", root, None)
         with pytest.raises(UserError, match="task 'knn', not a segmentation"):
             check_data("masks", root, "knn_cifar10")
-        with pytest.raises(UserError, match="data check voc needs none"):
+        with pytest.raises(UserError, match="need a recipe, not voc"):
             check_data("voc", root, "fcn_folders")
 
     def test_what_the_recipe_forgives_is_dropped_and_counted(self, root, caplog):
