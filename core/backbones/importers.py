@@ -33,7 +33,7 @@ from carryover.core.formats.canonical import (
     load_canonical,
     parse_metadata,
 )
-from carryover.core.formats.receipt import Fate
+from carryover.core.formats.receipt import Fate, read_receipt, receipt_path
 from carryover.core.formats.said import Said
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,21 @@ def _canonical(path: Path, encoder: str | None, told: Stated) -> Imported:
 
 
 def _embedded_metadata(contents: Contents, path: Path) -> CanonicalMetadata | None:
-    """Return the metadata of a file that carryover converted; None for any other file."""
+    """Return the metadata of a file that carryover converted; None for any other file.
+
+    A library that loads tensors only leaves no place for it; the receipt beside the file has it then.
+    """
     if EMBEDDED_KEY not in contents.entries:
-        return None
+        return _received(path)
     return parse_metadata(str(contents.entries[EMBEDDED_KEY]), f"{path}: '{EMBEDDED_KEY}'")
+
+
+def _received(path: Path) -> CanonicalMetadata | None:
+    """Return the metadata in a converted file's receipt; None without one, or if the file has changed."""
+    if not path.is_file() or not receipt_path(path).is_file():
+        return None
+    try:
+        return read_receipt(path).metadata
+    except UserError as error:
+        log.warning("%s: its receipt is ignored: %s", path, error)
+        return None

@@ -115,3 +115,23 @@ def test_the_script_for_a_reference_is_python_of_the_maker(tmp_path: Path) -> No
         script = script_for(inspect_checkpoint(tmp_path / "c.pth"))
         assert text in script
         compile(script, "reference", "exec")
+
+
+def test_a_converted_file_that_holds_tensors_only_is_read_by_its_receipt(tmp_path: Path) -> None:
+    for name in ("12 heads", "Caffe's stride and BGR"):
+        case = CASES[name]
+        path, out = tmp_path / "theirs.pth", tmp_path / "ours.pth"
+        torch.save(case.file(case.model()), path)
+        receipt = convert(path, "torchvision", out, stated=stated(**case.told))
+        again = take_backbone(out)
+        assert again.metadata == receipt.metadata
+        with torch.no_grad():
+            x = torch.rand(1, 3, case.side, case.side)
+            first, second = (
+                live_backbone(take).eval()(x)
+                for take in (take_backbone(path, None, stated(**case.told)), again)
+            )
+        assert second.equal(first)
+    # Another file in its place, or none of ours: the receipt does not count.
+    torch.save(case.file(case.model()), out)
+    assert "network" in take_backbone(out).metadata.assumed
