@@ -138,9 +138,17 @@ class Receipt(FileModel):
     against: MakerProof | None = None
 
     @property
-    def proof(self) -> Literal["consistent", "verified against the maker"]:
-        """Return the level of verification."""
-        return "consistent" if self.against is None else "verified against the maker"
+    def proof(self) -> Literal["consistent", "equal to timm's own model", "verified against the maker"]:
+        """Return the level of verification.
+
+        Features that the maker's code wrote prove network, weights and pixels. timm's own model, run with the
+        file's tensors, proves that the network is the one named: not that the name is right, nor the weights.
+        """
+        if self.against is None:
+            return "consistent"
+        if self.against.reference is None:
+            return "equal to timm's own model"
+        return "verified against the maker"
 
     @property
     def largest_difference(self) -> float | None:
@@ -161,10 +169,10 @@ class Receipt(FileModel):
     def _proof(self) -> str:
         if self.against is None:
             return "consistent with carryover's own network (prove it the maker's with --against)"
-        return (
-            f"verified against the maker ({self.against.where}, largest difference"
-            f" {self.against.largest:.2g})"
-        )
+        found = f"({self.against.where}, largest difference {self.against.largest:.2g})"
+        if self.against.reference is None:
+            return f"equal to timm's own model {found}; weights and pixels are proven with --against"
+        return f"verified against the maker {found}"
 
 
 def receipt_path(target: Path) -> Path:

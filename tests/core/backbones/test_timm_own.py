@@ -30,17 +30,28 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("to", ["canonical", "timm"])
-def test_a_named_model_is_verified_against_timm_itself(name: str, to: str, tmp_path: Path) -> None:
+def test_a_named_model_is_compared_with_timm_itself(name: str, to: str, tmp_path: Path) -> None:
     path, out = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
     torch.save({"state_dict": randomised(timm.create_model(name, num_classes=7)).state_dict()}, path)
     receipt = convert(path, to, out, stated=Stated(architecture=f"timm/{name}"))
-    assert receipt.proof == "verified against the maker"
+    assert receipt.proof == "equal to timm's own model"
     assert receipt.against is not None and receipt.against.reference is None
     assert receipt.against.maker == f"timm {timm.__version__}'s own {name}"
     assert receipt.against.features[-1].stage == "pooled"
     assert receipt.against.largest <= 1e-4
     assert f"own {name}" in receipt.summary
     assert read_receipt(out).against == receipt.against
+
+
+def test_a_wrong_name_is_not_called_verified(tmp_path: Path) -> None:
+    """Tensors of an anti-aliased network are a plain one's: timm's own plain model agrees, and is wrong."""
+    path = tmp_path / "theirs.pth"
+    torch.save(randomised(timm.create_model("resnetblur18", num_classes=0)).state_dict(), path)
+    receipt = convert(
+        path, "canonical", tmp_path / "ours.safetensors", stated=Stated(architecture="timm/resnet18")
+    )
+    assert receipt.proof != "verified against the maker" and "verified" not in receipt.summary
+    assert "--against" in receipt.summary
 
 
 def test_what_names_and_shapes_alone_tell_is_not_verified(tmp_path: Path) -> None:
@@ -56,7 +67,7 @@ def test_a_configuration_beside_the_file_names_the_model_too(tmp_path: Path) -> 
     cfg = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 160, 160]}
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": cfg}))
     receipt = convert(path, "canonical", tmp_path / "ours.safetensors")
-    assert receipt.proof == "verified against the maker"
+    assert receipt.proof == "equal to timm's own model"
     assert "pixels" not in receipt.metadata.assumed
 
 
