@@ -101,7 +101,11 @@ def anchors_of(config: BackboneConfig) -> tuple[str, ...]:
     model, _ = _model_and_filter(config)
     first: Any = model.pretrained_cfg.get("first_conv") or ()
     ours = [first] if isinstance(first, str) else list(first)
-    return tuple(dict.fromkeys([*(f"{name}.weight" for name in ours), "downsample_layers.0.0.weight"]))
+    authors = ["downsample_layers.0.0.weight"]
+    if "clip" in config.arch:
+        # OpenAI's files: the image tower's names are told from the text tower's by their prefix.
+        authors.append("visual.conv1.weight")
+    return tuple(dict.fromkeys([*(f"{name}.weight" for name in ours), *authors]))
 
 
 def children_of(config: BackboneConfig) -> tuple[str, ...]:
@@ -188,6 +192,8 @@ def _followed(
 
 
 def _sources(value: Tensor, marks: Tensor) -> list[int]:
+    # A filter may put constants of its own type in (the zero bias of CLIP's projection).
+    value = value.to(marks.dtype)
     low, high = value.min(), value.max()
     found = {low, high} if torch.isclose(low, high, rtol=1e-9) else set(value.unique().unbind())
     sources: set[int] = set()
