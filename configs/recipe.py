@@ -35,7 +35,7 @@ class Recipe(Section):
         give another number. Part of the identity of every piece of work.
     trained_since
         The oldest version that trains as this one does, and only tests otherwise: its half-finished trainings
-        are gone on with. None: only those of this version.
+        are resumed. None: only those of this version.
     """
 
     version: ClassVar[int] = 1

@@ -36,7 +36,7 @@ from carryover.configs.errors import UserError
 from carryover.configs.nearest import nearest
 
 STORY_KEYS = ("title", "expected", "cost", "note")
-"""Keys that say what a recipe reproduces; they may stand in a file, an axis' entry or a row of `rows`."""
+"""Keys that say what a recipe reproduces; they may be in a file, an axis' entry or a row of `rows`."""
 TABLE_KEYS = ("matrix", "exclude", "name", "rows")
 """Keys that only a table has."""
 

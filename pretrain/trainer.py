@@ -50,7 +50,7 @@ def train(
     """Pretrain as `config` says, in `out`; a half-finished run there is resumed, a finished one returned.
 
     A training may be done in parts, each in a directory of its own: stopped after epoch `until` of its
-    schedule, and gone on with from the checkpoint.pt (`start`) that the part before it left. The last part
+    schedule, and resumed from the checkpoint.pt (`start`) that the part before it left. The last part
     ends with the same weights, bit for bit, as a training in one go. `label` is what reports call it.
 
     Runs on the recipe's `device`: a GPU when there is one. Under torchrun (or any launcher that sets RANK,

@@ -154,9 +154,9 @@ def run_graph(
     """Bring every stage of `graph` to its end in `run_dir`, doing only what is not done already.
 
     A finished stage of the same content hash is skipped; a half-finished one is called again with the same
-    output directory; one whose hash changed has its old output kept aside and is run anew. A stage that fails
-    blocks those that need it; the others go on. With `only`, stages of other names are left as they are.
-    `origin` is written down with the submission: see `slurm.sbatch.describe`.
+    output directory; one whose hash changed is run again, with its old output kept aside. A stage that
+    fails blocks those that need it; the others go on. With `only`, other stages are left as they are.
+    `origin` is recorded with the submission: see `slurm.sbatch.describe`.
 
     Raises
     ------

@@ -376,7 +376,7 @@ class Ledger:
         return suffix
 
     def set_unfit_aside(self, stage: str, names: Collection[str]) -> None:
-        """Move outputs that are not as they were left out of the way of the work that makes them anew."""
+        """Move changed outputs aside before the work that makes them again."""
         for name in names:
             path = self.out(stage) / name
             if path.exists() and is_inside(name):

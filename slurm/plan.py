@@ -47,7 +47,7 @@ class Decision:
     damaged
         The stage's record cannot be read, and is set aside with what it was about.
     unfit
-        Outputs that are no longer as they were left, and are made anew.
+        Outputs that have changed since, and are made again.
     supersedes
         Jobs that are to be cancelled first: they do not wait for all that the stage now has to wait for.
     """
@@ -81,7 +81,7 @@ InFlight = Callable[[StageRecord], str]
 
 
 Withdrawable = Callable[[StageRecord, bool], tuple[str, ...]]
-"""Returns the jobs of a stage that can be cancelled and submitted anew; running ones only if told so."""
+"""Returns the jobs of a stage that can be cancelled and submitted again; running ones only if requested."""
 
 
 def make_plan(
@@ -94,7 +94,7 @@ def make_plan(
     """Decide on every stage, in order; `missing` tells what those that will run would lack.
 
     With `only`, stages that are neither named nor needed by one that is are left as they are. A stage in
-    flight whose job does not wait for one that is now going to run is submitted anew, if `withdrawable`.
+    flight whose job does not wait for one that is now going to run is submitted again, if `withdrawable`.
 
     Raises
     ------

@@ -151,7 +151,7 @@ def available() -> bool:
 def cluster_name() -> str:
     """Return the name of the cluster that this machine belongs to; raises RunError when it cannot be told.
 
-    It stands in slurm.conf; where that lies elsewhere, the controller is asked.
+    It is in slurm.conf; if that is elsewhere, the controller is queried.
     """
     given = os.environ.get("SLURM_CONF")
     for path in [Path(given)] if given else _CONFIGURATIONS:

@@ -45,7 +45,7 @@ class Stage:
     depends_on
         Stages that must have finished. (Those named by an `Output` need not be repeated.)
     after
-        Stages that must have ended, well or badly, before this one starts: a report is drawn up from what
+        Stages that must have ended, well or badly, before this one starts: a report is written from what
         there is. If one of them was missing, a finished stage runs again when it no longer is.
     inputs
         Files whose contents (SHA-256) this stage's output depends on.

@@ -76,7 +76,7 @@ def evaluate(
     data
         Root of the data set; overrides the recipe's ``data.root``.
     out
-        Directory for the record and what belongs to it; a half-finished one is gone on with. None: nothing is
+        Directory for the record and what belongs to it; an interrupted one is resumed. None: nothing is
         kept but what is returned.
     said
         What is known of a module (`carryover.Given`): its label, normalization, input size.

@@ -53,7 +53,7 @@ def resolve(
 ) -> Resolved:
     """Decide what the tensors of a ResNet or small network leave open.
 
-    Raises UserError for what is said and contradicts the tensors.
+    Raises UserError for statements that contradict the tensors.
     """
     _require_architecture(config, told, path)
     assumed: dict[str, str] = {}

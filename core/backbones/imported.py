@@ -26,7 +26,7 @@ class Imported:
 
     `state` is whole and strict (checked), `filled` names BatchNorm counters that the file lacked and
     that were set to zero, `alternatives` lists the other encoders as "role at 'prefix'", `notes` says what
-    was chosen and converted; what was assumed stands in the metadata. `own` is what timm itself would load,
+    was chosen and converted; assumptions are in the metadata. `own` is what timm itself would load,
     where the file or its user names one of timm's models.
     """
 

@@ -68,7 +68,7 @@ def import_checkpoint(
 
 
 def take_backbone(path: Path, encoder: str | None = None, stated: Stated | None = None) -> Imported:
-    """Like `import_checkpoint`, with every key's fate; what was assumed stands in the metadata."""
+    """Like `import_checkpoint`, with every key's fate; assumptions are in the metadata."""
     contents = read_contents(path)
     said = stated or Stated()
     if contents.layout == "safetensors" and EMBEDDED_KEY in contents.entries:

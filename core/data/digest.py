@@ -53,7 +53,7 @@ class Contents:
         """Return the SHA-256 (hex) of names and contents; of images their sizes where they are many.
 
         `known` holds what was read of files a moment ago, and is added to. A file that is missing counts as
-        missing: what is wrong with the data set is said by its reader.
+        missing: the reader reports what is wrong with the data set.
         """
         sizes = dict(zip(self.images, in_parallel(_size, (path for _, path in self.images)), strict=True))
         whole = sum(sizes.values()) <= _READ_WHOLE_BYTES

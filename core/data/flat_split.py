@@ -1,6 +1,6 @@
 """Labels of a split whose images lie in one flat folder, from the list that comes with it (torch-free).
 
-ImageNet's validation images are given so: the class of each stands in a file beside them.
+ImageNet's validation images have this layout: their classes are in a file beside them.
 """
 
 import csv

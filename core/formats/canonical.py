@@ -122,7 +122,7 @@ def backbone_digest(state: "Mapping[str, Tensor]", metadata: CanonicalMetadata) 
 
 
 def tensors_digest(state: "Mapping[str, Tensor]", about: str) -> str:
-    """Return the SHA-256 (hex) of named tensors and of what is said `about` the network they belong to."""
+    """Return the SHA-256 (hex) of named tensors and of the statements `about` their network."""
     import torch
 
     digest = hashlib.sha256(about.encode())

@@ -103,7 +103,7 @@ class Work:
         elif there is None or there != self._hash_v1():
             raise UserError(
                 f"{path}: holds the {what} of another recipe, seed, checkpoint or choice of images, written"
-                " by carryover 0.1, which did not note which; finish it with 0.1, or remove it to begin anew"
+                " by carryover 0.1, which did not record it; finish it with 0.1, or remove it to start again"
             )
 
     def _hash_v1(self) -> str | None:

@@ -44,6 +44,6 @@ class Said:
     input_size: int | None = None
 
     def stated(self) -> dict[str, Any]:
-        """Return what is said, by name."""
+        """Return the statements, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}

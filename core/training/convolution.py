@@ -118,7 +118,7 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             out = upstream.shape[1]
             patches = _patches(x, kernel, stride, padding)
-            # In this order, (O, k, k, C), it is channels_last as the parameter is: nothing to sort anew.
+            # In this order, (O, k, k, C), it is channels_last as the parameter is: nothing to reorder.
             of_weight = (_rows(upstream).t() @ patches).view(out, kernel, kernel, -1).permute(0, 3, 1, 2)
         return of_x, of_weight, None, None, None
 

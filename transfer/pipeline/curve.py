@@ -158,7 +158,7 @@ def _require_known(asked: Asked, recipes: Sequence[_Recipe]) -> None:
 
 
 def _splits(config: Any, overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return the overrides that name the splits of folders that are there, where nothing is said of them."""
+    """Return the overrides that name the splits of the existing folders, if none are stated."""
     said = {_key(o) for o in overrides}
     root = next((o.partition("=")[2] for o in overrides if _key(o) == "data.root"), None)
     drawn = getattr(getattr(config, "data", None), "splits", None)

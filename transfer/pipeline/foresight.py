@@ -81,7 +81,7 @@ def refuse_other_pixels(where: str, trained_on: TrainedOn, recipes: Iterable[Any
 
 
 def read_metadata(path: Path, encoder: str | None, said: Said) -> "CanonicalMetadata":
-    """Return what a checkpoint of any known maker holds, and what is said of it.
+    """Return the content of a checkpoint of any known maker, and the statements about it.
 
     Raises UserError when no backbone is whole in it, or it says otherwise itself.
     """

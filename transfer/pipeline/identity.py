@@ -56,7 +56,7 @@ def of_convert(params: Mapping[str, Any]) -> Identity:
 
 
 def of_import_foreign(params: Mapping[str, Any]) -> Identity:
-    """Return the identity of an import: the encoder that is taken and what is said of the file.
+    """Return the identity of an import: the encoder that is used and the statements about the file.
 
     The file itself is an input of the stage, and counts by its contents.
     """

@@ -33,7 +33,7 @@ _BACKENDS: Final = {"detectron2": "Detectron2", "mmseg": "mmsegmentation"}
 
 @dataclass(frozen=True)
 class ComparableNumber:
-    """A published number that a record of ours may stand beside.
+    """A published number that is comparable with a record.
 
     `deviations` are the differences that the comparison allows, in words; none where ours was measured as the
     published number was.

@@ -161,7 +161,7 @@ def finish(figure: "Figure", name: str, caption: str, alternative: str, director
 def _for_page(svg: str, name: str) -> str:
     """Keep the drawing only, in the page's own colors, with ids that are its own and only those in use.
 
-    What the figures have in common is said once, in page.css: a style sheet in each would have the browser
+    Shared styles of the figures are defined once, in page.css: a style sheet in each would have the browser
     style the whole page again for every figure.
     """
     svg = svg[svg.index("<svg") :]

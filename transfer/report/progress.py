@@ -66,7 +66,7 @@ def run_progress(runs: Sequence[Path]) -> list[RunProgress]:
 
 def _progress(run: Path, now: RunStatus) -> RunProgress:
     graph = Ledger.open(run).read_pipeline()
-    # The report is drawn up by a stage, which would otherwise count itself as missing.
+    # The report is written by a stage, which would otherwise count itself as missing.
     stages = tuple(s for s in now.stages if graph[s.name].calls.name != _REPORT)
     moving = any(s.state in _ON_ITS_WAY for s in stages)
     held = now.holder is not None and any(s.state == "waiting" for s in stages)

@@ -31,7 +31,7 @@ class Problem:
 def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem]]:
     """Read every result record below the given run directories (or files), in path order.
 
-    Costs that were counted later stand in the records as if they had been written with them. A half-written,
+    Costs that were recorded later are merged into the records. A half-written,
     newer or hand-edited file is returned as a Problem and does not stop the others.
     """
     found: list[StoredRecord] = []

@@ -110,7 +110,7 @@ Fact = str | int | float | bool | list[int] | list[str] | None
 class Costs(FileModel):
     """Costs of a result, from the pipeline's ledger or the cluster's accounting: costs.json.
 
-    It stands beside the record, which is written once; `read_records` lays it over the evaluation's own.
+    It is a file beside the record, which is written once; `read_records` lays it over the evaluation's own.
     """
 
     wall_seconds: float

@@ -137,7 +137,7 @@ def _lossy(masks: Sequence[Path]) -> Iterator[tuple[str, str]]:
         yield (
             "lossy_mask",
             f"{len(masks)} masks are JPEG files ({masks[0].name}), whose compression turns labels into others"
-            " along every edge: take the masks before they were saved so, or save them as PNG anew",
+            " along every edge: use the masks from before, or save them again as PNG",
         )
 
 

@@ -145,7 +145,7 @@ class FolderMasks(Section):
     palette
         The color of each class, where the masks are painted; None where they hold indices.
     first_index
-        The index of the first class in the masks; 1 where 0 stands for pixels without a label
+        The index of the first class in the masks; 1 if 0 marks pixels without a label
         (`reduce_zero_label`): 0 is then ignored.
     ignore
         The index, or with a palette the color, of pixels that are not labeled; None where all are.

@@ -60,7 +60,7 @@ def _labels(dataset: DetectionDataset) -> set[int]:
 def _saved_again(
     train: DetectionDataset, test: DetectionDataset, policy: DefectPolicy, known: set[Path]
 ) -> Iterator[Defect]:
-    """Yield test images with a training image's name, size and boxes: the same picture, encoded anew.
+    """Yield test images with a training image's name, size and boxes: the same image, encoded again.
 
     A name or an id alone says nothing: many data sets count both splits from 1.
     """

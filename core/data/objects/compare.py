@@ -13,7 +13,7 @@ Box = tuple[float, float, float, float]
 _AGREES = 0.5
 """Least overlap (IoU) of a box with the box around its mask."""
 FEW = 4
-"""Of fewer objects nothing is said."""
+"""Fewer objects are not judged."""
 MANY = 0.25
 """Share of objects that disagree from which on it is the data set that is written otherwise."""
 

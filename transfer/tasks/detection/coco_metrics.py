@@ -79,7 +79,7 @@ def coco_ap(
 
 
 def _columns(truth: Truth) -> np.ndarray:
-    """Return where each class stands in the order of COCO's category ids, in which means are summed."""
+    """Return each class's position in the order of COCO's category ids, in which means are summed."""
     return np.argsort(np.argsort(truth.category_ids))
 
 

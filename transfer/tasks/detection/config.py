@@ -148,7 +148,7 @@ class DetectionConfig(EvaluationRecipe):
     backend
         The library that builds and trains the detector. Both read the same recipe.
     precise_bn
-        Training batches over which batch statistics are estimated anew before testing (Detectron2's
+        Training batches over which batch statistics are estimated again before testing (Detectron2's
         TEST.PRECISE_BN.NUM_ITER); 0 tests with the running averages.
     label_fraction, label_seed
         Part of the training images that is trained on, every class in proportion; of one seed the smaller

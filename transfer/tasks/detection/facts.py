@@ -9,7 +9,7 @@ class DetectionFacts(TrainedFacts):
     Attributes
     ----------
     precise_bn_layers
-        Layers whose batch statistics were estimated anew before testing.
+        Layers whose batch statistics were estimated again before testing.
     empty_images_left_out
         Training images without objects.
     detectron2

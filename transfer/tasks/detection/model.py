@@ -31,7 +31,7 @@ class Detector(Model[Step], Protocol):
     """A detector of some library; in training, `model` maps the arguments of a `Step` to a dict of losses."""
 
     def recalibrate(self, start: int, stop: int) -> int:
-        """Estimate batch statistics anew over these steps; returns how many layers have any."""
+        """Estimate batch statistics again over these steps; returns how many layers have any."""
 
     def test_images(self, images: Sequence[DetectionImage]) -> Dataset[Any]:
         """Return the images as `detect` takes them, in order."""

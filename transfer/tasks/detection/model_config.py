@@ -134,7 +134,7 @@ class C4Config(_DetectorConfig):
 class FPNConfig(_DetectorConfig):
     """A feature pyramid; every region has a head of its own.
 
-    It stands on the stages of strides 4 to 32 (Lin et al. 2017), or, of a plain vision transformer, on the
+    It uses the stages of strides 4 to 32 (Lin et al. 2017), or, of a plain vision transformer, on the
     last block's map alone (ViTDet's simple feature pyramid, Li et al. 2022), whose strides are 1/4 to 2
     patches: 4 to 32 for patches of 16 pixels, 3.5 to 28 for 14.
 

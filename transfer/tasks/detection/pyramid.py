@@ -27,7 +27,7 @@ class PyramidShape:
     divisor
         Sides of a batch are padded to a multiple of it.
     simple
-        Whether it stands on the last map of a plain transformer alone.
+        Whether it uses only the last map of a plain transformer.
     """
 
     strides: tuple[float, ...]
@@ -75,9 +75,7 @@ def require_detectable(backbone: BackboneConfig, model: C4Config | FPNConfig) ->
         ("prefix_tokens", not simple and model.prefix_tokens is not None),
     ):
         if wrong:
-            kind = (
-                "a plain transformer, whose pyramid stands on one map" if simple else "no plain transformer"
-            )
+            kind = "a plain transformer, whose pyramid uses one map" if simple else "no plain transformer"
             raise UserError(f"model.{key}: {backbone.label} is {kind}; leave it out")
 
 

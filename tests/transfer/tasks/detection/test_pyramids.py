@@ -65,7 +65,7 @@ def test_what_a_pyramid_cannot_stand_on_is_refused_with_what_can() -> None:
     vit, convnext = config("vit_tiny_patch16_224"), config("convnext_atto")
     with pytest.raises(UserError, match=r"choose model\.name: fpn"):
         require_detectable(vit, C4Config(name="c4"))
-    with pytest.raises(UserError, match="whose pyramid stands on one map"):
+    with pytest.raises(UserError, match="whose pyramid uses one map"):
         require_detectable(vit, FPNConfig(name="fpn", level_norm="LN"))
     with pytest.raises(UserError, match="no plain transformer"):
         require_detectable(convnext, FPNConfig(name="fpn", prefix_tokens="drop"))

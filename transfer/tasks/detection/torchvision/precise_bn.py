@@ -1,4 +1,4 @@
-"""Precise batch statistics: measured anew with the final weights, before testing."""
+"""Precise batch statistics: measured again with the final weights, before testing."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -141,7 +141,7 @@ def _build(run: SegmentationRun) -> Iterator[MmsegSegmenter]:
 
 
 def _take_over_v1(out: Path) -> None:
-    """Turn mmengine's checkpoint of version 1 into a state that the loop goes on from."""
+    """Turn mmengine's checkpoint of version 1 into a state from which the loop resumes."""
     state = None if (out / STATE_NAME).exists() else load_state(out / STATE_NAME_MMSEG_V1)
     if state is None:
         return
