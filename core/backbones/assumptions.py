@@ -97,7 +97,7 @@ def metadata_of(
         pixel_mean=mean,
         pixel_std=std,
         input_size=told.input_size or resolved.config.input_size or _ASSUMED_SIZE,
-        method=maker,
+        method=told.method or maker,
         epochs=_epochs(contents, maker),
         dataset="unknown",
         seed=None,

@@ -10,11 +10,22 @@ import yaml
 
 from carryover.configs import UserError
 from carryover.core.backbones.reading import Contents
-from carryover.core.backbones.stated import Stated, pixels_of
+from carryover.core.backbones.stated import Pixels, Stated, pixels_of
 from carryover.core.formats.backbone import MOBILE, RESNETS
+from carryover.core.formats.checkpoint_files import INDEX, checkpoint_file
 
 _MM_TEXTS = ("meta.cfg", "meta.config")
-_BESIDE = ("config.yaml", "config.json")
+# Of transformers' models: whose pretraining it is, where the network belongs to one.
+_METHODS = {
+    "vit_mae": "MAE",
+    "vit_msn": "MSN",
+    "dinov2": "DINOv2",
+    "dinov2_with_registers": "DINOv2",
+    "dinov3_vit": "DINOv3",
+    "dinov3_convnext": "DINOv3",
+    "ijepa": "I-JEPA",
+    "beit": "BEiT",
+}
 
 
 def said_by_file(contents: Contents, path: Path, detectron2: bool) -> Stated:
@@ -32,9 +43,10 @@ def said_by_file(contents: Contents, path: Path, detectron2: bool) -> Stated:
     arch = contents.configuration.get("arch")
     if isinstance(arch, str) and arch not in (*RESNETS, *MOBILE) and _is_timms(arch):
         return Stated(architecture=f"timm/{arch}", where="'arch' of the file")
-    beside = path.with_name("config.json")
-    if beside.is_file() and path.suffix in (".safetensors", ".bin", ".pth", ".pt"):
-        return _hugging_face_timm(beside)
+    file = checkpoint_file(path)
+    beside = file.with_name("config.json")
+    if beside.is_file() and file.name.endswith((".safetensors", ".bin", ".pth", ".pt", INDEX)):
+        return _hugging_face(beside)
     return Stated()
 
 
@@ -103,12 +115,58 @@ def _detectron2(path: Path) -> Stated:
         return Stated()
 
 
-def _hugging_face_timm(beside: Path) -> Stated:
+def _hugging_face(beside: Path) -> Stated:
+    """Read timm's or transformers' config.json, and the preprocessor's beside it."""
     try:
-        config = json.loads(beside.read_text())
+        config = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return Stated()
+    if not isinstance(config, dict):
+        return Stated()
+    if "pretrained_cfg" in config:
+        return _hugging_face_timm(config, beside)
+    return _transformers(config, beside)
+
+
+def _transformers(config: dict[str, Any], beside: Path) -> Stated:
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        return Stated()
+    shown = beside.with_name("preprocessor_config.json")
+    pixels, size = _preprocessor(shown)
+    heads = config.get("num_attention_heads")
+    return Stated(
+        stride_in_1x1=config.get("downsample_in_bottleneck") if kind == "resnet" else None,
+        heads=heads if isinstance(heads, int) else None,
+        pixels=pixels,
+        input_size=size or (config["image_size"] if isinstance(config.get("image_size"), int) else None),
+        method=_METHODS.get(kind),
+        where="config.json beside it" + (f" and {shown.name}" if pixels else ""),
+    )
+
+
+def _preprocessor(path: Path) -> tuple[Pixels | None, int | None]:
+    """Return statistics and side in pixels of what a preprocessor makes; None where it says none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        size: Any = found.get("crop_size") if found.get("do_center_crop") else None
+        size = size or found.get("size")
+        if isinstance(size, dict):
+            size = size.get("height") or size.get("shortest_edge")
+        side = size if isinstance(size, int) else None
+        if not found.get("do_normalize", True):
+            # Images of 0..1, or of 0..255 where they are not rescaled.
+            return (Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) if found.get("do_rescale", True) else None), side
+        return pixels_of(tuple(found["image_mean"]), tuple(found["image_std"]), "RGB", str(path)), side
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, None
+
+
+def _hugging_face_timm(config: dict[str, Any], beside: Path) -> Stated:
+    try:
         cfg, name = config["pretrained_cfg"], config["architecture"]
         mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return Stated()
     return Stated(
         architecture=f"timm/{name}",

@@ -16,7 +16,7 @@ from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.core.formats.receipt import Fate
 
 _TRAINING_STATE = re.compile(
-    r"(^|\.)(optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
+    r"(^|\.)(optim|optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
 )
 
 

@@ -36,6 +36,7 @@ def inspect_checkpoint(path: Path, encoder: str | None = None, stated: Stated | 
     Raises UserError, naming the tensor, for a file whose backbone could not be carried whole.
     """
     imported = take_backbone(path, encoder, stated)
+    targets = {part for fate in imported.fates if fate.target for part in fate.target.split(" + ")}
     expected = len(expected_tensors(imported.metadata.backbone)) - len(imported.filled)
     return Inspection(
         path=path,
@@ -45,7 +46,7 @@ def inspect_checkpoint(path: Path, encoder: str | None = None, stated: Stated | 
         alternatives=imported.alternatives,
         metadata=imported.metadata,
         fates=imported.fates,
-        carried=sum(fate.fate == "carried" for fate in imported.fates),
+        carried=len(targets),
         expected=expected,
         notes=imported.notes,
     )

@@ -9,11 +9,14 @@ from typing import Literal
 from torch import Tensor
 
 from carryover.configs import UserError
+from carryover.core.backbones.huggingface import MAKER, is_transformers
 from carryover.core.backbones.naming import (
     Scheme,
     from_detectron2,
     from_sequential,
     from_torchvision,
+    from_transformers,
+    seen_through,
     stage_prefixes,
 )
 from carryover.core.backbones.reading import Contents
@@ -140,7 +143,7 @@ def own_encoders(
 
     `children` are the network's own modules: a place inside one of them is none.
     """
-    names = list(contents.tensors)
+    names = seen_through(contents.tensors)
     prefixes = dict.fromkeys(
         name[: -len(anchor)]
         for name in names
@@ -149,7 +152,11 @@ def own_encoders(
     )
     return tuple(
         Encoder(
-            prefix, _role(prefix), "own", {n[len(prefix) :]: n for n in names if n.startswith(prefix)}, ()
+            prefix,
+            _role(prefix),
+            "own",
+            {n[len(prefix) :]: full for n, full in names.items() if n.startswith(prefix)},
+            (),
         )
         for prefix in prefixes
         if not any(
@@ -159,13 +166,9 @@ def own_encoders(
     )
 
 
-def _under(prefix: str, names: list[str]) -> dict[str, str]:
-    return {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
-
-
 def encoders(contents: Contents) -> tuple[Encoder, ...]:
     """Find every ResNet and small network in a file, in the file's order."""
-    names = list(contents.tensors)
+    names = seen_through(contents.tensors)
     found = []
     for (prefix, scheme), stages in stage_prefixes(names).items():
         if scheme == "sequential" and sorted(stages) != list(range(min(stages), min(stages) + 4)):
@@ -176,7 +179,9 @@ def encoders(contents: Contents) -> tuple[Encoder, ...]:
 
 def maker_of(encoder: Encoder, contents: Contents) -> str:
     """Name the maker whose layout a file has; "unknown maker" where the names fit none."""
-    names = list(contents.tensors)
+    if encoder.scheme == "transformers" or is_transformers(encoder.tensors):
+        return MAKER
+    names = list(seen_through(contents.tensors))
     for signature in _SIGNATURES:
         if signature.fits(encoder, names, list(contents.entries)):
             return signature.maker
@@ -226,11 +231,12 @@ def _usual(found: tuple[Encoder, ...], contents: Contents, where: Path, menu: st
     )
 
 
-def _encoder(names: list[str], prefix: str, scheme: Scheme, stages: set[int]) -> Encoder:
+def _encoder(names: Mapping[str, str], prefix: str, scheme: Scheme, stages: set[int]) -> Encoder:
     rename = {
         "torchvision": from_torchvision,
         "sequential": from_sequential(stages) if scheme == "sequential" else from_torchvision,
         "detectron2": from_detectron2,
+        "transformers": from_transformers,
     }[scheme]
     places = [prefix]
     if scheme == "detectron2" and 5 not in stages:
@@ -238,15 +244,15 @@ def _encoder(names: list[str], prefix: str, scheme: Scheme, stages: set[int]) ->
         places.append(re.sub(r"backbone\.$", "roi_heads.", prefix))
     carried: dict[str, str] = {}
     others = []
-    for name in names:
+    for name, full in names.items():
         place = next((p for p in reversed(places) if name.startswith(p)), None)
         if place is None:
             continue
         renamed = rename(name[len(place) :])
         if renamed is None or not _is_backbone(renamed):
-            others.append(name)
+            others.append(full)
         else:
-            carried[renamed] = name
+            carried[renamed] = full
     return Encoder(prefix, _role(prefix), scheme, carried, tuple(others), tuple(sorted(stages)))
 
 

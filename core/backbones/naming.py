@@ -1,10 +1,11 @@
 """One tensor's name in every layout a ResNet is stored under; torchvision's is the common one."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Literal
 
-Scheme = Literal["torchvision", "sequential", "detectron2", "own"]
+Scheme = Literal["torchvision", "sequential", "detectron2", "transformers", "own"]
 
 _D2_CONV = re.compile(r"(stem|res(\d)\.(\d+))\.(conv\d|shortcut)\.(?:(norm)\.)?(\w+)")
 _TV_PART = re.compile(r"(?:layer(\d)\.(\d+)\.)?(conv(\d)|bn(\d)|downsample\.([01]))\.(\w+)")
@@ -12,7 +13,21 @@ _STAGE_CONV = {
     "torchvision": re.compile(r"((?:.*\.)?)layer([1-4])\.\d+\.conv\d\.weight"),
     "sequential": re.compile(r"((?:.*\.)?)(\d)\.\d+\.conv\d\.weight"),
     "detectron2": re.compile(r"((?:.*\.)?)res([2-5])\.\d+\.conv\d\.weight"),
+    "transformers": re.compile(
+        r"((?:.*\.)?)encoder\.stages\.([0-3])\.layers\.\d+\.layer\.\d\.convolution\.weight"
+    ),
 }
+_TRANSFORMERS = re.compile(
+    r"(?:encoder\.stages\.(\d)\.layers\.(\d+)\.(?:layer\.(\d)|(shortcut))|embedder\.embedder)"
+    r"\.(convolution|normalization)\.(\w+)"
+)
+# Words that wrappers of whole networks and of blocks put into names: torch.compile, FSDP, checkpointing.
+_WRAPPED = re.compile(
+    r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)(?=\.)"
+)
+_INNER_MODULE = re.compile(
+    r"((?:^|\.)(?:layer[1-4]|res[2-5]|blocks|stages|layers|layer|features)(?:\.\d+)*)\.module(?=\.)"
+)
 _MOBILE_FIRST = re.compile(r"((?:.*\.)?)features\.0\.0\.weight")
 
 
@@ -66,6 +81,31 @@ def from_sequential(stages: Collection[int]) -> Callable[[str], str | None]:
 def from_torchvision(name: str) -> str:
     """torchvision's own names, with the `shortcut` of CIFAR ResNets read as `downsample`."""
     return name.replace("shortcut.", "downsample.")
+
+
+def from_transformers(name: str) -> str | None:
+    """Hugging Face's name of a ResNet tensor -> torchvision's; None for no backbone tensor."""
+    match = _TRANSFORMERS.fullmatch(name)
+    if match is None:
+        return None
+    stage, block, layer, shortcut, part, kind = match.groups()
+    norm = part == "normalization"
+    if stage is None:
+        return f"{'bn1' if norm else 'conv1'}.{kind}"
+    place = f"layer{int(stage) + 1}.{block}"
+    if shortcut:
+        return f"{place}.downsample.{1 if norm else 0}.{kind}"
+    return f"{place}.{'bn' if norm else 'conv'}{int(layer) + 1}.{kind}"
+
+
+def seen_through(names: Collection[str]) -> dict[str, str]:
+    """Names without the words that wrappers put into them -> the names as they are in the file.
+
+    Names that would be the same without them stay as they are.
+    """
+    plain = {name: _INNER_MODULE.sub(r"\1", _WRAPPED.sub("", name).removeprefix(".")) for name in names}
+    counts = Counter(plain.values())
+    return {new if counts[new] == 1 else name: name for name, new in plain.items()}
 
 
 def stage_prefixes(names: Collection[str]) -> dict[tuple[str, Scheme], set[int]]:

@@ -1,102 +1,71 @@
 """Reading other people's files: every tensor in them by its dotted name, and nothing of theirs executed."""
 
 import argparse
-import codecs
-import collections
 import itertools
+import json
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from carryover.configs import UserError
+from carryover.core.backbones.distributed import WHOLE, part_of_rank, read_distributed, whole_of_rank
+from carryover.core.backbones.distributed import Wanted as WantedValues
+from carryover.core.backbones.foreign import (
+    foreign,
+    in_folder_of_tensorflow,
+    not_torch_archive,
+    refused_pickle,
+)
+from carryover.core.backbones.inert import Inert, is_module, parts, plain
+from carryover.core.backbones.mapped import Mapped, flat_tensor
+from carryover.core.backbones.torch_file import LEGACY, read_legacy, read_pickle, read_zip
+from carryover.core.formats.checkpoint_files import DISTRIBUTED, INDEX, checkpoint_file, shards
 
-_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_HEAD_BYTES = 64
-_PLAIN_DEPTH, _PLAIN_LIMIT = 5, 10_000
+_HEAD_BYTES = 512
+_PLAIN_DEPTH, _PLAIN_LIMIT, _DEPTH = 6, 10_000, 40
 _SAFETENSORS_HEADER_LIMIT = 100_000_000
-
-
-class _Inert:
-    """Stands in for a library's bookkeeping object: keeps whatever state it is given and does nothing."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-def _empty(*_: object) -> collections.OrderedDict[object, object]:
-    return collections.OrderedDict()
-
-
-def _nothing(*_: object) -> None:
-    return None
-
-
-# What checkpoints are known to hold beside tensors. Each name is read as the harmless thing on its right: no
-# class of another library is imported, and so no code of theirs (or of whoever made the file) ever runs.
-_STAND_INS: dict[str, Any] = {
-    "argparse.Namespace": argparse.Namespace,
-    "collections.defaultdict": _empty,
-    "pathlib.PosixPath": _Inert,
-    "typing.Any": _Inert,
-    "torch.torch_version.TorchVersion": str,
-    "builtins.dict": dict,
-    "builtins.list": list,
-    "builtins.int": int,
-    "builtins.float": float,
-    "builtins.str": str,
-    "builtins.bool": bool,
-    "builtins.tuple": tuple,
-    "builtins.getattr": _nothing,
-    # MoCo v3, DINO, VISSL, Detectron2, Lightning and mmengine keep their settings and loggers in the file.
-    "easydict.EasyDict": collections.OrderedDict,
-    "addict.addict.Dict": collections.OrderedDict,
-    "mmengine.config.config.ConfigDict": collections.OrderedDict,
-    "mmcv.utils.config.ConfigDict": collections.OrderedDict,
-    "yacs.config.CfgNode": collections.OrderedDict,
-    "fvcore.common.config.CfgNode": collections.OrderedDict,
-    "detectron2.config.config.CfgNode": collections.OrderedDict,
-    "vissl.config.attr_dict.AttrDict": collections.OrderedDict,
-    "vissl.utils.hydra_config.AttrDict": collections.OrderedDict,
-    "pytorch_lightning.utilities.parsing.AttributeDict": collections.OrderedDict,
-    "lightning_fabric.utilities.data.AttributeDict": collections.OrderedDict,
-    "lightning.fabric.utilities.data.AttributeDict": collections.OrderedDict,
-    "mmengine.logging.history_buffer.HistoryBuffer": _Inert,
-    "omegaconf.dictconfig.DictConfig": _Inert,
-    "omegaconf.listconfig.ListConfig": _Inert,
-    "omegaconf.base.ContainerMetadata": _Inert,
-    "omegaconf.base.Metadata": _Inert,
-    "omegaconf.nodes.AnyNode": _Inert,
-    "omegaconf.nodes.StringNode": _Inert,
-    "omegaconf.nodes.IntegerNode": _Inert,
-    "omegaconf.nodes.FloatNode": _Inert,
-    "omegaconf.nodes.BooleanNode": _Inert,
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
 }
-_NUMPY: dict[str, Any] = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "numpy.core.multiarray.scalar": np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    "numpy._core.multiarray.scalar": np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    "numpy.core.multiarray._reconstruct": np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    "numpy._core.multiarray._reconstruct": np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-}
-_PLAIN_PICKLE: dict[str, Any] = {
-    **_NUMPY,
-    "collections.OrderedDict": collections.OrderedDict,
-    "_codecs.encode": codecs.encode,
-}
+# Networks among the settings of a training are those that it began with, not those that it made.
+_SETTINGS = frozenset({"hyper_parameters", "hparams", "args", "config", "cfg", "opt", "callbacks"})
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True)
@@ -104,38 +73,49 @@ class Contents:
     """A file, read: its layout, its tensors by dotted name, its plain top-level entries.
 
     `entries` holds the file's other top-level keys with their values where those are text or numbers,
-    `configuration` all its text and numbers by dotted name.
+    `configuration` all its text and numbers by dotted name, `notes` what is to be said of the reading,
+    `mapped` the files that the tensors are views of.
     """
 
     layout: str
     tensors: Mapping[str, Tensor]
     entries: Mapping[str, object]
     configuration: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    mapped: tuple[Mapped, ...] = ()
 
 
 def read_contents(path: Path) -> Contents:
     """Read a checkpoint of any maker, recognising its layout from its first bytes.
 
-    torch files (zip and legacy) are read with `weights_only=True`, first without and then with an explicit
-    list of stand-ins; plain pickles (Detectron2's) through an unpickler that knows numpy arrays only.
+    Takes files, folders (Hugging Face's, torch.distributed.checkpoint's) and indices of shards. Pickles are
+    read by `unpickling.SafeUnpickler`: tensors, arrays and containers are rebuilt, every other class becomes
+    a stand-in that does nothing. Nothing but headers is read from the disk until values are looked at.
 
     Raises
     ------
     UserError
-        For a missing, empty, truncated or foreign file, and for a pickle that asks for any other class (the
-        message names it).
+        For a missing, empty, truncated or foreign file, for a pickle that asks for code to be run, and for
+        one rank's file of a sharded model (the message names the tensor and the way to the whole one).
     """
+    path = checkpoint_file(path)
+    if path.name == DISTRIBUTED:
+        return _read_folder(path)
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     head = _head(path)
     if _begins_safetensors(head):
         return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
-        return _read_torch(path, "torch")
-    if head.startswith(_LEGACY_TORCH):
-        return _read_torch(path, "torch (legacy)")
+        return _read_zip(path)
+    if head.startswith(LEGACY):
+        return _contents(path, "torch (legacy)", _guarded(path, lambda: read_legacy(path)))
     if head[:1] == b"\x80":
-        return _read_pickle(path)
+        return _contents(path, "pickle", _guarded(path, lambda: read_pickle(path)))
+    in_folder_of_tensorflow(path)
     raise UserError(
-        f"{path}: {_foreign(head)}; expected a safetensors file, a torch.save file or Detectron2's .pkl"
+        f"{path}: {foreign(head, path)}; expected a safetensors file, a torch.save file, Detectron2's .pkl,"
+        " or a folder of Hugging Face or torch.distributed.checkpoint"
     )
 
 
@@ -146,10 +126,6 @@ def _begins_safetensors(head: bytes) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint")
-    if not path.is_file():
-        raise UserError(f"{path}: expected a checkpoint file, found a directory")
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
@@ -157,143 +133,181 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _foreign(head: bytes) -> str:
-    text = head.lstrip().lower()
-    if text.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file itself (run `git lfs pull`)"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page, not a checkpoint (a download that failed?)"
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
-        return "a compressed file (unpack it first)"
-    if head.startswith(b"\x89HDF"):
-        return "an HDF5 file (Keras)"
-    if set(head) == {0}:
-        return "a file of zeros (an interrupted copy?)"
-    return f"not a checkpoint (it begins with {head[:8]!r})"
-
-
 def _read_safetensors(path: Path) -> Contents:
+    mapped = Mapped(path)
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return Contents("safetensors", tensors, dict(file.metadata() or {}))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+        length = int.from_bytes(mapped.view[:8], "little")
+        header: dict[str, Any] = json.loads(bytes(mapped.view[8 : 8 + length]))
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: _view(mapped, 8 + length, about) for name, about in header.items()}
+        ends = 8 + length + max((about["data_offsets"][1] for about in header.values()), default=0)
+        if len(mapped.view) < ends:
+            raise ValueError(f"{len(mapped.view)} bytes, expected {ends}")
+    except (*_DAMAGED, RecursionError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({_reason(error)})") from None
+    return Contents("safetensors", tensors, dict(metadata), mapped=(mapped,))
 
 
-def _read_torch(path: Path, layout: str) -> Contents:
-    allowed = [(value, name) for name, value in (_STAND_INS | _NUMPY).items()]
-    dtypes = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"]
-    try:
-        if layout == "torch" and _is_torchscript(path):
+def _view(mapped: Mapped, begins: int, about: Mapping[str, Any]) -> Tensor:
+    dtype, shape = _DTYPES[about["dtype"]], tuple(about["shape"])
+    first, last = about["data_offsets"]
+    count = torch.Size(shape).numel()
+    if last - first != count * dtype.itemsize:
+        raise ValueError(f"{last - first} bytes for {shape} of {about['dtype']}")
+    return flat_tensor(mapped.view, dtype, begins + first, count).view(shape)
+
+
+def _read_shards(index: Path) -> Contents:
+    """Read all shards of an index: transformers' safetensors or .bin files."""
+    placed = shards(index)
+    read = {name: read_shard(index.with_name(name)) for name in sorted(set(placed.values()))}
+    tensors = {}
+    for name, file in placed.items():
+        if name not in read[file].tensors:
             raise UserError(
-                f"{path}: a TorchScript archive holds code; save the model's state_dict() instead"
+                f"{index}: '{name}' should be in '{file}', which does not hold it; download it anew"
             )
-        try:
-            tree = _torch_load(path, layout)
-        except pickle.UnpicklingError:
-            with _allowing([*allowed, *dtypes]):
-                tree = _torch_load(path, layout)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: {_refusal(str(error))}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: truncated or damaged ({reason})") from None
-    return _contents(path, layout, tree)
+        tensors[name] = read[file].tensors[name]
+    layout = next(iter(read.values())).layout if read else "safetensors"
+    entries = {k: v for contents in read.values() for k, v in contents.entries.items()}
+    return Contents(
+        f"{layout} ({len(read)} shards)",
+        tensors,
+        entries,
+        notes=tuple(dict.fromkeys(note for contents in read.values() for note in contents.notes)),
+        mapped=tuple(m for contents in read.values() for m in contents.mapped),
+    )
 
 
-@contextmanager
-def _allowing(classes: list[Any]) -> Iterator[None]:
-    # torch's context manager takes away what it was given even where somebody else had allowed it before.
-    before = torch.serialization.get_safe_globals()
+def read_shard(path: Path) -> Contents:
+    """Read one file of several."""
+    head = _head(path)
+    if _begins_safetensors(head):
+        return _read_safetensors(path)
+    if head.startswith(b"PK\x03\x04"):
+        return _read_zip(path)
+    if head.startswith(LEGACY):
+        return _contents(path, "torch (legacy)", _guarded(path, lambda: read_legacy(path)))
+    raise UserError(
+        f"{path}: {foreign(head, path)}; expected a shard of safetensors or torch.save; download it anew"
+    )
+
+
+def _read_zip(path: Path) -> Contents:
+    mapped = Mapped(path)
     try:
-        with torch.serialization.safe_globals(classes):
-            yield
-    finally:
-        torch.serialization.add_safe_globals(before)
-
-
-def _is_torchscript(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _torch_load(path: Path, layout: str) -> object:
-    # A memory map reads only the tensors that are asked for, but the legacy layout has none.
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True if layout == "torch" else None)
-
-
-def _refusal(message: str) -> str:
-    if match := re.search(r"GLOBAL (\S+)", message):
-        name = match[1]
-        hint = (
-            "; the whole model was saved: save its state_dict() instead"
-            if re.search(r"(^|\.)(models?|nn|modeling|backbones?)\.", name)
-            else ""
+        archive = _guarded(path, lambda: read_zip(mapped.view))
+    except KeyError:
+        raise UserError(f"{path}: {not_torch_archive(path)}") from None
+    contents = _contents(path, "TorchScript" if archive.script else "torch", archive.tree, (mapped,))
+    if archive.script and not contents.tensors:
+        raise UserError(
+            f"{path}: a TorchScript archive without parameters (a frozen one folds them into its code); save"
+            " the model's state_dict() instead"
         )
-        return f"its pickle asks for the class '{name}', which is not on the list of safe ones{hint}"
-    if "Unsupported operand" in message:
-        return "its pickle uses instructions that the safe reader does not know (use torch.save's defaults)"
-    return f"its pickle is not safe to read, or is damaged ({message.partition('.')[0]})"
+    return contents
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays and plain containers, and refuses every other class by name."""
+def _read_folder(described: Path) -> Contents:
+    tensors, others, mapped = read_distributed(described, WantedValues())
+    entries: dict[str, object] = {name.partition(".")[0]: None for name in (*tensors, *others)}
+    entries |= {name: plain(value) for name, value in others.items()}
+    settings = {
+        name: value for name, value in ((n, plain(o)) for n, o in others.items()) if value is not None
+    }
+    return Contents("torch.distributed.checkpoint", tensors, entries, settings, mapped=mapped)
 
-    def find_class(self, module: str, name: str) -> Any:
-        found = _PLAIN_PICKLE.get(f"{module}.{name}")
-        if found is None:
-            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        return found
 
-
-def _read_pickle(path: Path) -> Contents:
+def _guarded(path: Path, read: Any) -> Any:
     try:
-        with path.open("rb") as file:
-            # Detectron2 reads its .pkl files so; Python 2's byte strings are still in its model zoo.
-            tree = _ArrayUnpickler(file, encoding="latin1").load()
+        return read()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: {_refusal(str(error))}") from None
-    except (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path}: truncated or damaged ({error or type(error).__name__})") from None
-    return _contents(path, "pickle", tree)
+        raise UserError(f"{path}: {refused_pickle(str(error))}") from None
+    except KeyError as error:
+        if error.args == ("data.pkl",):
+            raise
+        raise UserError(f"{path}: truncated or damaged (no {error})") from None
+    except _DAMAGED as error:
+        raise UserError(f"{path}: truncated or damaged ({_reason(error)})") from None
 
 
-def _contents(path: Path, layout: str, tree: object) -> Contents:
-    if isinstance(tree, Tensor | np.ndarray) or not isinstance(tree, Mapping):
+def _reason(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _contents(path: Path, layout: str, tree: object, mapped: tuple[Mapped, ...] = ()) -> Contents:
+    if isinstance(tree, Tensor | np.ndarray) or not isinstance(tree, Mapping | Inert | list | tuple):
         raise UserError(f"{path}: holds a {type(tree).__name__}, expected a dictionary of tensors")
     tensors: dict[str, Tensor] = {}
-    for name, value in _leaves(tree, ""):
+    sharded: dict[str, str] = {}
+    for name, value in _leaves(tree, "", frozenset()):
         if name in tensors:
             raise UserError(f"{path}: two tensors are called '{name}'")
-        tensors[name] = value
-    entries = {
-        str(key): value if isinstance(value, str | int | float | bool) else None
-        for key, value in tree.items()
-        if not isinstance(value, Tensor | np.ndarray)
-    }
-    return Contents(layout, tensors, entries, dict(itertools.islice(_plain(tree, "", 0), _PLAIN_LIMIT)))
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            sharded[name] = value
+    _refuse_parts(path, tensors, sharded)
+    notes = tuple(_saved_whole(tree, ""))
+    top = dict(parts(tree)) if isinstance(tree, Mapping | list | tuple) else {}
+    entries = {key: plain(value) for key, value in top.items() if not isinstance(value, Tensor | np.ndarray)}
+    settings = dict(itertools.islice(_settings(tree, "", 0), _PLAIN_LIMIT))
+    return Contents(layout, tensors, entries, settings, notes, mapped)
 
 
-def _plain(node: object, name: str, depth: int) -> Iterator[tuple[str, str | int | float | bool]]:
+def _refuse_parts(path: Path, tensors: Mapping[str, Tensor], sharded: Mapping[str, str]) -> None:
+    wanted = WantedValues()
+    if held := [name for name in sharded if wanted(name)]:
+        raise UserError(
+            f"{path}: one rank's file of a sharded model: '{held[0]}' is {sharded[held[0]]}"
+            f" ({len(held)} such tensors); {WHOLE}"
+        )
+    flat = [n for n in tensors if re.search(r"(^|\.)_?flat_param(_\d+)?$", n) and wanted(n)]
+    if flat:
+        raise UserError(
+            f"{path}: one rank's file of FSDP: '{flat[0]}' is a flat parameter, the part of one rank"
+            f" ({len(flat)} such tensors); save under FSDP.state_dict_type(model,"
+            " StateDictType.FULL_STATE_DICT)"
+        )
+
+
+def _saved_whole(node: object, name: str, depth: int = 0) -> Iterator[str]:
+    """Say which modules were saved whole, whose tensors were read."""
+    if isinstance(node, Inert) and is_module(node):
+        where = f" at '{name}'" if name else ""
+        yield f"a whole module was saved{where} ({node.named}): its class was not imported, its tensors read"
+    elif depth < 2 and isinstance(node, Mapping | list | tuple):
+        for key, value in parts(node):
+            if key not in _SETTINGS:
+                yield from _saved_whole(value, f"{name}.{key}" if name else key, depth + 1)
+
+
+def _settings(node: object, name: str, depth: int) -> Iterator[tuple[str, str | int | float | bool]]:
     """Yield text and numbers of nested settings; what histories of training hold is deeper."""
-    if isinstance(node, str | int | float | bool):
-        yield name, node
+    if (value := plain(node)) is not None:
+        yield name, value
     elif isinstance(node, argparse.Namespace):
-        yield from _plain(vars(node), name, depth)
-    elif isinstance(node, Mapping) and depth < _PLAIN_DEPTH:
-        for key, value in node.items():
-            yield from _plain(value, f"{name}.{key}" if name else str(key), depth + 1)
+        yield from _settings(vars(node), name, depth)
+    elif isinstance(node, Mapping | Inert) and depth < _PLAIN_DEPTH and not is_module(node):
+        for key, inner in parts(node):
+            yield from _settings(inner, f"{name}.{key}" if name else key, depth + 1)
 
 
-def _leaves(node: object, name: str) -> Iterator[tuple[str, Tensor]]:
+def _leaves(node: object, name: str, above: frozenset[int]) -> Iterator[tuple[str, Tensor | str]]:
+    """Yield every tensor by its name, and of a tensor that is one rank's part which part it is."""
     if isinstance(node, Tensor):
         yield name, node.detach()
     elif isinstance(node, np.ndarray) and node.dtype.kind in "biuf":
         yield name, torch.from_numpy(node.astype(node.dtype.newbyteorder("="), copy=False))
-    elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            yield from _leaves(value, f"{name}.{index}")
+    elif isinstance(node, Inert) and (part := part_of_rank(node)) is not None:
+        yield name, part
+    elif isinstance(node, Inert) and node.named.endswith(".DTensor"):
+        if (whole := whole_of_rank(node)) is not None:
+            yield name, whole
+    elif isinstance(node, Mapping | Inert | list | tuple) and id(node) not in above and len(above) < _DEPTH:
+        for key, value in parts(node):
+            if key in _SETTINGS and not name and not isinstance(value, Tensor | np.ndarray):
+                continue
+            yield from _leaves(value, f"{name}.{key}" if name else key, above | {id(node)})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from carryover.configs import UserError
+from carryover.core.backbones import huggingface
 from carryover.core.backbones.timm_import import Filtered, candidates
 from carryover.core.backbones.timm_network import library
 
@@ -34,12 +35,13 @@ _DEPTHS: dict[tuple[int, ...], int] = {
     (2, 2, 2, 2): 26,
 }
 
-ANCHORS = ("patch_embed.proj.weight", "downsample_layers.0.0.weight", "stem.0.weight")
+ANCHORS = ("patch_embed.proj.weight", "downsample_layers.0.0.weight", "stem.0.weight", *huggingface.ANCHORS)
 """First tensors of the networks that `usual_models` knows, by which their encoders are found in a file."""
 
 
 def usual_models(raw: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return timm's names of the usual vision transformers, ConvNeXts and Swins of these sizes."""
+    raw = huggingface.by_authors_names(raw)
     if any(_VIT.fullmatch(name) for name in raw) and "patch_embed.proj.weight" in raw:
         return _vision_transformers(raw)
     if any(_CONVNEXT.fullmatch(name) for name in raw):
@@ -87,6 +89,9 @@ def the_one(raw: Mapping[str, Tensor], names: tuple[str, ...], where: str) -> Fi
         # Without timm nothing can be said.
         return None
     found = candidates(raw, tuple(name for name in names if name in known), where)
+    if len(found) == 2 and found[1].config.arch == f"{found[0].config.arch}_qkvb":
+        # DINOv3: the first has no biases of query and value, which fits a file whose biases are all zero.
+        return found[0]
     if len(found) > 1:
         listed = ", ".join(f"--architecture {f.config.arch}" for f in found)
         raise UserError(f"{where}: several networks have these tensors; choose one: {listed}")
@@ -104,7 +109,14 @@ def _vision_transformers(raw: Mapping[str, Tensor]) -> tuple[str, ...]:
         return ()
     scaled = any(re.search(r"\.(ls1\.gamma|gamma_1)$", name) for name in raw)
     registers = any(name in raw for name in ("register_tokens", "reg_token"))
-    if "pos_embed" not in raw:
+    if "dist_token" in raw:
+        return (f"deit_{size}_distilled_patch{patch}_224", f"deit3_{size}_distilled_patch{patch}_224")
+    table = next((v for n, v in raw.items() if n.endswith(".attn.relative_position_bias_table")), None)
+    if table is not None:
+        side = {732: 224, 2212: 384, 3972: 512}.get(table.shape[0])
+        return (f"beit_{size}_patch{patch}_{side}",) if side else ()
+    rotary = registers or any(n in raw for n in ("storage_tokens", "rope_embed.periods"))
+    if "pos_embed" not in raw and rotary:
         plus = "_plus" if any(".mlp.w1." in n or ".fc1_g." in n for n in raw) else ""
         return tuple(f"vit_{size}{plus}_patch{patch}_dinov3{bias}" for bias in ("", "_qkvb"))
     if registers or scaled:

@@ -6,6 +6,7 @@ time of change of the file, of a configuration beside it and of carryover's own 
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -18,11 +19,12 @@ from carryover.configs.files import cache_folder, stamp
 from carryover.configs.formats import Format
 from carryover.core.backbones.inspected import Inspection
 from carryover.core.backbones.stated import Stated
+from carryover.core.formats.checkpoint_files import parts_of
 
 log = logging.getLogger(__name__)
 
 FORMAT: Final = Format("what was found in a checkpoint", 1)
-_BESIDE: Final = ("config.json", "config.yaml")
+_BESIDE: Final = ("config.json", "config.yaml", "preprocessor_config.json")
 _INSPECTION: Final = TypeAdapter(Inspection)
 
 
@@ -30,7 +32,7 @@ def look_into(path: Path, encoder: str | None = None, stated: Stated | None = No
     """Return what `core.backbones.inspection.inspect_checkpoint` does; only a new file is read for it."""
     where = path.expanduser().absolute()
     file = _place(where, encoder, stated)
-    basis = _basis(where)
+    basis = _basis(where, parts_of(where))
     if file is not None and (known := _read(file, basis)) is not None:
         return _INSPECTION.validate_python({**known, "path": path})
     from carryover.core.backbones.inspection import inspect_checkpoint
@@ -56,10 +58,11 @@ def _place(path: Path, encoder: str | None, stated: Stated | None) -> Path | Non
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
-def _basis(path: Path) -> dict[str, str]:
+def _basis(path: Path, parts: Sequence[Path]) -> dict[str, str]:
     """Return what the answer follows from."""
     code = sorted(Path(__file__).parent.glob("*.py"))
-    found = {file.name: stamp(file) for file in (path, *(path.with_name(name) for name in _BESIDE))}
+    found = {file.name: stamp(file) for file in (path, *(parts[0].with_name(name) for name in _BESIDE))}
+    found |= {file.name: stamp(file) for file in parts}
     found["importers"] = hashlib.sha256("".join(map(stamp, code)).encode()).hexdigest()[:16]
     for library in ("torch", "torchvision", "timm"):
         try:

@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from carryover.configs import UserError
-from carryover.configs.files import sha256_file
 from carryover.core.backbones.inspection import load_backbone
 from carryover.core.formats.canonical import CanonicalMetadata, backbone_digest
+from carryover.core.formats.checkpoint_files import parts_of, sha256_checkpoint
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Source:
     Attributes
     ----------
     sha256
-        Of the file.
+        Of the file; of several, of their names and digests.
     digest
         Of what the backbone computes (`core.formats.canonical.backbone_digest`).
     backbone
@@ -42,16 +42,14 @@ def open_source(path: Path) -> Source:
 
     Raises UserError for a missing or unfit file, and for one that was replaced while it was being read.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    before = _stamp(path)
+    before = _stamps(path)
     backbone, metadata = load_backbone(path)
-    sha256 = sha256_file(path)
-    if _stamp(path) != before:
+    sha256 = sha256_checkpoint(path)
+    if _stamps(path) != before:
         raise UserError(f"{path}: was replaced while it was being read; run again when it is whole")
     return Source(path, sha256, backbone_digest(backbone.state_dict(), metadata), backbone, metadata)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+def _stamps(path: Path) -> list[tuple[int, int, int]]:
+    stats = [part.stat() for part in parts_of(path)]
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]

@@ -50,6 +50,8 @@ class Stated:
         The normalisation that the weights expect.
     input_size
         Side in pixels of the images that it was trained on, as a configuration says it.
+    method
+        How it was pretrained, as a configuration says it.
     where
         Who says so: "--pixels", "meta.cfg of the file", "config.yaml beside the file".
     """
@@ -61,6 +63,7 @@ class Stated:
     heads: int | None = None
     pixels: Pixels | None = None
     input_size: int | None = None
+    method: str | None = None
     where: str = ""
 
     def over(self, other: "Stated") -> "Stated":

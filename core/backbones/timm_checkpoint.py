@@ -5,6 +5,7 @@ from pathlib import Path
 from carryover.configs import UserError
 from carryover.core.backbones.architecture import check_whole
 from carryover.core.backbones.assumptions import Resolved, assume_pixels, metadata_of
+from carryover.core.backbones.huggingface import by_authors_names
 from carryover.core.backbones.imported import (
     Imported,
     as_float32,
@@ -16,7 +17,14 @@ from carryover.core.backbones.makers import Encoder, choose, maker_of, own_encod
 from carryover.core.backbones.reading import Contents
 from carryover.core.backbones.recognition import the_one, usual_models, usual_resnets
 from carryover.core.backbones.stated import Stated, pixels_of
-from carryover.core.backbones.timm_import import Filtered, anchors_of, children_of, fitted, without_tag
+from carryover.core.backbones.timm_import import (
+    Filtered,
+    anchors_of,
+    children_of,
+    fitted,
+    own_heads,
+    without_tag,
+)
 from carryover.core.backbones.timm_network import library, pretrained_configuration
 from carryover.core.backbones.timm_own import TimmsOwn
 from carryover.core.backbones.values import require_usable
@@ -86,7 +94,7 @@ def take_recognised(
             f"{where}: {kind} that none of the usual models fits{tried}; name the model of timm:"
             " --architecture timm/NAME"
         )
-    if told.heads is not None:
+    if told.heads not in (None, own_heads(filtered.config)):
         filtered = fitted(raw, filtered.config.model_copy(update={"heads": told.heads}), where)
     return _imported(path, contents, told, chosen, found, filtered, embedded, None)
 
@@ -156,7 +164,7 @@ def _imported(
 
 def _own(contents: Contents, chosen: Encoder, filtered: Filtered, named: str) -> TimmsOwn:
     raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
-    return TimmsOwn(named.removeprefix("timm/"), filtered.config, raw)
+    return TimmsOwn(named.removeprefix("timm/"), filtered.config, by_authors_names(raw))
 
 
 def _resolved(filtered: Filtered, told: Stated, maker: str, named: str | None) -> Resolved:

@@ -1,9 +1,12 @@
 """Somebody's tensors under timm's names, by timm's own checkpoint filters; every tensor is followed."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from carryover.configs import UserError
 from carryover.core.backbones.architecture import expected_tensors, listed
+from carryover.core.backbones.huggingface import ANCHORS, by_authors_names
 from carryover.core.backbones.timm_network import library, model_name, options_of, require_model
 from carryover.core.formats.backbone import BackboneConfig
 
@@ -37,6 +41,7 @@ _ON_TOP = (
     "norms.",
     "local_cls_norm.",
     "proj.",
+    "pooler.dense.",
 )
 # The norm over pooled features, which ConvNeXt V2's masked autoencoders do not have.
 _LAST_NORM = {"head.norm.weight": 1.0, "head.norm.bias": 0.0}
@@ -70,7 +75,7 @@ def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Fil
     Raises UserError, naming the tensors, where the model has tensors that are not there, or the file has
     tensors of the backbone that the model does not have.
     """
-    config = _sized(raw, config)
+    config = _sized(by_authors_names(raw), config)
     model, own = _model_and_filter(config)
     state = _run(own, dict(raw), model, where)
     expected = expected_tensors(config)
@@ -87,6 +92,12 @@ def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Fil
         )
     kept = {name: state[name] for name in expected}
     became = _followed(raw, own, model, where)
+    lost = [n for n, to in became.items() if not to and _takes_part(n) and _is_not_zero(raw[n])]
+    if lost:
+        raise UserError(
+            f"{where}: not {config.arch}: it has no place for {listed(lost)}, which are not zero; say which"
+            " model it is with --architecture"
+        )
     made = {target for targets in became.values() for target in targets} | set(added)
     if anew := [n for n in kept if n not in made and kept[n].is_floating_point()]:
         raise UserError(
@@ -101,11 +112,19 @@ def anchors_of(config: BackboneConfig) -> tuple[str, ...]:
     model, _ = _model_and_filter(config)
     first: Any = model.pretrained_cfg.get("first_conv") or ()
     ours = [first] if isinstance(first, str) else list(first)
-    authors = ["downsample_layers.0.0.weight"]
+    authors = ["downsample_layers.0.0.weight", *ANCHORS]
     if "clip" in config.arch:
         # OpenAI's files: the image tower's names are told from the text tower's by their prefix.
         authors.append("visual.conv1.weight")
     return tuple(dict.fromkeys([*(f"{name}.weight" for name in ours), *authors]))
+
+
+def own_heads(config: BackboneConfig) -> int | None:
+    """Return how many attention heads timm's model has unless it is told; None where it has none."""
+    model, _ = _model_and_filter(config.model_copy(update={"heads": None}))
+    return next(
+        (int(m.num_heads) for m in model.modules() if isinstance(getattr(m, "num_heads", None), int)), None
+    )
 
 
 def children_of(config: BackboneConfig) -> tuple[str, ...]:
@@ -115,6 +134,15 @@ def children_of(config: BackboneConfig) -> tuple[str, ...]:
 
 def _is_on_top(name: str) -> bool:
     return name.startswith(_ON_TOP) and name not in _LAST_NORM
+
+
+def _takes_part(name: str) -> bool:
+    """Whether a tensor that a filter leaves out would be computed with: the biases of an attention."""
+    return re.search(r"\.(qkv|query|value|q_proj|v_proj)\.bias$", name) is not None
+
+
+def _is_not_zero(value: Tensor) -> bool:
+    return not value.is_meta and bool(value.any())
 
 
 def _sized(raw: Mapping[str, Tensor], config: BackboneConfig) -> BackboneConfig:
@@ -155,13 +183,16 @@ def _model_and_filter(config: BackboneConfig) -> tuple[Any, Filter | None]:
 
 
 def _run(own: Filter | None, raw: dict[str, Tensor], model: nn.Module, where: str) -> dict[str, Tensor]:
+    raw = by_authors_names(raw)
     if own is None:
         return raw
     try:
-        try:
-            return dict(own(raw, model))
-        except TypeError:
-            return dict(own(raw))
+        # Some of timm's filters print.
+        with redirect_stdout(StringIO()):
+            try:
+                return dict(own(raw, model))
+            except TypeError:
+                return dict(own(raw))
     except (KeyError, RuntimeError, ValueError, AttributeError, IndexError, AssertionError) as error:
         raise UserError(
             f"{where}: timm's filter for {type(model).__name__} cannot read these tensors"

@@ -10,6 +10,7 @@ from carryover.configs import UserError
 from carryover.configs.files import sha256_file
 from carryover.configs.formats import FileModel, Format
 from carryover.core.formats.canonical import CanonicalMetadata
+from carryover.core.formats.checkpoint_files import parts_of, sha256_checkpoint
 
 STRUCTURE_ONLY = "structure only"
 
@@ -181,8 +182,9 @@ def receipt_path(target: Path) -> Path:
 
 
 def file_record(path: Path) -> FileRecord:
-    """Describe a file as receipts do."""
-    return FileRecord(name=path.name, sha256=sha256_file(path), size=path.stat().st_size)
+    """Describe a file, or a folder or index of shards, as receipts do."""
+    size = sum(part.stat().st_size for part in parts_of(path))
+    return FileRecord(name=path.name, sha256=sha256_checkpoint(path), size=size)
 
 
 def write_receipt(path: Path, receipt: Receipt) -> None:

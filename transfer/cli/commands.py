@@ -196,12 +196,12 @@ def evaluate_checkpoint(
     network: "Stated | None" = None,
 ) -> None:
     """Run one evaluation recipe on a checkpoint of any maker, or on one of the encoders that it holds."""
+    from carryover.core.formats.checkpoint_files import checkpoint_file
     from carryover.transfer.tasks.config import check_roots
 
     config = load("transfer", recipe, overrides)
     check_roots(config)
-    if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint")
+    checkpoint_file(checkpoint)
     from carryover.transfer.tasks.evaluate import canonical_of, evaluate
 
     directory = out or Path("runs") / f"{checkpoint.stem}-{config.name}-seed{config.seed}"

@@ -57,12 +57,11 @@ def print_verification(
     """Verify a checkpoint, print what was found and write it to `out`; return whether nothing is named."""
     from rich.text import Text
 
-    from carryover.configs import UserError
+    from carryover.core.formats.checkpoint_files import checkpoint_file
     from carryover.transfer.studies.writing import out_console, print_table
 
     config = settings(overrides)
-    if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint")
+    checkpoint_file(checkpoint)
     from carryover.transfer.verify.text import HEADER, header, rows, write
     from carryover.transfer.verify.verify import verify as run
 

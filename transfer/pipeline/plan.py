@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from carryover.configs import UserError, load
 from carryover.core.backbones.pixels import WillBeTrainedOn
 from carryover.core.data.digest import Digests, recipe_digest
+from carryover.core.formats.checkpoint_files import parts_of
 from carryover.slurm.graph import Graph
 from carryover.slurm.resources import Resources
 from carryover.slurm.stage import Output, Stage
@@ -152,8 +153,10 @@ def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
 def _add_import(laid: _Plan, given: CheckpointEntry) -> str:
     path = given.path.expanduser().absolute()
     where = f"checkpoints: {given.key}"
-    if not path.is_file():
-        raise UserError(f"{where}: {path}: no such file")
+    try:
+        parts = parts_of(path)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     metadata = read_metadata(path, given.encoder, given.said)
     judges = [r for e in laid.evaluations for r in e.recipes.values()]
     refuse_unfit(where, metadata.backbone, laid.config.convert, judges)
@@ -162,7 +165,7 @@ def _add_import(laid: _Plan, given: CheckpointEntry) -> str:
     params: dict[str, Any] = {"checkpoint": str(path), "label": given.key, "encoder": given.encoder}
     if said := given.said.stated():
         params["said"] = said
-    _add(laid, "convert", f"import/{given.key}", "import_foreign", params, inputs=(path,))
+    _add(laid, "convert", f"import/{given.key}", "import_foreign", params, inputs=parts)
     return f"import/{given.key}"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from carryover.configs import UserError
-from carryover.configs.files import sha256_file
 from carryover.configs.identity import leaves
+from carryover.core.formats.checkpoint_files import FOLDERS, INDEX, sha256_checkpoint
 from carryover.transfer.report.cells import Cell, build_cell
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, Pretraining, collect
 from carryover.transfer.report.naming import metric_name
@@ -96,7 +96,7 @@ def compare(first: Path, second: Path) -> Comparison:
     for path in (first, second):
         if not path.exists():
             raise UserError(f"{path}: no such run or checkpoint")
-    kinds = [path.is_file() and path.suffix != ".json" for path in (first, second)]
+    kinds = [_is_checkpoint(path) for path in (first, second)]
     if all(kinds):
         return _checkpoints(first, second)
     if any(kinds):
@@ -211,6 +211,12 @@ def _lines(
     return lines
 
 
+def _is_checkpoint(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix != ".json" or path.name.endswith(INDEX)
+    return any((path / name).is_file() for name in FOLDERS)
+
+
 def _checkpoints(first: Path, second: Path) -> Comparison:
     """Compare two files of any maker: what is known of them, and every tensor of their backbones."""
     import torch
@@ -226,7 +232,7 @@ def _checkpoints(first: Path, second: Path) -> Comparison:
 
     (a, ours), (b, theirs) = (taken(path) for path in (first, second))
     said = [
-        _flat(about.model_dump(mode="json")) | {"sha256": sha256_file(path)}
+        _flat(about.model_dump(mode="json")) | {"sha256": sha256_checkpoint(path)}
         for about, path in ((ours, first), (theirs, second))
     ]
     shared = [n for n in a if n in b and a[n].shape == b[n].shape]

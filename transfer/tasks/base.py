@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from carryover.configs import UserError
+from carryover.core.formats.checkpoint_files import checkpoint_file
 from carryover.transfer.results.record import RECORD_NAME, Facts, Metric, ResultRecord, require_same
 from carryover.transfer.tasks.recipe import EvaluationRecipe
 
@@ -166,8 +166,8 @@ def run_task(task: Task[C, P, M], config: C, checkpoint: "Path | Source", out: P
     Interrupted
         The training was asked to stop; its state is saved.
     """
-    if isinstance(checkpoint, Path) and not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint")
+    if isinstance(checkpoint, Path):
+        checkpoint_file(checkpoint)
     _refuse_other_protocol(config, out)
     data = task.prepare(config)
     if (record := task.launch(config, checkpoint, out)) is not None:

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carryover.configs import UserError
 from carryover.transfer.results.record import RECORD_NAME, ResultRecord
 from carryover.transfer.tasks.base import run_task
 from carryover.transfer.tasks.config import implementation_of
@@ -74,11 +73,10 @@ def is_canonical(checkpoint: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     from carryover.core.formats.canonical import METADATA_KEY
+    from carryover.core.formats.checkpoint_files import checkpoint_file
 
-    if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint")
     try:
-        with safe_open(str(checkpoint), framework="pt") as file:
+        with safe_open(str(checkpoint_file(checkpoint)), framework="pt") as file:
             return METADATA_KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False

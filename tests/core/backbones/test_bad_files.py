@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.backbones.importers import import_checkpoint
@@ -258,7 +258,7 @@ def test_missing_path_and_directory_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint"):
         load_backbone(folder / "nowhere.pth")
     (folder / "d").mkdir()
-    with pytest.raises(UserError, match="found a directory"):
+    with pytest.raises(UserError, match=r"a folder with nothing; expected \.metadata, model\.safe"):
         load_backbone(folder / "d")
     (folder / "d").rmdir()
 
@@ -292,18 +292,23 @@ def test_no_code_in_a_file_is_ever_executed(writer: str, folder: Path) -> None:
     assert not mark.exists()
 
 
-def test_whole_saved_module_is_refused_by_its_class(folder: Path) -> None:
-    torch.save(network(1), folder / "c.pth")
-    with pytest.raises(UserError, match=r"'torchvision\.models\.resnet\.ResNet'.*save its state_dict"):
-        read_contents(folder / "c.pth")
+def test_a_module_saved_whole_is_read_without_its_class(folder: Path, backbone: State) -> None:
+    torch.save({"model": network(1), "epoch": 2}, folder / "c.pth")
+    state, _ = import_checkpoint(folder / "c.pth")
+    assert all(torch.equal(state[name], backbone[name]) for name in backbone)
+    assert "(torchvision.models.resnet.ResNet)" in " ".join(read_contents(folder / "c.pth").notes)
 
 
-def test_torchscript_archive_is_refused(folder: Path) -> None:
+def test_torchscript_archives_are_read_and_frozen_ones_refused(folder: Path, backbone: State) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), str(folder / "c.pt"))
-    with pytest.raises(UserError, match="TorchScript archive"):
-        read_contents(folder / "c.pt")
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network(1).eval(), torch.zeros(1, 3, 32, 32))
+        torch.jit.save(traced, str(folder / "c.pt"))
+        torch.jit.save(torch.jit.freeze(traced), str(folder / "frozen.pt"))
+    state, _ = import_checkpoint(folder / "c.pt")
+    assert all(torch.equal(state[name], backbone[name]) for name in backbone)
+    with pytest.raises(UserError, match="TorchScript archive without parameters"):
+        read_contents(folder / "frozen.pt")
 
 
 def test_bookkeeping_of_known_libraries_is_read_without_those_libraries(
