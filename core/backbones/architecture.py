@@ -12,6 +12,8 @@ from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.shapes_only import shapes_only
+from carryover.core.backbones.timm_network import timms_model
 from carryover.core.formats.backbone import Architecture, BackboneConfig
 
 _DEPTHS: dict[tuple[str, tuple[int, ...]], Architecture] = {
@@ -42,8 +44,9 @@ class TensorSpec:
 
 @cache
 def _specs(config: BackboneConfig) -> tuple[tuple[str, TensorSpec], ...]:
-    with torch.device("meta"):
-        state = build_backbone(config).state_dict()
+    with shapes_only():
+        network = timms_model(config) if config.family == "timm" else build_backbone(config)
+        state = network.state_dict()
     return tuple((name, TensorSpec(tuple(value.shape), value.dtype)) for name, value in state.items())
 
 
@@ -57,10 +60,11 @@ def is_counter(name: str) -> bool:
     return name.rpartition(".")[2] == _COUNTER
 
 
-def check_whole(state: Mapping[str, Tensor], config: BackboneConfig, where: str) -> None:
+def check_whole(state: Mapping[str, Tensor], config: BackboneConfig, where: str, finite: bool = True) -> None:
     """Raise UserError unless `state` is exactly `config`: names, shapes, dtypes, finite values.
 
-    The message names the first offending tensors of every kind and says what was expected.
+    The message names the first offending tensors of every kind and says what was expected. Without `finite`
+    no values are looked at.
     """
     expected = expected_tensors(config)
     missing = [name for name in expected if name not in state]
@@ -78,7 +82,7 @@ def check_whole(state: Mapping[str, Tensor], config: BackboneConfig, where: str)
             defects.append(f"'{name}' has shape {tuple(value.shape)}, expected {spec.shape}")
         elif value.dtype != spec.dtype:
             defects.append(f"'{name}' has dtype {value.dtype}, expected {spec.dtype}")
-        elif value.is_floating_point() and not torch.isfinite(value).all():
+        elif finite and value.is_floating_point() and not torch.isfinite(value).all():
             defects.append(f"'{name}' has values that are not finite")
     if defects:
         shown = "; ".join(defects[:_SHOWN])

@@ -12,9 +12,11 @@ from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.makers import Encoder
 from carryover.core.backbones.reading import Contents
 from carryover.core.backbones.timm_own import TimmsOwn
+from carryover.core.backbones.values import require_usable
 from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.core.formats.receipt import Fate
 
+_LOOKED_THROUGH = 4 * 2**30
 _TRAINING_STATE = re.compile(
     r"(^|\.)(optim|optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
 )
@@ -62,6 +64,22 @@ def as_float32(name: str, value: Tensor) -> Tensor:
     if is_counter(name):
         return value.reshape(()).to(torch.int64) if value.numel() == 1 else value
     return value.to(torch.float32).contiguous() if value.is_floating_point() else value
+
+
+def looked_through(
+    contents: Contents, raw: Mapping[str, Tensor], where: str, values: bool
+) -> tuple[str, ...]:
+    """Check the values of the tensors that are taken; return what is to be said of that.
+
+    Without `values`, where nothing is carried, those of very large networks are left for later. Raises
+    UserError for values that no trained network has.
+    """
+    size = sum(value.nbytes for value in raw.values())
+    if not values and size > _LOOKED_THROUGH:
+        return (f"its values ({size / 1e9:.1f} GB) were not read: convert and evaluate check them",)
+    # What is carried stays in memory; what is only described need not.
+    require_usable(raw, where, (lambda: None) if values else contents.forget)
+    return ()
 
 
 def choice_in_words(chosen: Encoder, found: tuple[Encoder, ...]) -> str:

@@ -17,6 +17,7 @@ from carryover.core.backbones.imported import (
     conversions_in_words,
     fates_of,
     live_backbone,
+    looked_through,
 )
 from carryover.core.backbones.inspected import in_words, with_said
 from carryover.core.backbones.makers import Encoder, choose, encoders, maker_of, own_encoders
@@ -25,13 +26,14 @@ from carryover.core.backbones.recognition import ANCHORS
 from carryover.core.backbones.stated import Stated
 from carryover.core.backbones.timm_checkpoint import take_as, take_recognised, take_variant
 from carryover.core.backbones.timm_own import prove_own
-from carryover.core.backbones.values import require_usable, untouched
+from carryover.core.backbones.values import untouched
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import (
     METADATA_KEY,
     CanonicalMetadata,
     load_canonical,
     parse_metadata,
+    read_metadata,
 )
 from carryover.core.formats.receipt import Fate, read_receipt, receipt_path
 from carryover.core.formats.said import Said
@@ -67,12 +69,18 @@ def import_checkpoint(
     return dict(taken.state), metadata
 
 
-def take_backbone(path: Path, encoder: str | None = None, stated: Stated | None = None) -> Imported:
-    """Like `import_checkpoint`, with every key's fate; assumptions are in the metadata."""
+def take_backbone(
+    path: Path, encoder: str | None = None, stated: Stated | None = None, values: bool = True
+) -> Imported:
+    """Like `import_checkpoint`, with every key's fate; assumptions are in the metadata.
+
+    Without `values` the tensors have none: the file is described, and its values are looked at only to find
+    those that no trained network has.
+    """
     contents = read_contents(path)
     said = stated or Stated()
     if contents.layout == "safetensors" and EMBEDDED_KEY in contents.entries:
-        return _canonical(path, encoder, said)
+        return _canonical(path, contents, encoder, said, values)
     embedded = _embedded_metadata(contents, path)
     found = encoders(contents)
     told = said
@@ -82,7 +90,7 @@ def take_backbone(path: Path, encoder: str | None = None, stated: Stated | None 
         told = said.over(Stated(architecture=embedded.backbone.arch))
     if told.architecture is not None and "/" in told.architecture:
         try:
-            return take_as(path, contents, told, encoder, embedded)
+            return take_as(path, contents, told, encoder, embedded, values)
         except UserError as error:
             if embedded is None:
                 raise
@@ -91,17 +99,17 @@ def take_backbone(path: Path, encoder: str | None = None, stated: Stated | None 
                 f" says what was dropped or folded); take the file that it was converted from ({error})"
             ) from None
     if not found and (own := own_encoders(contents, ANCHORS)):
-        return take_recognised(path, contents, told, own, encoder, embedded)
+        return take_recognised(path, contents, told, own, encoder, embedded, values)
     chosen = choose(found, encoder, contents, path)
     raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
     try:
         config = recognise(raw, path, chosen.prefix)
     except UserError:
-        variant = take_variant(path, contents, told, chosen, found, embedded)
+        variant = take_variant(path, contents, told, chosen, found, embedded, values)
         if variant is None:
             raise
         return variant
-    return _resnet(path, contents, chosen, found, config, told, embedded)
+    return _resnet(path, contents, chosen, found, config, told, embedded, values)
 
 
 def _resnet(
@@ -112,6 +120,7 @@ def _resnet(
     recognised: BackboneConfig,
     told: Stated,
     embedded: CanonicalMetadata | None,
+    values: bool,
 ) -> Imported:
     raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
     where = f"{path} (under '{chosen.prefix}')" if chosen.prefix else str(path)
@@ -120,6 +129,7 @@ def _resnet(
     for name in extra:
         del raw[name]
     notes = [choice_in_words(chosen, found)] if len(found) > 1 else []
+    notes += contents.notes
     turned = False
     if embedded is None:
         resolved = resolve(recognised, chosen, maker, contents, told, path)
@@ -131,13 +141,14 @@ def _resnet(
         require_nothing_stated(told, path)
         config, metadata = embedded.backbone, embedded
     filled = tuple(name for name in expected_tensors(config) if is_counter(name) and name not in raw)
-    state = {name: as_float32(name, value) for name, value in raw.items()}
+    taken = raw if values else {name: value.to("meta") for name, value in raw.items()}
+    state = {name: as_float32(name, value) for name, value in taken.items()}
     state |= {name: torch.zeros((), dtype=torch.int64) for name in filled}
     state = {name: state[name] for name in (*expected_tensors(config), *state) if name in state}
-    check_whole(state, config, where)
+    check_whole(state, config, where, finite=embedded is not None and values)
     if embedded is None:
-        require_usable(state, where)
-        if untouched(state):
+        notes += looked_through(contents, raw, where, values)
+        if untouched(raw):
             notes.append("every batch norm has the statistics of a new network: was it ever trained?")
     if turned:
         state = {n: v.flip(1) if n in _FIRST else v for n, v in state.items()}
@@ -173,13 +184,14 @@ def require_encoder(path: Path, metadata: CanonicalMetadata, encoder: str | None
         )
 
 
-def _canonical(path: Path, encoder: str | None, told: Stated) -> Imported:
-    state, metadata = load_canonical(path)
+def _canonical(path: Path, contents: Contents, encoder: str | None, told: Stated, values: bool) -> Imported:
+    state, metadata = load_canonical(path) if values else (dict(contents.tensors), read_metadata(path))
     require_encoder(path, metadata, encoder)
-    check_whole(state, metadata.backbone, str(path))
+    check_whole(state, metadata.backbone, str(path), finite=values)
     require_nothing_stated(told, path)
     fates = tuple(Fate(name, "carried", name) for name in state)
-    return Imported(state, metadata, "canonical", metadata.encoder, (), fates, (), ())
+    notes = () if values else looked_through(contents, state, str(path), values)
+    return Imported(state, metadata, "canonical", metadata.encoder, (), fates, (), notes)
 
 
 def _embedded_metadata(contents: Contents, path: Path) -> CanonicalMetadata | None:

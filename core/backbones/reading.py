@@ -84,6 +84,11 @@ class Contents:
     notes: tuple[str, ...] = ()
     mapped: tuple[Mapped, ...] = ()
 
+    def forget(self) -> None:
+        """Give back the memory of the values that were looked at."""
+        for mapped in self.mapped:
+            mapped.forget()
+
 
 def read_contents(path: Path) -> Contents:
     """Read a checkpoint of any maker, recognising its layout from its first bytes.

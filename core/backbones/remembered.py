@@ -35,6 +35,9 @@ def look_into(path: Path, encoder: str | None = None, stated: Stated | None = No
     basis = _basis(where, parts_of(where))
     if file is not None and (known := _read(file, basis)) is not None:
         return _INSPECTION.validate_python({**known, "path": path})
+    from carryover.core.backbones.light import import_torchvision
+
+    import_torchvision()
     from carryover.core.backbones.inspection import inspect_checkpoint
 
     found = inspect_checkpoint(path, encoder, stated)

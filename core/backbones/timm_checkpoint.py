@@ -12,6 +12,7 @@ from carryover.core.backbones.imported import (
     choice_in_words,
     conversions_in_words,
     fates_of,
+    looked_through,
 )
 from carryover.core.backbones.makers import Encoder, choose, maker_of, own_encoders
 from carryover.core.backbones.reading import Contents
@@ -21,13 +22,13 @@ from carryover.core.backbones.timm_import import (
     Filtered,
     anchors_of,
     children_of,
+    filled,
     fitted,
     own_heads,
     without_tag,
 )
 from carryover.core.backbones.timm_network import library, pretrained_configuration
 from carryover.core.backbones.timm_own import TimmsOwn
-from carryover.core.backbones.values import require_usable
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata
 
@@ -41,6 +42,7 @@ def take_as(
     told: Stated,
     encoder: str | None,
     embedded: CanonicalMetadata | None,
+    values: bool = True,
 ) -> Imported:
     """Take a file as the model of timm that `told.architecture` names.
 
@@ -61,7 +63,7 @@ def take_as(
     chosen = choose(found, encoder, contents, path)
     raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
     filtered = fitted(raw, without_tag(named), _where(path, chosen))
-    return _imported(path, contents, told, chosen, found, filtered, embedded, named.arch)
+    return _imported(path, contents, told, chosen, found, filtered, embedded, named.arch, values)
 
 
 def take_recognised(
@@ -71,6 +73,7 @@ def take_recognised(
     found: tuple[Encoder, ...],
     encoder: str | None,
     embedded: CanonicalMetadata | None,
+    values: bool = True,
 ) -> Imported:
     """Take a file as the one of timm's usual models that its tensors fit by names and shapes.
 
@@ -96,7 +99,7 @@ def take_recognised(
         )
     if told.heads not in (None, own_heads(filtered.config)):
         filtered = fitted(raw, filtered.config.model_copy(update={"heads": told.heads}), where)
-    return _imported(path, contents, told, chosen, found, filtered, embedded, None)
+    return _imported(path, contents, told, chosen, found, filtered, embedded, None, values)
 
 
 def take_variant(
@@ -106,6 +109,7 @@ def take_variant(
     chosen: Encoder,
     found: tuple[Encoder, ...],
     embedded: CanonicalMetadata | None,
+    values: bool = True,
 ) -> Imported | None:
     """Take a ResNet that is no plain one as timm's (ResNeXt, Wide, deep stems, GroupNorm); None if none fits.
 
@@ -118,7 +122,7 @@ def take_variant(
     filtered = the_one(raw, names, _where(path, chosen)) if names else None
     if filtered is None:
         return None
-    return _imported(path, contents, told, chosen, found, filtered, embedded, None)
+    return _imported(path, contents, told, chosen, found, filtered, embedded, None, values)
 
 
 def _where(path: Path, chosen: Encoder) -> str:
@@ -134,10 +138,15 @@ def _imported(
     filtered: Filtered,
     embedded: CanonicalMetadata | None,
     named: str | None,
+    values: bool,
 ) -> Imported:
-    state = {name: as_float32(name, value) for name, value in filtered.state.items()}
-    check_whole(state, filtered.config, _where(path, chosen))
-    require_usable(state, _where(path, chosen))
+    where, raw = _where(path, chosen), {n: contents.tensors[full] for n, full in chosen.tensors.items()}
+    notes = [choice_in_words(chosen, found)] if len(found) > 1 else []
+    notes += contents.notes
+    taken = filled(filtered, raw, where) if values else filtered.state
+    state = {name: as_float32(name, value) for name, value in taken.items()}
+    check_whole(state, filtered.config, where, finite=False)
+    notes += looked_through(contents, {n: raw[n] for n, to in filtered.became.items() if to}, where, values)
     maker = maker_of(chosen, contents)
     resolved = _resolved(filtered, told, maker, named)
     metadata = embedded or metadata_of(resolved, maker, chosen, contents, told)
@@ -147,7 +156,6 @@ def _imported(
             carried[chosen.tensors[name]] = " + ".join(targets)
         else:
             reasons[chosen.tensors[name]] = f"no part of {filtered.config.arch} (head, decoder or mask token)"
-    notes = [choice_in_words(chosen, found)] if len(found) > 1 else []
     notes += conversions_in_words(filtered.state, ())
     return Imported(
         state=state,

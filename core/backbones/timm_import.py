@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from carryover.configs import UserError
 from carryover.core.backbones.architecture import expected_tensors, listed
 from carryover.core.backbones.huggingface import ANCHORS, by_authors_names
+from carryover.core.backbones.shapes_only import shapes_only
 from carryover.core.backbones.timm_network import library, model_name, options_of, require_model
+from carryover.core.backbones.traced import traced
 from carryover.core.formats.backbone import BackboneConfig
 
 Filter = Callable[..., Mapping[str, Tensor]]
@@ -56,9 +58,9 @@ class Filtered:
     config
         The network, with the input size that the file's positions are for.
     state
-        By timm's names, of the file's own values and types.
+        By timm's names, of the file's own types, without values (`filled` gives those).
     became
-        What every source tensor became: timm's names, none where it was left out.
+        Which tensors every source tensor is part of: timm's names, none where it was left out.
     added
         Names of the tensors that the file lacks and that were set to what a new last norm is.
     """
@@ -77,11 +79,11 @@ def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Fil
     """
     config = _sized(by_authors_names(raw), config)
     model, own = _model_and_filter(config)
-    state = _run(own, dict(raw), model, where)
-    expected = expected_tensors(config)
+    made = traced(lambda given: _run(own, given, model, where), raw)
+    expected, state = expected_tensors(config), dict(made.tensors)
     added = tuple(n for n in _LAST_NORM if n in expected and not any(m in state for m in _LAST_NORM))
     for name in added:
-        state[name] = torch.full(expected[name].shape, _LAST_NORM[name])
+        state[name] = torch.empty(expected[name].shape, device="meta")
     foreign = [n for n in state if n not in expected and not _is_on_top(n)]
     missing = [n for n in expected if n not in state]
     if foreign or missing:
@@ -91,20 +93,28 @@ def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Fil
             f"{where}: not {config.arch}: {' and '.join(parts)}; say which model it is with --architecture"
         )
     kept = {name: state[name] for name in expected}
-    became = _followed(raw, own, model, where)
+    became = {name: tuple(n for n in kept if name in made.sources.get(n, ())) for name in raw}
     lost = [n for n, to in became.items() if not to and _takes_part(n) and _is_not_zero(raw[n])]
     if lost:
         raise UserError(
             f"{where}: not {config.arch}: it has no place for {listed(lost)}, which are not zero; say which"
             " model it is with --architecture"
         )
-    made = {target for targets in became.values() for target in targets} | set(added)
-    if anew := [n for n in kept if n not in made and kept[n].is_floating_point()]:
+    anew = [n for n in kept if n not in added and (n in made.resampled or not made.sources.get(n))]
+    if anew := [n for n in anew if kept[n].is_floating_point()]:
         raise UserError(
             f"{where}: not {config.arch}: {listed(anew)} would have to be resampled to another size; say"
             " which model it is with --architecture"
         )
-    return Filtered(config, kept, {n: tuple(t for t in to if t in kept) for n, to in became.items()}, added)
+    return Filtered(config, kept, became, added)
+
+
+def filled(filtered: Filtered, raw: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the tensors of `filtered`, which was found for `raw`, with their values."""
+    model, own = _model_and_filter(filtered.config)
+    state = _run(own, dict(raw), model, where)
+    state |= {n: torch.full(filtered.state[n].shape, _LAST_NORM[n]) for n in filtered.added}
+    return {name: state[name] for name in filtered.state}
 
 
 def anchors_of(config: BackboneConfig) -> tuple[str, ...]:
@@ -177,7 +187,7 @@ def _model_and_filter(config: BackboneConfig) -> tuple[Any, Filter | None]:
         seen.append(filter_fn)
 
     # timm keeps a model's filter to itself; where it would load weights it has it in its hand.
-    with patch.object(timm.models._builder, "load_pretrained", instead), torch.device("meta"):
+    with patch.object(timm.models._builder, "load_pretrained", instead), shapes_only():
         model = timm.create_model(name, pretrained=True, **options_of(config))
     return model, (seen[0] if seen else None)
 
@@ -198,44 +208,6 @@ def _run(own: Filter | None, raw: dict[str, Tensor], model: nn.Module, where: st
             f"{where}: timm's filter for {type(model).__name__} cannot read these tensors"
             f" ({type(error).__name__}: {error})"
         ) from None
-
-
-def _followed(
-    raw: Mapping[str, Tensor], own: Filter | None, model: nn.Module, where: str
-) -> dict[str, tuple[str, ...]]:
-    """Return what every tensor became, found by filtering tensors whose every value says which one it is."""
-    generator = torch.Generator().manual_seed(0)
-    marks = torch.rand(len(raw), generator=generator, dtype=torch.float64) + 1
-    marked = {
-        name: mark.expand(value.shape) if value.is_floating_point() else value
-        for mark, (name, value) in zip(marks, raw.items())
-    }
-    names = list(raw)
-    became: dict[str, list[str]] = {name: [] for name in raw}
-    for target, value in _run(own, dict(marked), model, where).items():
-        if not value.is_floating_point():
-            if target in became:
-                became[target].append(target)
-            continue
-        for source in _sources(value, marks):
-            became[names[source]].append(target)
-    return {name: tuple(targets) for name, targets in became.items()}
-
-
-def _sources(value: Tensor, marks: Tensor) -> list[int]:
-    # A filter may put constants of its own type in (the zero bias of CLIP's projection).
-    value = value.to(marks.dtype)
-    low, high = value.min(), value.max()
-    found = {low, high} if torch.isclose(low, high, rtol=1e-9) else set(value.unique().unbind())
-    sources: set[int] = set()
-    for mark in found:
-        exact = torch.isclose(marks, mark, rtol=1e-9).nonzero().flatten().tolist()
-        if not exact:
-            # DINOv2's registers: the class token and its position are added.
-            sums = torch.isclose(marks[:, None] + marks, mark, rtol=1e-9).nonzero()
-            exact = sums.flatten().unique().tolist()
-        sources.update(exact)
-    return sorted(sources)
 
 
 def without_tag(config: BackboneConfig) -> BackboneConfig:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from carryover.configs import UserError
 from carryover.configs.nearest import nearest
 from carryover.core.backbones.declared import InputRule
+from carryover.core.backbones.light import without_compiler
+from carryover.core.backbones.shapes_only import shapes_only
 from carryover.core.backbones.transparent import Transparent
 from carryover.core.formats.backbone import BackboneConfig
 
@@ -31,7 +33,7 @@ class TimmNetwork(Transparent):
     pools_last_stage = False
 
     def __init__(self, config: BackboneConfig) -> None:
-        super().__init__(_create(config))
+        super().__init__(timms_model(config))
         facts = _facts(config)
         self.feature_dim, self.stages, self.strides, self.widths = facts[:4]
         self.patch_size, self.input_rule = facts[4:]
@@ -139,7 +141,8 @@ def library() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import timm
+            with without_compiler():
+                import timm
     except ImportError as error:
         raise UserError(f"timm's models need timm: pip install 'carryover-eval[timm]' ({error})") from None
     return timm
@@ -147,9 +150,7 @@ def library() -> Any:
 
 def pretrained_configuration(name: str) -> Mapping[str, Any]:
     """Return timm's own configuration of a model's weights: mean, deviation, input size, classifier."""
-    with torch.device("meta"):
-        model = library().create_model(name, pretrained=False, num_classes=0)
-    found: Mapping[str, Any] = model.pretrained_cfg
+    found: Mapping[str, Any] = _bare(name).pretrained_cfg
     return found
 
 
@@ -201,7 +202,8 @@ def options_of(config: BackboneConfig) -> dict[str, Any]:
     return options
 
 
-def _create(config: BackboneConfig) -> nn.Module:
+def timms_model(config: BackboneConfig) -> nn.Module:
+    """Build timm's own model of a configuration; raises UserError where timm has none of that name."""
     name = model_name(config)
     require_model(name)
     model: nn.Module = library().create_model(name, pretrained=False, **options_of(config))
@@ -210,9 +212,14 @@ def _create(config: BackboneConfig) -> nn.Module:
 
 @cache
 def _parameters(name: str) -> frozenset[str]:
-    with torch.device("meta"):
-        model = library().create_model(name, pretrained=False, num_classes=0)
-    return frozenset(inspect.signature(type(model).__init__).parameters)
+    return frozenset(inspect.signature(type(_bare(name)).__init__).parameters)
+
+
+@cache
+def _bare(name: str) -> Any:
+    """Return a model of timm as timm builds it, without a classifier and without values."""
+    with shapes_only():
+        return library().create_model(name, pretrained=False, num_classes=0)
 
 
 @cache
@@ -220,8 +227,8 @@ def _facts(
     config: BackboneConfig,
 ) -> tuple[int, tuple[str, ...], tuple[int, ...], tuple[int, ...], int | None, InputRule]:
     """Return width, stages, strides, widths, patch size and input rule, found without any values."""
-    with torch.device("meta"):
-        model: Any = _create(config).eval()
+    with shapes_only():
+        model: Any = timms_model(config).eval()
         side = config.input_size or model.pretrained_cfg["input_size"][-1]
         with torch.no_grad():
             images = torch.zeros(1, 3, side, side)

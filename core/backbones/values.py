@@ -1,6 +1,6 @@
-"""Values that no trained network has: found before anything is carried."""
+"""Values that no trained network has: found before anything is carried, in one pass over the file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,22 +10,39 @@ from carryover.configs import UserError
 # Below this a convolution's filter gives nothing: that channel's variance may well be zero.
 _SILENT = 1e-6
 _SHOWN = 3
+_AT_ONCE = 32 * 2**20
+# What scales a block's output or a norm's: as all others, it is no longer zero once it was trained.
+_SCALES = ("gamma", "gamma_1", "gamma_2", "lambda1", "lambda_1", "lambda_2", "layer_scale_parameter")
 
 
-def require_usable(state: Mapping[str, Tensor], where: str) -> None:
-    """Raise UserError for tensors with which a network cannot have been trained.
+def require_usable(
+    state: Mapping[str, Tensor], where: str, forget: Callable[[], None] = lambda: None
+) -> None:
+    """Raise UserError, naming the tensors, for values with which a network cannot have been trained.
 
-    Negative running variances; variances of exactly zero in channels whose filters are not (an underflow of
-    half precision); weights that are all zero. A channel that died in training, filter and all, passes.
+    Values that are not finite; negative running variances; variances of exactly zero in channels whose
+    filters are not (an underflow of half precision); weights and layer scales that are all zero. A channel
+    that died in training, filter and all, passes. Tensors without values (on the meta device) are refused.
+
+    Parameters
+    ----------
+    state
+        Tensors by the names of any maker, as they lie in the file.
+    forget
+        Called now and then, to give back the memory of what was looked at.
     """
-    faults = []
+    faults: list[str] = []
+    seen = 0
     for name, value in state.items():
-        if not value.is_floating_point() or value.numel() == 0:
-            continue
-        if name.endswith("running_var"):
-            faults += _variance(name, value, state)
-        elif value.ndim >= 2 and not value.any() and not name.endswith(("mask_token", "pos_embed")):
-            faults.append(f"'{name}' is all zero")
+        if value.is_meta:
+            faults.append(f"'{name}' has no values (it was saved on the meta device)")
+        elif value.is_floating_point() and value.numel():
+            faults += _faults(name, value, state)
+            seen += value.nbytes
+        if seen > _AT_ONCE:
+            forget()
+            seen = 0
+    forget()
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise UserError(
@@ -41,10 +58,33 @@ def untouched(state: Mapping[str, Tensor]) -> bool:
     return bool(means) and all(not v.any() for v in means) and all(bool((v == 1).all()) for v in variances)
 
 
-def _variance(name: str, value: Tensor, state: Mapping[str, Tensor]) -> list[str]:
-    if not torch.isfinite(value).all():
-        return []
-    low = float(value.min())
+def _faults(name: str, value: Tensor, state: Mapping[str, Tensor]) -> list[str]:
+    low, high = _range(value)
+    if not (float("-inf") < low <= high < float("inf")):
+        return [f"'{name}' has values that are not finite"]
+    last = name.rpartition(".")[2]
+    if last == "running_var":
+        return _variance(name, value, low, state)
+    scale = last in _SCALES
+    if (
+        low == high == 0
+        and (value.ndim >= 2 or scale)
+        and not name.endswith(("mask_token", "pos_embed", "beta"))
+    ):
+        return [f"'{name}' is all zero"]
+    return []
+
+
+def _range(value: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest value; neither is a number where one of them is none."""
+    if value.element_size() == 1:
+        value = value.float()
+    flat = value.reshape(-1) if value.is_contiguous() else value
+    low, high = torch.aminmax(flat)
+    return float(low), float(high)
+
+
+def _variance(name: str, value: Tensor, low: float, state: Mapping[str, Tensor]) -> list[str]:
     if low < 0:
         return [f"'{name}' has a negative variance ({low:.3g})"]
     zero = value == 0

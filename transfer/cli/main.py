@@ -190,11 +190,19 @@ def inspect(
     ] = False,
 ) -> None:
     """Print the layout and backbone of a checkpoint, its coverage, and what is assumed."""
-    from carryover.core.backbones.reference_script import script_for
-    from carryover.core.backbones.remembered import look_into
+    from carryover.core.backbones.light import kept_to_the_end
 
-    found = look_into(checkpoint, encoder, network_of(locals()))
-    typer.echo(script_for(found) if reference_script else found.report(tensors))
+    network = network_of(locals())
+    with kept_to_the_end():
+        from carryover.core.backbones.remembered import look_into
+
+        found = look_into(checkpoint, encoder, network)
+    if reference_script:
+        from carryover.core.backbones.reference_script import script_for
+
+        typer.echo(script_for(found))
+    else:
+        typer.echo(found.report(tensors))
 
 
 @app.command()

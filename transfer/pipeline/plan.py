@@ -153,6 +153,8 @@ def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
 def _add_import(laid: _Plan, given: CheckpointEntry) -> str:
     path = given.path.expanduser().absolute()
     where = f"checkpoints: {given.key}"
+    if not path.exists():
+        raise UserError(f"{where}: {path}: no such file")
     try:
         parts = parts_of(path)
     except UserError as error:
