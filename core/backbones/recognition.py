@@ -9,11 +9,21 @@ from carryover.configs import UserError
 from carryover.core.backbones import huggingface
 from carryover.core.backbones.timm_import import Filtered, candidates
 from carryover.core.backbones.timm_network import library
+from carryover.core.backbones.traced import without_values
 
 _VIT = re.compile(r"blocks\.(\d+)\.attn\.(qkv|q_proj|q)\.weight")
 _CONVNEXT = re.compile(r"stages\.(\d)\.(?:blocks\.)?(\d+)\.(?:dwconv|conv_dw)\.weight")
 _SWIN = "layers.0.blocks.0.attn.relative_position_bias_table"
-_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1536: "giant"}
+_SIZES = {
+    192: "tiny",
+    384: "small",
+    768: "base",
+    1024: "large",
+    1280: "huge",
+    1408: "giant",
+    1536: "giant",
+    4096: "7b",
+}
 _CONVNEXTS = {
     (40, 6): "atto",
     (48, 6): "femto",
@@ -41,7 +51,7 @@ ANCHORS = ("patch_embed.proj.weight", "downsample_layers.0.0.weight", "stem.0.we
 
 def usual_models(raw: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return timm's names of the usual vision transformers, ConvNeXts and Swins of these sizes."""
-    raw = huggingface.by_authors_names(raw)
+    raw = huggingface.by_authors_names(without_values(raw))
     if any(_VIT.fullmatch(name) for name in raw) and "patch_embed.proj.weight" in raw:
         return _vision_transformers(raw)
     if any(_CONVNEXT.fullmatch(name) for name in raw):
@@ -117,7 +127,7 @@ def _vision_transformers(raw: Mapping[str, Tensor]) -> tuple[str, ...]:
         return (f"beit_{size}_patch{patch}_{side}",) if side else ()
     rotary = registers or any(n in raw for n in ("storage_tokens", "rope_embed.periods"))
     if "pos_embed" not in raw and rotary:
-        plus = "_plus" if any(".mlp.w1." in n or ".fc1_g." in n for n in raw) else ""
+        plus = "_plus" if size != "7b" and any(".mlp.w1." in n or ".fc1_g." in n for n in raw) else ""
         return tuple(f"vit_{size}{plus}_patch{patch}_dinov3{bias}" for bias in ("", "_qkvb"))
     if registers or scaled:
         return (

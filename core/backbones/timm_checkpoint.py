@@ -166,7 +166,9 @@ def _imported(
         fates=fates_of(contents, chosen, found, carried, reasons),
         filled=(),
         notes=(*notes, *([f"by {told.where}"] if told.where else [])),
-        own=_own(contents, chosen, filtered, named) if embedded is None and named is not None else None,
+        own=_own(contents, chosen, filtered, named)
+        if values and embedded is None and named is not None
+        else None,
     )
 
 

@@ -19,7 +19,7 @@ from carryover.core.backbones.architecture import expected_tensors, listed
 from carryover.core.backbones.huggingface import ANCHORS, by_authors_names
 from carryover.core.backbones.shapes_only import shapes_only
 from carryover.core.backbones.timm_network import library, model_name, options_of, require_model
-from carryover.core.backbones.traced import traced
+from carryover.core.backbones.traced import traced, without_values
 from carryover.core.formats.backbone import BackboneConfig
 
 Filter = Callable[..., Mapping[str, Tensor]]
@@ -77,7 +77,7 @@ def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Fil
     Raises UserError, naming the tensors, where the model has tensors that are not there, or the file has
     tensors of the backbone that the model does not have.
     """
-    config = _sized(by_authors_names(raw), config)
+    config = _sized(by_authors_names(without_values(raw)), config)
     model, own = _model_and_filter(config)
     made = traced(lambda given: _run(own, given, model, where), raw)
     expected, state = expected_tensors(config), dict(made.tensors)

@@ -34,11 +34,16 @@ def traced(
     function: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], given: Mapping[str, Tensor]
 ) -> Made:
     """Run a function on tensors of the shapes and types of `given`, and follow each through it."""
-    known = {name: torch.empty_like(value, device="meta") for name, value in given.items()}
+    known = without_values(given)
     with _Following(known) as mode:
         made = dict(function(known))
     sources = {name: mode.sources_of(value) for name, value in made.items()}
     return Made(made, sources, frozenset(name for name, value in made.items() if id(value) in mode.resampled))
+
+
+def without_values(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of the same shapes and types, which have no values and take no memory."""
+    return {name: torch.empty_like(value, device="meta") for name, value in given.items()}
 
 
 class _Following(TorchFunctionMode):

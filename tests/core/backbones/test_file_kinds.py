@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import pickle
+import resource
 import sys
 import tarfile
 import zipfile
@@ -22,7 +24,9 @@ from carryover.configs import UserError
 from carryover.core.backbones.importers import import_checkpoint, take_backbone
 from carryover.core.backbones.inspection import inspect_checkpoint, live_backbone
 from carryover.core.backbones.reading import read_contents
+from carryover.core.backbones.shapes_only import shapes_only
 from carryover.core.backbones.source import open_source
+from carryover.core.backbones.timm_network import library
 from carryover.core.formats.checkpoint_files import sha256_checkpoint
 from carryover.transfer.convert import convert
 from carryover.transfer.tasks.evaluate import canonical_of
@@ -110,6 +114,40 @@ def test_shards_are_one_checkpoint(suffix: str, backbone: State, tmp_path: Path)
     index.unlink()
     with pytest.raises(UserError, match=r"shard 2 of 3; expected '.*index\.json' beside it"):
         read_contents(tmp_path / f"{stem}-00002-of-00003.{suffix}")
+
+
+def sparse_shards(folder: Path, state: State, count: int) -> None:
+    """Write shards of these shapes whose values are holes in the files."""
+    placed, names = {}, list(state)
+    for number in range(count):
+        file, header, end = f"model-{number + 1:05}-of-{count:05}.safetensors", {}, 0
+        for name in names[number::count]:
+            size = state[name].numel() * 4
+            header[name] = {
+                "dtype": "F32",
+                "shape": list(state[name].shape),
+                "data_offsets": [end, end + size],
+            }
+            placed[name], end = file, end + size
+        text = json.dumps(header).encode()
+        (folder / file).write_bytes(len(text).to_bytes(8, "little") + text)
+        os.truncate(folder / file, 8 + len(text) + end)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+
+
+def test_seven_billion_parameters_are_inspected_by_their_headers(tmp_path: Path) -> None:
+    with shapes_only():
+        model = library().create_model("vit_7b_patch16_dinov3", num_classes=0)
+    sparse_shards(tmp_path, KINDS["DINOv3ViT"].rename(dict(model.state_dict())), 6)
+    config = {"model_type": "dinov3_vit", "num_attention_heads": 32, "image_size": 224}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seen = inspect_checkpoint(tmp_path)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20 < 1
+    assert seen.metadata.backbone.arch == "timm/vit_7b_patch16_dinov3"
+    assert seen.coverage == 1.0
+    assert "its values (26.9 GB) were not read: convert and evaluate check them" in seen.notes
+    assert len(seen.report().splitlines()) <= 12
 
 
 def two_ranks(rank: int, folder: str, port: int) -> None:

@@ -75,15 +75,13 @@ def test_a_network_that_is_not_timms_is_refused(tmp_path: Path, monkeypatch: pyt
     """Evaluations and conversions alike, and nothing is left behind."""
     path = tmp_path / "theirs.pth"
     torch.save(randomised(timm.create_model("test_vit")).state_dict(), path)
-    real = timm_checkpoint.fitted
+    real = timm_checkpoint.filled
 
-    def exchanged(raw, config, where):  # type: ignore[no-untyped-def]
-        found = real(raw, config, where)
-        weight = found.state["blocks.0.attn.qkv.weight"].roll(64, 0)
-        object.__setattr__(found, "state", {**found.state, "blocks.0.attn.qkv.weight": weight})
-        return found
+    def exchanged(filtered, raw, where):  # type: ignore[no-untyped-def]
+        state = real(filtered, raw, where)
+        return {**state, "blocks.0.attn.qkv.weight": state["blocks.0.attn.qkv.weight"].roll(64, 0)}
 
-    monkeypatch.setattr(timm_checkpoint, "fitted", exchanged)
+    monkeypatch.setattr(timm_checkpoint, "filled", exchanged)
     named = Stated(architecture="timm/test_vit")
     with pytest.raises(WorkError, match=r"timm .*'s own test_vit: 'blocks\.0' .* differs from the maker's"):
         convert(path, "canonical", tmp_path / "ours.safetensors", stated=named)

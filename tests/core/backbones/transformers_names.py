@@ -56,6 +56,8 @@ def dinov3(state: State) -> State:
         )
         new = re.sub(r"^blocks\.", "layer.", new)
         place = new.partition(".attn.")[0] + ".attention"
+        for ours, theirs in (("fc1_g", "gate_proj"), ("fc1_x", "up_proj"), ("fc2", "down_proj")):
+            new = new.replace(f".mlp.{ours}.", f".mlp.{theirs}.")
         if ".attn.qkv." in new:
             parts = zip("qkv", value.chunk(3))
             found |= {f"{place}.{letter}_proj.weight": part for letter, part in parts}
