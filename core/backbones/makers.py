@@ -80,12 +80,17 @@ class _Signature:
     words: str
     scheme: Scheme | None = "torchvision"
     beside: str | None = None
+    also: str | None = None
 
     def fits(self, encoder: Encoder, names: Collection[str], entries: Collection[str]) -> bool:
         return (
             self.scheme in (encoder.scheme, None)
             and re.fullmatch(self.words, ".".join(encoder.words)) is not None
-            and (self.beside is None or any(re.match(self.beside, n) for n in (*names, *entries)))
+            and all(
+                any(re.match(pattern, n) for n in (*names, *entries))
+                for pattern in (self.beside, self.also)
+                if pattern is not None
+            )
         )
 
 
@@ -114,8 +119,14 @@ _SIGNATURES = (
     _Signature("lightly", r"state_dict\.[\w.]+", scheme="sequential"),
     _Signature("lightly", r"state_dict\.(backbone_momentum|student_backbone|teacher_backbone)"),
     _Signature("lightly", r"state_dict\.backbone", beside=r"state_dict\.backbone_momentum\."),
-    _Signature("solo-learn", r"state_dict\.(momentum_)?backbone", beside=r"pytorch-lightning_version$"),
-    _Signature("solo-learn", r"state_dict\.(momentum_)?encoder", beside=r"pytorch-lightning_version$"),
+    _Signature(
+        "solo-learn",
+        r"state_dict\.(momentum_)?(backbone|encoder)",
+        beside=r"pytorch-lightning_version$",
+        # Its methods train a linear classifier beside the network.
+        also=r"state_dict\.(momentum_)?(projector|classifier)\.",
+    ),
+    _Signature("PyTorch Lightning", r"state_dict\.[\w.]+", scheme=None, beside=r"pytorch-lightning_version$"),
     _Signature("SimSiam", r"state_dict\.encoder", beside=r"state_dict\.(module\.)*predictor\."),
     _Signature("Barlow Twins / VICReg", r"model\.backbone"),
     _Signature(

@@ -404,3 +404,13 @@ def test_values_are_mapped_and_not_written_back(backbone: State, tmp_path: Path)
     read: dict[str, Tensor] = dict(read_contents(tmp_path / "c.pth").tensors)
     read["conv1.weight"].zero_()
     assert (tmp_path / "c.pth").read_bytes() == before
+
+
+def test_a_word_of_lightning_does_not_make_the_method(backbone: State, tmp_path: Path) -> None:
+    state = prefixed("backbone.", backbone)
+    file = {"state_dict": state, "pytorch-lightning_version": "2.6.6", "epoch": 1}
+    torch.save(file, tmp_path / "c.ckpt")
+    assert inspect_checkpoint(tmp_path / "c.ckpt").maker == "PyTorch Lightning"
+    file["state_dict"] = state | {"classifier.weight": torch.zeros(2, 3)}
+    torch.save(file, tmp_path / "c.ckpt")
+    assert inspect_checkpoint(tmp_path / "c.ckpt").maker == "solo-learn"
