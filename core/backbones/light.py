@@ -1,7 +1,8 @@
 """torchvision and timm imported without torch's compiler, which neither needs for what is done here.
 
 torchvision imports `torch._dynamo` for one question of an operator, timm for one decorator: most of what
-importing them takes. Both are answered when they are asked.
+importing them takes. Both are answered when they are asked. It is done only in a program that inspects a file
+and ends (`short_lived`); everywhere else the libraries are imported as they are.
 """
 
 import gc
@@ -14,6 +15,7 @@ from typing import Any
 
 _COMPILER = "torch._dynamo"
 _UTILS = f"{_COMPILER}.utils"
+_short_lived = False
 
 
 def import_torchvision() -> None:
@@ -63,23 +65,26 @@ def without_compiler() -> Iterator[None]:
 
 
 @contextmanager
-def kept_to_the_end() -> Iterator[None]:
-    """Import and look without collecting garbage, then or when the program ends.
+def short_lived() -> Iterator[None]:
+    """Import without torch's compiler, and without collecting garbage, then or when the program ends.
 
     For programs that end after it: what modules consist of is no garbage, and to walk through it takes a
     third of the time of importing torch.
     """
+    global _short_lived
     gc.disable()
+    _short_lived = True
     try:
         yield
     finally:
+        _short_lived = False
         gc.freeze()
         gc.enable()
 
 
 def _alone() -> bool:
-    """Whether nobody else can import the compiler meanwhile, and nobody has."""
-    return _COMPILER not in sys.modules and threading.active_count() == 1
+    """Whether the program only inspects, nobody else can import the compiler meanwhile, and nobody has."""
+    return _short_lived and _COMPILER not in sys.modules and threading.active_count() == 1
 
 
 def _is_compile_supported(device_type: str) -> bool:

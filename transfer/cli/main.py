@@ -190,10 +190,10 @@ def inspect(
     ] = False,
 ) -> None:
     """Print the layout and backbone of a checkpoint, its coverage, and what is assumed."""
-    from carryover.core.backbones.light import kept_to_the_end
+    from carryover.core.backbones.light import short_lived
 
     network = network_of(locals())
-    with kept_to_the_end():
+    with short_lived():
         from carryover.core.backbones.remembered import look_into
 
         found = look_into(checkpoint, encoder, network)
