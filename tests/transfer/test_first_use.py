@@ -226,6 +226,24 @@ def test_another_works_directory_is_refused_by_its_key_before_data_are_read(tmp_
         evaluate(recipe, tmp_path / "x.safetensors", tmp_path / "out")
 
 
+def test_where_features_are_kept_is_said_and_can_be_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "val"):
+        write_images(tmp_path / "data" / split, 3, seed=0)
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    theirs.mkdir()
+    checkpoint = write_backbone(theirs / "backbone.safetensors")
+    keys = [f"data.root={tmp_path / 'data'}", "data.test_in_train=keep", "image.input_size=any", "k=[2]"]
+    with caplog.at_level(logging.INFO):
+        evaluate(load("transfer", "demo_knn", [*keys, f"store={mine}"]), checkpoint, tmp_path / "a")
+    assert f"to be kept in {mine} (`store`)" in caplog.text
+    assert [p.name for p in theirs.iterdir()] == ["backbone.safetensors"] and any(mine.iterdir())
+    with caplog.at_level(logging.INFO):
+        evaluate(load("transfer", "demo_knn", keys), checkpoint, tmp_path / "b")
+    assert f"to be kept in {theirs / 'features'} (`store`)" in caplog.text
+
+
 def test_no_more_processes_load_than_there_are_cores() -> None:
     assert loading_processes(10_000) == cores() and loading_processes(0) == 0
 

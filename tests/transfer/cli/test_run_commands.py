@@ -15,6 +15,7 @@ import torch
 from carryover.core.data.shapes.write import write_shapes
 from carryover.slurm import Graph, InlineExecutor, Stage, run_graph
 from carryover.slurm.cluster_executor import SlurmExecutor
+from carryover.slurm.local import LocalExecutor
 from carryover.transfer.cli import run_commands
 from tests.core.backbones.layouts import network
 from tests.slurm import fake_slurm, work
@@ -67,6 +68,20 @@ def test_exit_statuses_say_how_a_run_stands(
     # Nobody is at work on what is left.
     run_graph(Graph([Stage("stops", work.stop_half_way)]), InlineExecutor(), tmp_path / "stopped")
     assert run_commands.print_status(tmp_path / "stopped") == 1
+
+
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_an_error_is_shown_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, executor: str
+) -> None:
+    """It is a stage's reason and the end of its log."""
+    monkeypatch.setenv("COLUMNS", "400")
+    run, by = tmp_path / "run", InlineExecutor() if executor == "inline" else LocalExecutor()
+    run_graph(Graph([Stage("breaks", work.fail)]), by, run)
+    while run_commands.print_status(run) == 0:
+        time.sleep(0.1)
+    shown = capsys.readouterr().out.split("breaks")[-1]
+    assert "failed" in shown and shown.count("no such colour") == 1, shown
 
 
 @pytest.mark.slow
