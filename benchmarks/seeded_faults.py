@@ -1,13 +1,14 @@
 """Seeded faults: a sound checkpoint turned into files that are not what they claim, one fault each."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from carryover.core.backbones.build import build_backbone
+from carryover.core.backbones.stated import Pixels, Stated
 from carryover.core.formats.canonical import CanonicalMetadata, load_canonical, save_canonical
 
 State = dict[str, Tensor]
@@ -15,11 +16,15 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Fault:
-    """A file with one fault, and the cause that `carryover verify` must name; None for a sound file."""
+    """A file with one fault, and the cause that `carryover verify` must name; None for a sound file.
+
+    `stated` is what a maker's file does not say itself, as `--pixels`, `--stem` and `--input-size` do.
+    """
 
     name: str
     cause: str | None
     path: Path
+    stated: Stated | None = None
 
 
 def seeded(path: Path, out: Path, other: Path | None = None, weaker: Path | None = None) -> Iterator[Fault]:
@@ -44,7 +49,8 @@ def seeded(path: Path, out: Path, other: Path | None = None, weaker: Path | None
         ("claims 0 to 1", (0.0,) * 3, (1.0,) * 3),
         ("claims 0 to 255", (0.485, 0.456, 0.406), (1 / 255,) * 3),
     ):
-        yield written(name, "mean/std", state, pixel_mean=mean, pixel_std=std)
+        if std != about.pixel_std:
+            yield written(name, "mean/std", state, pixel_mean=mean, pixel_std=std)
     yield from _norms(state, other, written)
     yield from _networks(state, about, written)
     for factor in (2.0, 0.5) if about.backbone.input_size is None else ():
@@ -60,10 +66,13 @@ def seeded(path: Path, out: Path, other: Path | None = None, weaker: Path | None
     ]
     if weaker is not None:
         pairs.append(("weaker encoder beside it", "encoder", load_canonical(weaker)[0], state))
+    stated = Stated(pixels=Pixels(about.pixel_mean, about.pixel_std), input_size=about.input_size)
+    if about.backbone.is_resnet:
+        stated = replace(stated, stem=about.backbone.stem)
     for name, cause, query, key in pairs:
         file = out / f"{name.replace(' ', '_')}.pth"
         torch.save({"state_dict": _moco(query, key)}, file)
-        yield Fault(name, cause, file)
+        yield Fault(name, cause, file, stated)
 
 
 def _norms(state: State, other: Path | None, written: Callable[..., Fault]) -> Iterator[Fault]:

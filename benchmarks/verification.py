@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _judge(checkpoint: Path, fault: Fault, config: VerifyConfig) -> tuple[str, str]:
-    found = verify(fault.path, config).named
+    found = verify(fault.path, config, stated=fault.stated).named
     named = None if found is None else found.cause
     verdict = "right" if named == fault.cause else f"named {named}"
     why = "" if found is None else f" ({found.words}; {found.why})"

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,27 +21,32 @@ class Curve:
     values: tuple[float, ...]
 
 
-def pretraining_curves(collection: Collection, runs: Sequence[Path], name: str) -> list[Curve]:
-    """Read the number `name` of every pretraining that logged it, one curve a checkpoint."""
-    curves = []
+Logs = Mapping[str, Sequence[Curve]]
+"""Curves by the name of their number."""
+
+
+def pretraining_curves(collection: Collection, runs: Sequence[Path], names: Sequence[str]) -> Logs:
+    """Read these numbers of every pretraining that logged them, one curve a checkpoint."""
+    found: dict[str, list[Curve]] = defaultdict(list)
     for pretraining in collection.pretrainings:
         records = collection.by_pretraining[pretraining]
         for checkpoint in sorted({r.record.checkpoint for r in records}):
             metrics = _beside(Path(checkpoint), runs)
             if metrics is not None:
-                curves += _curve(metrics, name, collection.labels[pretraining], pretraining)
-    return curves
+                for name, curve in _curves(metrics, names, collection.labels[pretraining], pretraining):
+                    found[name].append(curve)
+    return found
 
 
-def evaluation_curves(collection: Collection, name: str) -> dict[str, list[Curve]]:
-    """Read the number `name` that evaluations logged while training: the first seed of each, by caption."""
-    found: dict[str, list[Curve]] = defaultdict(list)
+def evaluation_curves(collection: Collection, names: Sequence[str]) -> dict[str, Logs]:
+    """Read these numbers that evaluations logged while training: the first seed of each, by caption."""
+    found: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
     for (pretraining, evaluation), runs in collection.runs.items():
         first = min(runs, key=lambda r: (r.record.seed, r.number))
         metrics = artifact(first, "metrics", otherwise=METRICS_NAME)
         if metrics is not None:
-            curve = _curve(metrics, name, collection.labels[pretraining], pretraining)
-            found[collection.captions[evaluation]] += curve
+            for name, curve in _curves(metrics, names, collection.labels[pretraining], pretraining):
+                found[collection.captions[evaluation]][name].append(curve)
     return {c: found[c] for c in collection.captions.values() if found[c]}
 
 
@@ -56,11 +61,17 @@ def _beside(checkpoint: Path, runs: Sequence[Path]) -> Path | None:
     return None
 
 
-def _curve(path: Path, name: str, label: str, pretraining: Pretraining) -> list[Curve]:
-    steps, values = [], []
+def _curves(
+    path: Path, names: Sequence[str], label: str, pretraining: Pretraining
+) -> Iterator[tuple[str, Curve]]:
+    """Yield the numbers of a log that it has more than once, in the order of `names`; it is read once."""
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
     for row in read_metrics(path):
-        value = row.get(name, math.nan)
-        if name in row and isinstance(row["step"], int) and isinstance(value, int | float | None):
-            steps.append(float(row["step"]))
-            values.append(math.nan if value is None else float(value))
-    return [Curve(label, pretraining, tuple(steps), tuple(values))] if len(steps) > 1 else []
+        for name in names:
+            value = row.get(name, math.nan)
+            if name in row and isinstance(row["step"], int) and isinstance(value, int | float | None):
+                found[name][0].append(float(row["step"]))
+                found[name][1].append(math.nan if value is None else float(value))
+    for name, (steps, values) in found.items():
+        if len(steps) > 1:
+            yield name, Curve(label, pretraining, tuple(steps), tuple(values))

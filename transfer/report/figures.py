@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from carryover.transfer.report.cells import Cell
 from carryover.transfer.report.collection import Collection, Pretraining
-from carryover.transfer.report.curves import Curve, evaluation_curves, pretraining_curves
+from carryover.transfer.report.curves import Curve, Logs, evaluation_curves, pretraining_curves
 from carryover.transfer.report.drawing import (
     BAND,
     GREY,
@@ -27,6 +28,18 @@ from carryover.transfer.report.tables import Row, Table
 _MOST_ROWS = 16
 _MOST_LINES = 8
 _MOST_FIGURES = 8
+_IN_PRETRAINING: Final = (
+    ("embedding_spread", "Spread of the embeddings in pretraining (0: collapsed)"),
+    ("positive_similarity", "Similarity of two views in pretraining"),
+    ("negative_similarity", "Similarity of different images in pretraining"),
+    ("knn_accuracy", "k-NN accuracy in pretraining (%)"),
+    ("online_knn", "k-NN accuracy of a few held-out images in pretraining (%)"),
+    ("online_linear", "Linear accuracy of a few held-out images in pretraining (%)"),
+    ("rankme", "RankMe in pretraining: effective rank of the embeddings"),
+    ("lidar", "LiDAR in pretraining: effective rank of what tells images apart"),
+    ("mi_bound", "Bound on the mutual information in pretraining (nats)"),
+)
+_IN_EVALUATION: Final = ("top1", "AP", "mask_AP", "mIoU")
 _WIDTH = 4.4
 
 
@@ -113,45 +126,43 @@ def training_curves(collection: Collection, runs: Sequence[Path], directory: Pat
     """Draw the loss of every pretraining (losses of different methods share no axis) and of the detectors."""
     style = looks(collection.pretrainings)
     pictures: list[Picture] = []
-    for i, curve in enumerate(pretraining_curves(collection, runs, "loss")[:_MOST_FIGURES], start=1):
+    names = ("loss", *(number for number, _ in _IN_PRETRAINING))
+    pretrainings = pretraining_curves(collection, runs, names)
+    for i, curve in enumerate(pretrainings.get("loss", ())[:_MOST_FIGURES], start=1):
         title = f"Pretraining loss: {curve.label}"
         pictures.append(_curves(f"pretraining-loss-{i}", title, "loss", [curve], style, directory))
-    for number, words in (
-        ("embedding_spread", "Spread of the embeddings in pretraining (0: collapsed)"),
-        ("positive_similarity", "Similarity of two views in pretraining"),
-        ("negative_similarity", "Similarity of different images in pretraining"),
-        ("knn_accuracy", "k-NN accuracy in pretraining (%)"),
-        ("online_knn", "k-NN accuracy of a few held-out images in pretraining (%)"),
-        ("online_linear", "Linear accuracy of a few held-out images in pretraining (%)"),
-        ("rankme", "RankMe in pretraining: effective rank of the embeddings"),
-        ("lidar", "LiDAR in pretraining: effective rank of what tells images apart"),
-        ("mi_bound", "Bound on the mutual information in pretraining (nats)"),
-    ):
-        curves = pretraining_curves(collection, runs, number)[:_MOST_LINES]
+    for number, words in _IN_PRETRAINING:
+        curves = pretrainings.get(number, ())[:_MOST_LINES]
         if curves:
             label = number.replace("_", " ")
             name = f"pretraining-{number.replace('_', '-')}"
             pictures.append(_curves(name, words, label, curves, style, directory))
-    for i, (caption, curves) in enumerate(evaluation_curves(collection, "loss").items(), start=1):
-        if i <= _MOST_FIGURES:
+    watched = [f"validation_{metric}" for metric in _IN_EVALUATION]
+    evaluations, drawn = evaluation_curves(collection, ("loss", *watched)), 0
+    for caption, logs in evaluations.items():
+        curves = logs.get("loss", ())
+        if curves and drawn < _MOST_FIGURES:
+            drawn += 1
             title = f"{caption}: training loss, first seed"
-            name = f"evaluation-loss-{i}"
+            name = f"evaluation-loss-{drawn}"
             pictures.append(_curves(name, title, "loss", curves[:_MOST_LINES], style, directory))
-    return pictures + _validation_curves(collection, style, directory)
+    return pictures + _validation_curves(evaluations, style, directory)
 
 
 def _validation_curves(
-    collection: Collection, style: dict[Pretraining, Look], directory: Path | None
+    evaluations: dict[str, Logs], style: dict[Pretraining, Look], directory: Path | None
 ) -> list[Picture]:
     """Draw the metrics that evaluations measured on held-out images while they trained."""
     pictures: list[Picture] = []
-    for metric in ("top1", "AP", "mask_AP", "mIoU"):
-        for caption, curves in evaluation_curves(collection, f"validation_{metric}").items():
-            said = metric.replace("_", " ")
-            title = f"{caption}: {said} of held-out images in training, first seed"
-            name = f"evaluation-{metric}-{len(pictures) + 1}"
-            pictures.append(_curves(name, title, f"{said} (%)", curves[:_MOST_LINES], style, directory))
-    return pictures[:_MOST_FIGURES]
+    for caption, logs in evaluations.items():
+        for metric in _IN_EVALUATION:
+            curves = logs.get(f"validation_{metric}", ())[:_MOST_LINES]
+            if curves and len(pictures) < _MOST_FIGURES:
+                said = metric.replace("_", " ")
+                title = f"{caption}: {said} of held-out images in training, first seed"
+                name = f"evaluation-{metric}-{len(pictures) + 1}"
+                pictures.append(_curves(name, title, f"{said} (%)", curves, style, directory))
+    return pictures
 
 
 def _curves(

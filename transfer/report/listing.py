@@ -65,6 +65,7 @@ def build_listing(collection: Collection, out: Path) -> Listing:
     environments: dict[tuple[str, str, str], EnvironmentEntry] = {}
     records = []
     base = str(out.absolute())
+    ways: dict[str, str] = {}
     for (pretraining, evaluation), runs in collection.runs.items():
         for run in runs:
             record = run.record
@@ -74,7 +75,14 @@ def build_listing(collection: Collection, out: Path) -> Listing:
             libraries = ", ".join(f"{k} {v}" for k, v in sorted(record.library_versions.items()))
             where = (record.git_revision, libraries, record.hardware)
             environment = environments.setdefault(where, EnvironmentEntry(len(environments) + 1, *where))
-            path = os.path.relpath(run.path.absolute(), base).replace(os.sep, "/")
+            folder, name = os.path.split(run.path)
+            if folder not in ways:
+                # Of ten thousand folders most differ in their last part alone.
+                above, last = os.path.split(folder)
+                if above not in ways:
+                    ways[above] = os.path.relpath(above or ".", base)
+                ways[folder] = os.path.normpath(f"{ways[above]}/{last}")
+            path = f"{ways[folder]}/{name}".removeprefix("./").replace(os.sep, "/")
             caption = collection.captions[evaluation]
             records.append(
                 RecordEntry(run, label, caption, checkpoint.number, environment.number, path, quote(path))

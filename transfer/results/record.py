@@ -82,6 +82,8 @@ class Metric(FileModel):
     @property
     def label(self) -> str:
         """The metric with its settings, as tables of results know it: ``top1 k=20 T=0.07``, ``mask AP``."""
+        if not self.params:
+            return self.name
         words = [v for v in self.params.values() if isinstance(v, str)]
         settings = [f"{k}={v:g}" for k, v in self.params.items() if not isinstance(v, str)]
         return " ".join([*words, self.name, *settings])

@@ -13,41 +13,43 @@ from carryover.transfer.verify.findings import Finding, Reading
 from carryover.transfer.verify.hypotheses import Look
 from carryover.transfer.verify.statistics import Mismatch
 
-# What they were chosen and judged on: docs/verify.md.
+# What they were developed and judged on: docs/verify.md.
 LEVEL: Final = 0.01
 MARGIN: Final = 3.0
-"""Percentage points by which another reading must be better; for another encoder twice as many."""
-CLOSER: Final = 0.5
-"""Share of the file's own distance to which another reading must bring that of its batch statistics."""
+"""Points by which another reading must be better; for an encoder, and without a batch norm, twice that."""
+FITS: Final = 0.03
+"""Distance of batch statistics up to which a reading fits the images: those it was trained on had 0.003."""
+OVERWHELMING: Final = 4 * MARGIN
+"""Points by which a reading that is no size must be better to be named whatever the statistics say."""
 FLOOR: Final = 0.1
-"""Distance of batch statistics up to which nothing is read into it."""
-BROKEN: Final = 0.3
-"""Distance from which on running statistics may be another network's; without labels twice as far."""
+"""Distance of batch statistics from which on a reading that fits needs to be no better, but no worse."""
+CLOSER: Final = 0.5
+"""Share of the file's own distance to which the reading that fits must bring it."""
 _DEVIATIONS: Final = 4.0
+FOREIGN: Final = 0.2
+"""Running statistics are another network's where so many layers' are no nearer than exchanged ones."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One reading beside the file as it is."""
+    """One reading beside the file as it is; `p` is adjusted for all readings, `single` of this one alone."""
 
     look: Look
     evidence: Evidence
     difference: float | None
     deviation: float | None
     p: float | None
+    single: float | None
     gain: float | None
     gain_deviation: float | None
 
-    @property
-    def better(self) -> bool:
-        """Return whether it classifies better by a significant difference and the margin."""
-        margin = 2 * MARGIN if self.look.cause == "encoder" else MARGIN
-        return (
-            self.difference is not None
-            and self.p is not None
-            and self.difference >= margin
-            and self.p < LEVEL
-        )
+    def better(self, among: int = 1) -> bool:
+        """Return whether it classifies better by a margin, significantly as one of `among` readings."""
+        norms = self.evidence.mismatch is not None
+        margin = 2 * MARGIN if self.look.cause == "encoder" or not norms else MARGIN
+        if self.difference is None or self.p is None or self.single is None:
+            return False
+        return self.difference >= margin and (self.single if among == 1 else self.p) < LEVEL
 
     @property
     def worse(self) -> bool:
@@ -66,7 +68,7 @@ def compare(looks: Sequence[Look], found: Sequence[Evidence]) -> list[Compared]:
     known = [i for i, row in enumerate(rows) if row[2] is not None]
     adjusted = dict(zip(known, holm([rows[i][2] or 0.0 for i in known])))
     return [
-        Compared(look, evidence, row[0], row[1], adjusted.get(i), row[3], row[4])
+        Compared(look, evidence, row[0], row[1], adjusted.get(i), row[2], row[3], row[4])
         for i, (look, evidence, row) in enumerate(zip(looks[1:], found[1:], rows))
     ]
 
@@ -74,31 +76,50 @@ def compare(looks: Sequence[Look], found: Sequence[Evidence]) -> list[Compared]:
 def name(base: Evidence, compared: Sequence[Compared], estimated: Compared | None) -> Finding | None:
     """Return the reading, or the batch statistics, that explain why the file is off; None where it is not.
 
-    A reading is named in two cases. It classifies better, by a significant paired difference and a margin,
-    and its batch statistics are not farther from its running ones. Or it brings batch statistics that were
-    far from the running ones to less than half that distance, and classifies no worse (not an encoder, nor a
-    size). Of several the one with the closest statistics is named, then the best.
+    Of a network with batch norms the statistics, which need no labels, choose one reading: the closest one,
+    if it fits these images (`FITS`) and the file as it is does not by far. One test of its accuracy then
+    confirms it. Where no reading fits, the images are of another kind than the training's: whatever reads
+    better on them says nothing of the training, and only running statistics that are no nearer than exchanged
+    ones in every reading are named. Encoders, each with statistics of its own, and networks without a batch
+    norm are told apart by accuracy alone, by twice the margin and adjusted for the number of readings.
     """
-    able = [c for c in compared if _explains(base, c)]
+    able = [c for c in compared if _explains(base, c, compared)]
     if able:
         best = min(able, key=lambda c: (_distance(c.evidence), -(c.difference or 0.0)))
         return Finding(best.look.cause, best.look.words, _why(base, best), best.look.remedy)  # type: ignore[arg-type]
     if estimated is None or base.mismatch is None:
         return None
-    far = base.mismatch.value
-    # Images of another kind move statistics too, and estimating them anew then helps a little.
-    if estimated.difference is None:
-        broken = far >= 2 * BROKEN
-    else:
-        broken = far >= BROKEN and estimated.better and estimated.difference >= 2 * MARGIN
-    if broken:
+    nearest = max((m.own for m in _mismatches(base, compared)), default=1.0)
+    strange = 1 - nearest >= FOREIGN
+    if strange and (estimated.difference is None or estimated.better()):
         return Finding(
             "batch-norm statistics",
             "the running statistics are not those of this network",
-            _why(base, estimated),
+            f"in {1 - nearest:.0%} of the layers no nearer to these images than with channels exchanged;"
+            f" estimated anew: {_why(base, estimated)}",
             "take a checkpoint that was saved whole, with its buffers",
         )
     return None
+
+
+def undecided(base: Evidence, compared: Sequence[Compared]) -> list[str]:
+    """Return what speaks for another reading without deciding it, in words."""
+    if base.mismatch is None:
+        return []
+    closest = min((m.value for m in _mismatches(base, compared)), default=base.mismatch.value)
+    if closest > FITS:
+        return [
+            "mean/std, channel order, stem, padding and size: in no reading are batch statistics those of the"
+            f" pretraining (closest {closest:.2f}): these images are of another kind; try some of its own"
+        ]
+    said = []
+    for c in compared:
+        m = c.evidence.mismatch
+        closer = m is not None and m.value <= CLOSER * base.mismatch.value and m.value <= FITS
+        if closer and c.look.cause != "encoder":
+            d = "" if c.difference is None else f", {c.difference:+.1f} points"
+            said.append(f"{c.look.cause}: {c.look.words}: batch statistics closer{d}; no proof")
+    return said
 
 
 def reading_of(cause: str, words: str, evidence: Evidence, compared: Compared | None = None) -> Reading:
@@ -112,19 +133,31 @@ def reading_of(cause: str, words: str, evidence: Evidence, compared: Compared | 
     return Reading(cause, words, knn, linear, d, d - half, d + half, compared.p, distance)
 
 
-def _explains(base: Evidence, c: Compared) -> bool:
-    if base.mismatch is None or c.evidence.mismatch is None:
-        return c.better
+def _explains(base: Evidence, c: Compared, compared: Sequence[Compared]) -> bool:
+    if base.mismatch is None or c.evidence.mismatch is None or c.look.cause == "encoder":
+        return c.better(len(compared))
     before, after = base.mismatch.value, c.evidence.mismatch.value
-    if c.look.cause != "encoder" and after > max(before, FLOOR):
-        return False
-    if c.better:
+    rivals = [r for r in compared if r.look.cause != "encoder" and r.evidence.mismatch is not None]
+    closest = min(r.evidence.mismatch.value for r in rivals if r.evidence.mismatch is not None)
+    if c.look.cause != "size" and c.better(len(compared)) and (c.difference or 0.0) >= OVERWHELMING:
         return True
-    # What an image looks like at another size moves statistics as other images do.
-    if c.look.cause in ("encoder", "size") or c.worse or c.gain is None or c.gain_deviation is None:
+    if after > closest or after > max(min(FITS, CLOSER * before), before / 10):
         return False
-    clearly = c.gain > _DEVIATIONS * c.gain_deviation
-    return before >= FLOOR and after <= CLOSER * before and clearly
+    assert c.gain is not None and c.gain_deviation is not None
+    clear = c.gain > _DEVIATIONS * c.gain_deviation
+    # The size of what images show moves statistics and accuracy as the size of the images does.
+    certain = clear and before >= FLOOR and c.look.cause != "size" and not c.worse
+    if certain:
+        return True
+    if c.look.cause == "size" and before < FLOOR:
+        return False
+    # Where statistics choose clearly it is one reading that is tested, else one of many.
+    return c.better(1 if clear else len(compared))
+
+
+def _mismatches(base: Evidence, compared: Sequence[Compared]) -> list[Mismatch]:
+    found = [base.mismatch, *(c.evidence.mismatch for c in compared if c.look.cause != "encoder")]
+    return [m for m in found if m is not None]
 
 
 def _distance(evidence: Evidence) -> float:

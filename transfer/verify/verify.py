@@ -17,12 +17,12 @@ from carryover.core.data.datasets import Dataset
 from carryover.core.data.prepared import build_dataset, open_dataset, prepare
 from carryover.core.training.device import choose_device
 from carryover.transfer.verify.config import VerifyConfig
-from carryover.transfer.verify.diagnose import Compared, compare, name, reading_of
+from carryover.transfer.verify.diagnose import Compared, compare, name, reading_of, undecided
 from carryover.transfer.verify.evidence import Evidence, Images, Measure, estimated_anew, measure, some
 from carryover.transfer.verify.findings import Finding, Reading, Verification
 from carryover.transfer.verify.hypotheses import Look, copied, other_encoders, random_networks, readings
 from carryover.transfer.verify.published import claims_of
-from carryover.transfer.verify.weights import EDGE, edge_ratios, untouched_norms
+from carryover.transfer.verify.weights import EDGE, constant_vectors, edge_ratios, untouched_norms
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def verify(
         remarks.append(_best_size(looks[0].size, compared))
     if named is None:
         named = name(found[0], claimed, estimated if found[0].mismatch is not None else None)
+    open_ = [] if named is not None else undecided(found[0], claimed)
     table = [reading_of("as it is", looks[0].words, found[0])]
     table += [reading_of(c.look.cause, c.look.words, c.evidence, c) for c in compared]
     if found[0].mismatch is not None:
@@ -75,9 +76,9 @@ def verify(
         named=named,
         readings=tuple(table),
         controls=tuple(controls),
-        claims=tuple(claims_of(imported.metadata, config.data.title, len(images.train), found[0].linear)),
+        claims=tuple(claims_of(imported.metadata, config.data.title, len(images.train), found[0])),
         remarks=tuple(remarks),
-        open_questions=tuple(_open_questions(table, controls, images, named)),
+        open_questions=tuple(_open_questions(table, controls, images, named) + open_),
         layers=() if found[0].mismatch is None else found[0].mismatch.layers,
     )
 
@@ -145,12 +146,14 @@ def structural(imported: Imported) -> Finding | None:
     new, norms = untouched_norms(state)
     ratios = edge_ratios(state)
     beyond = sum(ratio > EDGE for ratio in ratios.values())
-    if ratios and beyond <= 0.05 * len(ratios):
+    constant, vectors = constant_vectors(state)
+    # A short training leaves no direction beyond the edge, but no scale and no shift where it was either.
+    if ratios and beyond <= 0.05 * len(ratios) and 2 * constant >= vectors:
         return Finding(
             "random weights",
             "the weights are independent draws, as a new network's",
             f"no singular value beyond the edge of independent draws in {len(ratios) - beyond} of"
-            f" {len(ratios)} weights",
+            f" {len(ratios)} weights, and {constant} of {vectors} scales, shifts and biases are one number",
             "take the file that the training wrote, not the one it began with",
         )
     if new:
@@ -212,7 +215,7 @@ def _controls(
 
 def _best_size(size: int, compared: Sequence[Compared]) -> str:
     """Say that a file names no size, and at which of those tried it reads best."""
-    tried = [c for c in compared if c.look.cause == "size" and c.better]
+    tried = [c for c in compared if c.look.cause == "size" and c.better(len(compared))]
     best = max(tried, key=lambda c: c.difference or 0.0, default=None)
     said = f"the file does not say on what crops it was trained; shown at {size} px, the data's own size"
     if best is None:

@@ -45,6 +45,19 @@ def edge_ratios(state: Mapping[str, Tensor]) -> dict[str, float]:
     return found
 
 
+def constant_vectors(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return how many scales, shifts and biases are one number throughout, and how many there are.
+
+    Those of a new network's norms are (1 and 0); a training's first steps part them.
+    """
+    vectors = [
+        value
+        for name, value in state.items()
+        if value.ndim == 1 and value.is_floating_point() and "running_" not in name
+    ]
+    return sum(bool((v == v[0]).all()) for v in vectors), len(vectors)
+
+
 def untouched_norms(state: Mapping[str, Tensor]) -> tuple[list[str], int]:
     """Return the batch norms that have a new network's statistics (0 and 1), and how many norms there are."""
     norms = [name.removesuffix(".running_mean") for name in state if name.endswith(".running_mean")]

@@ -35,7 +35,13 @@ def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
         checkpoint = stage / "backbone.safetensors"
         checkpoint.write_bytes(b"not read by the report")
         if method != "random":
-            _write_log(stage, rng, start=6 - number, end=1.5)
+            looks = {
+                "online_knn": 30 + gain,
+                "online_linear": 35 + gain,
+                "rankme": 60 + 4 * gain,
+                "lidar": 9 + gain,
+            }
+            _write_log(stage, rng, 6 - number, 1.5, looks)
         shared = {
             "method": method,
             "pretrain_epochs": epochs,
@@ -66,7 +72,7 @@ def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
                     ),
                     out,
                 )
-                _write_log(out, rng, start=2.3, end=0.4)
+                _write_log(out, rng, 2.3, 0.4, {"validation_top1": top1})
         for k, (recipe, (detector, level)) in enumerate(DETECTORS.items()):
             out = evaluations / f"{recipe}-seed0" / "out"
             value = level + 0.6 * gain + rng.normal(0, 1)
@@ -85,7 +91,8 @@ def write_demo_run(run: Path, seeds: int = 3, pictures: bool = True) -> Path:
                 ),
                 out,
             )
-            _write_log(out, rng, start=2.0, end=0.5)
+            looks = {"validation_AP": value} | ({"validation_mask_AP": 0.95 * value} if k == 2 else {})
+            _write_log(out, rng, 2.0, 0.5, looks)
             if pictures:
                 _write_samples(out / "samples", rng)
     return run
@@ -113,7 +120,10 @@ def _metric(name: str, value: float | None, n: int, **params: str) -> Metric:
     )
 
 
-def _write_log(out: Path, rng: np.random.Generator, start: float, end: float) -> None:
+def _write_log(
+    out: Path, rng: np.random.Generator, start: float, end: float, looks: dict[str, float]
+) -> None:
+    """Write a loss from `start` to `end`, and every 60 steps numbers that rise to those of `looks`."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [
         {
@@ -122,6 +132,7 @@ def _write_log(out: Path, rng: np.random.Generator, start: float, end: float) ->
             "embedding_spread": 0.7 + 0.2 * (1 - math.exp(-step / 80)),
             "positive_similarity": 0.9 - 0.3 * math.exp(-step / 100),
         }
+        | ({} if step % 60 else {k: v * (1 - math.exp(-step / 150)) for k, v in looks.items()})
         for step in range(10, 600, 10)
     ]
     (out / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")

@@ -79,7 +79,9 @@ def test_the_page_shows_findings_tables_figures_samples_and_curves(demo: Path) -
     text = (demo / "index.html").read_text(encoding="utf-8")
     for heading in ("In short", "Fine-tuning, shapes", "Figures", "What the detectors see", "Training"):
         assert f">{heading}</h2>" in text
-    assert outline(demo / "index.html").counts["svg"] == 1 + 6 + 6 + (4 + 2 + 5)
+    for number in ("k-NN accuracy of a few", "RankMe in", "top1 of held-out images in training"):
+        assert number in text
+    assert outline(demo / "index.html").counts["svg"] == 1 + 6 + 6 + (4 + 2 + 4 + 5 + 6)
 
 
 def test_the_page_names_no_address_and_no_second_file(demo: Path) -> None:

@@ -59,6 +59,32 @@ def test_statistics_estimated_on_the_images_are_those_of_the_images() -> None:
     assert found is not None and found.value < 0.01
 
 
+def test_own_statistics_are_nearer_than_exchanged_ones_on_images_of_any_kind_and_strange_ones_are_not() -> (
+    None
+):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 48, 3), nn.BatchNorm2d(48)
+    ).eval()
+    x = torch.rand(64, 3, 9, 9)
+    estimate(network, iter([x]))
+
+    def own(images: torch.Tensor) -> float:
+        with watching(network, 64) as watch, torch.no_grad():
+            network(images)
+        found = watch.mismatch()
+        assert found is not None
+        return found.own
+
+    assert own(x) == own(0.5 * x + 0.4) == own(x.flip(1)) == 1
+    with torch.no_grad():
+        for norm_ in (network[1], network[4]):
+            order = torch.randperm(norm_.num_features)
+            norm_.running_mean.copy_(norm_.running_mean[order])
+            norm_.running_var.copy_(norm_.running_var[order])
+    assert own(x) == 0
+
+
 def test_a_network_without_batch_norms_has_no_mismatch() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4))
     with watching(network, 8) as watch, torch.no_grad():

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from benchmarks.seeded_faults import Fault, seeded
 from carryover.configs import UserError, load
+from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import load_canonical, read_metadata
 from carryover.pretrain.trainer import train
 from carryover.transfer.cli.main import app
 from carryover.transfer.cli.verify_command import settings
+from carryover.transfer.verify.evidence import Evidence
 from carryover.transfer.verify.published import claims_of
 from carryover.transfer.verify.verify import verify
 
@@ -136,13 +138,18 @@ def test_what_is_asked_is_checked(sound: Path, tmp_path: Path) -> None:
 
 def test_published_rows_of_the_claimed_method_on_these_data_stand_beside_it(sound: Path) -> None:
     about = read_metadata(sound).model_copy(update={"method": "byol", "epochs": 400.0})
-    linear = np.arange(100) < 80
-    claims = list(claims_of(about, "CIFAR-10", 500, linear))
+    found = Evidence(np.arange(100) < 75, np.arange(100) < 80, None)
+    claims = list(claims_of(about, "CIFAR-10", 500, found))
     assert [(c.published, c.measured, round(c.difference, 1)) for c in claims] == [(89.3, 80.0, -9.3)]
     assert "Cao and Wu 2023, Table 1" in claims[0].number
-    assert not list(claims_of(about, "my data", 500, linear))
-    assert not list(claims_of(about.model_copy(update={"epochs": 100.0}), "CIFAR-10", 500, linear))
-    assert not list(claims_of(about, "CIFAR-10", 500, None))
+    assert not list(claims_of(about, "my data", 500, found))
+    assert not list(claims_of(about.model_copy(update={"epochs": 100.0}), "CIFAR-10", 500, found))
+    assert not list(claims_of(about, "CIFAR-10", 500, Evidence(None, None, None)))
+    vit = BackboneConfig(arch="timm/vit_small_patch16_224")
+    dino = about.model_copy(update={"method": "DINO", "epochs": None, "backbone": vit})
+    claims = list(claims_of(dino, "ImageNet", 500, found))
+    assert [(c.published, c.measured) for c in claims] == [(74.5, 75.0), (77.0, 80.0)]
+    assert ", k-NN: " in claims[0].number and ", linear: " in claims[1].number
 
 
 @pytest.mark.slow

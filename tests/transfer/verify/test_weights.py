@@ -8,7 +8,7 @@ from torch import nn
 
 from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.backbone import BackboneConfig
-from carryover.transfer.verify.weights import EDGE, edge_ratio, edge_ratios, untouched_norms
+from carryover.transfer.verify.weights import EDGE, constant_vectors, edge_ratio, edge_ratios, untouched_norms
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -20,6 +20,18 @@ def test_no_weight_of_a_new_network_is_beyond_the_edge(arch: str, seed: int) -> 
     ratios = edge_ratios(build_backbone(BackboneConfig(arch=arch)).state_dict())
     assert len(ratios) >= 10
     assert max(ratios.values()) < EDGE
+
+
+def test_scales_and_shifts_part_with_the_first_steps_of_a_training() -> None:
+    torch.manual_seed(0)
+    network = build_backbone(BackboneConfig(arch="resnet18"))
+    constant, vectors = constant_vectors(network.state_dict())
+    assert constant == vectors == 40
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+    network.train()(torch.randn(4, 3, 32, 32)).square().mean().backward()
+    optimizer.step()
+    state = network.state_dict()
+    assert constant_vectors(state)[0] == 0 and max(edge_ratios(state).values()) < EDGE
 
 
 @pytest.mark.parametrize(
