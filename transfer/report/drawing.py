@@ -124,7 +124,8 @@ def fitted(text: str, width: int, lines: int = 2) -> str:
 
 def head(figure: "Figure", title: str) -> None:
     """Set a figure's title, flush left."""
-    title = fitted(title, 62)
+    # Eleven bold characters of 10 points fit into an inch of the widest font in use, DejaVu Sans.
+    title = fitted(title, int(11 * figure.get_figwidth()))
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
 
 

@@ -29,17 +29,17 @@ _MOST_ROWS = 16
 _MOST_LINES = 8
 _MOST_FIGURES = 8
 _IN_PRETRAINING: Final = (
-    ("embedding_spread", "Spread of the embeddings in pretraining (0: collapsed)"),
-    ("positive_similarity", "Similarity of two views in pretraining"),
-    ("negative_similarity", "Similarity of different images in pretraining"),
-    ("knn_accuracy", "k-NN accuracy in pretraining (%)"),
-    ("online_knn", "k-NN accuracy of a few held-out images in pretraining (%)"),
-    ("online_linear", "Linear accuracy of a few held-out images in pretraining (%)"),
-    ("rankme", "RankMe in pretraining: effective rank of the embeddings"),
-    ("lidar", "LiDAR in pretraining: effective rank of what tells images apart"),
-    ("mi_bound", "Bound on the mutual information in pretraining (nats)"),
+    ("embedding_spread", "Spread of the embeddings in pretraining (0: collapsed)", "embedding spread"),
+    ("positive_similarity", "Similarity of two views in pretraining", "positive similarity"),
+    ("negative_similarity", "Similarity of different images in pretraining", "negative similarity"),
+    ("knn_accuracy", "k-NN accuracy in pretraining", "top 1 (%)"),
+    ("online_knn", "Online k-NN accuracy in pretraining, held-out images", "top 1 (%)"),
+    ("online_linear", "Online linear accuracy in pretraining, held-out images", "top 1 (%)"),
+    ("rankme", "RankMe in pretraining: effective rank of the embeddings", "RankMe"),
+    ("lidar", "LiDAR in pretraining: effective rank between images", "LiDAR"),
+    ("mi_bound", "Bound on the mutual information in pretraining", "bound (nats)"),
 )
-_IN_EVALUATION: Final = ("top1", "AP", "mask_AP", "mIoU")
+_IN_EVALUATION: Final = (("top1", "top 1"), ("AP", "AP"), ("mask_AP", "mask AP"), ("mIoU", "mIoU"))
 _WIDTH = 4.4
 
 
@@ -126,18 +126,17 @@ def training_curves(collection: Collection, runs: Sequence[Path], directory: Pat
     """Draw the loss of every pretraining (losses of different methods share no axis) and of the detectors."""
     style = looks(collection.pretrainings)
     pictures: list[Picture] = []
-    names = ("loss", *(number for number, _ in _IN_PRETRAINING))
+    names = ("loss", *(number for number, _, _ in _IN_PRETRAINING))
     pretrainings = pretraining_curves(collection, runs, names)
     for i, curve in enumerate(pretrainings.get("loss", ())[:_MOST_FIGURES], start=1):
         title = f"Pretraining loss: {curve.label}"
         pictures.append(_curves(f"pretraining-loss-{i}", title, "loss", [curve], style, directory))
-    for number, words in _IN_PRETRAINING:
+    for number, words, label in _IN_PRETRAINING:
         curves = pretrainings.get(number, ())[:_MOST_LINES]
         if curves:
-            label = number.replace("_", " ")
             name = f"pretraining-{number.replace('_', '-')}"
             pictures.append(_curves(name, words, label, curves, style, directory))
-    watched = [f"validation_{metric}" for metric in _IN_EVALUATION]
+    watched = [f"validation_{metric}" for metric, _ in _IN_EVALUATION]
     evaluations, drawn = evaluation_curves(collection, ("loss", *watched)), 0
     for caption, logs in evaluations.items():
         curves = logs.get("loss", ())
@@ -155,11 +154,10 @@ def _validation_curves(
     """Draw the metrics that evaluations measured on held-out images while they trained."""
     pictures: list[Picture] = []
     for caption, logs in evaluations.items():
-        for metric in _IN_EVALUATION:
+        for metric, said in _IN_EVALUATION:
             curves = logs.get(f"validation_{metric}", ())[:_MOST_LINES]
             if curves and len(pictures) < _MOST_FIGURES:
-                said = metric.replace("_", " ")
-                title = f"{caption}: {said} of held-out images in training, first seed"
+                title = f"{caption}: {said} in training, held-out images, first seed"
                 name = f"evaluation-{metric}-{len(pictures) + 1}"
                 pictures.append(_curves(name, title, f"{said} (%)", curves, style, directory))
     return pictures

@@ -79,7 +79,7 @@ def test_the_page_shows_findings_tables_figures_samples_and_curves(demo: Path) -
     text = (demo / "index.html").read_text(encoding="utf-8")
     for heading in ("In short", "Fine-tuning, shapes", "Figures", "What the detectors see", "Training"):
         assert f">{heading}</h2>" in text
-    for number in ("k-NN accuracy of a few", "RankMe in", "top1 of held-out images in training"):
+    for number in ("Online k-NN accuracy", "RankMe in", "top 1 in training, held-out images"):
         assert number in text
     assert outline(demo / "index.html").counts["svg"] == 1 + 6 + 6 + (4 + 2 + 4 + 5 + 6)
 
