@@ -90,7 +90,8 @@ def take_backbone(
         told = said.over(Stated(architecture=embedded.backbone.arch))
     if told.architecture is not None and "/" in told.architecture:
         try:
-            return take_as(path, contents, told, encoder, embedded, values)
+            renamed = tuple(e for e in found if embedded is not None and e.scheme == "detectron2")
+            return take_as(path, contents, told, encoder, embedded, values, renamed)
         except UserError as error:
             if embedded is None:
                 raise

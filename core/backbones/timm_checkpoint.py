@@ -43,9 +43,11 @@ def take_as(
     encoder: str | None,
     embedded: CanonicalMetadata | None,
     values: bool = True,
+    renamed: tuple[Encoder, ...] = (),
 ) -> Imported:
     """Take a file as the model of timm that `told.architecture` names.
 
+    `renamed` are encoders that were found under another library's names of a ResNet, and have timm's now.
     Raises UserError naming the tensors for which the model has no place, or which it has and the file lacks.
     """
     assert told.architecture is not None
@@ -56,7 +58,7 @@ def take_as(
     if embedded is not None:
         named = embedded.backbone
     anchors, children = anchors_of(without_tag(named)), children_of(without_tag(named))
-    found = own_encoders(contents, anchors, children)
+    found = renamed or own_encoders(contents, anchors, children)
     if not found:
         wanted = ", ".join(f"'{name}'" for name in anchors)
         raise UserError(f"{path}: not {named.arch}: no tensor is called {wanted}, whatever the prefix")

@@ -169,7 +169,7 @@ class Receipt(FileModel):
 
     def _proof(self) -> str:
         if self.against is None:
-            return "consistent with carryover's own network (prove it the maker's with --against)"
+            return "consistent with carryover's own network (compare with the maker's features: --against)"
         found = f"({self.against.where}, largest difference {self.against.largest:.2g})"
         if self.against.reference is None:
             return f"equal to timm's own model {found}; weights and pixels are proven with --against"

@@ -134,3 +134,15 @@ def test_a_network_without_its_tokens_is_not_said_to_be_the_makers(tmp_path: Pat
     with pytest.raises(UserError, match=r"--against: detectron2 runs .* prove the file with --to timm"):
         convert(source, "detectron2", tmp_path / "b.pkl", against=tmp_path / "r.npz")
     assert not (tmp_path / "b.pkl").exists()
+
+
+@pytest.mark.detectron2
+def test_a_resnext_under_detectron2s_names_is_read_back(tmp_path: Path) -> None:
+    source = write_timm(tmp_path / "b.safetensors", "resnext50_32x4d")
+    convert(source, "detectron2", tmp_path / "b.pkl")
+    network, about = load_backbone(tmp_path / "b.pkl")
+    expected, own = load_backbone(source)
+    assert about.backbone == own.backbone
+    state = network.state_dict()
+    assert state.keys() == expected.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in expected.state_dict().items())
