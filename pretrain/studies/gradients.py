@@ -35,6 +35,7 @@ SUBJECTS: Mapping[str, str] = {
     "MSBReg": "msbreg_imagenet100_r18_k8_s0.004_b0.5",
     "SqrtKL": "sqrtkl_imagenet_r50",
     "NPID": "npid_cifar10_r18",
+    "MoCo v3": "moco_v3_vits_300ep",
 }
 
 

@@ -237,11 +237,11 @@ def test_where_features_are_kept_is_said_and_can_be_elsewhere(
     keys = [f"data.root={tmp_path / 'data'}", "data.test_in_train=keep", "image.input_size=any", "k=[2]"]
     with caplog.at_level(logging.INFO):
         evaluate(load("transfer", "demo_knn", [*keys, f"store={mine}"]), checkpoint, tmp_path / "a")
-    assert f"to be kept in {mine} (`store`)" in caplog.text
+    assert f"stored in {mine} (`store`)" in caplog.text
     assert [p.name for p in theirs.iterdir()] == ["backbone.safetensors"] and any(mine.iterdir())
     with caplog.at_level(logging.INFO):
         evaluate(load("transfer", "demo_knn", keys), checkpoint, tmp_path / "b")
-    assert f"to be kept in {theirs / 'features'} (`store`)" in caplog.text
+    assert f"stored in {theirs / 'features'} (`store`)" in caplog.text
 
 
 def test_no_more_processes_load_than_there_are_cores() -> None:

@@ -319,7 +319,7 @@ def test_data_check_takes_a_folder_of_labelimg_as_it_is_and_a_recipe_its_splits(
     )
     said = [defect.kind for defect in check_data("boxes", data, str(recipe))]
     assert said == ["absent_class", "untested_class"]
-    with pytest.raises(UserError, match="data check voc needs none"):
+    with pytest.raises(UserError, match="need a recipe, not voc"):
         check_data("voc", data, str(recipe))
 
 
