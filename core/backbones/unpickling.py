@@ -155,13 +155,18 @@ def _defaultdict(*_: object) -> collections.OrderedDict[object, object]:
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    return torch.as_strided(storage.flat, tuple(size), tuple(stride), offset)
+    return _strided(storage.flat, offset, size, stride)
 
 
 def _tensor_v3(
     storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
 ) -> Any:
-    return torch.as_strided(storage.flat.view(dtype), tuple(size), tuple(stride), offset)
+    return _strided(storage.flat.view(dtype), offset, size, stride)
+
+
+def _strided(flat: Tensor, offset: int, size: Any, stride: Any) -> Tensor:
+    # The oldest files have storages that are parts of others: offsets count from the part's beginning.
+    return torch.as_strided(flat, tuple(size), tuple(stride), flat.storage_offset() + offset)
 
 
 def _meta_tensor(dtype: torch.dtype, size: Any, stride: Any, *_: Any) -> Tensor:

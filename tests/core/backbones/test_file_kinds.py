@@ -5,9 +5,11 @@ import json
 import os
 import pickle
 import resource
+import struct
 import sys
 import tarfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,7 @@ from carryover.core.backbones.reading import read_contents
 from carryover.core.backbones.shapes_only import shapes_only
 from carryover.core.backbones.source import open_source
 from carryover.core.backbones.timm_network import library
+from carryover.core.backbones.torch_file import read_legacy
 from carryover.core.formats.checkpoint_files import sha256_checkpoint
 from carryover.transfer.convert import convert
 from carryover.transfer.tasks.evaluate import canonical_of
@@ -414,3 +417,41 @@ def test_a_word_of_lightning_does_not_make_the_method(backbone: State, tmp_path:
     file["state_dict"] = state | {"classifier.weight": torch.zeros(2, 3)}
     torch.save(file, tmp_path / "c.ckpt")
     assert inspect_checkpoint(tmp_path / "c.ckpt").maker == "solo-learn"
+
+
+class _Stored:
+    """Is written as a tensor of the first torches: a part of a storage that is a part of another."""
+
+    def __init__(self, part: tuple[str, int, int] | None, offset: int, size: int) -> None:
+        self.identifier = ("storage", torch.FloatStorage, "0", "cpu", 6, part)
+        self.where = (offset, (size,), (1,))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return torch._utils._rebuild_tensor_v2, (_Named(self.identifier), *self.where, False, OrderedDict())
+
+
+class _Named:
+    def __init__(self, identifier: tuple[object, ...]) -> None:
+        self.identifier = identifier
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, obj: object) -> object:
+        return obj.identifier if isinstance(obj, _Named) else None
+
+
+def test_storages_that_are_parts_of_others_are_torchs(tmp_path: Path) -> None:
+    """Files of torch before 0.4: offsets count from the beginning of the part."""
+    path = tmp_path / "old.pth"
+    sizes = {"short": 2, "int": 4, "long": 4}
+    with path.open("wb") as file:
+        pickle.dump(0x1950A86A20F9469CFC6C, file, 2)
+        pickle.dump(1001, file, 2)
+        pickle.dump({"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}, file, 2)
+        _Pickler(file, 2).dump({"whole": _Stored(None, 0, 6), "part": _Stored(("1", 2, 3), 1, 2)})
+        pickle.dump(["0"], file, 2)
+        file.write(struct.pack("<q6f", 6, *range(6)))
+    found, expected = read_legacy(path), torch.load(path, weights_only=False)
+    assert isinstance(found, dict) and found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert found["part"].tolist() == [3.0, 4.0]
