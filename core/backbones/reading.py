@@ -109,12 +109,8 @@ def read_contents(path: Path) -> Contents:
     if path.name.endswith(INDEX):
         return _read_shards(path)
     head = _head(path)
-    if _begins_safetensors(head):
-        return _read_safetensors(path)
-    if head.startswith(b"PK\x03\x04"):
-        return _read_zip(path)
-    if head.startswith(LEGACY):
-        return _contents(path, "torch (legacy)", _guarded(path, lambda: read_legacy(path)))
+    if (found := _read_stated(path, head)) is not None:
+        return found
     if head[:1] == b"\x80":
         return _contents(path, "pickle", _guarded(path, lambda: read_pickle(path)))
     in_folder_of_tensorflow(path)
@@ -122,6 +118,17 @@ def read_contents(path: Path) -> Contents:
         f"{path}: {foreign(head, path)}; expected a safetensors file, a torch.save file, Detectron2's .pkl,"
         " or a folder of Hugging Face or torch.distributed.checkpoint"
     )
+
+
+def _read_stated(path: Path, head: bytes) -> Contents | None:
+    """Read a file of safetensors or torch.save, as its first bytes say; None for any other."""
+    if _begins_safetensors(head):
+        return _read_safetensors(path)
+    if head.startswith(b"PK\x03\x04"):
+        return _read_zip(path)
+    if head.startswith(LEGACY):
+        return _contents(path, "torch (legacy)", _guarded(path, lambda: read_legacy(path)))
+    return None
 
 
 def _begins_safetensors(head: bytes) -> bool:
@@ -187,12 +194,8 @@ def _read_shards(index: Path) -> Contents:
 def read_shard(path: Path) -> Contents:
     """Read one file of several."""
     head = _head(path)
-    if _begins_safetensors(head):
-        return _read_safetensors(path)
-    if head.startswith(b"PK\x03\x04"):
-        return _read_zip(path)
-    if head.startswith(LEGACY):
-        return _contents(path, "torch (legacy)", _guarded(path, lambda: read_legacy(path)))
+    if (found := _read_stated(path, head)) is not None:
+        return found
     raise UserError(
         f"{path}: {foreign(head, path)}; expected a shard of safetensors or torch.save; download it anew"
     )

@@ -80,7 +80,6 @@ class SafeUnpickler(pickle.Unpickler):
 
     `find_storage` gives the `Storage` of a persistent identifier, as torch's files have them; `nested` reads
     what torch.save wrote into a byte string, as plain pickles of tensors have it.
-
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from carryover.core.data.draws import keys, permutation
 from carryover.core.data.views import batch_views, centre_view, image_views
 from carryover.core.data.workers import end_with_interpreter, loading_processes, start_method
 from carryover.core.training.device import copied_to, pins_memory
+from carryover.core.training.distributed import part_of
 from carryover.core.training.interrupt import outlive_signals
 
 log = logging.getLogger(__name__)
@@ -296,7 +297,7 @@ class EvaluationLoader:
         workers: int = 0,
         device: torch.device | None = None,
     ) -> None:
-        own = np.array_split(np.arange(len(dataset)), world)[rank]
+        own = np.arange(len(dataset))[part_of(len(dataset), rank, world)]
         self._requests = [_Request(own[i : i + batch_size], None) for i in range(0, len(own), batch_size)]
         self._source = _Source(dataset, augment, 0, workers, device)
 

@@ -123,6 +123,13 @@ def joined_rows(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([part for own in everyone for part in own])
 
 
+def part_of(count: int, rank: int, world: int) -> slice:
+    """Return the items, of `count` in their order, that are a rank's; the first ranks may have one more."""
+    each, more = divmod(count, world)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
+
+
 def own_slice(x: Tensor) -> Tensor:
     """Return this rank's rows of a tensor (world * b, ...) that holds every rank's."""
     return x.chunk(world_size())[rank()]

@@ -1,7 +1,6 @@
 """Transformers and ConvNeXts in pretraining: first weights, groups, crops, checkpoints, exact resume."""
 
 import math
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from carryover.configs import UserError  # noqa: E402
 from carryover.core.backbones.interface import Backbone  # noqa: E402
 from carryover.core.data.prepared import Batch  # noqa: E402
 from carryover.core.formats.state import load_state  # noqa: E402
-from carryover.core.training.interrupt import Interrupted  # noqa: E402
 from carryover.pretrain import trainer  # noqa: E402
 from carryover.pretrain.methods import DataFacts, Method, Moment, build_method  # noqa: E402
 from carryover.pretrain.methods.contrastive import MoCoV3  # noqa: E402
 from carryover.pretrain.optim import build_optimizer  # noqa: E402
 from carryover.pretrain.target import MomentumEncoder  # noqa: E402
 from carryover.pretrain.trainer import train  # noqa: E402
-from tests.interrupting import stop_after  # noqa: E402
+from tests.interrupting import in_two_parts  # noqa: E402
 from tests.pretrain.test_trainer import _same  # noqa: E402
 from tests.pretrain.tiny import recipe, write_images  # noqa: E402
 
@@ -208,12 +206,8 @@ def test_an_interrupted_run_is_that_of_one_never_interrupted(
     dropped = "backbone={arch: timm/test_vit, patch_size: 4, drop_path: 0.3}"
     config = recipe(base, images, [*own, *VIT, dropped, FROZEN])
     whole = train(config, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        stop_after(7, signal.SIGUSR2, patched)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "parts")
-    parts = train(config, tmp_path / "parts")
-    states = [load_state(path.parent / "checkpoint.pt") for path in (whole, parts)]
+    in_two_parts(lambda: train(config, tmp_path / "parts"), 7, monkeypatch)
+    states = [load_state(path / "checkpoint.pt") for path in (whole.parent, tmp_path / "parts")]
     for state in states:
         assert state is not None
         state.pop("seconds")

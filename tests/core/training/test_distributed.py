@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from carryover.core.training.distributed import (
     gather,
     joined,
     own_slice,
+    part_of,
     rows_of_batch,
     sum_over_ranks,
     with_sync_bn,
@@ -188,3 +190,11 @@ def test_a_half_set_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UserError, match="WORLD_SIZE is 'two'"), joined():
         pass
+
+
+def test_the_parts_of_all_ranks_are_numpys() -> None:
+    for count in (0, 1, 5, 12, 13):
+        for world in (1, 2, 5, 7):
+            expected = np.array_split(np.arange(count), world)
+            for rank, own in enumerate(expected):
+                assert np.array_equal(np.arange(count)[part_of(count, rank, world)], own)

@@ -27,7 +27,7 @@ from carryover.core.data.datasets import MemoryImages
 from carryover.core.data.digest import Contents
 from carryover.core.data.prepared import Dataset, EvaluationLoader
 from carryover.core.training.device import bf16_autocast
-from carryover.core.training.distributed import Ranks, barrier, world_size
+from carryover.core.training.distributed import Ranks, barrier, part_of, world_size
 from carryover.core.training.progress import progress
 from carryover.transfer.tasks.frozen.depths import pooled
 
@@ -159,7 +159,6 @@ def _compute(
 ) -> None:
     images = request.images
     building = _building_place(place, ranks)
-    bounds = np.array_split(np.arange(len(images)), ranks.world)[ranks.rank]
     loader = EvaluationLoader(
         images, request.augment, batch_size, ranks.rank, ranks.world, workers, ranks.device
     )
@@ -172,7 +171,7 @@ def _compute(
         np.save(building / _LABELS, np.asarray(images.labels, dtype=np.int64))
     barrier()
     maps = {d: np.lib.format.open_memmap(building / _file(d), "r+") for d in dims}
-    at = int(bounds[0]) if len(bounds) else 0
+    at = part_of(len(images), ranks.rank, ranks.world).start
     with (
         torch.inference_mode(),
         bf16_autocast(ranks.device, request.precision == "bf16"),

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
-from carryover.core.training.distributed import Ranks
+from carryover.core.training.distributed import Ranks, part_of
 from carryover.transfer.tasks.accuracy import best_guesses
 
 
@@ -70,22 +69,12 @@ def nearest(
 
 def bank_share(rows: int, ranks: Ranks) -> slice:
     """Return the bank's rows that a rank searches: whole tiles, so that its products keep their shape."""
-    tiles = np.array_split(np.arange(-(-rows // _TILE[1])), ranks.world)[ranks.rank]
-    return (
-        slice(int(tiles[0]) * _TILE[1], min(rows, (int(tiles[-1]) + 1) * _TILE[1]))
-        if len(tiles)
-        else slice(0, 0)
-    )
+    tiles = part_of(-(-rows // _TILE[1]), ranks.rank, ranks.world)
+    return slice(min(rows, tiles.start * _TILE[1]), min(rows, tiles.stop * _TILE[1]))
 
 
 def nearest_of_all(
-    queries: Tensor,
-    share: Tensor,
-    first: int,
-    own: slice,
-    k: int,
-    ranks: Ranks,
-    query_rows: int | None = None,
+    queries: Tensor, share: Tensor, first: int, own: slice, k: int, ranks: Ranks
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """As `nearest`, with the bank shared out among the ranks: every rank holds and searches its rows alone.
 
@@ -107,10 +96,10 @@ def nearest_of_all(
     them, equal to it bit for bit on a CPU where the shares are those of `bank_share`.
     """
     bounds = [slice(*part.tolist()) for part in _gathered(torch.tensor([own.start, own.stop]), ranks)]
-    for rows, similarity, index in nearest(queries, share, min(k, len(share)), query_rows=query_rows):
+    for rows, similarity, index in nearest(queries, share, min(k, len(share))):
         missing = k - similarity.shape[1]
-        similarity = torch.nn.functional.pad(similarity, (0, missing), value=-torch.inf)
-        index = torch.nn.functional.pad(index + first, (0, missing))
+        similarity = pad(similarity, (0, missing), value=-torch.inf)
+        index = pad(index + first, (0, missing))
         wanted = [_overlap(rows, part) for part in bounds]
         sizes = [part.stop - part.start for part in wanted]
         mine = wanted[ranks.rank]

@@ -28,8 +28,7 @@ class Knn(FrozenTask[KnnConfig]):
 
         Raises UserError for a k beyond the number of labeled images.
         """
-        import numpy as np
-
+        from carryover.core.training.distributed import part_of
         from carryover.transfer.tasks.accuracy import from_rows
         from carryover.transfer.tasks.knn.model import (
             Neighbourhood,
@@ -44,8 +43,7 @@ class Knn(FrozenTask[KnnConfig]):
             raise UserError(f"k: {max(config.k)} neighbors of {len(data.train.indices)} labeled images")
         train, test = model.features(data.train.images), model.features(data.test)
         hows = [Neighbourhood(k, t) for k in config.k for t in config.temperatures]
-        own = np.array_split(np.arange(len(test.labels)), ranks.world)[ranks.rank]
-        mine = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
+        mine = part_of(len(test.labels), ranks.rank, ranks.world)
         labels, most = train.labels.to(ranks.device), max(config.k)
         if ranks.world == 1:
             neighbours = nearest(test.pooled, train.pooled.to(ranks.device), most)

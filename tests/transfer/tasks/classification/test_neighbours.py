@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from carryover.core.training.distributed import Ranks
+from carryover.core.training.distributed import Ranks, part_of
 from carryover.transfer.tasks.knn.model import (
     Neighbourhood,
     bank_share,
@@ -137,10 +137,9 @@ def of_all_ranks(rank: int, queries: torch.Tensor, bank: torch.Tensor, k: int) -
     """Find the neighbours of this rank's queries with its share of the bank; last, that share's length."""
     ranks = Ranks(rank, torch.distributed.get_world_size(), torch.device("cpu"))
     share = bank_share(len(bank), ranks)
-    own = np.array_split(np.arange(len(queries)), ranks.world)[rank]
-    mine = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
+    mine = part_of(len(queries), rank, ranks.world)
     parts = [
-        (similarity, index, torch.arange(len(own))[at])
+        (similarity, index, torch.arange(mine.stop - mine.start)[at])
         for at, similarity, index in nearest_of_all(queries, bank[share].clone(), share.start, mine, k, ranks)
     ]
     nothing = (torch.empty(0, k), torch.empty(0, k, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
