@@ -14,6 +14,9 @@ from carryover.core.data.readers import READERS
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
+Interpolation = Literal["bilinear", "bicubic"]
+_OPTIONS = r"m\d+|n\d+|p\d+(\.\d+)?|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3aw|3a)"
+RandAugment = Annotated[str, Field(pattern=rf"^rand(-({_OPTIONS}))*$")]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -174,6 +177,24 @@ class BlurConfig(Section):
         return int(-(-3 * self.sigma[1] // 1))
 
 
+class EraseConfig(Section):
+    """Random erasing (Zhong et al. 2020) by timm: rectangles of the normalized view are overwritten.
+
+    Attributes
+    ----------
+    p
+        Probability that an image is erased.
+    mode
+        With normal noise for every pixel, with one color of normal noise ("rand"), or with zeros ("const").
+    count
+        At most so many rectangles, a number drawn for each image.
+    """
+
+    p: Probability = 0.25
+    mode: Literal["pixel", "rand", "const"] = "pixel"
+    count: PositiveInt = 1
+
+
 class ViewConfig(Section):
     """One random view of an image; the defaults are MoCo v2's.
 
@@ -190,6 +211,12 @@ class ViewConfig(Section):
         Probabilities of a horizontal flip, of losing color, and of inverting the pixels above one half.
     jitter, blur
         None: never.
+    interpolation
+        Of the crop, with antialiasing; of RandAugment's geometric operations too.
+    rand_augment
+        timm's RandAugment by its own string ("rand-m9-mstd0.5-inc1"), after crop and flip; None: never.
+    erase
+        Random erasing of the finished view; None: never.
     """
 
     size: PositiveInt = 224
@@ -200,6 +227,9 @@ class ViewConfig(Section):
     grayscale: Probability = 0.2
     blur: BlurConfig | None = BlurConfig()
     solarize: Probability = 0.0
+    interpolation: Interpolation = "bilinear"
+    rand_augment: RandAugment | None = None
+    erase: EraseConfig | None = None
 
     @model_validator(mode="after")
     def _ranges_are_ranges(self) -> "ViewConfig":
@@ -232,6 +262,8 @@ class TestViewConfig(Section):
     ----------
     whole
         In place of the center the whole image, resized once more to `size` x `size` whatever its shape.
+    interpolation
+        Of every resizing, with antialiasing.
     """
 
     # pytest takes classes called Test... for tests.
@@ -240,6 +272,7 @@ class TestViewConfig(Section):
     resize: PositiveInt
     size: PositiveInt
     whole: bool = False
+    interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "TestViewConfig":
@@ -303,4 +336,6 @@ class AugmentConfig(Section):
             raise ValueError("second: belongs to views: two or multicrop")
         if (self.local is not None) != (self.views == "multicrop"):
             raise ValueError(f"local: belongs to views: multicrop, and only to it (views is {self.views})")
+        if self.backend == "batched" and any(view.rand_augment for view in self.view_list):
+            raise ValueError("rand_augment works image by image: backend: loader, or auto")
         return self

@@ -1,7 +1,7 @@
 """Batches: which images each rank sees at each step, and their views, as a function of the seed alone."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from carryover.core.data.augment import draw_view
 from carryover.core.data.config import AugmentConfig
 from carryover.core.data.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
 from carryover.core.data.draws import keys, permutation
+from carryover.core.data.strong import Erased, erased, rand_augment, seeded
 from carryover.core.data.views import batch_views, centre_view, image_views
 from carryover.core.data.workers import end_with_interpreter, loading_processes, start_method
 from carryover.core.training.device import copied_to, pins_memory
@@ -23,8 +24,8 @@ from carryover.core.training.interrupt import outlive_signals
 
 log = logging.getLogger(__name__)
 
-# What a key is for, so that the order of images and their views draw from different sequences.
-_ORDER, _VIEWS, _WHOLE = range(3)
+# What a key is for, so that the order of images and their views draw from different sequences (CutMix has 3).
+_ORDER, _VIEWS, _WHOLE, _, _POLICY, _ERASED = range(6)
 # Widest view for which whole batches are faster than single images on a CPU (benchmarks/augment.py).
 _BATCHED_UP_TO = 128
 
@@ -58,18 +59,22 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Made:
-    """A batch before normalization: views are uint8, or float32 in [0, 1]; `unreadable` was passed over."""
+    """A batch before normalization: views are uint8, or float32 in [0, 1]; `unreadable` was passed over.
+
+    `erased` are for each view the rectangles that are overwritten once it is normalized.
+    """
 
     index: Tensor
     views: list[Tensor]
     label: Tensor | None
     unreadable: list[str]
+    erased: list[list[Erased]]
 
     def pin_memory(self) -> "_Made":
         """Called by torch's DataLoader, so that copies to the GPU need not wait."""
         label = None if self.label is None else self.label.pin_memory()
         views = [v.pin_memory() for v in self.views]
-        return _Made(self.index.pin_memory(), views, label, self.unreadable)
+        return _Made(self.index.pin_memory(), views, label, self.unreadable, self.erased)
 
 
 class _ImageMaker:
@@ -78,6 +83,7 @@ class _ImageMaker:
     def __init__(self, dataset: Dataset, augment: AugmentConfig, seed: int) -> None:
         self._dataset, self._augment, self._seed = dataset, augment, seed
         self._labels = None if dataset.labels is None else np.asarray(dataset.labels)
+        self._policies = [rand_augment(view, augment.mean) for view in augment.view_list]
 
     def __getitem__(self, request: _Request) -> _Made | UserError:
         try:
@@ -89,7 +95,9 @@ class _ImageMaker:
         shown = np.array([at for _, at, _ in read])
         label = None if self._labels is None else torch.from_numpy(self._labels[shown])
         unreadable = [reason for _, _, reasons in read for reason in reasons]
-        return _Made(torch.from_numpy(request.indices), self._views(images, request), label, unreadable)
+        views = self._views(images, request)
+        rectangles = _erased(self._augment, self._seed, request)
+        return _Made(torch.from_numpy(request.indices), views, label, unreadable, rectangles)
 
     def _views(self, images: list[Tensor], request: _Request) -> list[Tensor]:
         if request.epoch is None:
@@ -98,8 +106,22 @@ class _ImageMaker:
         views = []
         for number, config in enumerate(self._augment.view_list):
             key = keys(self._seed, _VIEWS, request.epoch, request.indices, number)
-            views.append(image_views(images, config, draw_view(config, key, height, width)))
+            policy = self._policy(request, number)
+            views.append(image_views(images, config, draw_view(config, key, height, width), policy))
         return views
+
+    def _policy(self, request: _Request, number: int) -> Callable[[int, Tensor], Tensor] | None:
+        """Return what RandAugment does to the rows of a view; None where the recipe has none."""
+        change = self._policies[number]
+        if change is None or request.epoch is None:
+            return None
+        key = keys(self._seed, _POLICY, request.epoch, request.indices, number)
+
+        def changed(row: int, view: Tensor) -> Tensor:
+            with seeded(int(key[row])):
+                return change(view)
+
+        return changed
 
 
 class _BatchMaker:
@@ -114,7 +136,8 @@ class _BatchMaker:
     def __getitem__(self, request: _Request) -> _Made:
         index = torch.from_numpy(request.indices)
         label = None if self._labels is None else self._labels[index]
-        return _Made(index, self._views(self._pixels[index], request), label, [])
+        rectangles = _erased(self._augment, self._seed, request)
+        return _Made(index, self._views(self._pixels[index], request), label, [], rectangles)
 
     def _views(self, images: Tensor, request: _Request) -> list[Tensor]:
         if request.epoch is None:
@@ -185,6 +208,9 @@ class _Source:
             # In place: a large tensor is dearer to allocate than to fill.
             in_floats = on_device if on_device.is_floating_point() else on_device.float().mul_(1 / 255)
             views.append(in_floats.mul_(self._scale).add_(self._shift))
+        for view, rectangles in zip(views, made.erased):
+            for one in rectangles:
+                one.write(view)
         label = None if made.label is None else copied_to(made.label, self._device)
         return Batch(copied_to(made.index, self._device), views, label)
 
@@ -325,6 +351,15 @@ def _unchanged(made: _Made) -> _Made:
     return made
 
 
+def _erased(augment: AugmentConfig, seed: int, request: _Request) -> list[list[Erased]]:
+    """Draw the rectangles of random erasing, for each view of a batch; none of the test view."""
+    if request.epoch is None:
+        return []
+    epoch, at = request.epoch, request.indices
+    views = enumerate(augment.view_list)
+    return [erased(config, keys(seed, _ERASED, epoch, at, number)) for number, config in views]
+
+
 def _is_batched(dataset: Dataset, augment: AugmentConfig, device: torch.device) -> bool:
     in_memory = isinstance(dataset, MemoryImages)
     if augment.backend == "batched" and not in_memory:
@@ -332,6 +367,8 @@ def _is_batched(dataset: Dataset, augment: AugmentConfig, device: torch.device) 
             "augment.backend: batched needs a data set that is kept decoded: images of one size"
             " (data.resize=SIDE makes them so), no larger together than data.cache_gib"
         )
+    if any(view.rand_augment for view in augment.view_list):
+        return False
     widest = max(view.size for view in augment.view_list)
     # On a GPU always; MPS lacks the float64 that crops are computed in.
     small = device.type != "mps" and (widest <= _BATCHED_UP_TO or device.type != "cpu")

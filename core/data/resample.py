@@ -25,11 +25,20 @@ def resampled(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     return made
 
 
-def resampling(start: Ints, length: Ints, size: int, out: int, flip: Flags, device: torch.device) -> Tensor:
+def resampling(
+    start: Ints,
+    length: Ints,
+    size: int,
+    out: int,
+    flip: Flags,
+    device: torch.device,
+    cubic: bool = False,
+) -> Tensor:
     """Return the matrices (b, out, size) that cut [start, start + length) out, resize and flip it.
 
     The weights are triangles around each output pixel's center, as wide as one pixel of the larger of the two
-    grids, cut off at the crop's ends: bilinear interpolation with antialiasing.
+    grids, cut off at the crop's ends: bilinear interpolation with antialiasing. With `cubic` they are Keys'
+    cubic kernel (a = -1/2), twice as wide, as in PIL and in torch's antialiased resizing.
     """
     place = np.arange(out) + 0.5
     places = np.where(flip[:, None], place[::-1], place)
@@ -37,7 +46,7 @@ def resampling(start: Ints, length: Ints, size: int, out: int, flip: Flags, devi
     centre = copied_to(torch.from_numpy(start[:, None] + scale * places), device)[:, :, None]
     first = copied_to(torch.from_numpy(start), device)[:, None, None]
     last = copied_to(torch.from_numpy(start + length - 1), device)[:, None, None]
-    if (length <= out).all():
+    if (length <= out).all() and not cubic:
         # Enlarging: two neighbors each, found directly.
         centre = torch.minimum(torch.maximum(centre - 0.5, first), last)
         left = centre.floor()
@@ -49,9 +58,17 @@ def resampling(start: Ints, length: Ints, size: int, out: int, flip: Flags, devi
         return matrix.scatter_(2, at, 1 - right_weight)
     pixel = torch.arange(size, device=device)
     width = copied_to(torch.from_numpy(np.maximum(scale, 1.0)), device)[:, :, None]
-    weight = (1 - (pixel + 0.5 - centre).abs_() / width).clamp_(min=0).float()
+    distance = (pixel + 0.5 - centre).abs_() / width
+    weight = (_cubic(distance) if cubic else (1 - distance).clamp_(min=0)).float()
     weight *= (pixel >= first) & (pixel <= last)
     return weight / weight.sum(2, keepdim=True)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Return Keys' kernel (1981, a = -1/2) at the distances x >= 0."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
 def blurred(x: Tensor, sigma: Floats, radius: int) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from carryover.core.data.augment import HUE, Ints, ViewParameters
@@ -20,27 +21,37 @@ _BLOCK = 2**18
 def batch_views(images: Tensor, config: ViewConfig, drawn: ViewParameters) -> Tensor:
     """Make one view of each image, uint8 (b, 3, H, W), together float32 in [0, 1] (b, 3, size, size).
 
-    On the images' device. Agrees with torchvision's functionals on float images: antialiased bilinear
-    resizing, reflected borders of the blur.
+    On the images' device. Agrees with torchvision's functionals on float images: antialiased resizing,
+    reflected borders of the blur.
     """
     _, _, height, width = images.shape
+    cubic = config.interpolation == "bicubic"
 
     def crop(rows: Ints, own: ViewParameters) -> Tensor:
         some = images[copied_to(torch.from_numpy(rows), images.device)]
         x = some.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
-        down = resampling(own.top, own.height, height, config.size, np.zeros(len(own), bool), x.device)
-        across = resampling(own.left, own.width, width, config.size, own.flip, x.device)
-        return resampled(x, down, across)
+        no = np.zeros(len(own), bool)
+        down = resampling(own.top, own.height, height, config.size, no, x.device, cubic)
+        across = resampling(own.left, own.width, width, config.size, own.flip, x.device, cubic)
+        made = resampled(x, down, across)
+        return made.clamp_(0, 1) if cubic else made
 
     return _made(crop, config, drawn, images.device, torch.float32)
 
 
-def image_views(images: Sequence[Tensor], config: ViewConfig, drawn: ViewParameters) -> Tensor:
+def image_views(
+    images: Sequence[Tensor],
+    config: ViewConfig,
+    drawn: ViewParameters,
+    policy: Callable[[int, Tensor], Tensor] | None = None,
+) -> Tensor:
     """Make one view of each image, uint8 (3, H_i, W_i) on the CPU, together uint8 (b, 3, size, size).
 
     As `batch_views`, but the crop, resized by torchvision, is rounded to eight bits, and so is the view.
+    `policy` changes the flipped crop, uint8 (3, size, size), of a row.
     """
     size = [config.size, config.size]
+    interpolation = InterpolationMode(config.interpolation)
 
     block = torch.empty(3, _block_length(config.size), *size)
 
@@ -48,8 +59,9 @@ def image_views(images: Sequence[Tensor], config: ViewConfig, drawn: ViewParamet
         x = block[:, : len(rows)]
         for i, row in enumerate(rows.tolist()):
             box = [int(side[i]) for side in (own.top, own.left, own.height, own.width)]
-            view = F.resized_crop(images[row], *box, size=size, antialias=True)
-            x[:, i].copy_(F.horizontal_flip(view) if own.flip[i] else view)
+            view = F.resized_crop(images[row], *box, size=size, interpolation=interpolation, antialias=True)
+            view = F.horizontal_flip(view) if own.flip[i] else view
+            x[:, i].copy_(view if policy is None else policy(row, view))
         return x.mul_(1 / 255)
 
     return _made(crop, config, drawn, torch.device("cpu"), torch.uint8)
@@ -60,8 +72,11 @@ def centre_view(images: Tensor, config: TestViewConfig) -> Tensor:
 
     With `config.whole` all of the resized image is taken, resized to the square.
     """
-    resized, square = F.resize(images, [config.resize], antialias=True), [config.size, config.size]
-    return F.resize(resized, square, antialias=True) if config.whole else F.center_crop(resized, square)
+    interpolation, square = InterpolationMode(config.interpolation), [config.size, config.size]
+    resized = F.resize(images, [config.resize], interpolation, antialias=True)
+    if config.whole:
+        return F.resize(resized, square, interpolation, antialias=True)
+    return F.center_crop(resized, square)
 
 
 def _made(

@@ -9,15 +9,16 @@ from carryover.core.training.schedules import check_milestones, warmup_cosine, w
 
 
 class CosineSchedule(Section):
-    """Half a cosine from the peak rate to zero; `per` says whether the rate changes every step or epoch.
+    """Half a cosine from the peak rate to `end` of it; `per` says whether it changes every step or epoch.
 
-    `rise` epochs of a linear warm-up come first, which changes the rate every step.
+    `rise` epochs of a linear warm-up from zero come first, which changes the rate every step.
     """
 
     name: Literal["cosine"] = "cosine"
     epochs: PositiveInt
     per: Literal["step", "epoch"] = "step"
     rise: NonNegativeInt = 0
+    end: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _rise_fits(self) -> "CosineSchedule":
@@ -46,9 +47,10 @@ Schedule = Annotated[CosineSchedule | MultiStepSchedule, Field(discriminator="na
 def rate_factor(schedule: Schedule, step: int, epoch_steps: int) -> float:
     """Return the factor on both peak rates at `step` (0-based), with `epoch_steps` steps an epoch."""
     if isinstance(schedule, CosineSchedule):
-        if schedule.per == "step":
-            return warmup_cosine(step, schedule.epochs * epoch_steps, schedule.rise * epoch_steps)
         if step < schedule.rise * epoch_steps:
             return step / (schedule.rise * epoch_steps)
-        return warmup_cosine(step // epoch_steps, schedule.epochs, schedule.rise)
+        if schedule.per == "step":
+            epochs, rise = schedule.epochs * epoch_steps, schedule.rise * epoch_steps
+            return warmup_cosine(step, epochs, rise, schedule.end)
+        return warmup_cosine(step // epoch_steps, schedule.epochs, schedule.rise, schedule.end)
     return warmup_multistep(step // epoch_steps, schedule.milestones, schedule.gamma)

@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from carryover.configs import Incidental, Section, UserError
-from carryover.core.data.config import AugmentConfig, DataConfig, TestViewConfig, ViewConfig
+from carryover.core.data.config import (
+    AugmentConfig,
+    DataConfig,
+    EraseConfig,
+    Interpolation,
+    RandAugment,
+    TestViewConfig,
+    ViewConfig,
+)
 from carryover.core.data.defects import Check
 from carryover.core.data.digest import Contents, prefixed
 from carryover.core.data.named_splits import require_one_rest
@@ -107,6 +115,10 @@ class ImageConfig(Section):
         Normalization of RGB in [0, 1]; None: the checkpoint's own. Stated ones must be the checkpoint's.
     input_size
         "checkpoint": `size` must be the side of the crops the checkpoint was trained on; "any": it need not.
+    interpolation
+        Of every resizing, in training and testing.
+    rand_augment, erase
+        timm's RandAugment and random erasing of the training view (see `ViewConfig`).
     """
 
     size: PositiveInt = 224
@@ -118,6 +130,9 @@ class ImageConfig(Section):
     pixel_mean: Statistics | None = None
     pixel_std: Statistics | None = None
     input_size: Literal["checkpoint", "any"] = "checkpoint"
+    interpolation: Interpolation = "bilinear"
+    rand_augment: RandAugment | None = None
+    erase: EraseConfig | None = None
 
     @model_validator(mode="after")
     def _sections_are_valid(self) -> "ImageConfig":
@@ -136,8 +151,13 @@ class ImageConfig(Section):
             jitter=None,
             grayscale=0.0,
             blur=None,
+            interpolation=self.interpolation,
+            rand_augment=self.rand_augment,
+            erase=self.erase,
         )
-        test = TestViewConfig(resize=self.resize, size=self.size, whole=self.whole)
+        test = TestViewConfig(
+            resize=self.resize, size=self.size, whole=self.whole, interpolation=self.interpolation
+        )
         return AugmentConfig(views="single", view=view, test=test, mean=mean, std=std)
 
 

@@ -9,9 +9,17 @@ from carryover.core.training.distributed import Ranks
 
 
 def training_loader(
-    images: Dataset, augment: AugmentConfig, batch_size: int, seed: int, ranks: Ranks, workers: int
+    images: Dataset,
+    augment: AugmentConfig,
+    batch_size: int,
+    seed: int,
+    ranks: Ranks,
+    workers: int,
+    drop_last: bool = False,
 ) -> Loader:
     """Load `images` in global batches of `batch_size`, the last one of an epoch as small as it comes out.
+
+    With `drop_last` the images that do not fill it are left out of the epoch.
 
     Ranks must hold equally many images in every batch: where their number is no multiple of the ranks, the
     first few come twice an epoch, as with torch's DistributedSampler.
@@ -30,7 +38,7 @@ def training_loader(
         ranks.rank,
         ranks.world,
         workers,
-        drop_last=False,
+        drop_last=drop_last,
         device=ranks.device,
     )
 

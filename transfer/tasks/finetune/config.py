@@ -68,6 +68,35 @@ class AttentiveConfig(Section):
     queries: PositiveInt = 1
 
 
+class MixConfig(Section):
+    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of training images and labels, by timm.
+
+    Images are mixed within groups, each with one draw (mode "batch" of `timm.data.Mixup`): an image with the
+    one that is as far from the group's end as it is from the beginning.
+
+    Attributes
+    ----------
+    mixup, cutmix
+        Parameters of their Beta distributions; 0: never.
+    prob, switch
+        Probability that a group is mixed at all, and that it is CutMix where both may be.
+    group
+        Images of a group: the batch that the source mixes at once, which is that of one GPU.
+    """
+
+    mixup: NonNegativeFloat = 0.8
+    cutmix: NonNegativeFloat = 1.0
+    prob: Annotated[float, Field(gt=0, le=1)] = 1.0
+    switch: Annotated[float, Field(ge=0, le=1)] = 0.5
+    group: Annotated[int, Field(ge=2)] = 32
+
+    @model_validator(mode="after")
+    def _something_is_mixed(self) -> "MixConfig":
+        if self.mixup == 0 and self.cutmix == 0:
+            raise ValueError("mixup: 0 and cutmix: 0 mix nothing; leave mix out")
+        return self
+
+
 class LastEpoch(Section):
     """The result is that of the last epoch."""
 
@@ -120,6 +149,8 @@ class FinetuneConfig(EvaluationRecipe):
         Which result counts: the last epoch's, unless one is selected on held-out labeled images.
     batch_size
         Images of one optimizer step over all ranks. The last, smaller batch of an epoch is trained on too.
+    drop_last
+        Leave that last batch out.
     freeze_backbone
         Train the head alone; weights and statistics of the backbone stay as they are, bit for bit.
     bn
@@ -141,6 +172,8 @@ class FinetuneConfig(EvaluationRecipe):
         Stochastic depth of a backbone of timm in training (linear in depth); null: timm's own.
     smoothing
         Label smoothing of the loss.
+    mix
+        Mixup and CutMix; null: neither.
     attentive
         Pool the tokens of the frozen network by learnt attention: the attentive probe.
     checkpoint_every
@@ -164,6 +197,7 @@ class FinetuneConfig(EvaluationRecipe):
     schedule: Schedule
     selection: Selection = LastEpoch()
     batch_size: Annotated[int, Field(ge=2)]
+    drop_last: bool = False
     freeze_backbone: bool = False
     bn: Literal["train", "eval"] = "train"
     sync_bn: bool = False
@@ -172,6 +206,7 @@ class FinetuneConfig(EvaluationRecipe):
     feature: str = "pooled"
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mix: MixConfig | None = None
     attentive: AttentiveConfig | None = None
     seed: Seed = 0
     precision: Literal["bf16", "fp32"] = "bf16"

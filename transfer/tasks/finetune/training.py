@@ -26,6 +26,7 @@ from carryover.core.training.validation import PREFIX, left_as_it_was, looks
 from carryover.transfer.results.outcomes.rankings import Rankings
 from carryover.transfer.tasks.accuracy import Accuracy, count, rankings
 from carryover.transfer.tasks.finetune.config import FinetuneConfig
+from carryover.transfer.tasks.finetune.mixing import mixed, require_groups
 from carryover.transfer.tasks.finetune.model import Classifier, build_optimizer, set_rates
 from carryover.transfer.tasks.schedules import rate_factor
 
@@ -85,11 +86,14 @@ def train_classifier(training: Training, stop: StopRequest) -> Trained:
     Raises
     ------
     UserError
-        Too few images for one step, or a directory that holds another training's state.
+        Too few images for one step, groups of mixed images that are cut by the ranks, or a directory that
+        holds another training's state.
     WorkError
         A loss that is not finite.
     """
     _require_two_in_a_batch(training)
+    if training.config.mix is not None:
+        require_groups(training.config.mix, training.config.batch_size, training.ranks)
     finetuning = _Finetuning(training)
     seconds = train(training.work, finetuning.plan(), finetuning, training.ranks, stop)
     return finetuning.finished(seconds)
@@ -133,7 +137,7 @@ def _predictions(model: Classifier, images: Dataset, training: Training) -> Iter
 
 def _require_two_in_a_batch(training: Training) -> None:
     images, batch = len(training.images), training.config.batch_size
-    last = images % batch or min(images, batch)
+    last = batch if training.config.drop_last else images % batch or min(images, batch)
     uses_batches = training.config.bn == "train" or training.config.head_norm == "batch"
     if uses_batches and last <= training.ranks.world:
         raise UserError(
@@ -168,7 +172,13 @@ class _Finetuning:
         self._model, self._optimizer = _build(training)
         self._wrapped: nn.Module = self._model
         self._loader = training_loader(
-            training.images, training.augment, config.batch_size, config.seed, ranks, config.workers
+            training.images,
+            training.augment,
+            config.batch_size,
+            config.seed,
+            ranks,
+            config.workers,
+            config.drop_last,
         )
         self._best: dict[str, Any] | None = None
         self._judged: dict[str, float] = {}
@@ -221,10 +231,16 @@ class _Finetuning:
         # Stochastic depth draws from torch's generator: seeded afresh, its state needs no saving.
         own = np.random.SeedSequence([config.seed, step, training.ranks.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(own[0]))
-        assert batch.label is not None
+        images, target, smoothing = batch.views[0], batch.label, config.smoothing
+        assert target is not None
+        if config.mix is not None:
+            classes = len(training.images.classes)
+            images, target = mixed(images, target, classes, config, step, training.ranks)
+            # The mixed targets are smooth already.
+            smoothing = 0.0
         with bf16_autocast(training.ranks.device, config.precision == "bf16"):
-            logits = self._wrapped(laid_out(batch.views[0], config.channels_last))
-        loss = cross_entropy(logits.float(), batch.label, label_smoothing=config.smoothing)
+            logits = self._wrapped(laid_out(images, config.channels_last))
+        loss = cross_entropy(logits.float(), target, label_smoothing=smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()

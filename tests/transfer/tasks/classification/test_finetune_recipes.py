@@ -114,7 +114,7 @@ def test_a_recipe_takes_a_step(name: str, images: Path, checkpoint: Path, tmp_pa
 
 def test_every_finetuning_recipe_is_tested_here() -> None:
     # MAE's, on transformers, are tested in test_transformer_recipes.py.
-    elsewhere = ("demo", "mae_finetune_vitb_", "mae_finetune_vitl_")
+    elsewhere = ("demo", "mae_finetune_vits_", "mae_finetune_vitb_", "mae_finetune_vitl_")
     names = recipe_names("transfer")
     finetuning = [n for n in names if n.endswith("percent") and not n.startswith(elsewhere)]
     assert sorted(finetuning) == sorted([*RECIPES, *CIFAR])

@@ -1,5 +1,6 @@
 """Fine-tuning as MAE does it, and the attentive probe: rates by depth, AdamW, pooling, exact resume."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,10 @@ def test_the_rate_rises_then_falls_along_half_a_cosine() -> None:
     rates = [rate_factor(schedule, step, 5) for step in range(50)]
     assert rates[:3] == pytest.approx([0, 0.1, 0.2]) and max(rates) == rates[10] == 1
     assert rates[30] == pytest.approx(0.5) and rates[-1] < 0.01
+    # lr_sched.py of MAE: the warm-up begins at zero, the cosine ends at the lowest rate.
+    ending = CosineSchedule(epochs=10, rise=2, end=0.2)
+    falls = [0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * (step / 5 - 2) / 8)) for step in range(10, 50)]
+    assert [rate_factor(ending, step, 5) for step in range(50)] == pytest.approx([*rates[:10], *falls])
     with pytest.raises(ValueError, match="leave nothing of 2"):
         CosineSchedule(epochs=2, rise=2)
 
