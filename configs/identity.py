@@ -133,6 +133,10 @@ _SINCE_V1: Final[Mapping[str, object]] = {
     "frozen": False,
     "blocks": None,
     "head_convs": 1,
+    "attention": None,
+    "window_size": 0,
+    "global_blocks": None,
+    "relative_positions": False,
 }
 """Keys that version 1 did not know, and their defaults: its hashes were of all keys, defaults included."""
 

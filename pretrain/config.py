@@ -309,6 +309,12 @@ class PretrainConfig(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _attends_as_its_file_says(self) -> "PretrainConfig":
+        if self.backbone.attention is not None:
+            raise ValueError("backbone.attention: windows and relative positions are a detector's")
+        return self
+
+    @model_validator(mode="after")
     def _method_fits(self) -> "PretrainConfig":
         method = self.method
         if self.augment.views not in method.views:

@@ -60,6 +60,7 @@ class Description:
 @cache
 def describe(config: BackboneConfig) -> Description:
     """Describe the network of a recipe or checkpoint, without giving its tensors values."""
+    config = config.model_copy(update={"attention": None})
     try:
         with torch.device("meta"):
             return description_of(build_backbone(config))

@@ -11,6 +11,7 @@ from carryover.core.backbones.architecture import is_counter
 from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.makers import Encoder
 from carryover.core.backbones.reading import Contents
+from carryover.core.backbones.relative_positions import begun
 from carryover.core.backbones.timm_own import TimmsOwn
 from carryover.core.backbones.values import require_usable
 from carryover.core.formats.canonical import CanonicalMetadata
@@ -55,7 +56,9 @@ def live_backbone(imported: Imported) -> nn.Module:
         # Buffers that no checkpoint holds (indices of windows, frequencies of rotary positions) are computed.
         with torch.random.fork_rng(devices=[]):
             backbone = build_backbone(imported.metadata.backbone)
-    backbone.load_state_dict(dict(imported.state), strict=True)
+    added = imported.metadata.backbone.attention is not None
+    state = begun(backbone, imported.state) if added else dict(imported.state)
+    backbone.load_state_dict(state, strict=True)
     return backbone
 
 

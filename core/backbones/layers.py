@@ -55,7 +55,10 @@ def _layers(network: Any) -> dict[str, int]:
     names = _names(network)
     groups: Any = getattr(getattr(network, "inner", None), "group_matcher", None)
     if _is_plain(network):
-        return {name: _of_transformer(name, len(network.stages)) for name in names}
+        blocks = len(network.stages)
+        # A detector may add relative positions to the blocks.
+        added = [f"blocks.{index}.attn.rel_pos_{axis}" for index in range(blocks) for axis in "hw"]
+        return {name: _of_transformer(name, blocks) for name in (*names, *added)}
     if groups is not None:
         from timm.models import group_parameters
 

@@ -110,14 +110,6 @@ class _Trunk(Transparent):
         return {name: maps[stage] for stage, name in self.names.items()}
 
 
-def build_timm(config: BackboneConfig) -> TimmNetwork:
-    """Build a model of timm by the name after ``timm/``.
-
-    Raises UserError where timm is not installed, or knows no model of that name.
-    """
-    return TimmNetwork(config)
-
-
 def model_name(config: BackboneConfig) -> str:
     """Return timm's name of the model, with its tag where one was given."""
     return config.arch.partition("/")[2]

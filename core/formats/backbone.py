@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from carryover.configs import Section
 from carryover.configs.registry import Registry
@@ -28,7 +28,7 @@ for _arch in MOBILE:
 FAMILIES: Registry[Callable[["BackboneConfig"], Any]] = Registry(
     "backbone family", "carryover.backbone_families"
 )
-FAMILIES.register("timm", "carryover.core.backbones.timm_network:build_timm")
+FAMILIES.register("timm", "carryover.core.backbones.timm_build:build_timm")
 
 
 CHANGES_FEATURES = frozenset({"network", "stem", "stride", "heads", "pixels", "norm"})
@@ -49,6 +49,37 @@ _OF_RESNETS = re.compile(r"(resnet|timm/resnext|timm/wide_resnet)(\d+)(?:_(\d+)x
 _SINCE_V1 = ("arch", "width", "stem")
 Architecture = Annotated[str, AfterValidator(_known)]
 Stem = Literal["imagenet", "cifar", "cifar_maxpool", "cifar_no_relu"]
+
+
+class AttentionConfig(Section):
+    """Attention of a plain vision transformer in a detector (Li et al. 2022, ViTDet, Sec. 3).
+
+    Attributes
+    ----------
+    window
+        Side in patches of the windows that patches attend in; 0: every block attends to the whole image.
+    global_blocks
+        Blocks, from 0, that attend to the whole image all the same.
+    relative_positions
+        Whether every block adds decomposed relative positions to its attention (Li et al. 2022, MViTv2),
+        which begin at zero.
+    grid
+        Patches along the side of the image that the tables of relative positions are made for; they are
+        interpolated for every other number.
+    """
+
+    window: NonNegativeInt = 0
+    global_blocks: tuple[NonNegativeInt, ...] = ()
+    relative_positions: bool = False
+    grid: PositiveInt
+
+    def __str__(self) -> str:
+        where = "in every block to the whole image"
+        if self.window:
+            blocks = ", ".join(str(block) for block in self.global_blocks)
+            rest = f", but in blocks {blocks} to the whole image" if blocks else ""
+            where = f"in windows of {self.window} x {self.window} patches{rest}"
+        return f"{where}; {'with' if self.relative_positions else 'without'} relative positions"
 
 
 class BackboneConfig(Section):
@@ -80,6 +111,9 @@ class BackboneConfig(Section):
         Stochastic depth of a model of timm in training; None: timm's own.
     patch_size
         Side in pixels of the patches of a model of timm, or of a ConvNeXt's first convolution; None: its own.
+    attention
+        Windows and relative positions of a plain vision transformer; detectors set it. None: every block
+        attends to the whole image, as in pretraining.
     """
 
     arch: Architecture = "resnet50"
@@ -93,6 +127,7 @@ class BackboneConfig(Section):
     tokens: bool = True
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
     patch_size: PositiveInt | None = None
+    attention: AttentionConfig | None = None
 
     @model_validator(mode="after")
     def _resnets_alone_have_variants(self) -> "BackboneConfig":
@@ -175,6 +210,7 @@ class BackboneConfig(Section):
         words += [f"{self.heads} heads"] if self.heads else []
         words += [f"patches of {self.patch_size} px"] if self.patch_size else []
         words += [] if self.tokens else ["patches alone"]
+        words += [f"attention {self.attention}"] if self.attention else []
         return ", ".join(words)
 
 

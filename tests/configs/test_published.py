@@ -229,7 +229,7 @@ def test_recipes_named_beside_numbers_exist_and_have_their_data() -> None:
     from carryover.configs import load
 
     named: set[tuple[str, str | None]] = {(r, n.data) for n in published_numbers() for r in n.recipe}
-    assert len(named) == 23
+    assert len(named) == 25
     for recipe, data in named:
         assert load("transfer", recipe).data.title == data
 

@@ -15,6 +15,7 @@ from carryover.core.backbones.importers import take_backbone
 from carryover.core.backbones.inspected import in_words, with_said
 from carryover.core.backbones.stated import Stated
 from carryover.core.backbones.verify import TOLERANCE, prove_model, prove_tensors, tensor_digest
+from carryover.core.formats.backbone import AttentionConfig
 from carryover.core.formats.receipt import (
     STRUCTURE_ONLY,
     CarriedTensor,
@@ -42,6 +43,7 @@ def convert(
     said: Said | None = None,
     stated: Stated | None = None,
     against: Path | None = None,
+    attention: AttentionConfig | None = None,
 ) -> Receipt:
     """Convert any maker's checkpoint for a library and write `out` with `out`.receipt.json beside it.
 
@@ -63,6 +65,9 @@ def convert(
         A .npz of features that the maker's own network gives for some images (`core.backbones.against`).
         Every model of the target must give them; without it the receipt says "consistent" only, but where the
         file or its user names a model of timm: that is run here, and compared.
+    attention
+        Windows and relative positions of a plain transformer in a detector: the receipt says how the library
+        is told them, and proves that network. The file stays the same.
 
     Raises
     ------
@@ -75,7 +80,9 @@ def convert(
     _require_out(checkpoint, out, target)
     reference = None if against is None else read_reference(against)
     imported = take_backbone(checkpoint, encoder, stated)
-    imported = replace(imported, metadata=with_said(imported.metadata, said or Said(), checkpoint))
+    about = with_said(imported.metadata, said or Said(), checkpoint)
+    attending = about.backbone.model_copy(update={"attention": attention})
+    imported = replace(imported, metadata=about.model_copy(update={"backbone": attending}))
     try:
         target.require(imported.metadata.backbone)
     except UserError as error:
@@ -86,7 +93,7 @@ def convert(
         held = target.hold(imported)
         rename = held.rename or target.rename
         renamed = {rename(name): value for name, value in held.tensors.items()}
-        target.write(written, renamed, imported.metadata)
+        target.write(written, renamed, about)
         proven = _prove(written, target, imported, held, reference)
         receipt = _receipt(checkpoint, written, target, imported, held, proven)
         write_receipt(receipt_path(written), receipt)
@@ -137,7 +144,8 @@ def _prove(
             f" maker's network has ({held.notes[0]}), so its features are others; prove the file with --to"
             f" timm, then convert it for {target.name} without --against"
         )
-    if reference is None and imported.own is not None and held.imported is imported:
+    whole = held.imported is imported and imported.metadata.backbone.attention is None
+    if reference is None and imported.own is not None and whole:
         reference = imported.own.reference(imported.metadata)
     proofs, against = _load(written, target, imported, held, reference)
     return _Proven(proofs, version, (), against)
@@ -160,7 +168,8 @@ def _load(
 ) -> tuple[tuple[ModelProof, ...], MakerProof | None]:
     proofs, against = [], None
     source = live_backbone(held.imported)
-    tensors = None if held.imported is imported else held.tensors
+    attention = imported.metadata.backbone.attention
+    tensors = None if held.imported is imported and attention is None else held.tensors
     # Building the library's models draws random weights; the caller's random state is none of their business.
     with random_states_kept():
         try:

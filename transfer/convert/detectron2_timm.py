@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from carryover.configs import UserError
 from carryover.core.backbones.description import describe
+from carryover.core.backbones.relative_positions import without_tables
 from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.convert.detectron2_vit import own_vit
@@ -31,12 +32,15 @@ def require_dense(config: BackboneConfig) -> None:
 
 
 def tensors_of(backbone: Any) -> dict[str, Tensor] | None:
-    """Return the tensors of a network of timm in a backbone of Detectron2's by timm's names; None: none."""
+    """Return the tensors of a network of timm in a backbone of Detectron2's by timm's names; None: none.
+
+    Tables of relative positions, which its ViT adds, are left out. Raises WorkError where they are not zero.
+    """
     net: Any = getattr(backbone, "net", None)
     inside: Any = getattr(backbone, "bottom_up", None) if net is None else net
     if hasattr(inside, "body"):
         return dict(inside.body.state_dict())
-    return None if net is None else dict(net.state_dict())
+    return None if net is None else without_tables(net.state_dict(), "Detectron2's ViT")
 
 
 def models(config: BackboneConfig) -> Iterator[tuple[str, nn.Module]]:

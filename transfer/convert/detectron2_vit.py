@@ -13,7 +13,7 @@ from carryover.configs import UserError
 from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.dense import can_drop_tokens, patches_alone
 from carryover.core.backbones.imported import Imported
-from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.formats.backbone import AttentionConfig, BackboneConfig
 from carryover.transfer.convert.held import Held, without
 
 PREFIX = "net."
@@ -53,6 +53,7 @@ def own_vit(config: BackboneConfig) -> ViTShape | None:
 
     It has no rotary positions, no registers, no gated or normalized layers, no norm before the first block.
     """
+    config = config.model_copy(update={"attention": None})
     if config.family != "timm" or (config.tokens and not can_drop_tokens(config)):
         return None
     with torch.device("meta"):
@@ -110,6 +111,8 @@ def hold(imported: Imported) -> Held:
         "images of another size than the positions are for: Detectron2's own ViT interpolates positions"
         " bicubically without antialiasing, timm and carryover with it"
     ]
+    if config.attention is not None:
+        notes.append(f"attention {config.attention}; tables of relative positions begin at zero")
     network = replace(network, fates=without(network, norms))
     return Held(network, tensors, folded, tuple(notes))
 
@@ -133,16 +136,21 @@ def vit_settings(config: BackboneConfig) -> dict[str, Any]:
     shape = own_vit(config)
     if shape is None:
         raise UserError(f"{config.label}: Detectron2's own ViT cannot be this network")
+    attention = config.attention or AttentionConfig(grid=shape.img_size // shape.patch_size)
+    windowed = attention.window > 0
     return {
-        "img_size": shape.img_size,
+        "img_size": attention.grid * shape.patch_size,
         "patch_size": shape.patch_size,
         "embed_dim": shape.embed_dim,
         "depth": shape.depth,
         "num_heads": shape.num_heads,
         "mlp_ratio": shape.mlp_ratio,
         "qkv_bias": shape.qkv_bias,
-        "use_rel_pos": False,
-        "window_size": 0,
+        "use_rel_pos": attention.relative_positions,
+        "window_size": attention.window,
+        "window_block_indexes": [
+            block for block in range(shape.depth) if windowed and block not in attention.global_blocks
+        ],
         "pretrain_img_size": shape.img_size,
         "pretrain_use_cls_token": shape.class_position,
     }

@@ -22,6 +22,8 @@ class DetectionFacts(TrainedFacts):
         "polygon" or "bitmask".
     prefix_tokens
         What became of a plain transformer's class token and registers.
+    attention
+        Where its patches attend: windows, blocks, relative positions.
     metric_rule
         The rule of AP in words.
     classes, classes_measured
@@ -35,6 +37,7 @@ class DetectionFacts(TrainedFacts):
     receipt: str | None = None
     mask_format: str | None = None
     prefix_tokens: str | None = None
+    attention: str | None = None
     metric_rule: str | None = None
     classes: int | None = None
     classes_measured: int | None = None

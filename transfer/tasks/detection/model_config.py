@@ -149,6 +149,15 @@ class FPNConfig(_DetectorConfig):
         What becomes of a plain transformer's class token and registers: "keep" lets them take part, "drop"
         runs the patches alone, as ViTDet does. None: dropped where there is only a class token to drop (by
         either library alike), kept in networks with registers or rotary positions.
+    window_size
+        Side in patches of the windows in which the blocks of a plain transformer attend, as ViTDet's 14; 0:
+        every block attends to the whole image.
+    global_blocks
+        Blocks, from 0, that attend to the whole image in spite of windows; None: the last block of each
+        quarter, as in ViTDet (2, 5, 8 and 11 of 12).
+    relative_positions
+        Whether the blocks of a plain transformer add decomposed relative positions (Li et al. 2022, MViTv2),
+        which begin at zero, to their attention, as in ViTDet.
     drop_path
         Stochastic depth of a backbone of timm; None: timm's own.
     box_convs, box_fcs, box_conv_dim, box_fc_dim
@@ -165,6 +174,9 @@ class FPNConfig(_DetectorConfig):
     fpn_norm: NewNorm = "none"
     level_norm: Literal["none", "LN"] = "none"
     prefix_tokens: Literal["keep", "drop"] | None = None
+    window_size: NonNegativeInt = 0
+    global_blocks: tuple[NonNegativeInt, ...] | None = None
+    relative_positions: bool = False
     drop_path: Fraction | None = None
     box_convs: NonNegativeInt = 0
     box_conv_dim: PositiveInt = 256
@@ -183,6 +195,19 @@ class FPNConfig(_DetectorConfig):
     def norms(self) -> frozenset[str]:
         """Every normalization that the detector is built with."""
         return frozenset({self.norm, self.fpn_norm, self.head_norm})
+
+    @property
+    def attends(self) -> bool:
+        """Return whether the attention of a plain transformer is another than in pretraining."""
+        return self.window_size > 0 or self.relative_positions
+
+    @model_validator(mode="after")
+    def _windows_are_of_patches_alone(self) -> "FPNConfig":
+        if self.global_blocks is not None and not self.window_size:
+            raise ValueError("global_blocks: without windows every block attends to the whole image")
+        if self.attends and self.prefix_tokens == "keep":
+            raise ValueError("window_size, relative_positions: of patches alone; prefix_tokens: drop")
+        return self
 
     @model_validator(mode="after")
     def _one_size_a_level(self) -> "FPNConfig":

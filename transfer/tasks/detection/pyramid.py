@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from carryover.configs import UserError
+from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.dense import can_drop_tokens, patches_alone
 from carryover.core.backbones.description import describe
-from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.backbones.shapes_only import shapes_only
+from carryover.core.formats.backbone import AttentionConfig, BackboneConfig
+from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
 
 FPN_STRIDES = (4, 8, 16, 32, 64)
@@ -73,19 +76,64 @@ def require_detectable(backbone: BackboneConfig, model: C4Config | FPNConfig) ->
     for key, wrong in (
         ("level_norm: LN", simple and model.level_norm == "LN"),
         ("prefix_tokens", not simple and model.prefix_tokens is not None),
+        ("window_size, model.relative_positions", not simple and model.attends),
     ):
         if wrong:
             kind = "a plain transformer, whose pyramid uses one map" if simple else "no plain transformer"
             raise UserError(f"model.{key}: {backbone.label} is {kind}; leave it out")
+    if model.attends:
+        alone = backbone.model_copy(update={"tokens": not can_drop_tokens(backbone) and backbone.tokens})
+        with shapes_only():
+            build_backbone(attending(alone, model, InputConfig()))
+
+
+def attending(backbone: BackboneConfig, model: C4Config | FPNConfig, shown: InputConfig) -> BackboneConfig:
+    """Return a backbone with the windows and relative positions that a recipe asks of a plain transformer.
+
+    Tables of relative positions are made for the largest training image, as ViTDet's for its square.
+    """
+    if not isinstance(model, FPNConfig) or not model.attends:
+        return backbone
+    described = describe(backbone)
+    assert described.patch_size is not None
+    depth = len(described.stages)
+    blocks: tuple[int, ...] = ()
+    if model.window_size:
+        quarters = sorted({max(0, depth * quarter // 4 - 1) for quarter in (1, 2, 3, 4)})
+        blocks = tuple(quarters if model.global_blocks is None else model.global_blocks)
+        if wrong := [block for block in blocks if block >= depth]:
+            raise UserError(
+                f"model.global_blocks {wrong}: {backbone.label} has {depth} blocks, 0 to {depth - 1}"
+            )
+    divisor = pyramid_of(backbone).divisor
+    side = -(-(shown.square or shown.max_size_train) // divisor) * divisor
+    attention = AttentionConfig(
+        window=model.window_size,
+        global_blocks=blocks,
+        relative_positions=model.relative_positions,
+        grid=side // described.patch_size,
+    )
+    return backbone.model_copy(update={"attention": attention})
+
+
+def attention_in_words(backbone: BackboneConfig) -> str:
+    """Say where the patches of a plain transformer in a detector attend, for the record."""
+    plain = "in every block to the whole image; without relative positions"
+    return plain if backbone.attention is None else str(backbone.attention)
 
 
 def as_trained(
-    backbone: BackboneConfig, weights: Mapping[str, Tensor], model: C4Config | FPNConfig
+    backbone: BackboneConfig,
+    weights: Mapping[str, Tensor],
+    model: C4Config | FPNConfig,
+    shown: InputConfig,
 ) -> tuple[BackboneConfig, Mapping[str, Tensor], str | None]:
     """Return a backbone as a detector runs it, and what became of a transformer's tokens, in words.
 
-    Raises UserError where `model.prefix_tokens` says drop, and the network cannot do without.
+    Raises UserError where `model.prefix_tokens` says drop, and the network cannot do without, or where the
+    recipe asks for windows or relative positions of a network that is no plain transformer.
     """
+    backbone = attending(backbone, model, shown)
     if not isinstance(model, FPNConfig):
         return backbone, weights, None
     if model.drop_path is not None:

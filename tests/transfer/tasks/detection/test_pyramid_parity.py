@@ -30,9 +30,15 @@ VITDET = {
     "mask_convs": 2,
     "mask_dim": 32,
 }
+# Maps of 6 x 8 patches and more: windows of 4 and 14 are padded, tables of 84 patches interpolated.
+WINDOWS = {**VITDET, "window_size": 4, "relative_positions": True}
 NETWORKS = {
     "Detectron2's own ViT": ("vit_tiny_patch16_224", VITDET, 2),
     "Detectron2's own ViT, patches of 14": ("vit_small_patch14_dinov2", VITDET, 1),
+    "windows and relative positions": ("vit_tiny_patch16_224", WINDOWS, 2),
+    "windows of 14, patches of 14": ("vit_small_patch14_dinov2", {**WINDOWS, "window_size": 14}, 1),
+    "windows alone": ("vit_tiny_patch16_224", {**WINDOWS, "relative_positions": False}, 1),
+    "relative positions alone": ("vit_tiny_patch16_224", {**WINDOWS, "window_size": 0}, 1),
     "registers": ("vit_small_patch14_reg4_dinov2", {}, 1),
     "rotary positions": ("vit_small_patch16_dinov3", {}, 1),
     "convnext": ("convnext_atto", {"level_norm": "LN"}, 1),
@@ -52,14 +58,16 @@ def pair(request):
     config = FPNConfig.model_validate(plain | sizes | more)
     about = BackboneConfig(arch=f"timm/{name}", input_size=56 if "dinov2" in name else None)
     network = randomised(build_backbone(about))
-    trained, weights, _ = as_trained(about, network.state_dict(), config)
-    if more is VITDET:
+    trained, weights, _ = as_trained(about, network.state_dict(), config, InputConfig())
+    if VITDET.items() <= more.items():
         # LayerScale is folded for Detectron2: here it is one.
         weights = {n: torch.ones_like(v) if n.endswith("gamma") else v for n, v in weights.items()}
     ours = build_detector(trained, weights, config, InputConfig(), parity.CLASSES, seed=1)
     for parameter_name, parameter in ours.named_parameters():
         if "predictor" in parameter_name or "rpn.head" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.05)
+        if "rel_pos" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.5)
     theirs = twin(config, about, parity.CLASSES)
     give_weights(ours, theirs, config)
     return config, ours, theirs

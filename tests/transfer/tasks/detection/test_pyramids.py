@@ -42,7 +42,7 @@ def test_every_level_has_the_stride_that_anchors_and_regions_take_it_for(
     assert (found.strides, found.divisor) == (strides, divisor)
     with torch.random.fork_rng(devices=[]):
         network = build_backbone(about)
-    trained, weights, _ = as_trained(about, network.state_dict(), FPN)
+    trained, weights, _ = as_trained(about, network.state_dict(), FPN, InputConfig())
     detector = build_detector(trained, weights, FPN, InputConfig(), 2, seed=0)
     detector.eval()
     with torch.no_grad():
@@ -78,12 +78,12 @@ def test_tokens_go_where_there_is_only_a_class_token_and_stay_where_features_nee
         ("vit_small_patch16_dinov3", "kept"),
     ):
         about = config(name)
-        trained, _, tokens = as_trained(about, build_backbone(about).state_dict(), FPN)
+        trained, _, tokens = as_trained(about, build_backbone(about).state_dict(), FPN, InputConfig())
         assert tokens is not None and tokens.startswith(said)
         assert trained.tokens == (said == "kept")
     kept = FPNConfig(name="fpn", prefix_tokens="keep")
     about = config("vit_tiny_patch16_224")
-    assert as_trained(about, build_backbone(about).state_dict(), kept)[0] == about
+    assert as_trained(about, build_backbone(about).state_dict(), kept, InputConfig())[0] == about
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto"])

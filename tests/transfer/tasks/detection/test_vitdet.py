@@ -1,17 +1,21 @@
 """ViTDet's training: AdamW by depth, large-scale jitter, squares; in both libraries alike."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
 
-from carryover.configs import load
+from carryover.configs import UserError, load
 from carryover.core.backbones.build import build_backbone
 from carryover.core.data.objects.splits import read_splits
 from carryover.core.formats.metrics_log import read_metrics
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
 from carryover.transfer.tasks.detection.model import decay_of
 from carryover.transfer.tasks.detection.model_config import FPNConfig
-from carryover.transfer.tasks.detection.pyramid import as_trained
+from carryover.transfer.tasks.detection.pyramid import as_trained, attending, require_detectable
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
 from carryover.transfer.tasks.detection.transforms import train_example
 from carryover.transfer.tasks.evaluate import evaluate
@@ -26,6 +30,7 @@ SOLVER = SolverConfig(
     algorithm="adamw", layer_decay=0.7, base_lr=1e-4, weight_decay=0.1, max_iter=10, warmup_iters=1
 )
 MODEL = FPNConfig(name="fpn", fpn_norm="LN", head_norm="LN", box_convs=1, fpn_dim=16, box_fc_dim=32)
+WINDOWED = MODEL.model_copy(update={"window_size": 4, "relative_positions": True})
 KEYS = (
     "solver.algorithm=adamw",
     "solver.layer_decay=0.7",
@@ -36,14 +41,17 @@ KEYS = (
     "input.max_size_test=96",
     "input.min_size_test=96",
     "log_every=1",
+    "model.window_size=4",
+    "model.relative_positions=true",
 )
+WORDS = "in windows of 4 x 4 patches, but in blocks 2, 5, 8, 11 to the whole image; with relative positions"
 
 
 def test_groups_have_the_factor_of_their_depth_and_the_decay_of_their_kind() -> None:
     about = timm_config("vit_tiny_patch16_224")
     network = randomised(build_backbone(about))
-    trained, weights, _ = as_trained(about, network.state_dict(), MODEL)
-    detector = build_detector(trained, weights, MODEL, InputConfig(), 3, seed=0)
+    trained, weights, _ = as_trained(about, network.state_dict(), WINDOWED, InputConfig())
+    detector = build_detector(trained, weights, WINDOWED, InputConfig(), 3, seed=0)
     optimizer = build_layered(detector, network, ("backbone.body.",), SOLVER, decay_of(SOLVER))
     group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     found = {
@@ -55,6 +63,8 @@ def test_groups_have_the_factor_of_their_depth_and_the_decay_of_their_kind() -> 
     assert found[f"{body}pos_embed"] == (pytest.approx(0.7**13), 0.0)
     assert found[f"{body}blocks.0.attn.qkv.weight"] == (pytest.approx(0.7**12), 0.1)
     assert found[f"{body}blocks.11.norm2.weight"] == (pytest.approx(0.7), 0.0)
+    # Detectron2's ViTDet leaves only `pos_embed` undecayed.
+    assert found[f"{body}blocks.3.attn.rel_pos_h"] == (pytest.approx(0.7**9), 0.1)
     # Detectron2 does not take its channel-wise layer normalisation for one.
     assert found["backbone.simfp_2.1.weight"] == found["roi_heads.box_predictor.cls_score.bias"] == (1, 0.1)
     untrained = {n for n, p in detector.named_parameters() if not p.requires_grad}
@@ -99,26 +109,42 @@ def _learns_and_resumes(backend, shapes, tmp_path, monkeypatch) -> None:
         "model.fpn_norm=LN",
         "model.head_norm=none",
         "model.mask_dim=16",
+        "solver.max_iter=12",
+        "solver.steps=[10]",
     )
-    evaluate(recipe, source, tmp_path / "whole")
+    record = evaluate(recipe, source, tmp_path / "whole")
+    assert record.facts["attention"] == WORDS
     losses = [row["loss"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
-    assert losses[-1] < losses[0]
+    assert sum(losses[-3:]) < sum(losses[:3])
     in_two_parts(lambda: evaluate(recipe, source, tmp_path / "parts"), 3, monkeypatch)
     runs.assert_same_files(tmp_path / "whole", tmp_path / "parts")
+    trained = load_file(tmp_path / "whole" / "detector.safetensors")
+    tables = [value for name, value in trained.items() if "rel_pos" in name]
+    # Six patches a side of the square.
+    assert {tuple(table.shape) for table in tables} == {(7, 64), (11, 64)} and len(tables) == 24
+    assert all(table.any() for table in tables)
+    if backend == "detectron2":
+        receipt = json.loads((tmp_path / "whole" / "backbone.pkl.receipt.json").read_text())
+        vit = receipt["settings"]["detectron2.modeling.ViT"]
+        assert (vit["window_size"], vit["use_rel_pos"], vit["img_size"]) == (4, True, 96)
+        assert vit["window_block_indexes"] == [0, 1, 3, 4, 6, 7, 9, 10]
+        assert any(WORDS in note for note in receipt["notes"])
+        assert not any("rel_pos" in tensor["name"] for tensor in receipt["tensors"])
 
 
 @pytest.mark.detectron2
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "windows"])
 def test_detectron2_gives_every_parameter_the_rate_and_decay_that_torchvision_does(name: str) -> None:
     from carryover.transfer.tasks.detection.detectron2.backend import TRUNKS
     from tests.transfer.tasks.detection.detectron2_twin import give_weights, twin
 
+    model, name = (WINDOWED, "vit_tiny_patch16_224") if name == "windows" else (MODEL, name)
     about = timm_config(name)
     network = randomised(build_backbone(about))
-    trained, weights, _ = as_trained(about, network.state_dict(), MODEL)
-    ours = build_detector(trained, weights, MODEL, InputConfig(), 3, seed=0)
-    theirs = twin(MODEL, about, 3)
-    give_weights(ours, theirs, MODEL)
+    trained, weights, _ = as_trained(about, network.state_dict(), model, InputConfig())
+    ours = build_detector(trained, weights, model, InputConfig(), 3, seed=0)
+    theirs = twin(model, about, 3)
+    give_weights(ours, theirs, model)
     counts = []
     for model, trunks in ((ours, ("backbone.body.",)), (theirs, TRUNKS)):
         groups = build_layered(model, network, trunks, SOLVER, decay_of(SOLVER)).param_groups
@@ -164,3 +190,45 @@ def test_vitdets_recipe_says_what_detectron2s_configuration_says() -> None:
     assert (solver.milestones, solver.warmup, solver.ims_per_batch) == ((163889, 177546), 250, 64)
     assert (shown.jitter, shown.square, recipe.model.drop_path) == ((0.1, 2.0), 1024, 0.1)
     assert (recipe.model.rpn.head_convs, recipe.model.box_convs, recipe.model.box_fcs) == (2, 4, 1)
+    assert (recipe.model.window_size, recipe.model.relative_positions) == (14, True)
+    base = attending(timm_config("vit_base_patch16_224"), recipe.model, shown).attention
+    assert base is not None and (base.global_blocks, base.grid) == ((2, 5, 8, 11), 64)
+
+
+def test_vitdets_recipe_of_vit_l_differs_as_detectron2s_does() -> None:
+    base, large = load("transfer", "vitdet_b_coco"), load("transfer", "vitdet_l_coco")
+    assert (large.model.drop_path, large.solver.layer_decay) == (0.4, 0.8)
+    assert large.model.model_copy(update={"drop_path": 0.1}) == base.model
+    assert large.solver.model_copy(update={"layer_decay": 0.7}) == base.solver
+    assert (large.input, large.data) == (base.input, base.data)
+    found = attending(timm_config("vit_large_patch16_224"), large.model, large.input).attention
+    assert found is not None and found.global_blocks == (5, 11, 17, 23)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("vit_small_patch14_reg4_dinov2", {"window_size": 4}, "registers attend too"),
+        ("convnext_atto", {"relative_positions": True}, "is no plain transformer"),
+        (
+            "vit_tiny_patch16_224",
+            {"window_size": 4, "global_blocks": (3, 12)},
+            r"\[12\].* has 12 blocks",
+        ),
+    ],
+)
+def test_windows_that_a_network_cannot_have_are_refused(name, keys, message) -> None:
+    with pytest.raises(UserError, match=message):
+        require_detectable(timm_config(name), FPNConfig(name="fpn", **keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"global_blocks": (2,)}, "without windows every block"),
+        ({"window_size": 14, "prefix_tokens": "keep"}, "of patches alone"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(keys, message) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FPNConfig(name="fpn", **keys)

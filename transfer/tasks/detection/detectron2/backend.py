@@ -33,6 +33,7 @@ from carryover.core.backbones.source import Source
 from carryover.core.backbones.verify import prove_carried
 from carryover.core.data.objects.dataset import DetectionImage
 from carryover.core.data.steps import step_loader
+from carryover.core.formats.backbone import AttentionConfig
 from carryover.core.formats.receipt import Receipt, read_receipt, receipt_path
 from carryover.core.training.device import random_states_kept
 from carryover.core.training.distributed import Ranks, barrier
@@ -60,8 +61,14 @@ from carryover.transfer.tasks.detection.model import (
     decay_of,
     losses_of,
 )
+from carryover.transfer.tasks.detection.model_config import FPNConfig
 from carryover.transfer.tasks.detection.predictions import ImagePrediction, encode_masks
-from carryover.transfer.tasks.detection.pyramid import as_trained, require_detectable
+from carryover.transfer.tasks.detection.pyramid import (
+    as_trained,
+    attending,
+    attention_in_words,
+    require_detectable,
+)
 from carryover.transfer.tasks.optimizers import build_layered
 
 log = logging.getLogger(__name__)
@@ -128,8 +135,10 @@ class Detectron2Detector:
         )
 
 
-def converted(source: Source, path: Path, ranks: Ranks) -> Receipt:
+def converted(source: Source, path: Path, ranks: Ranks, attention: AttentionConfig | None = None) -> Receipt:
     """Convert the checkpoint to `path` unless that is done already; returns the receipt on every rank.
+
+    `attention` is that of the detector, which the receipt proves.
 
     Raises
     ------
@@ -138,8 +147,8 @@ def converted(source: Source, path: Path, ranks: Ranks) -> Receipt:
     WorkError
         The conversion could not be proven.
     """
-    if ranks.first and not _is_converted(source, path):
-        log.info("%s", convert(source.path, "detectron2", path).summary)
+    if ranks.first and not _is_converted(source, path, attention):
+        log.info("%s", convert(source.path, "detectron2", path, attention=attention).summary)
     barrier()
     return read_receipt(path)
 
@@ -181,11 +190,12 @@ def _float32(value: Any) -> Any:
     return type(value)(_float32(part) for part in value)
 
 
-def _is_converted(source: Source, path: Path) -> bool:
+def _is_converted(source: Source, path: Path, attention: AttentionConfig | None) -> bool:
     try:
-        return read_receipt(path).source.sha256 == source.sha256
+        receipt = read_receipt(path)
     except UserError:
         return False
+    return receipt.source.sha256 == source.sha256 and receipt.metadata.backbone.attention == attention
 
 
 def _require(config: DetectionConfig, ranks: Ranks) -> None:
@@ -210,8 +220,13 @@ def tokens_in_words(source: Source, config: DetectionConfig) -> str | None:
             )
         return None
     require_detectable(backbone, model)
-    trained, _, words = as_trained(backbone, source.backbone.state_dict(), model)
     own = own_vit(backbone) is not None
+    if isinstance(model, FPNConfig) and model.attends and not own:
+        raise UserError(
+            f"model.window_size, model.relative_positions: Detectron2's own ViT, which has them, cannot be"
+            f" {backbone.label}; leave them out, or set backend: torchvision"
+        )
+    trained, _, words = as_trained(backbone, source.backbone.state_dict(), model, config.input)
     if own and trained.tokens and words != "none":
         raise UserError(
             f"model.prefix_tokens: keep: Detectron2's own ViT runs the patches of {backbone.label} alone;"
@@ -230,6 +245,7 @@ def _build(run: DetectionRun) -> Iterator[Detectron2Detector]:
     config, ranks, path = run.config, run.ranks, run.out / BACKBONE_NAME
     splits, source, images = run.data, run.source, annotated_images(run.data.train)
     masks, tokens = config.model.masks, tokens_in_words(source, config)
+    backbone = attending(source.metadata.backbone, config.model, config.input)
     names = [f"carryover_{run.work.identity.hash[:16]}_{part}" for part in ("train", "test")]
     around = Surroundings(
         classes=len(splits.train.classes),
@@ -249,7 +265,7 @@ def _build(run: DetectionRun) -> Iterator[Detectron2Detector]:
         stack.enter_context(_local_group(ranks))
         stack.enter_context(registered(names[0], splits.train, images, masks))
         stack.enter_context(registered(names[1], splits.test, splits.test.images, masks))
-        receipt = converted(source, path, ranks)
+        receipt = converted(source, path, ranks, backbone.attention)
         model, carried = carried_model(cfg, receipt)
         if config.solver.precision == "bf16":
             outputs_in_float32(model)
@@ -262,7 +278,7 @@ def _build(run: DetectionRun) -> Iterator[Detectron2Detector]:
             "receipt": receipt_path(path).name,
         }
         if tokens is not None:
-            facts["prefix_tokens"] = tokens
+            facts |= {"prefix_tokens": tokens, "attention": attention_in_words(backbone)}
         if masks:
             facts["mask_format"] = cfg.INPUT.MASK_FORMAT
         artifacts = {"receipt": receipt_path(path).name, "detectron2": CFG_NAME}

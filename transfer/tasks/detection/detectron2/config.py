@@ -13,7 +13,7 @@ from carryover.transfer.convert.detectron2_timm import is_timms
 from carryover.transfer.convert.detectron2_vit import BUILDER
 from carryover.transfer.tasks.detection.config import DetectionConfig, InputConfig, SolverConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
-from carryover.transfer.tasks.detection.pyramid import pyramid_of
+from carryover.transfer.tasks.detection.pyramid import attending, pyramid_of
 
 C4_HEADS = "Res5ROIHeadsOfBackbone"
 EXTRA_NORM_HEADS = "Res5ROIHeadsExtraNorm"
@@ -96,7 +96,7 @@ def _add_network(cfg: Any, config: DetectionConfig, backbone: BackboneConfig) ->
     assert isinstance(model, FPNConfig)
     cfg.MODEL.CARRYOVER = CfgNode(
         {
-            "BACKBONE": json.dumps(backbone.stated(), sort_keys=True),
+            "BACKBONE": json.dumps(attending(backbone, model, config.input).stated(), sort_keys=True),
             "LEVEL_NORM": "" if model.level_norm == "none" else model.level_norm,
             # Below zero: timm's own.
             "DROP_PATH": -1.0 if model.drop_path is None else model.drop_path,

@@ -15,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.declared import Declared
 from carryover.core.backbones.description import description_of
+from carryover.core.backbones.relative_positions import without_tables
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig, NewNorm, Norm
 from carryover.transfer.tasks.detection.pyramid import FPN_STRIDES
 
@@ -212,7 +213,8 @@ def assert_carried(detector: nn.Module, canonical: Mapping[str, Tensor], config:
     ------
     WorkError
         A tensor of the checkpoint is missing from the detector or differs from it, or the detector has a
-        backbone tensor that the checkpoint does not account for; the tensor is named.
+        backbone tensor that the checkpoint does not account for (but tables of relative positions, which
+        begin at zero); the tensor is named.
     """
     state = detector.state_dict()
     head = detector.get_submodule("roi_heads.box_head")
@@ -227,7 +229,8 @@ def assert_carried(detector: nn.Module, canonical: Mapping[str, Tensor], config:
             )
     prefixes = ("backbone.body.", *([] if stage is None else [f"roi_heads.box_head.{stage}."]))
     backbone = {n for n in state if n.startswith(prefixes) and not n.endswith("num_batches_tracked")}
-    if random := sorted(backbone - set(names.values())):
+    new = {name: state[name] for name in backbone - set(names.values())}
+    if random := sorted(without_tables(new, "the detector")):
         raise WorkError(f"the checkpoint has nothing for the detector's '{random[0]}' ({len(random)} such)")
     return len(names)
 

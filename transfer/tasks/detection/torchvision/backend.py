@@ -27,7 +27,7 @@ from carryover.transfer.tasks.detection.model import (
     losses_of,
 )
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
-from carryover.transfer.tasks.detection.pyramid import as_trained
+from carryover.transfer.tasks.detection.pyramid import as_trained, attention_in_words
 from carryover.transfer.tasks.detection.torchvision.backbone import assert_carried
 from carryover.transfer.tasks.detection.torchvision.masks import to_original
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
@@ -124,12 +124,14 @@ def _require(config: DetectionConfig, ranks: Ranks) -> None:
 def _build(run: DetectionRun) -> Iterator[TorchvisionDetector]:
     config, classes = run.config, len(run.data.train.classes)
     about, weights, tokens = as_trained(
-        run.source.metadata.backbone, run.source.backbone.state_dict(), config.model
+        run.source.metadata.backbone, run.source.backbone.state_dict(), config.model, config.input
     )
     model = build_detector(about, weights, config.model, config.input, classes, config.seed)
     carried = assert_carried(model, weights, config.model)
     images = annotated_images(run.data.train)
-    facts = {} if tokens is None else {"prefix_tokens": tokens}
+    facts = {}
+    if tokens is not None:
+        facts = {"prefix_tokens": tokens, "attention": attention_in_words(about)}
     yield TorchvisionDetector(run, model.to(run.ranks.device), carried, images, facts=facts)
 
 
