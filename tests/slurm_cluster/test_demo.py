@@ -10,7 +10,7 @@ from carryover.transfer.pipeline.costs import write_costs
 from carryover.transfer.pipeline.plan import plan
 from carryover.transfer.results.reading import read_records
 from tests.slurm_cluster.cluster import Cluster
-from tests.slurm_cluster.waiting import at_rest, wait_until
+from tests.slurm_cluster.waiting import at_rest, unfinished, wait_until
 from tests.transfer import tiny_demo
 
 COMMON = [*tiny_demo.OVERRIDES, "evaluate_every=1"]
@@ -26,7 +26,7 @@ def test_the_demo_gives_on_a_cluster_what_it_gives_inline(cluster: Cluster, tmp_
     assert submitted.succeeded
     assert run_graph(plan(config, inline), InlineExecutor(), inline).succeeded
     now = at_rest(cluster, run)
-    assert now.succeeded, [s for s in now.stages if s.state != "finished"]
+    assert now.succeeded, unfinished(now)
 
     results = tiny_demo.metrics(run)
     assert len(results) == 5

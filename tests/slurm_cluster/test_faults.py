@@ -17,7 +17,7 @@ from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
 from tests.slurm_cluster.test_interruptions import SETTINGS, begun, record, submit, waiting_stage
-from tests.slurm_cluster.waiting import at_rest, hurry, states, wait_until
+from tests.slurm_cluster.waiting import at_rest, hurry, states, unfinished, wait_until
 
 
 def job_of(run: Path, stage: str = "train") -> str:
@@ -53,7 +53,7 @@ def test_signals_before_a_stage_has_begun_kill_nothing(cluster: Cluster, tmp_pat
                 waiting.remove(name)
     door.touch()
     now = at_rest(cluster, run)
-    assert now.succeeded, states(now)
+    assert now.succeeded, unfinished(now)
     for name in sent:
         assert {a.state for a in record(run, name).attempts} <= {"interrupted", "finished"}
 
@@ -76,7 +76,7 @@ def test_a_signal_to_the_batch_script_too_sends_a_stage_back_into_the_queue(
         wait_until(hurried, "the next attempt")
     door.touch()
     now = at_rest(cluster, run)
-    assert now.succeeded, states(now)
+    assert now.succeeded, unfinished(now)
     assert record(run).job_ids == (job_of(run),)
 
 

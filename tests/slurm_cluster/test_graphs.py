@@ -18,7 +18,7 @@ from carryover.slurm.status import log_files, status
 from carryover.slurm.submission import submissions
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
-from tests.slurm_cluster.waiting import at_rest, states, wait_until
+from tests.slurm_cluster.waiting import at_rest, states, unfinished, wait_until
 
 EXECUTOR = SlurmExecutor(Settings(defaults=Resources(time_min=10), array_parallelism=2), packages=("slurm",))
 
@@ -151,7 +151,7 @@ def test_a_failure_blocks_its_dependents_and_retry_finishes_the_graph(
     door.touch()
     assert retry(run).succeeded
     now = at_rest(cluster, run)
-    assert now.succeeded
+    assert now.succeeded, unfinished(now)
     attempts = {s.name: s.attempts for s in now.stages}
     assert attempts == {"bad": 2, "needs": 1, "then": 1, "other": 1, "report": 2}
 

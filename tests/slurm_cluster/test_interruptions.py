@@ -11,7 +11,7 @@ from carryover.slurm.resources import Cluster as Settings
 from carryover.slurm.status import status
 from tests.slurm import work
 from tests.slurm_cluster.cluster import Cluster
-from tests.slurm_cluster.waiting import at_rest, states, wait_for_file, wait_until
+from tests.slurm_cluster.waiting import at_rest, states, unfinished, wait_for_file, wait_until
 
 SETTINGS = Settings(defaults=Resources(time_min=10, signal_delay_s=20))
 
@@ -54,7 +54,7 @@ def test_a_preempted_job_saves_goes_back_and_resumes(cluster: Cluster, tmp_path:
     wait_for_file(saved(run))
     door.touch()
     now = at_rest(cluster, run)
-    assert now.succeeded
+    assert now.succeeded, unfinished(now)
     assert [(a.state, a.cause) for a in record(run).attempts] == [
         ("interrupted", "preemption"),
         ("finished", ""),
@@ -109,7 +109,7 @@ def test_requeueing_and_signalling_by_hand(cluster: Cluster, tmp_path: Path) -> 
         wait_for_file(saved(run, name))
     door.touch()
     now = at_rest(cluster, run)
-    assert now.succeeded
+    assert now.succeeded, unfinished(now)
     assert [a.cause for a in record(run, "requeued").attempts] == ["requeue", ""]
     assert [a.cause for a in record(run, "signalled").attempts] == ["signal", ""]
     assert len(record(run, "requeued").job_ids) == 1
@@ -150,5 +150,5 @@ def test_a_job_that_vanishes_without_a_word_is_started_again(bare_cluster: Clust
     wait_until(lambda: process_start(pid) == 0, "the process to be killed")
     door.touch()
     now = at_rest(bare_cluster, run)
-    assert now.succeeded
+    assert now.succeeded, unfinished(now)
     assert [(a.state, a.cause) for a in record(run).attempts] == [("interrupted", "killed"), ("finished", "")]

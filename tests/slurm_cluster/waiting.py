@@ -49,3 +49,12 @@ def causes(run_dir: Path, stage: str) -> list[str]:
     record = Ledger(run_dir).read(stage)
     assert record is not None
     return [attempt.cause for attempt in record.attempts]
+
+
+def unfinished(now: RunStatus) -> str:
+    """Return what became of every stage that has not finished, for an assertion's message."""
+    return "; ".join(
+        f"{s.name} {s.state} after {s.attempts} attempts: {s.reason} [{s.last_line}]"
+        for s in now.stages
+        if s.state != "finished"
+    )
