@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.coco_metric import ours, write_scene
 from benchmarks.report import write_records
 from carryover.configs import load
 from carryover.core.data.config import DataConfig
-from carryover.core.data.datasets import MemoryImages
+from carryover.core.data.datasets import FileImages, MemoryImages
 from carryover.core.data.labelled.config import ImageConfig
-from carryover.core.data.prepared import Batch, build_dataset, open_dataset
+from carryover.core.data.prepared import Batch, Loader, build_dataset, open_dataset
 from carryover.core.training.distributed import Ranks
 from carryover.pretrain.config import PretrainConfig
 from carryover.pretrain.heads import Encoder
@@ -209,6 +210,36 @@ def linear(size: int, work: Path) -> Callable[[], Turn]:
     return lambda: lambda: fit_path(features, labels, 20, (1e-3, 1e-2, 1e-1, 1.0, 10.0))
 
 
+def coco_metric(of: str) -> Prepare:
+    """COCO's AP of `size` images of 7 objects and 65 detections, from the files that `evaluate` writes."""
+
+    def prepare(size: int, work: Path) -> Callable[[], Turn]:
+        folder = work / f"coco-{of}-{size}"
+        if not folder.exists():
+            folder.mkdir()
+            write_scene(folder, size, 65, of == "segm")
+        return lambda: lambda: ours(folder, of)
+
+    return prepare
+
+
+def views(size: int, work: Path) -> Callable[[], Turn]:
+    """One epoch of UniGrad's loader: two views of 224 px of photograph-sized JPEGs, in this process."""
+    root = work / "photographs"
+    folder = root / "train" / "one"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(len(list(folder.iterdir())), size):
+        rng = np.random.default_rng(i)
+        coarse = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{i:05d}.jpg", quality=90)
+    found = open_dataset(DataConfig(kind="imagefolder", root=root))
+    assert isinstance(found, FileImages)
+    config = load("pretrain", "unigrad_r50_100ep", ["data.root=unread"])
+    assert isinstance(config, PretrainConfig)
+    loader = Loader(found.take(range(size)), config.augment, 32, seed=0, drop_last=False)
+    return lambda: lambda: deque(loader.epoch(0), maxlen=0)
+
+
 def pipeline_config(size: int, work: Path) -> object:
     """A pipeline of `size` stages: the shapes, the report, and 12 for each of as many pretrainings as fit."""
     seeds = list(range((size - 2) // 12))
@@ -285,6 +316,8 @@ _N_QUICK = (500, 1_000, 2_000, 4_000)
 _B, _B_QUICK = (256, 512, 1024, 2048, 4096), (256, 320, 384, 448)
 _FILES, _FILES_QUICK = (500, 2_000, 8_000, 32_000), (125, 250, 500, 1_000)
 _IMAGES, _IMAGES_QUICK = (2_000, 8_000, 32_000, 128_000), (300, 600, 1_200, 2_400)
+_COCO, _COCO_QUICK = (250, 1_000, 4_000), (10, 20, 40)
+_VIEWS, _VIEWS_QUICK = (50, 200, 800), (4, 8, 16)
 _STAGES, _STAGES_QUICK = (62, 242, 962, 1_922), (14, 26, 38, 50)
 _RECORDS, _RECORDS_QUICK = (250, 1_000, 4_000, 10_000), (20, 40, 80, 160)
 
@@ -320,6 +353,9 @@ SERIES = [
     ),
     Series("store_read", "images", "images", "features found", feature_store(True), _IMAGES, _IMAGES_QUICK),
     Series("knn", "images", "images", "k-NN of 500 queries", knn, _IMAGES, _IMAGES_QUICK),
+    Series("coco_boxes", "images", "images", "COCO metric of boxes", coco_metric("bbox"), _COCO, _COCO_QUICK),
+    Series("coco_masks", "images", "images", "COCO metric of masks", coco_metric("segm"), _COCO, _COCO_QUICK),
+    Series("views", "images", "images", "two views of 224 px", views, _VIEWS, _VIEWS_QUICK),
     Series("linear_cached", "images", "images", "five logistic regressions", linear, _IMAGES, _IMAGES_QUICK),
     *(
         Series(kind, "stages", "stages", f"pipeline: {kind}", stages(kind), _STAGES, _STAGES_QUICK)
