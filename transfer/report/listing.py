@@ -66,14 +66,17 @@ def build_listing(collection: Collection, out: Path) -> Listing:
     records = []
     base = str(out.absolute())
     ways: dict[str, str] = {}
+    libraries: dict[tuple[tuple[str, str], ...], str] = {}
     for (pretraining, evaluation), runs in collection.runs.items():
         for run in runs:
             record = run.record
             label = collection.labels[pretraining]
             origin = (record.checkpoint_sha256, record.checkpoint, record.pretrain_seed)
             checkpoint = checkpoints.setdefault(origin, CheckpointEntry(len(checkpoints) + 1, label, run))
-            libraries = ", ".join(f"{k} {v}" for k, v in sorted(record.library_versions.items()))
-            where = (record.git_revision, libraries, record.hardware)
+            versions = tuple(record.library_versions.items())
+            if versions not in libraries:
+                libraries[versions] = ", ".join(f"{k} {v}" for k, v in sorted(versions))
+            where = (record.git_revision, libraries[versions], record.hardware)
             environment = environments.setdefault(where, EnvironmentEntry(len(environments) + 1, *where))
             folder, name = os.path.split(run.path)
             if folder not in ways:

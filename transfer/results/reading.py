@@ -1,7 +1,9 @@
 """Many result records as one tidy pandas frame."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +38,11 @@ def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem
     """
     found: list[StoredRecord] = []
     problems: list[Problem] = []
+    # Ten thousand records are of a few checkpoints.
+    resolve = cache(Path.resolve)
     for path in sorted({p for run in runs for p in _record_files(run)}):
         try:
-            record = load_record(path)
+            record = load_record(path, resolve)
         except (UserError, OSError, UnicodeDecodeError) as error:
             problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
             continue
@@ -49,8 +53,9 @@ def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem
                 Problem(path.parent / COSTS_NAME, str(error).removeprefix(f"{path.parent / COSTS_NAME}: "))
             )
             costs = None
-        update = costs.model_dump(exclude_none=True) if costs is not None else {}
-        found.append(StoredRecord(path, record.model_copy(update=update)))
+        if costs is not None:
+            record = record.model_copy(update=costs.model_dump(exclude_none=True))
+        found.append(StoredRecord(path, record))
     return found, problems
 
 
@@ -90,5 +95,9 @@ def _record_files(run: Path) -> list[Path]:
     """Find the records below a run, but not in outputs kept aside as ``out.HASH``."""
     if run.is_file():
         return [run]
-    found = (p.relative_to(run) for p in run.rglob(RECORD_NAME))
-    return [run / p for p in found if not any(part.startswith("out.") for part in p.parts)]
+    found = []
+    for folder, folders, files in os.walk(run):
+        folders[:] = [name for name in folders if not name.startswith("out.")]
+        if RECORD_NAME in files:
+            found.append(Path(folder, RECORD_NAME))
+    return found

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata as distributions
 from pathlib import Path
@@ -351,8 +351,10 @@ def write_record(record: ResultRecord, directory: Path) -> Path:
     return path
 
 
-def load_record(path: Path) -> ResultRecord:
+def load_record(path: Path, resolve: Callable[[Path], Path] = Path.resolve) -> ResultRecord:
     """Read one result record, of this version or an older one; `checkpoint` becomes a path of this machine.
+
+    `resolve` makes a path absolute and follows its links; for many records it may be one that remembers.
 
     Raises
     ------
@@ -374,11 +376,10 @@ def load_record(path: Path) -> ResultRecord:
         plain = migrated_from_1(plain, path)
     content = RESULT_FORMAT.current(plain, path)
     content = {k: v for k, v in content.items() if k not in (VERSION_KEY, WRITER_KEY)}
-    record = RESULT_FORMAT.parse(ResultRecord, content, path)
-    if record.checkpoint.startswith("<"):
-        return record
-    there = path.parent / record.checkpoint
-    return record.model_copy(update={"checkpoint": str(there.resolve())})
+    checkpoint = content.get("checkpoint")
+    if isinstance(checkpoint, str) and not checkpoint.startswith("<"):
+        content["checkpoint"] = str(resolve(path.parent / checkpoint))
+    return RESULT_FORMAT.parse(ResultRecord, content, path)
 
 
 def write_costs_file(costs: Costs, directory: Path) -> Path:
