@@ -1,6 +1,6 @@
 """By how much the demo's pretrainings beat random initialization, over seeds, threads and instruction sets.
 
-    python benchmarks/demo_margins.py [--seeds 100 101 ... 109] [--threads 1 2] [--work DIR] [--isa default avx2]
+    python benchmarks/demo_margins.py [--seeds 100 ... 109] [--threads 1 2] [--work DIR] [--isa default avx2]
 
 Pretrains every recipe of `carryover demo` once for each seed (none that the demo uses), evaluates each with
 1 % and 10 % of the labels and by k-NN as the demo does, and compares each method's mean with that of random
