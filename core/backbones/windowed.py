@@ -102,8 +102,10 @@ class WindowAttention(vision_transformer_sam.Attention):
         q, k, v = self.q_norm(qkv[0]), self.k_norm(qkv[1]), qkv[2]
         bias = None
         if self.use_rel_pos:
-            size = (rows, columns)
-            bias = get_decomposed_rel_pos_bias(q.flatten(0, 1), self.rel_pos_h, self.rel_pos_w, size, size)
+            size, tables = (rows, columns), (self.rel_pos_h, self.rel_pos_w)
+            # timm makes the indices where tensors are made by default: on the host, and then waits for them.
+            with x.device:
+                bias = get_decomposed_rel_pos_bias(q.flatten(0, 1), *tables, size, size)
             bias = bias.view(batch, heads, count, count)
         dropout = self.attn_drop.p if self.training else 0.0
         out = scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)

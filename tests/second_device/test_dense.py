@@ -120,12 +120,17 @@ def test_torchvisions_detectors_train_as_on_the_cpu(
     _resumes_elsewhere(make, "detector.safetensors", checkpoint, tmp_path / name, monkeypatch)
 
 
+@pytest.mark.parametrize("attention", [(), ("model.window_size=3", "model.relative_positions=true")])
 def test_a_detector_on_a_transformer_trains_as_on_the_cpu(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: torch.device
+    attention: Sequence[str],
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    second: torch.device,
 ) -> None:
     monkeypatch.setattr(heads, "region_align", _torchvisions_align)
     source = write_timm(tmp_path / "source.safetensors", "vit_tiny_patch16_224")
-    make = _detection(shapes, "demo_faster_fpn", "solver.layer_decay=0.7", *GENTLE)
+    make = _detection(shapes, "demo_faster_fpn", "solver.layer_decay=0.7", *GENTLE, *attention)
     evaluate(make("device=cpu"), source, tmp_path / "cpu")
     with monkeypatch.context() as patched:
         steps = count_steps(patched)
