@@ -9,6 +9,16 @@ from carryover.core.backbones.architecture import expected_tensors, listed
 from carryover.core.backbones.description import describe
 from carryover.core.formats.backbone import BackboneConfig
 
+SIMPLE_SCALES = {
+    8: (2.0, 1.0, 0.5, 0.25),
+    14: (4.0, 2.0, 1.0, 0.5),
+    16: (4.0, 2.0, 1.0, 0.5),
+}
+"""By the side of a plain transformer's patches, how much its map is enlarged for every level of a pyramid.
+
+Strides are then the 4 to 32 pixels that detectors look for objects at: exactly for patches of 8 and 16, 3.5
+to 28 for 14. ViTDet enlarges by deconvolution and halves by max pooling; a quarter is halved twice.
+"""
 _TOKENS = ("cls_token", "reg_token")
 _POSITIONS = "pos_embed"
 

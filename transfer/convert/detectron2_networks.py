@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from detectron2.layers.batch_norm import LayerNorm
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN, Backbone
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.declared import Declared
+from carryover.core.backbones.dense import SIMPLE_SCALES
 from carryover.core.backbones.description import describe
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.transfer.convert.detectron2_vit import BUILDER, own_vit, vit_settings
@@ -87,19 +88,36 @@ class TimmPositionsViT(ViT):
 class PatchPyramid(SimpleFeaturePyramid):
     """Detectron2's simple feature pyramid on patches of any size, which pads images to whole patches.
 
-    Detectron2 builds it for strides that are powers of two; of patches of 14 pixels they are 3.5 to 28. Its
-    own `padding_constraints` misspells the divisibility, so that without a square nothing is padded.
+    Detectron2 builds it for strides that are powers of two; of patches of 14 pixels they are 3.5 to 28. It
+    halves a map once: a quarter, for the last level over patches of 8 pixels, is added. Its own
+    `padding_constraints` misspells the divisibility, so that without a square nothing is padded.
     """
 
     def __init__(self, net: Any, channels: int, norm: str, square: int = 0) -> None:
         patch: int = net._out_feature_strides[LAST]
-        net._out_feature_strides = {LAST: 16}
-        super().__init__(
-            net, LAST, channels, (4.0, 2.0, 1.0, 0.5), LastLevelMaxPool(), norm=norm, square_pad=square
-        )
+        scales = SIMPLE_SCALES[patch]
+        net._out_feature_strides = {LAST: 4 * int(scales[0])}
+        theirs = [scale for scale in scales if scale >= 0.5]
+        super().__init__(net, LAST, channels, theirs, LastLevelMaxPool(), norm=norm, square_pad=square)
         net._out_feature_strides = {LAST: patch}
-        self._out_feature_strides = {f"p{n}": 2**n * patch / 16 for n in range(2, 7)}
-        self._size_divisibility = 2 * patch
+        width = net._out_feature_channels[LAST]
+        for number, scale in enumerate(scales[len(theirs) :], start=2 + len(theirs)):
+            self._add_level(number, round(1 / scale), width, channels, norm)
+        strides = [patch / scale for scale in scales]
+        self._out_features = [f"p{number}" for number in range(2, 7)]
+        self._out_feature_strides = dict(zip(self._out_features, [*strides, 2 * strides[-1]]))
+        self._out_feature_channels = dict.fromkeys(self._out_features, channels)
+        self._size_divisibility = int(strides[-1])
+
+    def _add_level(self, number: int, factor: int, width: int, channels: int, norm: str) -> None:
+        bare = norm == ""
+        layers = nn.Sequential(
+            nn.MaxPool2d(factor, stride=factor),
+            Conv2d(width, channels, 1, bias=bare, norm=get_norm(norm, channels)),
+            Conv2d(channels, channels, 3, padding=1, bias=bare, norm=get_norm(norm, channels)),
+        )
+        self.add_module(f"simfp_{number}", layers)
+        self.stages.append(layers)
 
     @property
     def size_divisibility(self) -> int:

@@ -135,8 +135,8 @@ class FPNConfig(_DetectorConfig):
     """A feature pyramid; every region has a head of its own.
 
     It uses the stages of strides 4 to 32 (Lin et al. 2017), or, of a plain vision transformer, on the
-    last block's map alone (ViTDet's simple feature pyramid, Li et al. 2022), whose strides are 1/4 to 2
-    patches: 4 to 32 for patches of 16 pixels, 3.5 to 28 for 14.
+    last block's map alone (ViTDet's simple feature pyramid, Li et al. 2022), whose strides are 4 to 32 for
+    patches of 8 and 16 pixels, 3.5 to 28 for 14.
 
     Attributes
     ----------

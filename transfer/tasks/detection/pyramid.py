@@ -7,7 +7,7 @@ from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.backbones.build import build_backbone
-from carryover.core.backbones.dense import can_drop_tokens, patches_alone
+from carryover.core.backbones.dense import SIMPLE_SCALES, can_drop_tokens, patches_alone
 from carryover.core.backbones.description import describe
 from carryover.core.backbones.shapes_only import shapes_only
 from carryover.core.formats.backbone import AttentionConfig, BackboneConfig
@@ -15,8 +15,6 @@ from carryover.transfer.tasks.detection.config import InputConfig
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig
 
 FPN_STRIDES = (4, 8, 16, 32, 64)
-# A quarter of a patch of 16 pixels is 4; of one of 14, 3.5, which anchors and regions follow exactly.
-SIMPLE_PATCHES = (14, 16)
 
 
 @dataclass(frozen=True)
@@ -49,17 +47,17 @@ def pyramid_of(backbone: BackboneConfig) -> PyramidShape:
         hint = ", so a backbone pretrained with stem 'imagenet'" if backbone.stem != "imagenet" else ""
         raise UserError(
             f"{backbone.label}{backbone.with_stem}: a detector needs stages of strides 4, 8, 16 and 32"
-            f"{hint}, or patches of 14 or 16 pixels; this one has {strides}"
+            f"{hint}, or patches of 8, 14 or 16 pixels; this one has {strides}"
         )
-    if patch not in SIMPLE_PATCHES:
+    if patch not in SIMPLE_SCALES:
         raise UserError(
-            f"{backbone.label}: a simple feature pyramid has strides of 1/4 to 2 patches, and detectors look"
-            f" for objects at strides of about 4 to 32: patches of 14 or 16 pixels, not of {patch}; take"
-            " the variant of the network with patches of 16"
+            f"{backbone.label}: detectors look for objects at strides of about 4 to 32, which a simple"
+            " feature pyramid has over patches of 8, 14 or 16 pixels (it enlarges a map four times at most),"
+            f" not of {patch}; take the variant of the network with patches of 16"
         )
-    return PyramidShape(
-        tuple(_whole(patch * factor) for factor in (0.25, 0.5, 1, 2, 4)), 2 * patch, simple=True
-    )
+    levels = [patch / scale for scale in SIMPLE_SCALES[patch]]
+    levels.append(2 * levels[-1])
+    return PyramidShape(tuple(_whole(stride) for stride in levels), int(levels[3]), simple=True)
 
 
 def require_detectable(backbone: BackboneConfig, model: C4Config | FPNConfig) -> None:

@@ -35,6 +35,8 @@ WINDOWS = {**VITDET, "window_size": 4, "relative_positions": True}
 NETWORKS = {
     "Detectron2's own ViT": ("vit_tiny_patch16_224", VITDET, 2),
     "Detectron2's own ViT, patches of 14": ("vit_small_patch14_dinov2", VITDET, 1),
+    "Detectron2's own ViT, patches of 8": ("vit_small_patch8_224", VITDET, 1),
+    "windows, patches of 8": ("vit_small_patch8_224", {**WINDOWS, "window_size": 14}, 1),
     "windows and relative positions": ("vit_tiny_patch16_224", WINDOWS, 2),
     "windows of 14, patches of 14": ("vit_small_patch14_dinov2", {**WINDOWS, "window_size": 14}, 1),
     "windows alone": ("vit_tiny_patch16_224", {**WINDOWS, "relative_positions": False}, 1),

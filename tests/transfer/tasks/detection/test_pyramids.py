@@ -30,6 +30,7 @@ def config(name: str, **more: object) -> BackboneConfig:
         ("swin_tiny_patch4_window7_224", (4, 8, 16, 32, 64), 32),
         ("resnext50_32x4d", (4, 8, 16, 32, 64), 32),
         ("vit_tiny_patch16_224", (4, 8, 16, 32, 64), 32),
+        ("vit_small_patch8_224", (4, 8, 16, 32, 64), 32),
         ("vit_small_patch14_dinov2", (3.5, 7, 14, 28, 56), 28),
         ("vit_small_patch16_dinov3", (4, 8, 16, 32, 64), 32),
     ],
@@ -57,7 +58,7 @@ def test_every_level_has_the_stride_that_anchors_and_regions_take_it_for(
 
 def test_what_a_pyramid_cannot_stand_on_is_refused_with_what_can() -> None:
     for arch, said in (
-        (config("vit_small_patch8_224"), "patches of 14 or 16 pixels, not of 8"),
+        (config("vit_small_patch32_224"), "patches of 8, 14 or 16 pixels .*, not of 32"),
         (BackboneConfig(arch="resnet18", stem="cifar"), "pretrained with stem 'imagenet'"),
     ):
         with pytest.raises(UserError, match=said):

@@ -1,5 +1,6 @@
 """The pretrained backbone inside a torchvision detector: norm, frozen stages, pyramid or C4 trunk."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.declared import Declared
+from carryover.core.backbones.dense import SIMPLE_SCALES
 from carryover.core.backbones.description import description_of
 from carryover.core.backbones.relative_positions import without_tables
 from carryover.transfer.tasks.detection.model_config import C4Config, FPNConfig, NewNorm, Norm
@@ -91,9 +93,9 @@ class SimplePyramid(nn.Module):
     """ViTDet's simple feature pyramid on a plain transformer's last map (Li et al. 2022, Sec. 3).
 
     Structure and names are those of Detectron2's `SimpleFeaturePyramid`: `simfp_2` to `simfp_5` enlarge the
-    map by deconvolution 4 and 2 times, leave it, and halve it by max pooling; then a 1x1 and a 3x3
-    convolution follow, each normalized. Maps images (B, 3, H, W) to maps (B, `out_channels`, H / s, W / s),
-    s = 1/4, 1/2, 1, 2 and 4 patches.
+    map by deconvolution 4 and 2 times, leave it, and halve it by max pooling (over patches of 8 pixels they
+    enlarge it 2 times, leave it, halve it, and halve it twice); then a 1x1 and a 3x3 convolution follow, each
+    normalized. Maps images (B, 3, H, W) to maps (B, `out_channels`, H / s, W / s), s as in `pyramid_of`.
     """
 
     def __init__(self, network: Declared, config: FPNConfig) -> None:
@@ -102,8 +104,10 @@ class SimplePyramid(nn.Module):
         width, self.out_channels = network.widths[-1], config.fpn_dim
         make_norm = norm_factory("LN" if config.fpn_norm == "none" else config.fpn_norm)
         assert make_norm is not None
-        for number, layers in zip((2, 3, 4, 5), _scalings(width, make_norm)):
-            channels = [width // 4, width // 2, width, width][number - 2]
+        assert network.patch_size is not None
+        # All of them before any convolution: initial values are drawn in this order.
+        scalings = [_scaling(width, scale, make_norm) for scale in SIMPLE_SCALES[network.patch_size]]
+        for number, (layers, channels) in enumerate(scalings, start=2):
             convs = [
                 nn.Sequential(nn.Conv2d(channels, config.fpn_dim, 1, bias=False), make_norm(config.fpn_dim)),
                 nn.Sequential(
@@ -120,19 +124,17 @@ class SimplePyramid(nn.Module):
         return OrderedDict((str(index), level) for index, level in enumerate(maps))
 
 
-def _scalings(width: int, make_norm: Callable[[int], nn.Module]) -> list[list[nn.Module]]:
-    """Return the layers that enlarge a map 4 and 2 times, leave it, and halve it."""
-    return [
-        [
-            nn.ConvTranspose2d(width, width // 2, 2, stride=2),
-            make_norm(width // 2),
-            nn.GELU(),
-            nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
-        ],
-        [nn.ConvTranspose2d(width, width // 2, 2, stride=2)],
-        [],
-        [nn.MaxPool2d(2, stride=2)],
-    ]
+def _scaling(width: int, scale: float, make_norm: Callable[[int], nn.Module]) -> tuple[list[nn.Module], int]:
+    """Return the layers that enlarge a map of that many channels `scale` times, and the channels after."""
+    if scale < 1:
+        factor = round(1 / scale)
+        return [nn.MaxPool2d(factor, stride=factor)], width
+    layers: list[nn.Module] = []
+    for step in range(round(math.log2(scale))):
+        layers += [make_norm(width), nn.GELU()] if step else []
+        layers.append(nn.ConvTranspose2d(width, width // 2, 2, stride=2))
+        width //= 2
+    return layers, width
 
 
 def fpn_backbone(network: Declared, config: FPNConfig) -> Pyramid | SimplePyramid:
