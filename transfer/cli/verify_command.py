@@ -37,10 +37,10 @@ def verify(
 ) -> None:
     """Check that a checkpoint is what it claims to be, and name the likely cause if it is not.
 
-    Keys: data.root=DIRECTORY (a labeled data set, with the keys of the tasks: data.kind, data.split,
-    data.test_split), or images=FOLDER without labels; size, train_images, test_images, device. Exit status 1
-    if a cause is named: channel order, mean/std, stem, stride, padding, encoder, size, batch-norm
-    statistics, random weights.
+    Keys: data.root=DIRECTORY (one folder per class, or any labeled data set with the keys of the tasks:
+    data.kind, data.split, data.test_split), or images=FOLDER without labels; size, train_images,
+    test_images, device. Exit status 1 if a cause is named: channel order, mean/std, stem, stride, padding,
+    encoder, size, batch-norm statistics, random weights.
     """
     network = network_of(locals())
     if not print_verification(checkpoint, overrides or [], out, encoder, network):
@@ -84,7 +84,24 @@ def settings(overrides: Sequence[str]) -> "VerifyConfig":
     from carryover.configs.merging import apply_overrides
     from carryover.transfer.verify.config import VerifyConfig
 
-    base: dict[str, Any] = {"data": {"kind": "imagefolder", "split": "train", "test_split": "val"}}
-    stated = with_default_tags(VerifyConfig, apply_overrides(base, overrides, VerifyConfig))
-    config: VerifyConfig = validate(VerifyConfig, stated, "carryover verify", overrides)
+    def of(**splits: object) -> VerifyConfig:
+        base: dict[str, Any] = {"data": {"kind": "imagefolder", "split": "train", **splits}}
+        stated = with_default_tags(VerifyConfig, apply_overrides(base, overrides, VerifyConfig))
+        config: VerifyConfig = validate(VerifyConfig, stated, "carryover verify", overrides)
+        return config
+
+    config = of(test_split="val")
+    if _holds_the_classes(config, overrides):
+        return of(test_split="test", splits={"test": 0.2})
     return config
+
+
+def _holds_the_classes(config: "VerifyConfig", overrides: Sequence[str]) -> bool:
+    """Return whether data.root itself contains the folders of the classes, and no split was named."""
+    data = config.data
+    if data.kind != "imagefolder" or data.root is None:
+        return False
+    if any(word.startswith(("data.split", "data.test_split", "data={")) for word in overrides):
+        return False
+    root = data.root.expanduser()
+    return root.is_dir() and not any((root / split).is_dir() for split in (data.split, data.test_split))

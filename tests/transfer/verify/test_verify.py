@@ -129,6 +129,18 @@ def test_the_command_prints_the_verdict_writes_it_and_says_it_in_its_status(
     assert fine.exit_code == 0 and "nothing found against what it claims" in fine.output
 
 
+def test_of_folders_of_classes_a_fifth_is_held_out_unless_splits_are_there_or_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "plain" / name).mkdir(parents=True)
+        (tmp_path / "split" / "val" / name).mkdir(parents=True)
+    plain = settings([f"data.root={tmp_path / 'plain'}"]).data
+    assert (plain.test_split, plain.splits) == ("test", {"test": 0.2})
+    split = settings([f"data.root={tmp_path / 'split'}"]).data
+    named = settings([f"data.root={tmp_path / 'plain'}", "data.test_split=dog"]).data
+    assert (split.test_split, split.splits) == ("val", {})
+    assert (named.test_split, named.splits) == ("dog", {})
+
+
 def test_what_is_asked_is_checked(sound: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'test_images'"):
         settings(["test_image=5"])
