@@ -1,5 +1,6 @@
 """The command line answers fast, says what is wrong, and leaves with the status that DESIGN promises."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,9 @@ def test_planning_and_looking_import_nothing_that_computes(tmp_path: Path) -> No
         "pycocotools",
         "mmseg",
     )
+    begun = _processor_seconds()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True, timeout=60)
+    torch_takes = _processor_seconds() - begun
     for command in (
         dry,
         ("inspect", "theirs.pth"),
@@ -205,11 +209,20 @@ def test_planning_and_looking_import_nothing_that_computes(tmp_path: Path) -> No
             "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
             f"print(sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)\n"
         )
+        begun = _processor_seconds()
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr.splitlines()[-1] == "[]", (command, done.stderr)
+        # On an idle machine each takes a third of it.
+        assert _processor_seconds() - begun < torch_takes, command
     # Another file of that name is looked into again.
     torch.save({"weight": torch.zeros(2)}, tmp_path / "theirs.pth")
     assert "no ResNet" in carryover("inspect", "theirs.pth", cwd=tmp_path).stderr
+
+
+def _processor_seconds() -> float:
+    """Return the processor time of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

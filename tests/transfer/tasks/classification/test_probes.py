@@ -20,6 +20,7 @@ from carryover.transfer.results.outcomes.base import read_outcomes
 from carryover.transfer.results.outcomes.rankings import Rankings
 from carryover.transfer.results.record import Metric, ResultRecord
 from carryover.transfer.tasks.evaluate import evaluate
+from carryover.transfer.tasks.linear import cached
 from tests.interrupting import stop_after, stop_after_all
 from tests.transfer.tasks.classification.samples import CLASSES, write_images
 
@@ -185,6 +186,21 @@ def test_cached_linear_evaluation_is_scikit_learns_regression_at_the_chosen_cost
     oracle = LogisticRegression(C=float(record.facts["C"] or 0), tol=1e-8, max_iter=5000)
     oracle.fit((x - mean) / deviation, y)
     assert value(record, "top1") == pytest.approx(100 * oracle.score((test_x - mean) / deviation, test_y))
+
+
+def test_a_tolerance_that_float32_cannot_reach_is_reached_by_small_problems(
+    images: Path,
+    resnet: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = recipe("linear_cached_cifar10", images, "mode.costs=[100.0]", "mode.tolerance=1e-9")
+    record = evaluate(config, resnet, tmp_path / "float64")
+    assert "stopped at a gradient" not in caplog.text and float(record.facts["gradient"] or 1) <= 1e-9
+    monkeypatch.setattr(cached, "DOUBLE_UP_TO", 0)
+    record = evaluate(config, resnet, tmp_path / "float32")
+    assert "in float32 rounding keeps it there" in caplog.text and float(record.facts["gradient"] or 0) > 1e-9
 
 
 def test_the_store_is_shared_between_protocols(

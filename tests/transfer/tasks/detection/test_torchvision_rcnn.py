@@ -1,6 +1,8 @@
 """A whole detection run on procedural images: trained, tested, recorded, resumed."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +173,32 @@ def test_masks_in_coco_layout(shapes, checkpoint, tmp_path):
     assert sum(len(p.scores) for p in predictions) > 0
     assert all(len(p.masks) == len(p.scores) for p in predictions)
     assert "loss_mask" in next(read_metrics(tmp_path / "metrics.jsonl"))
+
+
+def test_a_test_object_without_a_segmentation_does_not_end_a_finished_run(shapes, checkpoint, tmp_path):
+    for name in ("annotations", "VOC2007"):
+        shutil.copytree(shapes / name, tmp_path / "data" / name)
+    file = tmp_path / "data" / "annotations" / "test.json"
+    content = json.loads(file.read_text("utf-8"))
+    content["annotations"][0]["segmentation"] = []
+    file.write_text(json.dumps(content), encoding="utf-8")
+    keys = ("model.mask_dim=16", "model.roi.score_threshold=0.0")
+    whole, changed = (
+        evaluate(runs.recipe("demo_mask_fpn", root, *keys), checkpoint, tmp_path / out)
+        for root, out in ((shapes, "whole"), (tmp_path / "data", "changed"))
+    )
+    runs.assert_same_files(tmp_path / "whole", tmp_path / "changed")
+    assert [m.label for m in changed.metrics] == [m.label for m in whole.metrics]
+    assert changed.metrics[:6] == whole.metrics[:6], "boxes have no part in it"
+
+
+def test_every_file_is_as_readable_as_the_umask_says(finished):
+    umask = os.umask(0o022)
+    os.umask(umask)
+    files = [p for p in finished[1].rglob("*") if p.is_file()]
+    assert any(p.suffix == ".safetensors" for p in files)
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in files}
+    assert set(modes.values()) == {oct(0o666 & ~umask)}, modes
 
 
 def test_c4(shapes, checkpoint, tmp_path):
