@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from carryover.core import once
+
 _REMEDIES = {
     "detectron2": "Detectron2 is not importable (put its source tree on PYTHONPATH, or install it)",
     "mmseg": "mmsegmentation is not installed (carryover-eval[mmseg])",
@@ -30,3 +32,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.pop("XDG_CACHE_HOME")
     if before is not None:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True)
+def _nothing_logged_before() -> None:
+    """Let every test see the messages that are logged once per command."""
+    once.forget()

@@ -37,6 +37,7 @@ from carryover.core.formats.canonical import (
 )
 from carryover.core.formats.receipt import Fate, read_receipt, receipt_path
 from carryover.core.formats.said import Said
+from carryover.core.once import log_once
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,10 @@ def import_checkpoint(
         proof = prove_own(taken.own, live_backbone(taken), taken.metadata)
         log.info("%s: as %s has it, largest difference %.2g", path, proof.where, proof.largest)
     for note in taken.notes:
-        log.info("%s: %s", path, note)
+        log_once(log, logging.INFO, "%s: %s", path, note)
     metadata = with_said(taken.metadata, said or Said(), path)
     for line in in_words(metadata.assumed):
-        log.warning("%s: %s", path, line)
+        log_once(log, logging.WARNING, "%s: %s", path, line)
     return dict(taken.state), metadata
 
 

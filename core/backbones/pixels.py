@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from carryover.configs import UserError
+from carryover.core.once import log_once
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +114,8 @@ def require_same_crops(stated: StatedCrops, metadata: TrainedOn, checkpoint: obj
     knows = getattr(metadata, "knows", None)
     assumed = knows is not None and not knows("input_size")
     if assumed and stated.size != metadata.input_size:
-        log.info(
-            "%s does not say on what crops it was trained; crops of %d are shown as image.size says",
-            checkpoint,
-            stated.size,
-        )
+        sentence = "%s does not say on what crops it was trained; crops of %d are shown as image.size says"
+        log_once(log, logging.INFO, sentence, checkpoint, stated.size)
     elif stated.input_size == "checkpoint" and stated.size != metadata.input_size:
         raise UserError(
             f"image.size is {stated.size}, but {checkpoint} was trained on crops of {metadata.input_size};"

@@ -113,7 +113,10 @@ def test_what_is_known_of_a_foreign_file_is_said_once_and_reaches_the_report(
         require_same_crops(recipe.image, about, foreign)
     with caplog.at_level(logging.INFO):
         require_same_crops(recipe.image, import_checkpoint(foreign)[1], foreign)
-    assert "does not say on what crops it was trained" in caplog.text
+        # Another evaluation of the same file repeats nothing.
+        require_same_crops(recipe.image, import_checkpoint(foreign)[1], foreign)
+    for sentence in ("does not say on what crops it was trained", "assumed: RGB images"):
+        assert caplog.text.count(sentence) == 1, caplog.text
     # Two files of one maker, with labels: two rows by those names, and no concern.
     imported = {"method": "torchvision", "pretrain_recipe": "imported", "pretrain_seed": None}
     rows = [

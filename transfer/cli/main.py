@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carryover.core.once import forget
 from carryover.transfer.cli.curve_command import curve
 from carryover.transfer.cli.options import (
     Architecture,
@@ -71,6 +72,7 @@ def _options(
     )
     for chatty in ("matplotlib", "PIL", "fontTools", "submitit"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    forget()
 
 
 @app.command()

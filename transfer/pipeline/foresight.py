@@ -73,11 +73,17 @@ def refuse_other_pixels(where: str, trained_on: TrainedOn, recipes: Iterable[Any
     for recipe in recipes:
         try:
             if hasattr(getattr(recipe, "image", None), "input_size"):
-                require_same_crops(recipe.image, trained_on, f"the checkpoint of {where}")
+                require_same_crops(recipe.image, trained_on, _called(where))
             elif hasattr(getattr(recipe, "input", None), "channel_order"):
-                require_same_pixels(recipe.input, trained_on, f"the checkpoint of {where}")
+                require_same_pixels(recipe.input, trained_on, _called(where))
         except UserError as error:
             raise UserError(f"evaluate: {recipe.name}: {error}") from None
+
+
+def _called(where: str) -> str:
+    """Return what messages call the checkpoint of a pretraining, or one that was given."""
+    kind, _, name = where.partition(": ")
+    return f"checkpoint {name}" if kind == "checkpoints" else f"the checkpoint of {where}"
 
 
 def read_metadata(path: Path, encoder: str | None, said: Said) -> "CanonicalMetadata":

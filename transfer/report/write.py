@@ -14,7 +14,7 @@ from carryover.transfer.report.latex import latex
 from carryover.transfer.report.markdown import markdown
 from carryover.transfer.report.page import page
 from carryover.transfer.report.progress import RunProgress, run_progress
-from carryover.transfer.results.reading import Problem, read_records, to_frame
+from carryover.transfer.results.reading import Problem, read_records, require_runs, to_frame
 
 FORMATS = ("html", "md", "tex", "csv", "parquet", "figures")
 FIGURES = "figures"
@@ -70,9 +70,7 @@ def write_report(
         raise UserError(f"report format '{unknown[0]}' is unknown; there are: {', '.join(FORMATS)}")
     if "parquet" in formats and importlib.util.find_spec("pyarrow") is None:
         raise UserError("report format 'parquet' needs pyarrow: pip install 'carryover-eval[parquet]'")
-    for run in runs:
-        if not run.exists():
-            raise UserError(f"{run}: no such run")
+    require_runs(runs)
     # Asked first: a result that comes in between is then in a report that calls itself partial, not missing
     # from one that calls itself whole.
     partial = run_progress(runs)

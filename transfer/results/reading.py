@@ -30,6 +30,16 @@ class Problem:
     reason: str
 
 
+def require_runs(runs: Iterable[Path]) -> None:
+    """Raise UserError for a run that does not exist; a pattern that the shell left matched nothing."""
+    for run in runs:
+        if run.exists():
+            continue
+        if any(sign in str(run) for sign in "*?["):
+            raise UserError(f"{run}: nothing matches this pattern")
+        raise UserError(f"{run}: no such run")
+
+
 def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem]]:
     """Read every result record below the given run directories (or files), in path order.
 

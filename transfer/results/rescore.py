@@ -8,7 +8,7 @@ from carryover.configs import UserError
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import sha256_file
 from carryover.transfer.results.outcomes.base import Outcomes, read_outcomes
-from carryover.transfer.results.reading import Problem, StoredRecord, read_records
+from carryover.transfer.results.reading import Problem, StoredRecord, read_records, require_runs
 from carryover.transfer.results.record import Metric
 
 _KEY = "outcomes"
@@ -57,9 +57,7 @@ def rescore(runs: Iterable[Path]) -> tuple[list[Rescored], list[Problem]]:
     What cannot be counted again is returned as a Problem. Raises UserError for a run that is not there.
     """
     runs = list(runs)
-    for run in runs:
-        if not run.exists():
-            raise UserError(f"{run}: no such run")
+    require_runs(runs)
     records, problems = read_records(runs)
     done: list[Rescored] = []
     for stored in records:

@@ -164,7 +164,7 @@ def test_one_checkpoint_is_given_in_short(tmp_path: Path) -> None:
     # A size that is only assumed of a foreign file is no fact; one that was stated is.
     assert plan(pipeline(tmp_path, short, f"checkpoint={path}"), tmp_path)
     stated = f"checkpoints=[{{path: '{path}', input_size: 224}}]"
-    with pytest.raises(UserError, match=r"image.size is 64, but the checkpoint of checkpoints: their-best"):
+    with pytest.raises(UserError, match=r"image.size is 64, but checkpoint their-best"):
         plan(pipeline(tmp_path, short, stated), tmp_path)
     short = short.replace('.images}"]', '.images}", image.input_size=any]')
     with pytest.raises(UserError, match="checkpoint=FILE"):

@@ -203,5 +203,7 @@ def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
         write_report([tmp_path], tmp_path / "report")
     with pytest.raises(UserError, match="no such run"):
         write_report([tmp_path / "nowhere"], tmp_path / "report")
+    with pytest.raises(UserError, match=r"runs/\*: nothing matches this pattern"):
+        write_report([tmp_path / "runs" / "*"], tmp_path / "report")
     with pytest.raises(UserError, match="'pdf' is unknown"):
         write_report([tmp_path], tmp_path / "report", formats=["pdf"])
