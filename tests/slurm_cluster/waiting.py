@@ -22,10 +22,20 @@ def wait_for_file(path: Path) -> None:
     wait_until(path.exists, str(path))
 
 
+# When a cluster's requeued job, by id and number of restarts, was first seen to wait.
+_WAITING_SINCE: dict[tuple[Path, str, int], float] = {}
+
+
 def hurry(cluster: Cluster) -> None:
-    """Let requeued jobs start at once: SLURM itself holds them back for two minutes."""
+    """Let requeued jobs start soon: SLURM itself holds them back for two minutes.
+
+    Not at once: a node counts in whole seconds, and refuses a job whose last start it revoked in the same.
+    """
     for job in scheduler.queue().values():
         if job.state == "PENDING" and job.reason == "BeginTime":
+            since = _WAITING_SINCE.setdefault((cluster.conf, job.job_id, job.restarts), time.monotonic())
+            if time.monotonic() - since < 2:
+                continue
             cluster.command("scontrol", "update", f"JobId={job.job_id}", "StartTime=now")
 
 
