@@ -81,6 +81,7 @@ def dino() -> Any:
 def mae() -> Any:
     encoder = weights("vit_tiny_patch16_224", num_classes=0)
     decoder = {"norm1.weight": torch.ones(8), "attn.qkv.weight": torch.ones(24, 8)}
+    decoder |= {"attn.qkv.bias": torch.ones(24)}
     beside = {"mask_token": torch.randn(1, 1, 8), "decoder_pos_embed": torch.ones(1, 5, 8)}
     return {"model": encoder | prefixed("decoder_blocks.0.", decoder) | beside}, encoder
 
