@@ -51,14 +51,16 @@ def print_findings(findings: Iterable["Finding"]) -> bool:
 def print_recipes(group: str | None = None, paper: str | None = None) -> None:
     """List the shipped recipes with the first line of their headers: by kind, and evaluations by task.
 
-    `group` is a kind or a task, `paper` a part of the recipe's name or source. In a pipe the output is plain
-    lines: group, name and title, separated by tabs.
+    `group` is a kind, a task or a word of the name, `paper` a part of the recipe's name or source. In a pipe
+    the output is plain lines: group, name and title, separated by tabs.
     """
+    by_word = group is not None and not _is_kind_or_task(group)
     found = [
         (own, name, title(kind, name))
         for kind in _KINDS
         for name in recipe_names(kind)
-        if group in (None, own := _group(kind, name), kind) and _is_of(kind, name, paper)
+        if group in (None, own := _group(kind, name), kind, *(name.split("_") if by_word else ()))
+        and _is_of(kind, name, paper)
     ]
     if not found:
         raise UserError(f"no recipe of {' and '.join(filter(None, (group, paper)))}")
@@ -77,7 +79,14 @@ def print_recipes(group: str | None = None, paper: str | None = None) -> None:
 
 
 def is_group(name: str) -> bool:
-    """Return whether a name is a group of recipes: a kind, or a task of evaluations."""
+    """Return whether a name is a group of recipes: a kind, a task of evaluations, or a word of names."""
+    if _is_kind_or_task(name):
+        return True
+    names = [n for kind in _KINDS for n in recipe_names(kind)]
+    return name not in names and any(name in n.split("_") for n in names)
+
+
+def _is_kind_or_task(name: str) -> bool:
     from carryover.transfer.tasks.config import TASKS
 
     return name in (*_KINDS, *TASKS.names())

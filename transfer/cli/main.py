@@ -107,7 +107,7 @@ def demo(
 def recipes(
     name: Annotated[
         str | None,
-        typer.Argument(help="A recipe to print in full; or a kind or task to list (detection)."),
+        typer.Argument(help="A recipe to print in full; or a kind, task or word to list (detection, small)."),
     ] = None,
     overrides: Overrides = None,
     paper: Annotated[str | None, typer.Option(help="List only recipes of this paper or method.")] = None,

@@ -30,8 +30,9 @@ def markdown(content: Content) -> str:
     parts += ["## Records", ""]
     for run in content.collection.records:
         record = run.record
+        seed = "" if record.pretrain_seed is None else f" (seed {record.pretrain_seed})"
         parts.append(
-            f"{run.number}. `{run.path}`: {_escape(record.pretrain_recipe)} (seed {record.pretrain_seed}),"
+            f"{run.number}. `{run.path}`: {_escape(record.pretrain_recipe)}{seed},"
             f" {_escape(record.recipe)} (seed {record.seed}), checkpoint `{record.checkpoint_sha256}`"
         )
     return "\n".join([*parts, ""])

@@ -224,7 +224,7 @@ def count(outcome: Outcome, out: Path) -> Counted:
     write_outcomes(path, outcome.outcomes)
     ties, metrics = outcome.outcomes.ties(), outcome.outcomes.metrics()
     if any(ties):
-        log.info("ties broken by rule: %s", ", ".join(map(str, ties)))
+        log.info("equal scores, ordered by a fixed rule: %s", ", ".join(map(str, ties)))
     if outcome.metrics:
         require_same(outcome.metrics, metrics, path)
         metrics = tuple(outcome.metrics)

@@ -103,6 +103,8 @@ def test_a_recipes_title_is_listed_whole(tmp_path: Path) -> None:
     some = carryover("recipes", "detection", cwd=tmp_path).stdout.splitlines()
     assert "coco_fpn_1x" in {line.split("\t")[1] for line in some}, "plain lines into a pipe"
     assert {line.split("\t")[0] for line in some} == {"detection"}
+    small = carryover("recipes", "small", cwd=tmp_path).stdout.splitlines()
+    assert len(small) >= 6 and all("small_" in line.split("\t")[1] for line in small)
     paper = carryover("recipes", "--paper", "sqrtkl", "pretrain", cwd=tmp_path).stdout.splitlines()
     assert len(paper) > 5 and all(line.startswith("pretrain\t") for line in paper)
 
