@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def rand_augment(config: ViewConfig, mean: Sequence[float]) -> Callable[[Tensor]
     if config.rand_augment is None:
         return None
     _require_timm("image.rand_augment")
-    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.auto_augment import posterize, rand_augment_transform
     from timm.data.transforms import str_to_pil_interp
 
     made: Any = rand_augment_transform(
@@ -57,7 +58,15 @@ def rand_augment(config: ViewConfig, mean: Sequence[float]) -> Callable[[Tensor]
             "interpolation": str_to_pil_interp(config.interpolation),
         },
     )
+    for operation in made.ops:
+        if operation.aug_fn is posterize:
+            operation.aug_fn = partial(_posterized, posterize)
     return _OfTensors(made)
+
+
+def _posterized(own: Callable[..., Any], image: Any, bits: int, **unused: Any) -> Any:
+    """Return a PIL image of fewer bits; of none it is black, as Pillow had it until version 13 refused it."""
+    return own(image, bits) if bits > 0 else image.point(lambda value: 0)
 
 
 @dataclass(frozen=True)

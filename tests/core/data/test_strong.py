@@ -17,7 +17,7 @@ from carryover.core.data.config import AugmentConfig, EraseConfig, ViewConfig
 from carryover.core.data.datasets import MemoryImages
 from carryover.core.data.draws import keys
 from carryover.core.data.loader import EvaluationLoader, Loader
-from carryover.core.data.strong import erased, seeded
+from carryover.core.data.strong import erased, rand_augment, seeded
 from carryover.core.data.views import batch_views
 
 POLICY = "rand-m9-mstd0.5-inc1"
@@ -204,3 +204,16 @@ def test_every_policy_that_is_taken_is_one_of_timms(text: str) -> None:
 def test_batched_views_cannot_be_asked_for_with_rand_augment() -> None:
     with pytest.raises(ValueError, match="rand_augment works image by image"):
         augment(backend="batched")
+
+
+def test_an_image_of_no_bits_is_black_whatever_pillow_says() -> None:
+    # rand-m9-mstd0.5 reaches magnitude 10 in one of 44 operations; "PosterizeIncreasing" then keeps no bit.
+    policy = rand_augment(augment(policy="rand-m10-inc1").view, MEAN)
+    assert policy is not None
+    image = torch.randint(1, 256, (3, SIDE, SIDE), dtype=torch.uint8)
+    seen = []
+    for key in range(200):
+        with seeded(key):
+            seen.append(policy(image))
+    assert sum(not view.any() for view in seen) > 2
+    assert sum(bool(view.any()) for view in seen) > 100
