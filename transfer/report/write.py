@@ -1,14 +1,13 @@
 """Collect the records of one or several runs and write the report in the formats asked for."""
 
-import gc
 import importlib.util
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from carryover.configs import UserError
 from carryover.configs.files import write_atomic
+from carryover.configs.garbage import without_garbage_collection
 from carryover.transfer.report.content import build_content, build_pictures
 from carryover.transfer.report.latex import latex
 from carryover.transfer.report.markdown import markdown
@@ -30,19 +29,7 @@ class Report:
     partial: tuple[RunProgress, ...] = ()
 
 
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Spare Python the search for cycles among ten thousand records, all of which stay to the end."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@_without_garbage_collection()
+@without_garbage_collection()
 def write_report(
     runs: Sequence[Path],
     out: Path,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from hotcoco import COCO, COCOeval
 
+from carryover.configs.garbage import without_garbage_collection
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.transfer.results.outcomes.detections import Detections
 from carryover.transfer.tasks.detection.coco_columns import Columns, IouType, Truth, columns_of, read_truth
@@ -45,6 +46,7 @@ class CocoResult:
     outcomes: Detections
 
 
+@without_garbage_collection()
 def coco_ap(
     truth: DetectionDataset | Path, predictions: Sequence[ImagePrediction], iou_type: IouType
 ) -> CocoResult:

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from carryover.configs import UserError
 from carryover.configs.files import write_atomic
 from carryover.configs.formats import Format
+from carryover.configs.garbage import without_garbage_collection
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 
 FILE_NAME = "predictions.json.gz"
@@ -35,6 +36,7 @@ def write_predictions(path: Path, predictions: Sequence[ImagePrediction]) -> Non
     write_atomic(path, gzip.compress(text.encode(), mtime=0))
 
 
+@without_garbage_collection()
 def read_predictions(path: Path) -> list[ImagePrediction]:
     """Read what `write_predictions` wrote; raises UserError when the file is missing or is none."""
     try:
