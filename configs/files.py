@@ -1,4 +1,4 @@
-"""The one way a file is written (whole, under its name, or not at all), and known again by its contents."""
+"""Write files atomically, and identify them by their contents."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Versions of the files we write: each says its own, older ones are migrated, newer majors are refused."""
+"""Versions of the files that are written here: older ones are migrated, newer majors are errors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -77,7 +77,7 @@ def annotation_of(field: FieldInfo) -> Any:
 
 
 def named_by_tag(types: Sequence[Any]) -> bool:
-    """Tell whether ``name`` says which of several models a value of these annotations is."""
+    """Return whether ``name`` says which of several models a value of these annotations is."""
     return any(get_origin(annotation) is Literal for annotation in field_types(types, "name"))
 
 

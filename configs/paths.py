@@ -111,5 +111,5 @@ def _override(text: Any, folder: Path) -> Any:
 
 
 def _is_row(value: str) -> bool:
-    """Tell ``mine.yaml:ROW`` from other text with a colon."""
+    """Return whether a text is ``mine.yaml:ROW`` and not other text with a colon."""
     return any(f"{ending}:" in value for ending in _FILES[:2])

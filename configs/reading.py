@@ -1,4 +1,4 @@
-"""YAML files as plain data, with duplicate keys refused."""
+"""Read YAML files as plain data; duplicate keys are errors."""
 
 import re
 from functools import lru_cache

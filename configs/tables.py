@@ -75,7 +75,7 @@ class Table:
 
 
 def is_table(content: Mapping[str, Any]) -> bool:
-    """Tell whether a file's content is a table of recipes."""
+    """Return whether a file's content is a table of recipes."""
     return "matrix" in content
 
 

@@ -14,5 +14,5 @@ def log_once(log: logging.Logger, level: int, message: str, *arguments: object) 
 
 
 def forget() -> None:
-    """Let everything be logged again: a new command begins."""
+    """Forget what was logged, for a new command."""
     _logged.clear()

@@ -185,7 +185,7 @@ class _Pretraining:
         )
 
     def begin(self, step: int) -> None:
-        """Let the method look at every image first, where it wants to and nothing has been trained."""
+        """Run the method's pass over all images before training, if it has one."""
         self._method.train()
         if step == 0:
             first_pass = _first_pass(self._loader, self._config, self._ranks)

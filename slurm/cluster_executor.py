@@ -129,7 +129,7 @@ class SlurmExecutor:
         """Submit shared arrays side by side, then tell their elements what they wait for.
 
         Nothing is noted down before: jobs of a submitter that is killed here are orphans, and hardly any has
-        begun. Returns None if SLURM refuses while none has.
+        begun. Returns None if SLURM rejects it while none has.
         """
         accepted: dict[tuple[int, int], dict[str, str]] = {}
 
@@ -233,7 +233,7 @@ class _UntouchedError(RunError):
 
 
 def _tell(told: Sequence[Update], token: str) -> None:
-    """Tell jobs what they wait for; a request that failed is repeated for those that still do not know."""
+    """Set the dependencies of jobs; a request that failed is repeated for the remaining ones."""
     left, pauses = list(told), [*_PAUSES]
     while True:
         try:

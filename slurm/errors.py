@@ -8,4 +8,4 @@ class RequestError(UserError):
 
 
 class RunError(WorkError):
-    """Valid request that failed: the scheduler refused it, another submitter is active."""
+    """Valid request that failed: the scheduler rejected it, or another submitter is active."""

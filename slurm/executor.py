@@ -127,12 +127,12 @@ class Run:
         return record
 
     def blocked_by(self, decision: Decision) -> str:
-        """Say which stage keeps this one from ever starting, or "" when none does."""
+        """Return which stage keeps this one from ever starting, or "" when none does."""
         bad = next((n for n in decision.stage.upstream if self.outcomes[n].state in _ENDED_BADLY), "")
         return f"{bad} {self.outcomes[bad].state}" if bad else ""
 
     def waits_for(self, decision: Decision) -> str:
-        """Say which stage, at work elsewhere, this one has to wait for, or "" when there is none."""
+        """Return which stage, at work elsewhere, this one has to wait for, or "" when there is none."""
         names = (*decision.stage.upstream, *decision.stage.after)
         return next((n for n in names if self.outcomes[n].state in _NOT_ENDED), "")
 

@@ -30,7 +30,7 @@ class Sight:
     process
         Its process, of the local executor.
     unknown
-        Why it cannot be told whether anybody works on it; "" where it can.
+        Why it is unknown whether the stage is running; "" if it is known.
     ended
         How its last job ended, where SLURM still knows.
     """
@@ -84,12 +84,12 @@ class Flights:
                 self._silence = error
 
     def __call__(self, record: StageRecord) -> str:
-        """Say where a stage is being worked on, or "" when nobody works on it.
+        """Return where a stage is running, or "" if it is not.
 
         Raises
         ------
         RunError
-            Whether somebody does cannot be told from here.
+            It is unknown here whether it is running.
         """
         sight = self.sight(record)
         if sight.unknown:
@@ -143,7 +143,7 @@ class Flights:
         return tuple(job.job_id for job in live if running or job.pending) if not self._copied else ()
 
     def look_at(self, records: Iterable[StageRecord]) -> None:
-        """Ask once about all jobs of these stages that the controller has forgotten, not stage by stage."""
+        """Query all jobs of these stages that the controller has purged at once, not stage by stage."""
         if self._copied or self._silence is not None:
             return
         open_ones = [r for r in records if r.state not in _OVER and not self.live(r)]
@@ -207,7 +207,7 @@ class Flights:
         return not (submission.cluster and row.cluster) or submission.cluster == row.cluster
 
     def _given(self, record: StageRecord) -> list[tuple[str, Submission]]:
-        """Return the jobs of a stage's last submission, if nobody else was given the stage since."""
+        """Return the jobs of a stage's last submission, unless it was submitted again since."""
         jobs = self._jobs.get(record.name, [])
         last = record.attempts[-1] if record.attempts else None
         if not jobs:

@@ -165,7 +165,7 @@ class StageJob:
         sys.exit(128 + ending.signum if ending.signum else 1)
 
     def _why_not(self, ledger: Ledger) -> str:
-        """Say why the stage must not be run now, or "" when it must: the ledger is believed, not the queue.
+        """Return why the stage must not run now, or "" if it must: the ledger decides, not the queue.
 
         SLURM takes a dependency on a job that it has forgotten as satisfied.
         """
@@ -231,7 +231,7 @@ class StageJob:
 
 def _not_requeued(job_id: str) -> str:
     """Requeue a job; return "" if the controller then says that it goes back into the queue, else why not."""
-    problem = "scontrol requeue was heard by nobody: the job runs on"
+    problem = "scontrol requeue had no effect: the job is still running"
     try:
         scheduler.requeue(job_id)
     except RunError as error:
@@ -249,7 +249,7 @@ def _goes_back(job_id: str) -> bool:
 
 
 def _say(word: str) -> None:
-    """Let the batch script know that from now on signals are heeded, or that the stage ended by itself."""
+    """Notify the batch script that signals are handled from now on, or that the stage has ended."""
     path = os.environ.get("CARRYOVER_BEGUN")
     if path:
         with suppress(OSError), Path(path).open("a") as file:

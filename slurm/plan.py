@@ -77,7 +77,7 @@ class MissingPathsError(RequestError):
 
 
 InFlight = Callable[[StageRecord], str]
-"""Says where a stage is being worked on ("job 123 is pending"), or "" when nobody works on it."""
+"""Returns where a stage is running ("job 123 is pending"), or "" if it is not."""
 
 
 Withdrawable = Callable[[StageRecord, bool], tuple[str, ...]]

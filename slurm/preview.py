@@ -37,7 +37,7 @@ class PlannedJob:
 class Preview:
     """A whole submission to come: `plan` says what is done with every stage, and why.
 
-    `missing` holds the paths without which it would be refused, each with the stages that require it.
+    `missing` contains the paths without which it would fail, each with the stages that require it.
     """
 
     plan: tuple[Decision, ...]

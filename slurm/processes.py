@@ -23,7 +23,7 @@ def process_start(pid: int) -> int:
 
 
 def lives(pid: int, start: int) -> bool:
-    """Tell whether the process that had this number and start time still runs on this machine."""
+    """Return whether the process that had this number and start time still runs on this machine."""
     found = process_start(pid)
     if found == 0 and start != 0 and _hidden(pid):
         return True
@@ -61,7 +61,7 @@ def pid_space() -> str:
 
 
 def known_to_live(host: str, space: str, pid: int, start: int) -> bool | None:
-    """Tell whether a process lives, from its `here` and `pid_space`; None where that cannot be seen.
+    """Return whether a process lives, from its `here` and `pid_space`; None where that cannot be seen.
 
     `space` is "" in records of earlier releases: a process that is not seen may then be in another container.
     """

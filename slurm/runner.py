@@ -220,7 +220,7 @@ def call_stage(stage: Stage, ledger: Ledger, log_file: TextIO, *, heeds_signals:
 
 
 def one_line(error: BaseException) -> str:
-    """Say what an exception says in one line: its type, and the first line of its message."""
+    """Return what an exception says in one line: its type, and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -119,7 +119,7 @@ def _git(directory: Path, *words: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-# Only variables known to bear on results are written; nobody can list all names that hold secrets.
+# Only variables known to bear on results are written; no list of names of secrets would be complete.
 _RECORDED = re.compile(
     r"(CUDA|CUBLAS|CUDNN|NCCL|GLOO|OMP|MKL|KMP|OPENBLAS|TORCH|PYTORCH|XLA|PYTHON|CONDA|LD|SLURM|SBATCH|DETECTRON2)_\w+"
     r"|PATH|PYTHONPATH|PYTHONHASHSEED|PYTHONOPTIMIZE|VIRTUAL_ENV|LANG|LC_ALL|TZ|TMPDIR|LD_PRELOAD"
@@ -216,7 +216,7 @@ def parameters(
         "srun_args": srun,
         "setup": [*setup, *asked.setup, *LAST_BEFORE],
         "teardown": list(AFTER_ALL),
-        # submitit's default wckey is refused where such keys are tracked.
+        # submitit's default wckey is rejected where such keys are tracked.
         "wckey": None,
         "additional_parameters": {**further, **asked.sbatch},
     }

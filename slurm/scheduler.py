@@ -1,4 +1,4 @@
-"""Asking and telling SLURM: queue, submission, cancellation, accounting."""
+"""Query and control SLURM: queue, submission, cancellation, accounting."""
 
 import os
 import pwd
@@ -240,7 +240,7 @@ def update(requests: Sequence[str], job_id: str) -> None:
     Raises
     ------
     RunError
-        One or more of them were refused, or nobody answered; others may have been done.
+        One or more of them were rejected, or the controller did not answer; others may have been done.
     """
     for request in requests:
         if len(request) > _LONGEST_LINE:
@@ -254,7 +254,7 @@ def update(requests: Sequence[str], job_id: str) -> None:
 
 
 def requeue(job_id: str) -> None:
-    """Put a running job back into the queue, which ends it; raises RunError when SLURM refuses."""
+    """Put a running job back into the queue, which ends it; raises RunError if SLURM rejects it."""
     run("scontrol", "requeue", job_id, pauses=())
 
 

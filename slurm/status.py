@@ -121,7 +121,7 @@ class RunStatus:
 
     @property
     def ended_badly(self) -> bool:
-        """Return whether a stage is known to need somebody's help: it ended badly, or nobody works on it."""
+        """Return whether a stage is known to need attention: it failed, or it is not running."""
         if any(self.counts[s] for s in (*_ENDED_BADLY, "interrupted")):
             return True
         return not self.in_flight and not self.succeeded
@@ -235,7 +235,7 @@ def _true_state(
 
 
 def _ended_in_slurm(record: StageRecord, end: Ended) -> tuple[State, str]:
-    """Say what became of a stage that has not ended by its own account, and whose job has by SLURM's."""
+    """Return what became of a stage without a recorded end whose job has ended for SLURM."""
     if end.state == "CANCELLED":
         return "cancelled", str(end)
     if record.state == "running":
@@ -261,7 +261,7 @@ def _last_words(ledger: Ledger, record: StageRecord, sight: Sight, state: State)
 
 
 def _why_again(record: StageRecord) -> str:
-    """Say why a finished stage had been done again, where it had."""
+    """Return why a finished stage had been done again, where it had."""
     again = (c.reason for c in record.history if c.reason.startswith(("changed:", "done again:")))
     return next(again, record.reason)
 
@@ -284,7 +284,7 @@ def _eta(attempt: Attempt, progress: Progress | None) -> float | None:
 
 
 def follow(run_dir: Path, on_event: Callable[[Event], None], poll_seconds: float = 20.0) -> RunStatus:
-    """Tell every change of a stage's state as it happens; return the status at the end.
+    """Print every change of a stage's state as it happens; return the status at the end.
 
     Goes on while anything is running, on its way, or unknown. Each look is one call to squeue, so
     `poll_seconds` should not be short on a busy cluster.

@@ -117,7 +117,7 @@ def submission(ledger: Ledger, executor: str) -> Iterator[OpenSubmission]:
 
 @contextmanager
 def _held_open(held: OpenSubmission) -> Iterator[OpenSubmission]:
-    """Let a submission's heart beat, and write down how it ended."""
+    """Update a submission's heartbeat, and record its end."""
     stop = threading.Event()
     beat = threading.Thread(target=_heartbeat, args=(held.path, stop), daemon=True)
     beat.start()
@@ -208,7 +208,7 @@ def _held(ledger: Ledger, other: Submission) -> str:
 
 
 def alive(ledger: Ledger, record: Submission) -> bool:
-    """Tell whether a submission's process is still at work on it; nothing is written to find out."""
+    """Return whether a submission's process is still at work on it; nothing is written to find out."""
     if record.state != "open":
         return False
     path = _file(ledger, record.number)

@@ -90,7 +90,7 @@ def evaluate(
     UserError
         A recipe, data set or checkpoint that cannot work together, or `out` holds other work.
     WorkError
-        The work failed: a loss or features that are not finite, a proof that does not hold.
+        The work failed: a loss or features that are not finite, a verification that fails.
     """
     if not isinstance(checkpoint, str | Path):
         from carryover.core.backbones.given import random_states_kept
@@ -152,7 +152,7 @@ def convert(
     stated: "Stated | None" = None,
     against: PathLike | None = None,
 ) -> "Receipt":
-    """Convert a checkpoint for another library, with proof; see `carryover.transfer.convert.convert`."""
+    """Convert a checkpoint for another library and verify it; see `carryover.transfer.convert.convert`."""
     from carryover.transfer.convert import convert as run
 
     reference = None if against is None else Path(against)
@@ -160,7 +160,7 @@ def convert(
 
 
 def inspect(path: PathLike, *, encoder: str | None = None, stated: "Stated | None" = None) -> "Inspection":
-    """Say whose checkpoint a file is, what was taken of it, and every tensor's fate.
+    """Return the maker of a checkpoint, what was read of it, and the fate of every tensor.
 
     Raises UserError naming the tensor for a file whose backbone could not be carried whole.
     """

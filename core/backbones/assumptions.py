@@ -40,7 +40,7 @@ class Resolved:
     Attributes
     ----------
     assumed
-        What nobody said, by what it is about: a sentence each, with how to say it.
+        What was not stated, by topic: a sentence each, with the option that states it.
     """
 
     config: BackboneConfig

@@ -1,4 +1,4 @@
-"""The interface that every network of ours declares; nobody asks for its class."""
+"""The interface that every network declares; its class is never checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

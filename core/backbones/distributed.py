@@ -71,14 +71,14 @@ def read_distributed(
 
 
 class Wanted:
-    """Tells of a tensor's name whether its values are wanted."""
+    """Returns whether the values of the tensor of this name are needed."""
 
     def __call__(self, name: str) -> bool:
         return not name.startswith(("optim", "optimizer", "lr_scheduler")) and ".optim" not in name
 
 
 def part_of_rank(node: Inert) -> str | None:
-    """Say which part of a tensor one rank has; None where a node is no such part, or the whole."""
+    """Return which part of a tensor one rank has; None where a node is no such part, or the whole."""
     kind = node.named.rpartition(".")[2]
     if kind == "ShardedTensor":
         return "a ShardedTensor of one rank"

@@ -1,4 +1,4 @@
-"""What a file is that is no checkpoint of torch's or safetensors', and what to do with it."""
+"""Identify files that are not checkpoints of torch or safetensors, and say how to convert them."""
 
 import re
 import zipfile
@@ -18,7 +18,7 @@ _KERAS = "its weights are in Keras' layout: save them from a port of the network
 
 
 def foreign(head: bytes, path: Path) -> str:
-    """Say what a file is by its first bytes, and how a checkpoint is made of it where it can be."""
+    """Return what a file is by its first bytes, and how a checkpoint is made of it where it can be."""
     text = head.lstrip().lower()
     if text.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself (run `git lfs pull`)"
@@ -52,7 +52,7 @@ def foreign(head: bytes, path: Path) -> str:
 
 
 def not_torch_archive(path: Path) -> str:
-    """Say what a zip archive is that torch.save did not write."""
+    """Return what a zip archive is that torch.save did not write."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
@@ -71,7 +71,7 @@ def not_torch_archive(path: Path) -> str:
 
 
 def refused_pickle(message: str) -> str:
-    """Say why a pickle was not read."""
+    """Return why a pickle was not read."""
     if message.startswith("RUNS "):
         return (
             f"its pickle asks for '{message[5:]}' to be run, which no checkpoint needs; do not load it with"

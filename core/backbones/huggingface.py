@@ -67,7 +67,7 @@ _QKV = re.compile(r"(.+\.attn)\.query\.(weight|bias)")
 
 
 def is_transformers(raw: Collection[str]) -> bool:
-    """Whether an encoder's tensors are under the names of Hugging Face's transformers."""
+    """Return whether an encoder's tensors are under the names of Hugging Face's transformers."""
     return any(name in raw for name in ANCHORS)
 
 

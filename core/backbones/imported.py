@@ -1,4 +1,4 @@
-"""A backbone taken out of somebody's file, and what became of every tensor of that file."""
+"""A backbone read from another project's file, and what became of every tensor in it."""
 
 import re
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def looked_through(
 
 
 def choice_in_words(chosen: Encoder, found: tuple[Encoder, ...]) -> str:
-    """Say which encoder was taken, and how the others would be."""
+    """Return which encoder was taken, and how the others would be."""
     others = ", ".join(
         f"the {e.role} encoder at '{e.prefix}' (--encoder {e.role})" for e in found if e is not chosen
     )
@@ -94,7 +94,7 @@ def choice_in_words(chosen: Encoder, found: tuple[Encoder, ...]) -> str:
 
 
 def conversions_in_words(raw: Mapping[str, Tensor], filled: tuple[str, ...]) -> list[str]:
-    """Say what was converted of the file's own tensors, and what was added to them."""
+    """Return what was converted of the file's own tensors, and what was added to them."""
     notes = []
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in raw.values() if v.is_floating_point()})
     if dtypes != ["float32"]:

@@ -139,7 +139,7 @@ def _resnet(
         metadata = metadata_of(resolved, maker, chosen, contents, told)
         turned = resolved.pixels.order == "BGR"
     else:
-        # The file is ours: what it says of itself is what was proven.
+        # The file is ours: its own metadata were verified.
         require_nothing_stated(told, path)
         config, metadata = embedded.backbone, embedded
     filled = tuple(name for name in expected_tensors(config) if is_counter(name) and name not in raw)

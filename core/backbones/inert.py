@@ -69,7 +69,7 @@ def stand_in(named: str) -> type[Inert]:
 
 
 def is_module(node: object) -> bool:
-    """Whether a stand-in is of a torch module, which was saved whole."""
+    """Return whether a stand-in is of a torch module, which was saved whole."""
     return isinstance(node, Inert) and {"_parameters", "_buffers", "_modules"} <= node.state.keys()
 
 

@@ -75,7 +75,7 @@ class Inspection:
         return "\n".join(lines)
 
     def _dropped(self) -> list[str]:
-        """Say how many tensors were dropped for which reason, with the first of them."""
+        """Return how many tensors were dropped for which reason, with the first of them."""
         reasons: dict[str, list[str]] = {}
         for fate in self.fates:
             if fate.fate != "carried":

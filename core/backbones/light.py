@@ -19,7 +19,7 @@ _short_lived = False
 
 
 def import_torchvision() -> None:
-    """Import torchvision, if nobody has yet, without torch's compiler."""
+    """Import torchvision without torch's compiler, unless it is imported already."""
     if "torchvision" in sys.modules or not _alone():
         return
     import torch
@@ -83,7 +83,7 @@ def short_lived() -> Iterator[None]:
 
 
 def _alone() -> bool:
-    """Whether the program only inspects, nobody else can import the compiler meanwhile, and nobody has."""
+    """Return whether the program only inspects, and the compiler is neither imported nor can be meanwhile."""
     return _short_lived and _COMPILER not in sys.modules and threading.active_count() == 1
 
 

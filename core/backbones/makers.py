@@ -268,7 +268,7 @@ def _encoder(names: Mapping[str, str], prefix: str, scheme: Scheme, stages: set[
 
 
 def _is_backbone(name: str) -> bool:
-    # Stems and norms that no supported backbone has are kept in, so that they are refused by name later.
+    # Stems and norms that no supported backbone has are kept in, so that the error raised later names them.
     return re.match(r"(conv1|bn1|gn1|ln1|stem|layer\d|features)\.", name) is not None
 
 

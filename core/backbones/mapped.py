@@ -30,7 +30,7 @@ class Mapped:
     def forget(self) -> None:
         """Give back the memory of what was read; it is read again when it is looked at again.
 
-        Only while nobody has written into its tensors, which changes the memory alone.
+        Only until its tensors are written to, which changes the memory alone.
         """
         self._map.madvise(mmap.MADV_DONTNEED)
 

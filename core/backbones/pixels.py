@@ -74,7 +74,7 @@ def require_same_pixels(stated: StatedPixels, metadata: TrainedOn, checkpoint: o
     """Raise UserError, naming the key, for a checkpoint that was trained on images normalized differently.
 
     `checkpoint` is its path, or what it is called before there is one. What is only assumed of a checkpoint
-    refuses nothing: the recipe decides.
+    is no error: the recipe decides.
     """
     if "pixels" in metadata.assumed:
         return

@@ -282,7 +282,7 @@ def _refuse_parts(path: Path, tensors: Mapping[str, Tensor], sharded: Mapping[st
 
 
 def _saved_whole(node: object, name: str, depth: int = 0) -> Iterator[str]:
-    """Say which modules were saved whole, whose tensors were read."""
+    """Return which modules were saved whole, whose tensors were read."""
     if isinstance(node, Inert) and is_module(node):
         where = f" at '{name}'" if name else ""
         yield f"a whole module was saved{where} ({node.named}): its class was not imported, its tensors read"

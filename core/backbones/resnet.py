@@ -158,7 +158,7 @@ def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]
 
 
 def _pad_as_tensorflow(network: ResNet) -> None:
-    """Let every strided layer of a network pad as TensorFlow does, in place; tensors stay as they are."""
+    """Make every strided layer of a network pad as TensorFlow does, in place; tensors are unchanged."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):

@@ -147,7 +147,7 @@ def _is_on_top(name: str) -> bool:
 
 
 def _takes_part(name: str) -> bool:
-    """Whether a tensor that a filter leaves out would be computed with: the biases of an attention."""
+    """Return whether a tensor that a filter leaves out would be computed with: the biases of an attention."""
     return not _is_on_top(name) and re.search(r"\.(qkv|query|value|q_proj|v_proj)\.bias$", name) is not None
 
 

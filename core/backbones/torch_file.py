@@ -1,4 +1,4 @@
-"""What torch.save wrote: its zip archives and its older layout, tensors mapped, classes never imported."""
+"""Read files of torch.save, zip archives and the older layout, with mapped tensors and without imports."""
 
 import io
 import re
@@ -23,7 +23,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 @dataclass(frozen=True)
 class Archive:
-    """What a zip archive of torch.save holds.
+    """Content of a zip archive of torch.save.
 
     Attributes
     ----------

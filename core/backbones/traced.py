@@ -1,4 +1,4 @@
-"""Which tensors a function makes of which others, found without their values."""
+"""Trace which tensors a function computes from which others, without their values."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _RESAMPLES = ("interpolate", "upsample", "_upsample", "grid_sample")
 
 @dataclass(frozen=True)
 class Made:
-    """What a function gave for tensors without values.
+    """Result of a function for tensors without values.
 
     Attributes
     ----------

@@ -8,7 +8,7 @@ _INNER = "inner."
 
 
 class Transparent(nn.Module):
-    """Holds a module as `inner`; its state dict is `inner`'s own, names included.
+    """Contain a module as `inner`; its state dict is `inner`'s own, names included.
 
     Networks of other libraries get the interface of ours so, and checkpoints keep the library's names. The
     hooks are those of torch's own wrappers (activation checkpointing).

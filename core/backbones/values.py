@@ -22,7 +22,7 @@ def require_usable(
 
     Values that are not finite; negative running variances; variances of exactly zero in channels whose
     filters are not (an underflow of half precision); weights and layer scales that are all zero. A channel
-    that died in training, filter and all, passes. Tensors without values (on the meta device) are refused.
+    that died in training, filter and all, passes. Tensors without values (on the meta device) are errors.
 
     Parameters
     ----------

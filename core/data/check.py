@@ -1,4 +1,4 @@
-"""Validate a data set before anybody trains on it: behind `carryover data check KIND ROOT`."""
+"""Validate a data set before training; implements `carryover data check KIND ROOT`."""
 
 import json
 import logging
@@ -152,7 +152,7 @@ def _split_name(file: Path) -> str:
 
 
 def _other_annotations(file: Path) -> str | None:
-    """Say what else than instances a file of a COCO folder holds; None for instances."""
+    """Return what a file of a COCO folder contains instead of instances; None for instances."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError):

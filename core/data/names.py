@@ -102,7 +102,7 @@ def _with_other_suffix(path: Path) -> Iterator[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a folder is one that no data set means to hold."""
+    """Return whether a folder is one that no data set means to hold."""
     return name.startswith(".") or name in HIDDEN
 
 

@@ -20,7 +20,7 @@ from carryover.core.training.device import copied_to
 
 @contextmanager
 def seeded(key: int) -> Iterator[None]:
-    """Let the global generators of Python, numpy and torch's CPU begin at a 64-bit key; they are put back.
+    """Seed the global generators of Python, numpy and torch's CPU from a 64-bit key, and restore them after.
 
     timm draws from them.
     """

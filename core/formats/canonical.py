@@ -1,6 +1,6 @@
 """The canonical checkpoint: one backbone under torchvision's names in a safetensors file.
 
-Written here, where checkpoints come from; read and proven by `transfer.checkpoints`. No pickle is involved.
+Written here, where checkpoints come from; read and verified by `core.backbones`. No pickle is involved.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class CanonicalMetadata(Section):
     of the training crop in pixels; `maker` names the code that trained it ("carryover", "moco", ...);
     `peak_gpu_memory_gib` is the most that tensors took on the first GPU, since it last began or resumed.
     `assumed` says, a sentence each, what another maker's file did not say, by what it is about ("pixels",
-    "network", ...); `label` is what tables call the checkpoint, where somebody said so; `stated` names the
+    "network", ...); `label` is what tables call the checkpoint, if one was given; `stated` names the
     fields that the user said of another maker's file.
     """
 

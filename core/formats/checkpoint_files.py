@@ -1,4 +1,4 @@
-"""Which files a checkpoint consists of: one, a folder's, or shards with an index (torch-free)."""
+"""Find the files of a checkpoint: one, a folder's, or shards with an index (without torch)."""
 
 import hashlib
 import json

@@ -137,7 +137,7 @@ class Work:
 def claimed_by_work_alone(out: Path) -> Iterator[None]:
     """Take back the claim on `out` that was made inside, when an error leaves nothing beside it.
 
-    What is refused for one wrong key is asked again into the same directory with that key mended.
+    A call with one wrong key is repeated with the same directory after the key was corrected.
     """
     there = _names(out)
     try:
@@ -167,7 +167,7 @@ def require_same_work(where: Path, identity: Identity, there: Mapping[str, Any],
 
 
 def describe(found: list[Difference]) -> str:
-    """Say in one line in what two pieces of work differ."""
+    """Return the differences of two pieces of work in one line."""
     more = f" and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
     return ", ".join(str(difference) for difference in found[:_MOST_SHOWN]) + more
 

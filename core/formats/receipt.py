@@ -1,4 +1,4 @@
-"""The receipt of a conversion: what was carried where, and how the target library proved it."""
+"""The receipt of a conversion: which tensors were converted, and how the target library verified them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +118,8 @@ class Receipt(FileModel):
     settings
         What the target library must be told to build the same backbone.
     against
-        The comparison with the maker's own network; None: what was proven is that the target's network equals
-        carryover's, not that this is the maker's.
+        The comparison with the maker's own network; None: only the equality of the target's network and
+        carryover's was verified, not that this is the maker's.
     """
 
     to: str
@@ -142,8 +142,8 @@ class Receipt(FileModel):
     def proof(self) -> Literal["consistent", "equal to timm's own model", "verified against the maker"]:
         """Return the level of verification.
 
-        Features that the maker's code wrote prove network, weights and pixels. timm's own model, run with the
-        file's tensors, proves that the network is the one named: not that the name is right, nor the weights.
+        Features written by the maker's code verify network, weights and pixels. timm's own model, run with
+        the file's tensors, verifies that the network is the one named, neither the name nor the weights.
         """
         if self.against is None:
             return "consistent"
@@ -172,7 +172,7 @@ class Receipt(FileModel):
             return "consistent with carryover's own network (compare with the maker's features: --against)"
         found = f"({self.against.where}, largest difference {self.against.largest:.2g})"
         if self.against.reference is None:
-            return f"equal to timm's own model {found}; weights and pixels are proven with --against"
+            return f"equal to timm's own model {found}; weights and pixels are verified with --against"
         return f"verified against the maker {found}"
 
 

@@ -31,7 +31,7 @@ def has_idle_matrix_unit() -> bool:
 
 
 def use_products(module: nn.Module) -> None:
-    """Let the convolutions in `module` be matrix products where that is faster: on a CPU with AMX.
+    """Compute the convolutions in `module` as matrix products where that is faster: on a CPU with AMX.
 
     In place: names of parameters and states stay as they are. Only what is computed in bf16 on the CPU
     changes, and that by rounding; but weight gradients that the library gets wrong become right, on any CPU.

@@ -1,4 +1,4 @@
-"""The one place that decides what a process computes on, and asks torch's backend of that device for things.
+"""Select the device of a process, and call torch's backend of that device.
 
 Nothing elsewhere asks for CUDA: any backend that torch knows (cuda, which ROCm is too, xpu, mps, or one that
 a package registers) is reached through its module, `torch.get_device_module`, and a thing that a backend does

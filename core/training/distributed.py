@@ -202,9 +202,9 @@ class _Sum(torch.autograd.Function):
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalization with the statistics of all ranks, on any device and backend.
 
-    torch.nn.SyncBatchNorm refuses CPU tensors; this one is made of differentiable sums over the ranks, in the
-    precision of its parameters. Parameters and buffers have nn.BatchNorm2d's names. Every rank must hold
-    equally many rows.
+    torch.nn.SyncBatchNorm does not accept CPU tensors; this one is made of differentiable sums over the
+    ranks, in the precision of its parameters. Parameters and buffers have nn.BatchNorm2d's names. Every
+    rank must have equally many rows.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -264,7 +264,7 @@ def share_buffers(module: nn.Module) -> None:
 
 
 def data_parallel(module: nn.Module, ranks: Ranks) -> nn.Module:
-    """Let the ranks average their gradients in backward; a single process has none to average with.
+    """Average the gradients of all ranks in backward; a single process is returned as it is.
 
     Running statistics are not broadcast at every step: training never reads them, and rank 0's are saved.
     """

@@ -48,7 +48,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def requested(self) -> bool:
-        """Tell whether any rank was asked to stop; every rank calls this at every step and hears the same.
+        """Return whether any rank was asked to stop; every rank calls this at every step and hears the same.
 
         Over several ranks the answer is that of one step before: the ranks exchange it on the host while they
         compute, so that no device waits for it.

@@ -119,7 +119,7 @@ class _Iterations:
         return losses
 
     def describe(self, step: int, means: dict[str, float]) -> dict[str, float]:
-        """Say the rate."""
+        """Return the rate in words."""
         return {"lr": self._rate}
 
     def require_finite(self, step: int) -> None:

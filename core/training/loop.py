@@ -1,4 +1,4 @@
-"""The one training loop: resumable at any step, logged, saved when due, left in good order when asked to."""
+"""The training loop: resumable at any step, with logs, checkpoints and an orderly stop on a signal."""
 
 import logging
 import signal

@@ -25,7 +25,7 @@ def looks(steps: int, watch: WatchConfig) -> frozenset[int]:
 
 @contextmanager
 def left_as_it_was(network: nn.Module) -> Iterator[None]:
-    """Let a network be tested inside the block without any consequence for its training.
+    """Allow tests of a network inside the block without any effect on its training.
 
     Every module's mode, the buffers (ranks test with the first one's) and torch's generators come back.
     """

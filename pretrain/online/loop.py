@@ -21,7 +21,7 @@ class OnlineSignals:
     """Looks at a network in training every few steps: k-NN and linear accuracy, RankMe, LiDAR.
 
     The network is left as it was (modes, gradients, running statistics), and no random number is drawn: the
-    training goes on as if nobody had looked. In a job of several processes one of them makes this and calls
+    training is unaffected. In a job of several processes one of them makes this and calls
     it.
 
     Parameters

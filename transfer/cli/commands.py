@@ -254,7 +254,7 @@ def _print_progress(report: "Report") -> None:
 
 
 def _refresh_costs(run: Path) -> None:
-    """Ask again what a run cost: sacct may not have known all when the run drew up its own report."""
+    """Query the costs of a run again: sacct may have been incomplete when the run wrote its own report."""
     from carryover.slurm.ledger import Ledger
     from carryover.transfer.pipeline.costs import write_costs
 

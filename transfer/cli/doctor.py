@@ -30,7 +30,7 @@ def examine(tries: bool = False) -> Iterator[Finding]:
 
 
 def _own_files() -> Finding:
-    # A distribution called carryover, of somebody else, installs a module and a command of that name.
+    # Another project's distribution called carryover installs a module and a command of that name.
     others = sorted(set(metadata.packages_distributions().get("carryover", ())) - {DISTRIBUTION})
     if others:
         detail = f"files of {', '.join(others)} lie in the package carryover beside ours"
@@ -121,11 +121,11 @@ def _mmseg() -> Finding:
         return Finding("mmsegmentation", "broken", f"{detail}: mmcv or mmengine is missing", remedy=remedy)
     spec = importlib.util.find_spec("mmseg")
     source = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
-    # mmseg refuses most versions of mmcv when it is imported.
+    # mmseg raises for most versions of mmcv when it is imported.
     bounds = [re.search(rf"MMCV_{end}\s*=\s*'([^']+)'", source) for end in ("MIN", "MAX")]
     low, high = (_numbers(bound[1]) if bound else None for bound in bounds)
     if low is not None and high is not None and not low <= _numbers(mmcv) < high:
-        return Finding("mmsegmentation", "broken", f"{detail}: it refuses this mmcv", remedy=remedy)
+        return Finding("mmsegmentation", "broken", f"{detail}: it does not accept this mmcv", remedy=remedy)
     kind = "built mmcv" if parts["mmcv"] else "mmcv-lite: FCN and UPerNet"
     return Finding("mmsegmentation", "ok", f"{detail} ({kind})")
 

@@ -61,7 +61,7 @@ def _mmseg() -> Finding:
     detail = ", ".join(f"{name} {own}" for name, own in parts.items() if own)
     upstream = "pip install 'carryover-eval[mmseg]'; a built mmcv: see mmcv's own installation page"
     try:
-        # Installed is not enough: mmseg refuses most versions of mmcv when it is imported.
+        # Installed is not enough: mmseg raises for most versions of mmcv when it is imported.
         install()
         with quiet():
             importlib.import_module("mmseg.models")

@@ -1,4 +1,4 @@
-"""Canonical checkpoints -> the libraries that the field judges by, each with its proof of carriage."""
+"""Convert canonical checkpoints for the libraries that the field uses, and verify every conversion."""
 
 from carryover.transfer.convert.conversion import convert
 from carryover.transfer.convert.targets import TARGETS

@@ -67,14 +67,14 @@ def convert(
         file or its user names a model of timm: that is run here, and compared.
     attention
         Windows and relative positions of a plain transformer in a detector: the receipt says how the library
-        is told them, and proves that network. The file stays the same.
+        uses them, and that network is verified. The file stays the same.
 
     Raises
     ------
     UserError
         For a checkpoint that is not whole, a backbone that the library has no place for, a bad `to` or `out`.
     WorkError
-        When the proof does not hold; it names the tensor or the stage, and no file is left behind.
+        If the verification fails; it names the tensor or the stage, and no file is left behind.
     """
     target = TARGETS.get(to)
     _require_out(checkpoint, out, target)
@@ -141,7 +141,7 @@ def _prove(
     if reference is not None and held.imported is not imported:
         raise UserError(
             f"--against: {target.name} runs {imported.metadata.backbone.label} without tensors that the"
-            f" maker's network has ({held.notes[0]}), so its features are others; prove the file with --to"
+            f" maker's network has ({held.notes[0]}), so its features differ; verify the file with --to"
             f" timm, then convert it for {target.name} without --against"
         )
     whole = held.imported is imported and imported.metadata.backbone.attention is None

@@ -37,6 +37,6 @@ def install() -> None:
     if importlib.util.find_spec(_NAME) is not None:
         return
     stand_in = _MissingKernels(_NAME)
-    # importlib.util.find_spec refuses a module in sys.modules whose spec is not set.
+    # importlib.util.find_spec raises for a module in sys.modules whose spec is not set.
     stand_in.__spec__ = importlib.machinery.ModuleSpec(_NAME, loader=None)
     sys.modules[_NAME] = stand_in

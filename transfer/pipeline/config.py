@@ -153,8 +153,8 @@ class PipelineConfig(Recipe):
     resources
         What each kind of stage asks of a cluster, over the cluster's own defaults (slurm.resources).
     convert
-        The libraries that every checkpoint is proven to load into before anything is evaluated; "canonical"
-        proves no more than that it is whole.
+        The libraries for which every checkpoint is converted and verified before any evaluation; "canonical"
+        verifies only that it is complete.
     """
 
     shapes: ShapesSection | None = None

@@ -207,7 +207,7 @@ def _per_class(recipe: _Recipe) -> list[int]:
 
 
 def _problem(recipe: _Recipe, counts: Sequence[int], share: float) -> str:
-    """Say why a share of the labels is too small for a recipe; "" where it is not."""
+    """Return why a share of the labels is too small for a recipe; "" where it is not."""
     from carryover.core.data.labelled.subsets import take_fraction
 
     labels = [c for c, n in enumerate(counts) for _ in range(n)]

@@ -95,7 +95,7 @@ def read_metadata(path: Path, encoder: str | None, said: Said) -> "CanonicalMeta
 
 
 def explain_missing(paths: Mapping[Path, Sequence[str]], roots: Mapping[str, str]) -> list[str]:
-    """Say of each path that does not exist which `roots` override gives it, and what needs it."""
+    """Return for each path that does not exist which `roots` override gives it, and what needs it."""
     lines = []
     for path, stages in paths.items():
         names = [n for n, root in roots.items() if Path(root).expanduser().absolute() == path]

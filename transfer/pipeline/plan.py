@@ -172,7 +172,7 @@ def _add_import(laid: _Plan, given: CheckpointEntry) -> str:
 
 
 def _add_judgement(laid: _Plan, source: str, made_by: str, evaluations: Sequence[_Evaluation]) -> None:
-    """Add one checkpoint's proof of carriage, and all its evaluations, which wait for the proof."""
+    """Add one checkpoint's verified conversions, and all its evaluations, which depend on them."""
     checkpoint, proof = Output(made_by, BACKBONE), f"convert/{source}"
     _add(laid, "convert", proof, "convert", {"checkpoint": checkpoint, "to": list(laid.config.convert)})
     for evaluation in evaluations:

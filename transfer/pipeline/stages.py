@@ -59,7 +59,7 @@ def import_foreign(
 
 
 def convert(out: Path, checkpoint: str, to: Sequence[str]) -> None:
-    """Convert a canonical checkpoint for each library in `to`; a proof that fails is an error."""
+    """Convert a canonical checkpoint for each library in `to`; a failed verification is an error."""
     from carryover.transfer.convert import TARGETS
     from carryover.transfer.convert import convert as convert_to
 

@@ -49,7 +49,7 @@ class Pretraining:
 
     @property
     def baseline(self) -> bool:
-        """Tell random initialization and supervised pretraining from the methods compared with them."""
+        """Return whether this is a baseline: random initialization or supervised pretraining."""
         return self.method in BASELINES
 
     @property
@@ -250,7 +250,7 @@ def what(record: ResultRecord) -> str:
 
 
 def labelled(record: ResultRecord) -> str:
-    """Say how many labels were used as the recipe says it: ``5 labels per class``, ``1 % of the labels``."""
+    """Return the number of labels in the recipe's terms: ``5 labels per class``, ``1 % of the labels``."""
     chosen = (record.protocol or {}).get("labels")
     if isinstance(chosen, dict) and chosen.get("name") == "per_class":
         number = chosen["images"]

@@ -77,7 +77,7 @@ def _shipped(recipe: str) -> tuple[Identity, str]:
 
 
 def _deviations(record: ResultRecord, recipe: str) -> tuple[str, ...] | None:
-    """Say in what the record's protocol deviates from a shipped recipe's; None: it is another protocol."""
+    """Return how the record's protocol deviates from a shipped recipe's; None: it is another protocol."""
     identity, shipped_hash = _shipped(recipe)
     if record.protocol is None:
         return () if (record.recipe, record.recipe_hash) == (recipe, shipped_hash) else None

@@ -167,7 +167,7 @@ def _libraries(collection: Collection) -> Iterable[Case]:
 
 
 def _ties(collection: Collection) -> Iterable[Case]:
-    """Say where ties could move a number by a tenth of a percent or more: one test image in a thousand."""
+    """Return where ties could move a number by a tenth of a percent or more: one test image in a thousand."""
     for (pretraining, evaluation), runs in collection.runs.items():
         for run in runs:
             tested = max(m.n for m in run.record.metrics)

@@ -23,7 +23,7 @@ class Content:
     """The parts of a report, in the order in which a reader meets them.
 
     `partial` holds the runs that have not finished; `refresh_seconds` how often a page of such a run loads
-    itself again, None where nobody rewrites it.
+    itself again, None if it is not rewritten.
     """
 
     title: str

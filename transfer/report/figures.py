@@ -65,7 +65,7 @@ def standings(tables: Sequence[Table], collection: Collection, directory: Path |
 
 
 def figure_note(tables: Sequence[Table]) -> str:
-    """Say what the figures of these tables are made of: only of what is drawn in one of them."""
+    """Return what the figures of these tables are made of: only of what is drawn in one of them."""
     cells = [
         (row, cell) for table in tables for row in table.rows for cell in row.cells if cell.mean is not None
     ]

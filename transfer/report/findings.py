@@ -133,7 +133,7 @@ def summarise(tables: Sequence[Table]) -> list[Summary]:
 
 
 def spread_note(summaries: Sequence[Summary]) -> str:
-    """Say what the spreads and intervals of some summaries are; each interval is for one comparison."""
+    """Return what the spreads and intervals of some summaries are; each interval is for one comparison."""
     used = {f.over for s in summaries for f in s.findings if f.verdict != "one run"}
     told = []
     if "seeds" in used:

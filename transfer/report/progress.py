@@ -30,7 +30,7 @@ class RunProgress:
     Attributes
     ----------
     under_way
-        Something of it is running, or will: more results are to be expected without anybody's doing.
+        Something of it is running, or will: more results will arrive without a further command.
     note
         What could not be asked (squeue), else empty.
     """

@@ -19,7 +19,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Tell whether the interval lies on one side of zero."""
+        """Return whether the interval lies on one side of zero."""
         return self.low > 0 or self.high < 0
 
 

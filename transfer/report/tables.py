@@ -63,7 +63,7 @@ class Table:
         return tuple((g, c) for g in self.groups for c in g.columns)
 
     def spreads(self) -> str:
-        """Say what the ± of this table is over, and over how many."""
+        """Return what the ± of this table is over, and over how many."""
         return f"{self._spreads()}{self._intervals()}"
 
     def _intervals(self) -> str:
@@ -183,7 +183,7 @@ def _table(collection: Collection, title: str, wanted: Sequence[tuple[Evaluation
 
 
 def reproductions(table: Table) -> list[str]:
-    """Say of each of our rows how far it is from the published row of its method, backbone and epochs."""
+    """Return the distance of each row of ours from the published row of its method, backbone and epochs."""
     told = []
     for row in table.rows:
         for theirs in table.published.rows:
@@ -203,7 +203,7 @@ def reproductions(table: Table) -> list[str]:
 
 
 def _reserve(theirs: PublishedRow) -> str:
-    """Say why a published number may not be that of the same work."""
+    """Return why a published number may not be that of the same work."""
     said = []
     if theirs.epochs is None:
         said.append("the paper does not say after how many epochs")

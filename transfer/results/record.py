@@ -275,7 +275,7 @@ def make_record(
     model
         What was built around the backbone.
     facts
-        Anything else a reader should know (iterations, images per class, tensors proven equal).
+        Anything else a reader should know (iterations, images per class, tensors verified equal).
     artifacts
         Files beside the record, by name, relative to its directory.
     device, processes

@@ -90,7 +90,7 @@ def published_bounds() -> Mapping[tuple[str, float, int], float]:
 
 
 def summary(cells: Sequence[ComparedBound]) -> str:
-    """Say how far from the published table the farthest cell is."""
+    """Return how far from the published table the farthest cell is."""
     compared = [(abs(c.difference), c) for c in cells if c.difference is not None]
     if not compared:
         return "The published table has none of these cells."

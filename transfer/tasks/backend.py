@@ -46,7 +46,7 @@ class Backend(Generic[M]):
     require
         Raises UserError for a recipe that the library cannot train with so many processes.
     build
-        Builds a network around a checkpoint's backbone, proves that it was carried, and puts away what it
+        Builds a network around a checkpoint's backbone, verifies that it was loaded, and puts away what it
         needed when the run is over.
     """
 

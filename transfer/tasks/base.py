@@ -1,4 +1,4 @@
-"""The one shape of a task, and the one way to run it: load, prove, train, test, record."""
+"""Base class of tasks, and the function that runs one: load, verify, train, test, record."""
 
 import logging
 import time
@@ -48,7 +48,7 @@ class Run(Generic[C, P]):
     ranks
         This process among those that evaluate together; one, mostly.
     work
-        Tells this evaluation from any other, so that the state of another one in `out` is refused.
+        Identifies this evaluation, so that the state of another one in `out` is an error.
     """
 
     config: C
@@ -109,7 +109,7 @@ class Task(ABC, Generic[C, P, M]):
     """
 
     def prepare(self, config: C) -> P:
-        """Read and settle the data; what is wrong with them is found here, before torch is imported.
+        """Read and check the data; their defects are found here, before torch is imported.
 
         Raises UserError naming file, key and what was expected.
         """
@@ -128,7 +128,7 @@ class Task(ABC, Generic[C, P, M]):
 
     @abstractmethod
     def build(self, run: Run[C, P]) -> AbstractContextManager[M]:
-        """Build what is tested around the backbone, and prove that every tensor arrived; clean up in the end.
+        """Build the tested model around the backbone, verify every loaded tensor, and clean up at the end.
 
         Raises UserError for what cannot work together, WorkError for a tensor that was not carried.
         """

@@ -69,7 +69,7 @@ def canonical_of(
 
 
 def is_canonical(checkpoint: Path) -> bool:
-    """Tell a canonical checkpoint from another maker's by its own header; raises UserError if unreadable."""
+    """Return whether the header is that of a canonical checkpoint; raises UserError if unreadable."""
     from safetensors import SafetensorError, safe_open
 
     from carryover.core.formats.canonical import METADATA_KEY

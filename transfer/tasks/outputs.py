@@ -54,6 +54,6 @@ def save_weights(path: Path, model: "nn.Module") -> None:
 
 
 def spread(counts: Mapping[str, int]) -> str:
-    """Say how many images a class has, for example ``12 to 13``."""
+    """Return how many images a class has, for example ``12 to 13``."""
     fewest, most = min(counts.values()), max(counts.values())
     return str(fewest) if fewest == most else f"{fewest} to {most}"

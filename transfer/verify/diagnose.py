@@ -1,4 +1,4 @@
-"""From measurements to a cause: paired differences, corrected for their number, and a margin."""
+"""Derive a cause from measurements: paired differences, corrected for their number, and a margin."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def undecided(base: Evidence, compared: Sequence[Compared]) -> list[str]:
         closer = m is not None and m.value <= CLOSER * base.mismatch.value and m.value <= FITS
         if closer and c.look.cause != "encoder":
             d = "" if c.difference is None else f", {c.difference:+.1f} points"
-            said.append(f"{c.look.cause}: {c.look.words}: batch statistics closer{d}; no proof")
+            said.append(f"{c.look.cause}: {c.look.words}: batch statistics closer{d}; not confirmed")
     return said
 
 

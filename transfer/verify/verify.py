@@ -33,7 +33,7 @@ _CONTROL = "a new network of this kind"
 def verify(
     path: Path, config: VerifyConfig, encoder: str | None = None, stated: Stated | None = None
 ) -> Verification:
-    """Say whether a checkpoint of any known maker is what it claims, on the images at hand.
+    """Determine whether a checkpoint of any known maker is what it claims, on the images at hand.
 
     With labelled images every reading of the file's tensors (`hypotheses.readings`) is classified by k-NN and
     by a linear classifier on cached features; with or without labels batch statistics are compared with the
@@ -214,7 +214,7 @@ def _controls(
 
 
 def _best_size(size: int, compared: Sequence[Compared]) -> str:
-    """Say that a file names no size, and at which of those tried it reads best."""
+    """State that a file names no size, and which of the tried ones fits best."""
     tried = [c for c in compared if c.look.cause == "size" and c.better(len(compared))]
     best = max(tried, key=lambda c: c.difference or 0.0, default=None)
     said = f"the file does not say on what crops it was trained; shown at {size} px, the data's own size"
@@ -253,7 +253,7 @@ def _what(config: VerifyConfig, images: Images, size: int) -> str:
 def _open_questions(
     table: Sequence[Reading], controls: Sequence[Reading], images: Images, named: Finding | None
 ) -> list[str]:
-    """Say what these images cannot tell."""
+    """Return what these images cannot decide."""
     said = []
     if not images.labelled:
         said.append("channel order and encoder: their features are told apart by labels only")

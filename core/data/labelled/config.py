@@ -62,7 +62,7 @@ class ClassifyData(DataConfig):
         return self._as_data_set(split=self.selection_split, subset=None)
 
     def chosen_on(self, held_out: float) -> str:
-        """Say what a result is chosen on: the split, or that part of the labeled training images."""
+        """Return what a result is selected on: the split, or that part of the labeled training images."""
         if self.selection_split is not None:
             return f"split {self.selection_split}"
         return f"held-out {100 * held_out:g} % of the labelled training images"

@@ -1,6 +1,6 @@
 """Selection of labeled training images: fractions, n per class, file lists, held-out parts.
 
-Nothing here needs torch: a recipe's labeled subset is known, or refused, before a network is built.
+Nothing here needs torch: a recipe's labeled subset is known, or an error, before a network is built.
 """
 
 import gzip
@@ -197,7 +197,7 @@ def per_class(labels: Sequence[int], classes: Sequence[str], chosen: Indices) ->
 
 
 def describe(counts: Mapping[str, int]) -> str:
-    """Say how many images there are and how many of each class, in one line."""
+    """Return the number of images, in all and of each class, in one line."""
     total, numbers = sum(counts.values()), sorted(counts.values())
     each = f"{numbers[0]}" if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"
     return f"{total:,} images of {len(counts)} classes, {each} of each"

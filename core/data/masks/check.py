@@ -1,4 +1,4 @@
-"""Check pairs of images and masks before anybody trains on them; every defect is listed by file."""
+"""Check pairs of images and masks before training; every defect is listed by file."""
 
 import glob
 import os

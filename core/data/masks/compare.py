@@ -142,7 +142,7 @@ def _lossy(masks: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _is_between(labels: np.ndarray) -> np.ndarray:
-    """Tell of each pixel whether lower and higher labels are among its neighbors; (height, width) bool."""
+    """Return for each pixel whether lower and higher labels are among its neighbors; (height, width) bool."""
     lowest, highest = labels.copy(), np.where(labels == IGNORED, 0, labels)
     upper = highest.copy()
     for axis in (0, 1):

@@ -85,7 +85,7 @@ def _shorter(image: DetectionImage) -> list[float]:
 
 
 def _guess(pairs: Sequence[tuple[Box, Box, DetectionImage]]) -> str:
-    """Say how the boxes or masks are probably written, by what would make most of them agree."""
+    """Return the probable convention of the boxes or masks: the one under which most of them agree."""
 
     def agree(changed: Sequence[tuple[Box, Box]]) -> float:
         return float(np.mean([_overlap(one, other) >= _AGREES for one, other in changed]))

@@ -1,4 +1,4 @@
-"""From what annotation files state of images to a data set, with every defect settled by the policy."""
+"""Build a data set from the statements of annotation files; the policy decides every defect."""
 
 from collections.abc import Sequence
 from pathlib import Path

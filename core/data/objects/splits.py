@@ -82,6 +82,6 @@ def _read(
 
 
 def difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    """Say in what two lists of classes differ."""
+    """Return the differences of two lists of classes."""
     only = sorted(set(ours) ^ set(theirs))
     return ", ".join(map(repr, only[:10])) if only else "the same names in another order"

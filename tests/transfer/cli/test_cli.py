@@ -153,7 +153,7 @@ def test_doctor_knows_without_trying_which_versions_do_not_go_together(
     if "mmsegmentation" in tried and tried["mmsegmentation"] == "ok":
         assert (
             found["mmsegmentation"].state == "broken"
-            and "refuses this mmcv" in found["mmsegmentation"].detail
+            and "does not accept this mmcv" in found["mmsegmentation"].detail
         )
 
 

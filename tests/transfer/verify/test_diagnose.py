@@ -98,7 +98,7 @@ def test_closer_statistics_without_proof_are_said() -> None:
     first, compared = _compared([Made("as it is", 60, 0.08), Made("size", 60)])
     assert name(first, compared, None) is None
     (said,) = undecided(first, compared)
-    assert said.startswith("size: ") and said.endswith("no proof")
+    assert said.startswith("size: ") and said.endswith("not confirmed")
 
 
 def test_an_encoder_is_told_by_accuracy_with_twice_the_margin() -> None:

@@ -15,7 +15,7 @@ class DetectionFacts(TrainedFacts):
     detectron2
         "built" or "unbuilt".
     conversion_difference
-        The largest difference of feature maps in the conversion that the model was proven against.
+        The largest difference of feature maps in the conversion that the model was verified against.
     receipt
         That conversion's receipt.
     mask_format

@@ -1,4 +1,4 @@
-"""Predictions on disk, so that scores can be computed again, by us or by anybody."""
+"""Predictions on disk, from which any program can compute the scores again."""
 
 import gzip
 import json

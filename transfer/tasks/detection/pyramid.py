@@ -115,7 +115,7 @@ def attending(backbone: BackboneConfig, model: C4Config | FPNConfig, shown: Inpu
 
 
 def attention_in_words(backbone: BackboneConfig) -> str:
-    """Say where the patches of a plain transformer in a detector attend, for the record."""
+    """Return where the patches of a plain transformer in a detector attend, for the record."""
     plain = "in every block to the whole image; without relative positions"
     return plain if backbone.attention is None else str(backbone.attention)
 

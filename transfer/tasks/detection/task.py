@@ -1,4 +1,4 @@
-"""Detection and instance segmentation: carry, prove, train, recalibrate, test, score."""
+"""Detection and instance segmentation: load, verify, train, recalibrate, test, score."""
 
 import logging
 from collections.abc import Iterator
@@ -33,8 +33,8 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
 
     `out` then holds metrics.jsonl (losses), predictions.json.gz, outcomes.npz, detector.safetensors (the
     tested weights, under the library's own names) and samples/*.png. With Detectron2 it also holds the
-    receipt of the conversion that the model was proven against (backbone.pkl.receipt.json) and the recipe in
-    Detectron2's own terms (detectron2.yaml).
+    receipt of the conversion that the model was verified against (backbone.pkl.receipt.json) and the recipe
+    in Detectron2's own terms (detectron2.yaml).
     """
 
     def prepare(self, config: DetectionConfig) -> Splits:

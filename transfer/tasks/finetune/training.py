@@ -48,7 +48,7 @@ class Training:
     out
         Where state and metrics go.
     work
-        Tells what is trained from any other, so that another training's state is refused.
+        Identifies the training, so that another training's state is an error.
     judge
         Held-out images on which the best epoch is chosen; None: the last epoch counts.
     watched
@@ -252,7 +252,7 @@ class _Finetuning:
         return {"loss": loss}
 
     def describe(self, step: int, means: dict[str, float]) -> dict[str, float]:
-        """Say which epoch it is, both rates, and at its end the accuracy on the judge's images."""
+        """Return the epoch, both rates, and at its end the accuracy on the images for selection."""
         training, judged = self._training, self._judged
         self._judged = {}
         return judged | {

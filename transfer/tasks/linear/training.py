@@ -115,11 +115,11 @@ class Probe:
         return {"loss": losses.nan_to_num(nan=torch.inf).min()}
 
     def describe(self, step: int, means: dict[str, float]) -> dict[str, float]:
-        """Say which epoch it is, and the factor on every rate."""
+        """Return the epoch and the factor on every rate."""
         return {"epoch": step / self._loader.steps_per_epoch, "lr_factor": self._factor}
 
     def require_finite(self, step: int) -> None:
-        """Let heads diverge: the one that is chosen is looked at in the end."""
+        """Allow heads to diverge: only the selected one is checked at the end."""
 
     def state(self) -> dict[str, Any]:
         """Return the heads and the optimizer."""

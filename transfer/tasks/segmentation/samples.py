@@ -31,7 +31,7 @@ def draw_sample(source: SegmentationImage, found: np.ndarray, truth: np.ndarray,
 
 
 def _palette() -> np.ndarray:
-    """Return a color a label, (256, 3): seven that anybody can tell apart, then hues far from each other."""
+    """Return a color a label, (256, 3): seven that are easy to distinguish, then hues far from each other."""
     fixed = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLOURS]
     golden = [colorsys.hsv_to_rgb(0.618034 * i % 1, 0.65, 0.9) for i in range(256 - len(fixed))]
     return np.array(fixed + [tuple(255 * v for v in c) for c in golden], dtype=np.float32)

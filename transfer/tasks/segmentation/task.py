@@ -1,4 +1,4 @@
-"""Semantic segmentation: carry, prove, train, test, score."""
+"""Semantic segmentation: load, verify, train, test, score."""
 
 import importlib.util
 import logging

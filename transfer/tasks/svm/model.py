@@ -23,7 +23,7 @@ FOLDS = 3
 
 
 def presence(dataset: DetectionDataset) -> Presence:
-    """Say which classes an image shows: (images, classes) of 1 present, 0 difficult objects only, -1 absent.
+    """Return the classes in every image: (images, classes) of 1 present, 0 difficult objects only, -1 absent.
 
     This is what VOC's ImageSets/Main/<class>_<split>.txt files say.
     """

@@ -1,7 +1,7 @@
 """The Detectron2 side of a detection run: its models, transforms, optimiser and precise BN, in our loop.
 
 Imports Detectron2. What is not Detectron2's: the order of the images (`batches`), the loop, the metric (both
-proven equal to Detectron2's where they can be compared), and the state that a run resumes from.
+verified to equal Detectron2's where they can be compared), and the state that a run resumes from.
 """
 
 import importlib.util
@@ -138,14 +138,14 @@ class Detectron2Detector:
 def converted(source: Source, path: Path, ranks: Ranks, attention: AttentionConfig | None = None) -> Receipt:
     """Convert the checkpoint to `path` unless that is done already; returns the receipt on every rank.
 
-    `attention` is that of the detector, which the receipt proves.
+    `attention` is that of the detector, which the receipt verifies.
 
     Raises
     ------
     UserError
         Detectron2 has no place for such a backbone.
     WorkError
-        The conversion could not be proven.
+        The conversion could not be verified.
     """
     if ranks.first and not _is_converted(source, path, attention):
         log.info("%s", convert(source.path, "detectron2", path, attention=attention).summary)
@@ -154,7 +154,7 @@ def converted(source: Source, path: Path, ranks: Ranks, attention: AttentionConf
 
 
 def carried_model(cfg: Any, receipt: Receipt) -> tuple[nn.Module, int]:
-    """Build the model, let Detectron2 load its weights, and prove that every backbone tensor arrived.
+    """Build the model, let Detectron2 load its weights, and verify that every backbone tensor was loaded.
 
     Returns the model and how many tensors were found equal to the receipt's (counters, which are no weights,
     not counted); everything new is initialized from `cfg.SEED`. Raises WorkError, naming the tensors, when
@@ -171,7 +171,7 @@ def carried_model(cfg: Any, receipt: Receipt) -> tuple[nn.Module, int]:
 
 
 def outputs_in_float32(model: Any) -> None:
-    """Let autocast end with every part of the network: boxes are computed from what comes out of it.
+    """End autocast after every part of the network: boxes are computed from what comes out of it.
 
     Detectron2 rounds the corners of regions to the type of the features; in bfloat16 that is 8 bits.
     """
@@ -207,7 +207,7 @@ def _require(config: DetectionConfig, ranks: Ranks) -> None:
 
 
 def tokens_in_words(source: Source, config: DetectionConfig) -> str | None:
-    """Say what becomes of a plain transformer's class token and registers; None for other backbones.
+    """Return what becomes of a plain transformer's class token and registers; None for other backbones.
 
     Raises UserError for a backbone that carries no such detector, or that Detectron2 cannot run as asked.
     """
@@ -290,7 +290,7 @@ def _build(run: DetectionRun) -> Iterator[Detectron2Detector]:
 
 @contextmanager
 def _local_group(ranks: Ranks) -> Iterator[None]:
-    """Tell Detectron2 which ranks share a machine, as its own `launch` does."""
+    """Set for Detectron2 which ranks share a machine, as its own `launch` does."""
     if ranks.world == 1 or comm._LOCAL_PROCESS_GROUP is not None:
         yield
         return

@@ -89,7 +89,7 @@ def settings(config: DetectionConfig, backbone: BackboneConfig, around: Surround
 
 
 def _add_network(cfg: Any, config: DetectionConfig, backbone: BackboneConfig) -> None:
-    """Say in a section of its own which network of timm's is built, and how."""
+    """Add a section that states which network of timm is built, and how."""
     from detectron2.config import CfgNode
 
     model = config.model

@@ -1,6 +1,6 @@
 """Faster and Mask R-CNN around a pretrained backbone, assembled from torchvision's components.
 
-With the same weights they give Detectron2's features, losses and detections (proven in the tests). What
+With the same weights they give Detectron2's features, losses and detections (verified in the tests). What
 remains different: images are taken as stored, whatever their EXIF orientation says; mask targets are cut from
 bit masks at the original resolution, where Detectron2 rasterizes polygons; order and augmentation of the
 images come from another random stream.

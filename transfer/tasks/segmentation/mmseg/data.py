@@ -97,7 +97,7 @@ def pipeline_for_test(config: InputConfig) -> list[Any]:
 
 @contextmanager
 def _seeded(seed: int, draw: Draw) -> Iterator[None]:
-    """Let mmseg's transforms, which draw from the global generators, draw what this image's place decides."""
+    """Seed the global generators, from which mmseg's transforms draw, by this image's place."""
     state, plain = np.random.get_state(), random.getstate()  # noqa: NPY002 (mmcv's generator)
     sequence = np.random.SeedSequence([seed, draw.iteration, draw.position])
     np.random.seed(int(sequence.generate_state(1)[0]))  # noqa: NPY002

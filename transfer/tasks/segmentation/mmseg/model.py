@@ -148,7 +148,7 @@ def _backbone(model: ModelConfig, backbone: BackboneConfig, stages: Sequence[str
 
 
 def build_model(settings: dict[str, Any], receipt: Receipt, seed: int) -> tuple[nn.Module, int]:
-    """Let mmseg build a model and load its backbone; return it, and how many tensors were proven carried.
+    """Build a model with mmseg and load its backbone; return it and the number of verified tensors.
 
     Everything new is initialized from `seed`. Raises WorkError naming the tensors that did not arrive.
     """
@@ -162,7 +162,7 @@ def build_model(settings: dict[str, Any], receipt: Receipt, seed: int) -> tuple[
     from mmengine.registry import DefaultScope
     from mmseg.registry import MODELS
 
-    # mmengine tells of every parameter; what counts is proven tensor by tensor.
+    # mmengine logs every parameter; the tensors are verified one by one below.
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel("ERROR")

@@ -1,7 +1,7 @@
 """FCN, UPerNet and a linear head around a pretrained backbone, assembled from torchvision's components.
 
-With the same weights it gives mmseg's features, logits, losses and learning rates (proven in the tests). What
-remains different: PIL resizes images, where mmseg uses OpenCV, which does not antialias; order and
+With the same weights it gives mmseg's features, logits, losses and learning rates (verified in the tests).
+What remains different: PIL resizes images, where mmseg uses OpenCV, which does not antialias; order and
 augmentation of the images come from another random stream.
 """
 
