@@ -9,7 +9,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # What depends most on the versions of libraries: files, images, networks, conversion, metrics, recipes, the command line.
 CORE_TESTS := tests/configs tests/core tests/pretrain/objectives tests/pretrain/test_config.py tests/transfer/convert \
   tests/transfer/cli tests/transfer/test_results.py tests/transfer/report/test_write.py \
-  tests/transfer/tasks/classification/test_neighbours.py tests/transfer/tasks/detection/test_coco_matching.py \
+  tests/transfer/tasks/classification/test_neighbors.py tests/transfer/tasks/detection/test_coco_matching.py \
   tests/transfer/tasks/detection/test_coco_metrics.py tests/slurm/test_inline.py tests/slurm/test_files.py
 
 .PHONY: demo test test-lowest wheel lint docs format clean

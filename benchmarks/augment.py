@@ -2,7 +2,7 @@
 
     python benchmarks/augment.py [--sizes 32 64 96 128 224] [--batch 256] [--runs 7] [--threads 2]
 
-MoCo v2's view (crop, colour jitter, grayscale, blur, flip) of images already decoded, in one process. The
+MoCo v2's view (crop, color jitter, grayscale, blur, flip) of images already decoded, in one process. The
 variants take turns; times are medians, the fastest run beside them. "batched" and "images" are
 `batch_views` and `image_views` of `core.data.views`, "torchvision" is the Compose that its documentation
 shows, on uint8 tensors. Writes a dated table to benchmarks/results/.

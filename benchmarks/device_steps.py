@@ -68,7 +68,7 @@ def trainings(setting: Setting) -> Iterator[tuple[str, Callable[[Path], Any]]]:
             shown = name if where == "loader" else f"{name}, views on the device"
             if where == "loader" or name in ("unigrad", "unigrad, CutMix, multi-crop", "sqrtkl"):
                 yield shown, lambda out, keys=keys: train(load("pretrain", base, keys), out)
-    labelled = [
+    labeled = [
         f"data.root={shapes.classification}",
         f"batch_size={BATCH}",
         "image.size=32",
@@ -78,7 +78,7 @@ def trainings(setting: Setting) -> Iterator[tuple[str, Callable[[Path], Any]]]:
         "fine-tuning": (
             "demo_finetune_10percent",
             [
-                *labelled,
+                *labeled,
                 "labels={name: all}",
                 "schedule.epochs=1",
                 "log_every=100",
@@ -133,7 +133,7 @@ def main() -> None:
             cells = (
                 name,
                 f"{found.operators:,}",
-                f"{found.synchronisations}",
+                f"{found.synchronizations}",
                 f"{found.bytes_to_device / 1e3:,.1f}",
                 f"{found.peak_bytes / 1e6:,.1f}",
             )

@@ -2,8 +2,8 @@
 
     python benchmarks/features_vit.py [--arch vit_small_patch16_224] [--images 32] [--runs 5] [--threads 1]
 
-A randomly initialised network on random images already decoded. Processor seconds, sides in turn, medians of
-the ratios of neighbouring runs.
+A randomly initialized network on random images already decoded. Processor seconds, sides in turn, medians of
+the ratios of neighboring runs.
 
 - extraction: the feature store (views, forward pass, files, checksums) beside `model(x)` over float tensors
   of the same views in the same batches.

@@ -34,7 +34,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.growth_series import SERIES, Series
 from carryover.core.training.provenance import hardware
-from carryover.transfer.report.drawing import SERIES as COLOURS
+from carryover.transfer.report.drawing import SERIES as COLORS
 
 SMALLEST = 2**20
 MARKERS = "osD^vPX"
@@ -167,7 +167,7 @@ def draw(measured: dict[str, list[Point]], path: Path) -> None:
                 points = measured[series.name]
                 fitted = slopes(points)
                 seen = [p for p in points if p.added >= SMALLEST]
-                look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 4}
+                look = {"color": COLORS[number], "marker": MARKERS[number], "markersize": 4}
                 for axes, kept, values, exponent in (
                     (row[0], points, [p.median for p in points], fitted[0]),
                     (row[1], seen, [p.added / 2**20 for p in seen], fitted[1]),

@@ -32,7 +32,7 @@ from carryover.pretrain.heads import Encoder
 from carryover.pretrain.methods import DataFacts, Method, Moment, method_around
 from carryover.pretrain.methods.instance import SqrtKL
 from carryover.transfer.tasks.frozen.features import Request, stored_features
-from carryover.transfer.tasks.knn.model import Neighbourhood, classify, nearest
+from carryover.transfer.tasks.knn.model import Neighborhood, classify, nearest
 from carryover.transfer.tasks.linear.logistic import fit_path
 
 Turn = Callable[[], object]
@@ -191,17 +191,17 @@ def feature_store(read: bool) -> Prepare:
 
 
 def clustered(size: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Features around one centre a class, as a trained network's are; not linearly separable."""
+    """Features around one center a class, as a trained network's are; not linearly separable."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(size) % classes
-    centres = torch.randn(classes, width, generator=generator)
-    return 0.3 * centres[labels] + torch.randn(size, width, generator=generator), labels
+    centers = torch.randn(classes, width, generator=generator)
+    return 0.3 * centers[labels] + torch.randn(size, width, generator=generator), labels
 
 
 def knn(size: int, work: Path) -> Callable[[], Turn]:
     bank, labels = clustered(size, 512, 100)
     queries, _ = clustered(500, 512, 100)
-    hows = [Neighbourhood(k, t) for k in (20, 200) for t in (0.07, 0.1)]
+    hows = [Neighborhood(k, t) for k in (20, 200) for t in (0.07, 0.1)]
     return lambda: lambda: deque(classify(nearest(queries, bank, 200), labels, 100, hows), maxlen=0)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/probe.py [--images 1000] [--classes 100] [--size 64] [--runs 5] [--threads 2]
 
-A randomly initialised ResNet-18 on random images already decoded; times are medians of runs taken in turn.
+A randomly initialized ResNet-18 on random images already decoded; times are medians of runs taken in turn.
 
 - heads: one training step of 9 linear heads (3 rates x 3 weight decays) beside one of a single head, the
   frozen forward pass and the random crops included.
@@ -37,7 +37,7 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.training.distributed import Ranks
 from carryover.core.training.provenance import hardware
 from carryover.transfer.tasks.frozen.features import Request, stored_features
-from carryover.transfer.tasks.knn.model import Neighbourhood, classify, nearest
+from carryover.transfer.tasks.knn.model import Neighborhood, classify, nearest
 from carryover.transfer.tasks.linear.logistic import fit_path
 from carryover.transfer.tasks.linear.model import StackedHeads, StackedSGD, head_losses
 
@@ -87,7 +87,7 @@ def _knn_peak(train: int, test: int, dim: int, classes: int) -> float:
     bank = torch.randn(train, dim, generator=generator)
     queries = torch.randn(test, dim, generator=generator)
     bank_labels = torch.arange(train) % classes
-    hows = [Neighbourhood(k, t) for k in (20, 200) for t in (0.07, 0.1)]
+    hows = [Neighborhood(k, t) for k in (20, 200) for t in (0.07, 0.1)]
     # A first small search, so that libraries' own buffers are not counted.
     deque(classify(nearest(queries[:300], bank[:300], 200), bank_labels[:300], classes, hows), maxlen=0)
     # Linux: 5 sets the process's peak back to what it holds now.

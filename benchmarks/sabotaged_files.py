@@ -37,7 +37,7 @@ VIT, CONVNEXT, RESNET = "vit_tiny_patch16_224", "convnext_atto", "resnet18"
 
 @dataclass(frozen=True)
 class Sabotage:
-    """What is wrong: tensors of the file, the maker's network, its normalisation, or the file's bytes."""
+    """What is wrong: tensors of the file, the maker's network, its normalization, or the file's bytes."""
 
     network: str
     tensors: Callable[[State], State] = dict

@@ -71,19 +71,19 @@ def inputs(images: int, batch: int, width: int, device: str) -> tuple[Tensor, Te
     return normalize(bank[index] + noise, dim=1).requires_grad_(), bank, index
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def run_once(variant: Callable[..., object], data: Sequence[Tensor], device: str, run: int) -> None:
     variant(*data)
-    synchronise(device)
+    synchronize(device)
 
 
 def medians(images: int, args: argparse.Namespace) -> dict[str, float]:
     data = inputs(images, args.batch, args.width, args.device)
-    synchronise(args.device)
+    synchronize(args.device)
     turns = {name: partial(run_once, variant, data, args.device) for name, variant in VARIANTS.items()}
     seconds = in_turn(turns, args.runs)
     return {name: statistics.median(values) for name, values in seconds.items()}

@@ -41,11 +41,11 @@ labels = torch.arange(50000) % 1000
 """
 _KNN = f"""
 import torch
-from {{p}}transfer.{{knn}} import Neighbourhood, nearest, votes
+from {{p}}transfer.{{knn}} import Neighborhood, nearest, votes
 {_BANK}
 def turn():
     for _, similarity, index in nearest(queries, bank, {{k}}):
-        votes(similarity, labels[index], 1000, Neighbourhood({{k}}, 0.07)).topk(5, dim=1)
+        votes(similarity, labels[index], 1000, Neighborhood({{k}}, 0.07)).topk(5, dim=1)
 """
 _PRODUCT = f"""
 import torch

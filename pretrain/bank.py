@@ -1,4 +1,4 @@
-"""The memory bank: one l2-normalised row an image, read by the instance losses and moved after every step."""
+"""The memory bank: one l2-normalized row an image, read by the instance losses and moved after every step."""
 
 from collections.abc import Iterator, Mapping
 
@@ -20,7 +20,7 @@ class MemoryBank:
     """
 
     def __init__(self, rows: Tensor) -> None:
-        """Takes (N, d) rows as they are, l2-normalised; see `random`."""
+        """Takes (N, d) rows as they are, l2-normalized; see `random`."""
         self.tensor = rows
 
     @classmethod

@@ -123,7 +123,7 @@ class LARSConfig(_OptimizerSection):
     trust_coefficient
         eta, the factor of that proportion.
     base_lr_norm_and_bias
-        A separate base rate for biases, normalisation parameters, tokens and positions, which are excluded
+        A separate base rate for biases, normalization parameters, tokens and positions, which are excluded
         from the adaptation; None: the weights' own.
     """
 

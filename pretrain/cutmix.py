@@ -45,9 +45,9 @@ def draw_cutmix(config: CutMixConfig, seed: int, step: int, index: Tensor, size:
     key = keys(seed, _CUTMIX, step, index.cpu().numpy())
     u = uniforms(key, 3)
     half = (0.5 * np.sqrt(1 - betaincinv(config.alpha, config.alpha, u[:, 0])) * size).astype(np.int64)
-    centre = (u[:, 1:] * size).astype(np.int64)
-    low = np.maximum(centre - half[:, None], 0)
-    high = np.minimum(centre + half[:, None], size)
+    center = (u[:, 1:] * size).astype(np.int64)
+    low = np.maximum(center - half[:, None], 0)
+    high = np.minimum(center + half[:, None], size)
     kept = 1 - (high - low).prod(1) / size**2
     return CutMix(
         partner=torch.from_numpy(np.argsort(key, kind="stable")).to(index.device),

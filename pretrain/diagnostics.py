@@ -13,7 +13,7 @@ _MOST_ROWS = 512
 
 @torch.no_grad()
 def diagnose(queries: Tensor, keys: Tensor | None, gradient: Tensor | None) -> dict[str, Tensor]:
-    """Measure l2-normalised embeddings (B, d) of a step, B >= 2.
+    """Measure l2-normalized embeddings (B, d) of a step, B >= 2.
 
     `keys` are the embeddings that the queries are pulled to; `gradient` is that of the batch's mean loss in
     the queries. What a method lacks is left out.
@@ -39,7 +39,7 @@ def diagnose(queries: Tensor, keys: Tensor | None, gradient: Tensor | None) -> d
 
 
 def pair_similarities(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cosine of positive pairs, and of all other pairs, of l2-normalised embeddings (B, d), B >= 2.
+    """Mean cosine of positive pairs, and of all other pairs, of l2-normalized embeddings (B, d), B >= 2.
 
     The off-diagonal mean comes from the sums of the embeddings, without a (B, B) matrix.
     """
@@ -50,7 +50,7 @@ def pair_similarities(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def embedding_spread(embeddings: Tensor) -> Tensor:
-    """Standard deviation over the batch of l2-normalised embeddings (B, d), in units of 1 / sqrt(d).
+    """Standard deviation over the batch of l2-normalized embeddings (B, d), in units of 1 / sqrt(d).
 
     Near 1 when they spread over the sphere, 0 when all are the same: collapse (SimSiam, Figure 2).
     """
@@ -60,7 +60,7 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
 def uniformity(embeddings: Tensor) -> Tensor:
     """Log of the mean Gaussian potential exp(-2 |x - y|^2) of all pairs (Wang and Isola 2020, t = 2).
 
-    The lower, the more evenly l2-normalised embeddings (B, d) lie on the sphere (msbreg_supplement Table 3).
+    The lower, the more evenly l2-normalized embeddings (B, d) lie on the sphere (msbreg_supplement Table 3).
     """
     squared = torch.pdist(embeddings.float()).square()
     return squared.mul(-2).exp().mean().log()
@@ -72,8 +72,8 @@ def principal_component_ratio(embeddings: Tensor, explained: float = 0.9) -> Ten
     UniGrad's measure of decorrelation (Figure 2): "we count the number of eigenvalues whose cumulative sum
     first exceeds 90%", here relative to how many there can be.
     """
-    centred = (embeddings - embeddings.mean(0)).float()
-    gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    centered = (embeddings - embeddings.mean(0)).float()
+    gram = centered @ centered.T if len(centered) < centered.shape[1] else centered.T @ centered
     values = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
     count = (values.cumsum(0) <= explained * values.sum()).sum() + 1
     return count / len(values)

@@ -155,7 +155,7 @@ class SiMoConfig(MethodSection):
     tau
         Temperature.
     shuffle_bn
-        Keys are batch-normalised among other images than their queries (Table 7; with sync_bn: false).
+        Keys are batch-normalized among other images than their queries (Table 7; with sync_bn: false).
     """
 
     implementation: ClassVar[str] = "carryover.pretrain.methods.contrastive:SiMo"
@@ -181,7 +181,7 @@ class MoCoConfig(MethodSection):
     symmetric
         Both views are queries and both are keys (UniGrad Table 2 a); otherwise the first is the query.
     shuffle_bn
-        Keys are batch-normalised among other images than their queries (with sync_bn: false).
+        Keys are batch-normalized among other images than their queries (with sync_bn: false).
     """
 
     implementation: ClassVar[str] = "carryover.pretrain.methods.contrastive:MoCo"
@@ -308,7 +308,7 @@ class VICRegConfig(MethodSection):
     ----------
     form
         ``loss``: Eq. 10 on embeddings as they are, weighed by `lam1`, `lam2` and `gamma`. ``simplified``:
-        Eq. 12 on l2-normalised embeddings, weighed by `lam`.
+        Eq. 12 on l2-normalized embeddings, weighed by `lam`.
     negatives_from
         Which branch gives the negative gradient of the simplified form (UniGrad Table 3).
     """

@@ -1,4 +1,4 @@
-"""Optimisers and their parameter groups: SGD, AdamW, and LARS with its exclusions."""
+"""Optimizers and their parameter groups: SGD, AdamW, and LARS with its exclusions."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -26,7 +26,7 @@ from carryover.slurm.stage import Stage, replace_outputs
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # A progress bar redraws its line by moving the cursor; in a file that is only noise.
 _DRAWING = re.compile(r"\x1b\[\d*[ABCDFGHJK]|\x1b\[\?25[lh]|\r(?!\n)")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m|\x1b\]8;[^\x1b\x07]*(?:\x1b\\|\x07)")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m|\x1b\]8;[^\x1b\x07]*(?:\x1b\\|\x07)")
 _PROGRESS_BYTES = 16384
 
 
@@ -105,7 +105,7 @@ class _Tee(io.TextIOBase):
     def write(self, text: str) -> int:
         self._stream.write(text)
         if not self._copy.closed and not _DRAWING.search(text):
-            self._copy.write(_COLOUR.sub("", text))
+            self._copy.write(_COLOR.sub("", text))
             self._copy.flush()
         return len(text)
 

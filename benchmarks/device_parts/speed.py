@@ -28,7 +28,7 @@ from carryover.core.training.device import bf16_autocast, synchronize
 from carryover.core.training.distributed import Ranks
 from carryover.pretrain.trainer import train
 from carryover.transfer.tasks.frozen.features import Request, stored_features
-from carryover.transfer.tasks.knn.model import Neighbourhood, classify, nearest
+from carryover.transfer.tasks.knn.model import Neighborhood, classify, nearest
 
 # Two views of 224 px a sample, 8 loading processes, bf16, on an H200: what is to be beaten by a fifth.
 BARLOW_SAMPLES = 871.0
@@ -124,7 +124,7 @@ def knn(setting: Setting) -> list[Row]:
     make = partial(torch.randn, generator=generator, device=setting.device)
     bank, query = make(train_rows, width), make(queries, width)
     labels = torch.arange(train_rows, device=setting.device) % 1000
-    hows = [Neighbourhood(k, t) for k in (20, 200) for t in (0.07, 0.1)]
+    hows = [Neighborhood(k, t) for k in (20, 200) for t in (0.07, 0.1)]
 
     def product() -> None:
         for rows in query.split(2048):

@@ -184,17 +184,17 @@ class LabelFiles:
         return found.members(self.data.split, self.data.splits, self.data.splits_seed)
 
 
-def labelled_files(data: ImageSection, root: Path) -> Files:
+def labeled_files(data: ImageSection, root: Path) -> Files:
     """List the images of a split with their labels; classes are the names in all tables, sorted.
 
     Raises UserError naming the file, the line or the image that is not as expected.
     """
     files = LabelFiles(data, root)
     ids, _ = files.members()
-    unlabelled = [image_id for image_id in ids if image_id not in files.labels]
-    if unlabelled:
-        few = ", ".join(unlabelled[:5])
-        raise UserError(f"{files.files[0]}: lists no class for {len(unlabelled)} images: {few}")
+    unlabeled = [image_id for image_id in ids if image_id not in files.labels]
+    if unlabeled:
+        few = ", ".join(unlabeled[:5])
+        raise UserError(f"{files.files[0]}: lists no class for {len(unlabeled)} images: {few}")
     classes = sorted({row.label for row in files.labels.values()}, key=_by_number)
     index = {name: label for label, name in enumerate(classes)}
     names = [files.names.images[i].relative_to(files.folder).as_posix() for i in ids]
@@ -202,7 +202,7 @@ def labelled_files(data: ImageSection, root: Path) -> Files:
 
 
 def contents_of_labels(data: ImageSection, root: Path) -> Contents:
-    """List what `labelled_files` reads, for the data's digest; nothing where that raises."""
+    """List what `labeled_files` reads, for the data's digest; nothing where that raises."""
     files = LabelFiles(data, root)
     try:
         ids, lists = files.members()

@@ -13,7 +13,7 @@ from carryover.configs import UserError
 from carryover.core.data.digest import Contents, images_below, listed, named_in
 from carryover.core.data.flat_split import EXPECTED, labels_of_flat_split, truth_files
 from carryover.core.data.label_table import EXPECTED as EXPECTED_LABELS
-from carryover.core.data.label_table import contents_of_labels, labelled_files
+from carryover.core.data.label_table import contents_of_labels, labeled_files
 from carryover.core.data.named_splits import Found, Names, list_files
 from carryover.core.data.names import is_hidden, read_text
 from carryover.core.data.pictures import IMAGE_SUFFIXES
@@ -175,14 +175,14 @@ def _image_list(config: ImageSection, root: Path) -> Files:
     labels: list[int] = []
     for number, line in _lines(file):
         before, _, last = line.rpartition("\t" if "\t" in line else " ")
-        labelled = bool(before.strip()) and last.strip().isdecimal()
-        if names and labelled != bool(labels):
+        labeled = bool(before.strip()) and last.strip().isdecimal()
+        if names and labeled != bool(labels):
             raise UserError(
-                f"{file}, line {number}: {'a label' if labelled else 'no label'}, unlike the lines before;"
+                f"{file}, line {number}: {'a label' if labeled else 'no label'}, unlike the lines before;"
                 " expected 'path label' on every line or 'path' on every line"
             )
-        names.append(before.strip() if labelled else line)
-        if labelled:
+        names.append(before.strip() if labeled else line)
+        if labeled:
             labels.append(int(last))
     return Files(root, names, labels, [str(label) for label in range(max(labels, default=-1) + 1)])
 
@@ -295,5 +295,5 @@ CIFAR10 = Reader("CIFAR-10 as torchvision keeps it", _cifar, _cifar_files, ("tra
 CIFAR100 = Reader("CIFAR-100 as torchvision keeps it", _cifar, _cifar_files, ("train", "test"))
 TINY_IMAGENET = Reader(_TINY_IMAGENET, _tiny_imagenet, _tiny_imagenet_files, ("train", "val"))
 LIST = Reader("the folder that the paths in data.list_file are relative to", _image_list, _listed_files)
-CSV = Reader(EXPECTED_LABELS, labelled_files, contents_of_labels)
+CSV = Reader(EXPECTED_LABELS, labeled_files, contents_of_labels)
 INATURALIST = Reader("iNaturalist's own annotations, <split>.json", _inaturalist, _inaturalist_files)

@@ -16,7 +16,7 @@ from carryover.core.data.config import AugmentConfig
 from carryover.core.data.datasets import Dataset, MemoryImages, read_or_next, too_many_unreadable
 from carryover.core.data.draws import keys, permutation
 from carryover.core.data.strong import Erased, erased, rand_augment, seeded
-from carryover.core.data.views import batch_views, centre_view, image_views
+from carryover.core.data.views import batch_views, center_view, image_views
 from carryover.core.data.workers import end_with_interpreter, loading_processes, start_method
 from carryover.core.training.device import copied_to, pins_memory
 from carryover.core.training.distributed import part_of
@@ -101,7 +101,7 @@ class _ImageMaker:
 
     def _views(self, images: list[Tensor], request: _Request) -> list[Tensor]:
         if request.epoch is None:
-            return [torch.stack([centre_view(image, self._augment.test_view) for image in images])]
+            return [torch.stack([center_view(image, self._augment.test_view) for image in images])]
         height, width = np.array([image.shape[1:] for image in images]).T
         views = []
         for number, config in enumerate(self._augment.view_list):
@@ -142,7 +142,7 @@ class _BatchMaker:
     def _views(self, images: Tensor, request: _Request) -> list[Tensor]:
         if request.epoch is None:
             # On the host, whatever the device: there torch resizes in eight bits, elsewhere in floats.
-            return [centre_view(images, self._augment.test_view)]
+            return [center_view(images, self._augment.test_view)]
         images = copied_to(images, self._device)
         b, _, height, width = images.shape
         heights, widths = np.full(b, height), np.full(b, width)

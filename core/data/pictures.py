@@ -1,10 +1,10 @@
-"""One reading of a picture, for every part of the product: orientation, bit depth, colour (torch-free).
+"""One reading of a picture, for every part of the product: orientation, bit depth, color (torch-free).
 
 The rule
 --------
 Orientation
     The EXIF flag in front of the pixels is applied, unless a recipe says ``orientation: stored``.
-Colour
+Color
     Gray, palette, CMYK and YCbCr become RGB as Pillow converts them; transparency is dropped.
 Bit depth
     8 bits stay; 16 bits are scaled from 0..65535; 32-bit integers are 0..255 or 0..65535, floating point is
@@ -216,18 +216,18 @@ def _from_values(values: np.ndarray, bits: int | None) -> Image.Image:
             raise AmbiguousRange(
                 f"is a 16-bit picture with no value above {most:g}: 8-bit values kept as 16-bit ones?"
             )
-        grey = values.astype(np.int64) >> 8
+        gray = values.astype(np.int64) >> 8
     elif values.dtype.kind == "f":
         if most > 255:
             raise AmbiguousRange(f"holds floating-point values up to {most:g}, neither 0..1 nor 0..255")
-        grey = np.rint(values * 255 if most <= 1 else values)
+        gray = np.rint(values * 255 if most <= 1 else values)
     elif most <= 255:
-        grey = values
+        gray = values
     elif most <= 65535:
-        grey = values.astype(np.int64) >> 8
+        gray = values.astype(np.int64) >> 8
     else:
         raise AmbiguousRange(f"holds integers up to {most:g}, beyond 16 bits")
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
 
 
 def _reason(error: Any) -> str:

@@ -43,14 +43,14 @@ def resampling(
     place = np.arange(out) + 0.5
     places = np.where(flip[:, None], place[::-1], place)
     scale = length[:, None] / out
-    centre = copied_to(torch.from_numpy(start[:, None] + scale * places), device)[:, :, None]
+    center = copied_to(torch.from_numpy(start[:, None] + scale * places), device)[:, :, None]
     first = copied_to(torch.from_numpy(start), device)[:, None, None]
     last = copied_to(torch.from_numpy(start + length - 1), device)[:, None, None]
     if (length <= out).all() and not cubic:
         # Enlarging: two neighbors each, found directly.
-        centre = torch.minimum(torch.maximum(centre - 0.5, first), last)
-        left = centre.floor()
-        right_weight = (centre - left).float()
+        center = torch.minimum(torch.maximum(center - 0.5, first), last)
+        left = center.floor()
+        right_weight = (center - left).float()
         at = left.long()
         matrix = torch.zeros(len(start), out, size, device=device)
         # Where both neighbors are the last pixel, the weight that counts is written second.
@@ -58,7 +58,7 @@ def resampling(
         return matrix.scatter_(2, at, 1 - right_weight)
     pixel = torch.arange(size, device=device)
     width = copied_to(torch.from_numpy(np.maximum(scale, 1.0)), device)[:, :, None]
-    distance = (pixel + 0.5 - centre).abs_() / width
+    distance = (pixel + 0.5 - center).abs_() / width
     weight = (_cubic(distance) if cubic else (1 - distance).clamp_(min=0)).float()
     weight *= (pixel >= first) & (pixel <= last)
     return weight / weight.sum(2, keepdim=True)

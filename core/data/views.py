@@ -1,4 +1,4 @@
-"""Images into views: random ones, of a decoded batch or image by image, and the centre."""
+"""Images into views: random ones, of a decoded batch or image by image, and the center."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from carryover.core.data.augment import HUE, Ints, ViewParameters
 from carryover.core.data.config import TestViewConfig, ViewConfig
-from carryover.core.data.recolour import SCRATCH, recolour
+from carryover.core.data.recolor import SCRATCH, recolor
 from carryover.core.data.resample import resampled, resampling
 from carryover.core.training.device import copied_to
 
@@ -67,7 +67,7 @@ def image_views(
     return _made(crop, config, drawn, torch.device("cpu"), torch.uint8)
 
 
-def centre_view(images: Tensor, config: TestViewConfig) -> Tensor:
+def center_view(images: Tensor, config: TestViewConfig) -> Tensor:
     """Resize the shorter side of images (..., 3, H, W) and take the center, (..., 3, size, size).
 
     With `config.whole` all of the resized image is taken, resized to the square.
@@ -105,7 +105,7 @@ def _made(
         stop = min(start + block, int(np.searchsorted(hue_place, hue_place[start], side="right")))
         rows, own = order[start:stop], drawn.rows(slice(start, stop))
         x = crop(rows, own)
-        recolour(x, own, int(hue_place[start]), radius, scratch[:, : stop - start])
+        recolor(x, own, int(hue_place[start]), radius, scratch[:, : stop - start])
         if dtype == torch.uint8:
             x.mul_(255).round_()
         if device.type == "cpu":

@@ -10,7 +10,7 @@ from carryover.configs import Section
 from carryover.configs.registry import Registry
 
 BACKBONES: Registry[Callable[["BackboneConfig"], Any]] = Registry("backbone", "carryover.backbones")
-"""Builders by architecture: each takes the section and returns a freshly initialised network.
+"""Builders by architecture: each takes the section and returns a freshly initialized network.
 
 The network maps images (B, 3, H, W) to pooled features (B, `feature_dim`), and its `feature_maps(x)` returns
 every stage's maps by name. A user's package adds one by an entry point, or by `register_backbone`.

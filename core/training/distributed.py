@@ -218,13 +218,13 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if count == 1:
             raise ValueError("batch normalization needs more than one value per channel")
         mean = sum_over_ranks(x.sum(over)) / count
-        centred = x - mean.view(shape)
-        variance = sum_over_ranks((centred * centred).sum(over)) / count
+        centered = x - mean.view(shape)
+        variance = sum_over_ranks((centered * centered).sum(over)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = torch.rsqrt(variance + self.eps)
         if not self.affine:
-            return (centred * scale.view(shape)).to(input.dtype)
-        return (centred * (self.weight * scale).view(shape) + self.bias.view(shape)).to(input.dtype)
+            return (centered * scale.view(shape)).to(input.dtype)
+        return (centered * (self.weight * scale).view(shape) + self.bias.view(shape)).to(input.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:

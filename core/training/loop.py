@@ -28,7 +28,7 @@ from carryover.core.training.window import Window
 log = logging.getLogger(__name__)
 
 Numbers = Mapping[str, Tensor]
-"""Scalars on the device, of one step on one rank; what is minimised is "loss"."""
+"""Scalars on the device, of one step on one rank; what is minimized is "loss"."""
 
 
 class Trainee(Protocol):

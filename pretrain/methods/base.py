@@ -14,7 +14,7 @@ from carryover.pretrain.heads import Encoder
 from carryover.pretrain.objectives.preconditions import (
     check_batch_statistics,
     check_directions,
-    check_normalised,
+    check_normalized,
 )
 from carryover.pretrain.target import TargetBranch
 
@@ -47,7 +47,7 @@ class Outcome:
     numbers
         What is logged of every step.
     queries, keys
-        l2-normalised embeddings (b, d), and those that they are pulled to, for `pretrain.diagnostics`.
+        l2-normalized embeddings (b, d), and those that they are pulled to, for `pretrain.diagnostics`.
     details
         Further numbers, computed only where the training reports. May be a collective call.
     """
@@ -144,7 +144,7 @@ class Method(nn.Module):
         if first:
             for name, rows in (("queries", outcome.queries), ("keys", outcome.keys)):
                 if rows is not None:
-                    check_normalised(f"{type(self).__name__}'s {name}", rows)
+                    check_normalized(f"{type(self).__name__}'s {name}", rows)
         return outcome
 
     def forward(self, batch: Batch, moment: Moment, upstream: Sequence[Tensor] | None = None) -> Outcome:
@@ -162,5 +162,5 @@ class Method(nn.Module):
 
 
 def unit(rows: Sequence[Tensor]) -> list[Tensor]:
-    """Return every (B, d) with its rows l2-normalised."""
+    """Return every (B, d) with its rows l2-normalized."""
     return [normalize(z, dim=1) for z in rows]

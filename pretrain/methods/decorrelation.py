@@ -16,7 +16,7 @@ from carryover.pretrain.objectives.decorrelation import (
     barlow_twins_loss,
     simplified_barlow_twins_gradient,
     simplified_vicreg_gradient,
-    standardised,
+    standardized,
     vicreg_gradient,
     vicreg_loss,
 )
@@ -36,7 +36,7 @@ class BarlowTwins(Method):
         # Statistics and correlation are the global batch's, so every rank computes the global loss.
         everyone = [gather(z) for z in embeddings], [gather(v) for v in targets]
         if self.config.normalisation == "batch":
-            u, v = ([standardised(z) for z in branch] for branch in everyone)
+            u, v = ([standardized(z) for z in branch] for branch in everyone)
         else:
             u, v = (unit(branch) for branch in everyone)
         loss = (self._one_way(u[0], v[1]) + self._one_way(u[1], v[0])) / 2
@@ -78,8 +78,8 @@ class VICReg(Method):
         everyone, lam1, lam2 = gather(z), self.config.lam1, self.config.lam2
         count, width = everyone.shape
         lam = 2 * lam1 * count**2 / (width * (count - 1) ** 2)
-        centred = everyone - everyone.mean(0)
-        negative = simplified_vicreg_gradient(z - everyone.mean(0), torch.zeros_like(v), centred, 1.0)
+        centered = everyone - everyone.mean(0)
+        negative = simplified_vicreg_gradient(z - everyone.mean(0), torch.zeros_like(v), centered, 1.0)
         whole = vicreg_gradient(z, v, everyone, lam1, lam2, self.config.gamma)
         neglected = whole + 2 * v - lam * negative
         return {"neglected_term_similarity": cosine_similarity(neglected, negative).mean()}

@@ -19,7 +19,7 @@ from carryover.pretrain.objectives.instance import (
     proximal_loss,
     updated_rows,
 )
-from carryover.pretrain.objectives.preconditions import check_normalised
+from carryover.pretrain.objectives.preconditions import check_normalized
 from carryover.pretrain.sharded_bank import ShardedBank
 
 
@@ -47,7 +47,7 @@ class _Banked(Method):
     def check(self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch) -> None:
         super().check(embeddings, targets, batch)
         self.check_rows(embeddings[0], batch.index)
-        check_normalised("the memory bank's rows", self.bank.rows(gather(batch.index)))
+        check_normalized("the memory bank's rows", self.bank.rows(gather(batch.index)))
 
     def check_rows(self, z: Tensor, index: Tensor) -> None:
         """Raises UserError where an image of the batch has no row of its embedding's width in the bank."""

@@ -59,7 +59,7 @@ def directpred_loss(u1: Tensor, v2: Tensor, W_h: Tensor) -> Tensor:
 
 @at_least_float32
 def directpred_gradient(u1: Tensor, v2: Tensor, F: Tensor, eps: float) -> Tensor:
-    """N x the gradient of `directpred_loss` in u1, in terms of F (Eq. 26): (N, d); v2 l2-normalised."""
+    """N x the gradient of `directpred_loss` in u1, in terms of F (Eq. 26): (N, d); v2 l2-normalized."""
     root, boost, identity = _spectrum(F, eps)
     negative = F + 2 * boost * root + boost**2 * identity
     return _gradient(u1, v2, root + boost * identity, negative, negative)
@@ -75,7 +75,7 @@ def directpred_gradient_without_root(u1: Tensor, v2: Tensor, F: Tensor, eps: flo
 
 @at_least_float32
 def directpred_gradient_simplified(u1: Tensor, v2: Tensor, F: Tensor, eps: float) -> Tensor:
-    """Eq. 27 without what a normalization of u1 takes out anyway (Eqs. 7, 28): (N, d); u1 l2-normalised.
+    """Eq. 27 without what a normalization of u1 takes out anyway (Eqs. 7, 28): (N, d); u1 l2-normalized.
 
     The balance factor keeps Eq. 27's denominator, as the text under Eq. 7 has it.
     """

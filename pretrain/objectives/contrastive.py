@@ -2,7 +2,7 @@
 
 Sources: Zhu et al., "EqCo: Equivalent Rules for Self-supervised Contrastive Learning" (cited as EqCo);
 Tao et al., "Exploring the Equivalence of Siamese Self-Supervised Learning via A Unified Gradient Framework"
-(cited as UniGrad). Embeddings are l2-normalised throughout, so that a dot product is a cosine.
+(cited as UniGrad). Embeddings are l2-normalized throughout, so that a dot product is a cosine.
 """
 
 import math

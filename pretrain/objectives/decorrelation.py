@@ -15,7 +15,7 @@ from carryover.pretrain.objectives.precision import at_least_float32
 
 
 @at_least_float32
-def standardised(z: Tensor, eps: float = 1e-5) -> Tensor:
+def standardized(z: Tensor, eps: float = 1e-5) -> Tensor:
     """Return every feature at mean 0 and variance 1 over the batch (B, d): BN without parameters."""
     variance, mean = torch.var_mean(z, dim=0, correction=0)
     return (z - mean) / (variance + eps).sqrt()
@@ -33,7 +33,7 @@ def _sum_of_squares(a: Tensor, b: Tensor) -> Tensor:
 def barlow_twins_loss(z1: Tensor, z2: Tensor, lam: float) -> Tensor:
     """Sum of (W_ii - 1)^2 + lam x sum of the other W_ij^2 (Eqs. 8, 29), W the mean of z1 z2^T over the batch.
 
-    z1, z2: (B, d), `standardised` (Barlow Twins) or l2-normalised (Table 2 h).
+    z1, z2: (B, d), `standardized` (Barlow Twins) or l2-normalized (Table 2 h).
     """
     diagonal = (z1 * z2).mean(0)
     others = _sum_of_squares(z1, z2) / len(z1) ** 2 - diagonal.square().sum()
@@ -69,8 +69,8 @@ def vicreg_loss(
     """
     width = v1.shape[1]
     invariance = (v1 - v2).square().sum(1).mean()
-    centred, variances = v1 - v1.mean(0), v1.var(0)
-    covariance = (_sum_of_squares(centred, centred) / (len(v1) - 1) ** 2 - variances.square().sum()) / width
+    centered, variances = v1 - v1.mean(0), v1.var(0)
+    covariance = (_sum_of_squares(centered, centered) / (len(v1) - 1) ** 2 - variances.square().sum()) / width
     variance = (gamma - (variances + eps).sqrt()).relu().sum() / width
     return invariance + lam1 * covariance + lam2 * variance
 
@@ -99,6 +99,6 @@ def vicreg_gradient(
 def simplified_vicreg_gradient(u1: Tensor, v2: Tensor, online: Tensor, lam: float) -> Tensor:
     """2 (-v2 + lam sum_batch (u1.v / N) v): (B, d) (Eq. 12, Table 2 j).
 
-    u1, v2: (B, d) and online: (N, d) are l2-normalised; nothing is centerd.
+    u1, v2: (B, d) and online: (N, d) are l2-normalized; nothing is centerd.
     """
     return 2 * (-v2 + lam * _related(u1, online, online))

@@ -2,7 +2,7 @@
 
 Source: Cao and Wu, "On Improving the Algorithm-, Model-, and Data-Efficiency of Self-Supervised Learning"
 (cited as SqrtKL); Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination"
-(NPID). Symbols: z_i an image's l2-normalised embedding, w_k the bank's row of image k, p_k =
+(NPID). Symbols: z_i an image's l2-normalized embedding, w_k the bank's row of image k, p_k =
 softmax_k(z.w_k / tau), u = sqrt(p) / sum sqrt(p). The sums over the N classes are streamed (`streaming.py`):
 memory does not grow with B x N. NPID is lam = 0, direction z (Eq. 3), plus `proximal_loss`.
 """
@@ -56,7 +56,7 @@ def instance_loss(
 ) -> InstanceTerms:
     """Cross entropy + lam (l1 L1 + l2 L2) against all N classes, L1 + L2 = KL(p, u) (Eqs. 2, 7, 12, 13).
 
-    z: (B, d) l2-normalised; bank: (N, d), a constant; index: (B,) each image's row. L1 = sum p log p and L2 =
+    z: (B, d) l2-normalized; bank: (N, d), a constant; index: (B,) each image's row. L1 = sum p log p and L2 =
     -sum p log u, with u a constant in the gradient: Table 8's rows are (l1, l2) = (1, 0), (0, 1), (1, 1). The
     gradient is exact over all N classes, computed in the forward pass.
     """
@@ -133,7 +133,7 @@ def corrected_direction(z: Tensor, batch_probabilities: Tensor) -> Tensor:
 
 @at_least_float32
 def updated_rows(rows_old: Tensor, direction: Tensor, momentum: float) -> Tensor:
-    """Return the bank rows m w + (1 - m) direction, l2-normalised (SqrtKL Eqs. 3 and 6): (B, d).
+    """Return the bank rows m w + (1 - m) direction, l2-normalized (SqrtKL Eqs. 3 and 6): (B, d).
 
     The paper does not mention the normalization. NPID, on which it builds, normalizes after every update, and
     without it a row whose class is learnt (p near 1, hence a direction near 0) would shrink to nothing.

@@ -21,7 +21,7 @@ from carryover.pretrain.objectives.precision import at_least_float32
 def centroid_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean over images of 1 - cos(mean of the predictions, mean of the targets), the targets constants.
 
-    predictions: (B, K, d) of the K views the online network saw; targets: (B, K', d). Views are l2-normalised
+    predictions: (B, K, d) of the K views the online network saw; targets: (B, K', d). Views are l2-normalized
     before their mean is taken. With one view each this is half of BYOL's loss 2 - 2 cos.
     """
     online = normalize(predictions, dim=-1).mean(1)
@@ -48,7 +48,7 @@ def singular_value_loss(embeddings: Tensor) -> Tensor:
     """Mean over views of the sum of (r s_i^2 / B - 1)^2 over the r = min(B, d) singular values s_i.
 
     embeddings: (B, K, d), the whole (all-ranks) batch. The singular values are of a view's matrix (B, d) of
-    l2-normalised embeddings; the sum of their squares is B, so the loss is zero where all are equal. It is
+    l2-normalized embeddings; the sum of their squares is B, so the loss is zero where all are equal. It is
     |r/B Z^T Z - I|^2 (or of Z Z^T where B < d), hence needs no decomposition. Our choice of form: lambda_s
     0.004 then weighs about what Barlow Twins' 0.005 weighs in the same sum of squares.
     """

@@ -5,7 +5,7 @@ from torch import Tensor
 from carryover.configs.errors import UserError
 
 
-def check_normalised(name: str, x: Tensor, tolerance: float = 1e-2) -> None:
+def check_normalized(name: str, x: Tensor, tolerance: float = 1e-2) -> None:
     """Raises UserError where rows of the embeddings `x` (B, d), called `name`, are not of unit length."""
     furthest = (x.detach().float().norm(dim=-1) - 1).abs().max().item()
     # Written so that NaN fails too.
@@ -19,7 +19,7 @@ def check_normalised(name: str, x: Tensor, tolerance: float = 1e-2) -> None:
 def check_directions(name: str, x: Tensor) -> None:
     """Raises UserError where a row of the embeddings `x` (B, d), called `name`, has no direction.
 
-    A row of zeros cannot be l2-normalised, nor can one with numbers that are not finite.
+    A row of zeros cannot be l2-normalized, nor can one with numbers that are not finite.
     """
     lengths = x.detach().float().norm(dim=-1)
     if not bool(((lengths > 1e-12) & lengths.isfinite()).all()):

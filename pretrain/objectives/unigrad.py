@@ -2,7 +2,7 @@
 
 Source: Tao et al., "Exploring the Equivalence of Siamese Self-Supervised Learning via A Unified Gradient
 Framework", Eqs. 14 and 15, section 5.2; the authors' public code for the details the paper leaves open.
-Embeddings are l2-normalised throughout. The correlation matrix F is formed from the momentum embeddings in
+Embeddings are l2-normalized throughout. The correlation matrix F is formed from the momentum embeddings in
 the public code and from the online ones in the paper's Algorithm 6: the caller chooses what it passes.
 """
 
@@ -36,7 +36,7 @@ def update_correlation(F: Tensor | None, batch: Tensor, rho: float) -> Tensor:
 def unigrad_loss(u1: Tensor, v2: Tensor, F: Tensor, lam: float) -> Tensor:
     """Mean over the batch of -cos(u1, v2) + lam/2 u1^T F u1 (Eq. 15), for one direction.
 
-    u1: (B, d) online embeddings, l2-normalised; v2: (B, d) targets; F: (d, d), symmetric. v2 and F are
+    u1: (B, d) online embeddings, l2-normalized; v2: (B, d) targets; F: (d, d), symmetric. v2 and F are
     constants, so the gradient in u1 is (-v2 + lam F u1) / B: Eq. 14, the negative term counted once. (The
     literal pseudocode, `(u1 @ F) * u1` without a detach and without the half, counts it twice.) The caller
     symmetrizes over the two views and halves.

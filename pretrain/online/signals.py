@@ -50,15 +50,15 @@ class Signals:
         Raises UserError where the classes of the two data sets differ.
         """
         tested = training if held_out is None else held_out
-        labelled = training.labels is not None and tested.labels is not None
-        if labelled and list(training.classes) != list(tested.classes):
+        labeled = training.labels is not None and tested.labels is not None
+        if labeled and list(training.classes) != list(tested.classes):
             raise UserError(f"online.split {config.split}: its classes are not those of the training images")
         return cls(
             config,
             plain(some(training, config.train_images), augment),
             plain(some(tested, config.test_images), augment),
             augmented(some(tested, config.lidar_images), augment, config.lidar_views),
-            len(training.classes) if labelled and held_out is not None else 0,
+            len(training.classes) if labeled and held_out is not None else 0,
         )
 
     @torch.no_grad()

@@ -55,7 +55,7 @@ def test_a_newer_major_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_unknown_minor_fields_are_passed_over_at_any_depth(tmp_path: Path) -> None:
-    plain = {"schema_version": 3, "items": ["milk"], "colour": "red", "inner": {"weight": 2, "height": 3}}
+    plain = {"schema_version": 3, "items": ["milk"], "color": "red", "inner": {"weight": 2, "height": 3}}
     found = FORMAT.parse(Shopping, plain, "f.json")
     assert found == Shopping(items=("milk",), inner=Inner(weight=2))
 

@@ -98,7 +98,7 @@ class _Blue(Section):
 
 
 class _Paint(Section):
-    colour: _Red | _Blue = _Blue(depth=4)
+    color: _Red | _Blue = _Blue(depth=4)
     coats: int = 2
     brush: Annotated[str, Incidental] = "flat"
 
@@ -120,9 +120,9 @@ def test_a_new_key_with_a_default_changes_nothing() -> None:
 
 
 def test_members_of_a_union_are_told_apart_by_their_names_alone() -> None:
-    red, blue = identity(_Paint(colour=_Red())), identity(_Paint(colour=_Blue()))
+    red, blue = identity(_Paint(color=_Red())), identity(_Paint(color=_Blue()))
     assert red.hash != blue.hash != identity(_Paint()).hash
-    assert [d.key for d in red.changed_from(blue.to_json())] == ["colour.name"]
+    assert [d.key for d in red.changed_from(blue.to_json())] == ["color.name"]
 
 
 def test_each_difference_is_named_with_its_old_and_new_value() -> None:

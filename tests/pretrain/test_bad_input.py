@@ -22,7 +22,7 @@ __all__ = ["tiny_backbone"]
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 B, N = 6, 20
-NORMALISING = [case for case in CASES if case != "supervised"]
+NORMALIZING = [case for case in CASES if case != "supervised"]
 
 
 def _build(case: str, *overrides: str) -> tuple[Method, Batch]:
@@ -46,7 +46,7 @@ def _silence(network: nn.Module) -> None:
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_embeddings_without_a_direction_are_refused(parts: int) -> None:
-    for case in NORMALISING:
+    for case in NORMALIZING:
         method, batch = _build(case)
         _silence(method.online)
         with pytest.raises(UserError, match=r"embedding of the online network cannot be l2-normalized"):
@@ -63,7 +63,7 @@ def test_targets_that_are_not_finite_are_refused() -> None:
         method(batch, _moment())
 
 
-def test_an_objective_given_embeddings_that_are_not_normalised_is_refused() -> None:
+def test_an_objective_given_embeddings_that_are_not_normalized_is_refused() -> None:
     class Careless(SiMo):
         def objective(
             self, embeddings: Sequence[Tensor], targets: Sequence[Tensor], batch: Batch, moment: Moment

@@ -110,7 +110,7 @@ def test_a_run_that_collapses_stops_with_the_state_from_before(
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_nearest_neighbours_and_tensorboard_follow_a_training(images: Path, tmp_path: Path) -> None:
+def test_nearest_neighbors_and_tensorboard_follow_a_training(images: Path, tmp_path: Path) -> None:
     split = tmp_path / "data"
     for part in ("train", "val"):
         (split / part).parent.mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ def test_nearest_neighbours_and_tensorboard_follow_a_training(images: Path, tmp_
     rows = list(read_metrics(tmp_path / "out" / "metrics.jsonl"))
     probed = {row["step"]: row["knn_accuracy"] for row in rows if "knn_accuracy" in row}
     assert set(probed) == {5, 10}
-    # The held-out images are the training images here: each is its own nearest neighbour.
+    # The held-out images are the training images here: each is its own nearest neighbor.
     assert all(40 < accuracy <= 100 for accuracy in probed.values())
     assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
 

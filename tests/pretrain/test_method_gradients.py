@@ -139,12 +139,12 @@ def test_a_symmetric_moco_asks_both_ways_and_keeps_both_keys() -> None:
 def test_supervised_training_is_cross_entropy_on_the_labels() -> None:
     method = _build_supervised()
     batch = _batch(views=1)
-    labelled = type(batch)(batch.index, batch.views, batch.index % 4)
+    labeled = type(batch)(batch.index, batch.views, batch.index % 4)
     logits = method.online(batch.views[0])
     wanted = -(
-        0.9 * logits.log_softmax(1)[torch.arange(B), labelled.label] + 0.1 * logits.log_softmax(1).mean(1)
+        0.9 * logits.log_softmax(1)[torch.arange(B), labeled.label] + 0.1 * logits.log_softmax(1).mean(1)
     )
-    torch.testing.assert_close(method(labelled, _moment()).loss, wanted.mean())
+    torch.testing.assert_close(method(labeled, _moment()).loss, wanted.mean())
 
 
 def _build_supervised() -> Method:

@@ -49,7 +49,7 @@ def _moment(step: int = 0) -> Moment:
 
 
 def _embedded(method: Method, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-    """l2-normalised online embeddings and momentum targets of every view, straight from the networks."""
+    """l2-normalized online embeddings and momentum targets of every view, straight from the networks."""
     assert isinstance(method.target, MomentumEncoder)
     online = [normalize(method.online.head(method.online.backbone(v)), dim=1) for v in batch.views]
     network: Any = method.target.network

@@ -94,7 +94,7 @@ def test_the_schedule_scales_every_groups_own_peak_rate() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2.4, 0.4])
 
 
-def test_frozen_parameters_are_not_optimised() -> None:
+def test_frozen_parameters_are_not_optimized() -> None:
     network = _network()
     network[0].requires_grad_(False)
     optimizer = build_optimizer(SGDConfig(base_lr=0.1), network, peak_lr=0.1)

@@ -1,6 +1,6 @@
 """Shipped pretraining recipes resolve, and one of every kind of them builds and takes a training step.
 
-Two recipes are of one kind where their methods, views, heads and optimisers differ only in numbers that are
+Two recipes are of one kind where their methods, views, heads and optimizers differ only in numbers that are
 not zero (a rate, a temperature, a width, a count). A number that switches a part off, a name or a flag makes
 another kind.
 """

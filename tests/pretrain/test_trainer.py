@@ -71,7 +71,7 @@ def test_a_run_leaves_a_canonical_checkpoint_its_recipe_and_its_metrics(images: 
     assert metadata.epochs == 2
     assert metadata.seed == 3
     assert metadata.input_size == 10
-    assert metadata.dataset == "coloured"
+    assert metadata.dataset == "colored"
     assert metadata.recipe_hash == recipe_hash(config)
     assert load("pretrain", tmp_path / "out" / "recipe.yaml").method == config.method
 
@@ -120,7 +120,7 @@ def test_two_runs_of_one_seed_agree_bit_for_bit_and_two_seeds_do_not(images: Pat
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_random_initialisation_is_what_every_method_of_that_seed_starts_from(
+def test_random_initialization_is_what_every_method_of_that_seed_starts_from(
     images: Path, tmp_path: Path
 ) -> None:
     path = train(recipe("random", Path("/nowhere"), ["seed=5"]), tmp_path)
@@ -361,5 +361,5 @@ def test_a_pass_before_the_first_step_shows_its_progress(
 ) -> None:
     with caplog.at_level("INFO", logger="carryover.core.training.progress"):
         train(recipe(method, images), tmp_path / "out")
-    said = [r.message for r in caplog.records if "first pass over coloured: 5/5" in r.message]
+    said = [r.message for r in caplog.records if "first pass over colored: 5/5" in r.message]
     assert len(said) == passes

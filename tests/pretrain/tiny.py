@@ -63,7 +63,7 @@ def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_images(root: Path) -> Path:
-    """Write an ImageFolder of IMAGES noisy images, class by class of another colour; return its root."""
+    """Write an ImageFolder of IMAGES noisy images, class by class of another color; return its root."""
     random = np.random.default_rng(0)
     for number in range(IMAGES):
         label = number % CLASSES

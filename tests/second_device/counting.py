@@ -1,4 +1,4 @@
-"""What work costs on a device: operators, synchronisations, bytes from the host, bytes held at the most."""
+"""What work costs on a device: operators, synchronizations, bytes from the host, bytes held at the most."""
 
 import sys
 import threading
@@ -31,7 +31,7 @@ class Costs:
     """What was counted; `waits` says who made the host wait, by file and function, and `copies` likewise."""
 
     operators: int = 0
-    synchronisations: int = 0
+    synchronizations: int = 0
     bytes_to_device: int = 0
     peak_bytes: int = 0
     waits: Counter[str] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Costs:
         """Return what came since `before`; the peak is this one's."""
         return Costs(
             self.operators - before.operators,
-            self.synchronisations - before.synchronisations,
+            self.synchronizations - before.synchronizations,
             self.bytes_to_device - before.bytes_to_device,
             self.peak_bytes,
             self.waits - before.waits,
@@ -68,7 +68,7 @@ class _Meter:
 
     def wait(self, why: str) -> None:
         with self.lock:
-            self.costs.synchronisations += 1
+            self.costs.synchronizations += 1
             self.costs.waits[f"{caller()}: {why}"] += 1
 
     def copy_to_device(self, source: Tensor, waits: bool) -> None:
@@ -110,7 +110,7 @@ def snapshot() -> Costs:
     with METER.lock:
         now = METER.costs
         copied = (Counter(now.waits), Counter(now.copies), Counter(now.names))
-        return Costs(now.operators, now.synchronisations, now.bytes_to_device, now.peak_bytes, *copied)
+        return Costs(now.operators, now.synchronizations, now.bytes_to_device, now.peak_bytes, *copied)
 
 
 def forget_peak() -> None:

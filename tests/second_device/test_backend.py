@@ -67,7 +67,7 @@ def test_it_refuses_what_cuda_refuses(second: torch.device) -> None:
         assert said in str(refused.value), name
 
 
-# Synchronisations and bytes from the host.
+# Synchronizations and bytes from the host.
 COUNTED: dict[str, tuple[Case, int, int]] = {
     "arithmetic": (lambda d: (_on(d, 4) + 1).mul_(2).sum(), 0, 0),
     "a number from the host": (lambda d: _on(d, 4) * torch.tensor(2.0), 0, 0),
@@ -103,11 +103,11 @@ COUNTED: dict[str, tuple[Case, int, int]] = {
 
 
 def test_it_counts_what_a_gpu_waits_for_copies_and_holds(second: torch.device) -> None:
-    for name, (case, synchronisations, copied) in COUNTED.items():
+    for name, (case, synchronizations, copied) in COUNTED.items():
         with counted() as costs:
             case(second)
-        assert (costs.synchronisations, costs.bytes_to_device) == (synchronisations, copied), name
-        assert sum(costs.waits.values()) == synchronisations
+        assert (costs.synchronizations, costs.bytes_to_device) == (synchronizations, copied), name
+        assert sum(costs.waits.values()) == synchronizations
     # Views are no operators and hold nothing; what is freed is not held at the peak of what follows.
     with counted() as costs:
         x = _on(second, 1000)

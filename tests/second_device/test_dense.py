@@ -114,7 +114,7 @@ def test_torchvisions_detectors_train_as_on_the_cpu(
         if "mask" in name:
             wanted["heads.py:_Heads._losses"] = 2
         assert ours == wanted, name
-        assert costs.synchronisations < 45, name
+        assert costs.synchronizations < 45, name
     name = "faster R-CNN, C4"
     make = _detection(shapes, "demo_faster_c4", *NOT_AGAIN, tiny=runs.TINY_C4)
     _resumes_elsewhere(make, "detector.safetensors", checkpoint, tmp_path / name, monkeypatch)
@@ -135,7 +135,7 @@ def test_a_detector_on_a_transformer_trains_as_on_the_cpu(
     with monkeypatch.context() as patched:
         steps = count_steps(patched)
         evaluate(make("device=second"), source, tmp_path / "second")
-    assert steps.of_step[3].synchronisations < 45
+    assert steps.of_step[3].synchronizations < 45
     ours, theirs = (load_file(tmp_path / d / "detector.safetensors") for d in ("cpu", "second"))
     for name, value in ours.items():
         # A CPU has a kernel of its own for attention.
@@ -149,7 +149,7 @@ def test_detectron2_trains_as_on_the_cpu(
     make = _detection(shapes, "demo_mask_fpn", "backend=detectron2")
     costs = _same_on_both(make, "detector.safetensors", checkpoint, tmp_path, monkeypatch)
     assert _of_ours(costs) == {}
-    assert costs.synchronisations < 110
+    assert costs.synchronizations < 110
 
 
 def _segmentation(root: Path, *overrides: str) -> Make:
@@ -166,7 +166,7 @@ def test_torchvisions_segmenter_trains_as_on_the_cpu_and_never_waits(
     }.items():
         make = _segmentation(root, *overrides)
         costs = _same_on_both(make, "segmenter.safetensors", checkpoint, tmp_path / name, monkeypatch)
-        assert costs.synchronisations == 0, sorted(costs.waits)
+        assert costs.synchronizations == 0, sorted(costs.waits)
     make = _segmentation(root, "solver.precision=fp32")
     _resumes_elsewhere(make, "segmenter.safetensors", checkpoint, tmp_path / "whole", monkeypatch)
 

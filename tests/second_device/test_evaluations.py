@@ -87,7 +87,7 @@ def test_every_probe_gives_the_cpus_numbers(
         ]
         assert facts[0] == facts[1], name
         if name.startswith("linear"):
-            assert steps.of_step[3].synchronisations == 0, sorted(steps.of_step[3].waits)
+            assert steps.of_step[3].synchronizations == 0, sorted(steps.of_step[3].waits)
     chosen = [
         pd.read_csv(tmp_path / "linear, LARS, a grid" / device / "choices.csv")
         for device in ("cpu", "second")
@@ -118,7 +118,7 @@ def test_fine_tuning_is_the_cpus_and_goes_on_on_another_device(
         at_first, there, steps = _both(config, checkpoint, tmp_path / name, monkeypatch)
         assert there.metrics == at_first.metrics
         finetuning.assert_same_weights(tmp_path / name / "cpu", tmp_path / name / "second")
-        assert steps.of_step[2].synchronisations == 0, sorted(steps.of_step[2].waits)
+        assert steps.of_step[2].synchronizations == 0, sorted(steps.of_step[2].waits)
     for first, then in (("cpu", "second"), ("second", "cpu")):
         with monkeypatch.context() as patched:
             stop_after(3, signal.SIGTERM, patched)

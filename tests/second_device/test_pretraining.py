@@ -68,7 +68,7 @@ def _assert_trained_alike(
         furthest, costs, who = _both((*case, *SHORT), images, out / name, monkeypatch)
         # eigvalsh is another function of LAPACK where a tensor is not torch's own.
         assert furthest <= (1e-5 if name == "directpred" else 0), name
-        assert costs.synchronisations == WAITS.get(name, 0), (name, who)
+        assert costs.synchronizations == WAITS.get(name, 0), (name, who)
         # Views of 10 x 10 float pixels come as bytes; indices with them.
         assert 0 < costs.bytes_to_device < 16_000, name
         assert costs.operators > 40, name
@@ -100,7 +100,7 @@ def test_views_are_made_on_the_device_without_waiting(
         "bank": ("sqrtkl", "method.bank_sharded=true"),
     }.items():
         furthest, costs, who = _both((*case, *SHORT, *decoded), images, tmp_path / name, monkeypatch)
-        assert (furthest, costs.synchronisations) == (0, 0), (name, who)
+        assert (furthest, costs.synchronizations) == (0, 0), (name, who)
 
 
 def test_a_state_of_one_device_is_gone_on_with_on_the_other(

@@ -104,7 +104,7 @@ def test_a_run_of_a_newer_release_is_refused_and_left_alone(run: Path, name: str
 def test_fields_of_a_later_minor_release_are_passed_over(run: Path) -> None:
     for name in ("pipeline.json", "stages/write/stage.json", "submissions/0001.json"):
         plain = json.loads((run / name).read_text())
-        (run / name).write_text(json.dumps(plain | {"colour": "red"}))
+        (run / name).write_text(json.dumps(plain | {"color": "red"}))
     assert status(run).succeeded and retry(run).succeeded
 
 

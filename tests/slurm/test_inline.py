@@ -120,7 +120,7 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(tmp_path: Path) -> None
     )
     assert states(result) == {"bad": "failed", "needs": "blocked", "then": "blocked", "make/text": "finished"}
     assert not result.succeeded and result.signum == 0
-    assert result.stages["bad"].reason == "ValueError: no such colour"
+    assert result.stages["bad"].reason == "ValueError: no such color"
     assert result.stages["needs"].reason == "bad failed"
     log = Ledger(tmp_path).logs("bad") / "001.log"
     assert "Traceback" in log.read_text() and "second line" in log.read_text()

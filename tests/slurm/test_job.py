@@ -70,7 +70,7 @@ def test_a_finished_stage_ends_its_job_well(tmp_path: Path, in_job: FakeSlurm) -
 
 def test_a_failed_stage_ends_its_job_badly(tmp_path: Path, in_job: FakeSlurm) -> None:
     code, record = run(Stage("a", work.fail), tmp_path / "run")
-    assert (code, record.state, record.reason) == (1, "failed", "ValueError: no such colour")
+    assert (code, record.state, record.reason) == (1, "failed", "ValueError: no such color")
     assert REQUEUE not in in_job.calls
 
 

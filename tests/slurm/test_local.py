@@ -50,7 +50,7 @@ def test_a_graph_runs_in_processes_of_its_own(tmp_path: Path) -> None:
     states = {name: o.state for name, o in result.stages.items()}
     assert states == {"text": "finished", "copy": "finished", "bad": "failed", "needs": "blocked"}
     assert (result.stages["copy"].out / "copy.txt").read_text() == "words"
-    assert result.stages["bad"].reason == "ValueError: no such colour"
+    assert result.stages["bad"].reason == "ValueError: no such color"
     order = [(e.stage, e.state) for e in events]
     assert order.index(("text", "finished")) < order.index(("copy", "running"))
     record = Ledger(tmp_path).read("text")

@@ -25,7 +25,7 @@ def copy(out: Path, source: str, seed: int = 0) -> None:
 def fail(out: Path) -> None:
     """Fail after having written something."""
     (out / "half.txt").write_text("half")
-    raise ValueError("no such colour\nsecond line")
+    raise ValueError("no such color\nsecond line")
 
 
 def fail_unless(out: Path, path: str) -> None:

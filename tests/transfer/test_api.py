@@ -21,7 +21,7 @@ SMALL = {"image": {"size": 32, "resize": 32}, "precision": "fp32", "workers": 0}
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A labelled data set."""
+    """A labeled data set."""
     return write_shapes(
         tmp_path_factory.mktemp("api") / "s", n_train=40, n_val=20, n_detection=4
     ).classification

@@ -37,7 +37,7 @@ _QUOTED = ", ".join(f'"{override}"' for override in CLASSIFY)
 
 
 def small_pipeline(run: Path, data: Path, pretrain: str = "", evaluation: str = "", *more: str) -> Any:
-    """Pretrain one epoch on 16 images and classify by nearest neighbours; `data` may lie anywhere."""
+    """Pretrain one epoch on 16 images and classify by nearest neighbors; `data` may lie anywhere."""
     overrides = [
         f"roots.classification={data}",
         "convert=[canonical]",
@@ -232,14 +232,14 @@ def _contents(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
 
 
-def test_a_result_that_was_relabelled_stands_in_the_report(mine: tuple[Path, Path]) -> None:
+def test_a_result_that_was_relabeled_stands_in_the_report(mine: tuple[Path, Path]) -> None:
     data, run = mine
     overrides = f'overrides: [{_DATA}, {_QUOTED}, "k=[5]"]'
-    labelled = f"evaluate=[{{recipe: demo_knn, label: neighbours, {overrides}}}]"
-    again = to_do(decided(run, data, "", "", labelled))
+    labeled = f"evaluate=[{{recipe: demo_knn, label: neighbors, {overrides}}}]"
+    again = to_do(decided(run, data, "", "", labeled))
     assert again.keys() == {"evaluate", "report"}
-    assert run_graph(small_pipeline(run, data, "", "", labelled), InlineExecutor(), run).succeeded
-    assert "neighbours" in (run / "report/index.html").read_text(encoding="utf-8")
+    assert run_graph(small_pipeline(run, data, "", "", labeled), InlineExecutor(), run).succeeded
+    assert "neighbors" in (run / "report/index.html").read_text(encoding="utf-8")
 
 
 def test_a_report_is_drawn_again_when_older_results_are_brought_back(mine: tuple[Path, Path]) -> None:

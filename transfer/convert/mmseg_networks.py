@@ -66,12 +66,12 @@ class CarryoverLinearHead(BaseDecodeHead):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         assert self.in_channels == self.channels
-        self.bn = nn.SyncBatchNorm(self.channels) if _synchronised(self) else nn.BatchNorm2d(self.channels)
+        self.bn = nn.SyncBatchNorm(self.channels) if _synchronized(self) else nn.BatchNorm2d(self.channels)
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
         logits: Tensor = self.cls_seg(self.bn(self._transform_inputs(inputs)))
         return logits
 
 
-def _synchronised(head: Any) -> bool:
+def _synchronized(head: Any) -> bool:
     return head.norm_cfg is not None and head.norm_cfg["type"] == "SyncBN"

@@ -200,9 +200,9 @@ def _add(laid: _Laid, recipe: _Recipe, asked: Asked) -> None:
 
 def _per_class(recipe: _Recipe) -> list[int]:
     """Count the training images of every class; raises UserError where they cannot be read."""
-    from carryover.core.data.labelled.images import LabelledImages
+    from carryover.core.data.labelled.images import LabeledImages
 
-    labels = LabelledImages(recipe.config.data).splits.train_labels
+    labels = LabeledImages(recipe.config.data).splits.train_labels
     return [labels.count(c) for c in sorted(set(labels))]
 
 
@@ -215,13 +215,13 @@ def _problem(recipe: _Recipe, counts: Sequence[int], share: float) -> str:
     try:
         chosen = take_fraction(labels, classes, share, 0)
     except UserError:
-        return "some class would have no labelled image"
+        return "some class would have no labeled image"
     of_each = [sum(1 for i in chosen if labels[i] == c) for c in range(len(counts))]
     config = recipe.config
     if config.task == "knn" and max(config.k) > len(chosen):
-        return f"{max(config.k)} neighbours of {len(chosen)} labelled images"
+        return f"{max(config.k)} neighbors of {len(chosen)} labeled images"
     if config.task == "linear" and min(of_each) < 2:
-        return "some class would have a single labelled image, and the classifier is chosen on others"
+        return "some class would have a single labeled image, and the classifier is chosen on others"
     return ""
 
 
@@ -239,11 +239,11 @@ def _pretrainings(asked: Asked, recipes: Sequence[_Recipe]) -> Iterator[dict[str
     }
     if not asked.train_supervised:
         return
-    labelled = [r for r in recipes if not r.dense]
-    if asked.supervised is not None or not labelled:
-        what = "detection and segmentation" if not labelled else "a supervised checkpoint that is given"
+    labeled = [r for r in recipes if not r.dense]
+    if asked.supervised is not None or not labeled:
+        what = "detection and segmentation" if not labeled else "a supervised checkpoint that is given"
         raise UserError(f"--train-supervised: trains a classifier, which cannot be compared with {what}")
-    first = labelled[0]
+    first = labeled[0]
     data = [o for o in first.overrides if _key(o).startswith("data.") and _key(o) != "data.test_split"]
     splits = getattr(first.config.data, "splits", {})
     data += [f"data.splits={splits}"] if splits and not any("data.splits" in o for o in data) else []

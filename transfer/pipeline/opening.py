@@ -76,11 +76,11 @@ def _open(stage: Stage) -> None:
         if config.method.trains:
             open_dataset(config.data)
         return
-    from carryover.core.data.labelled.images import LabelledImages
+    from carryover.core.data.labelled.images import LabeledImages
     from carryover.transfer.tasks.config import TransferConfig, implementation_of
 
     evaluation = validate(TransferConfig, recipe, stage.name)
     data = implementation_of(evaluation).prepare(evaluation)
-    if isinstance(data, LabelledImages):
+    if isinstance(data, LabeledImages):
         # Only checked by name until its images are wanted.
         data.look()

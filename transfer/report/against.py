@@ -7,7 +7,7 @@ from typing import Any
 from carryover.transfer.report.cells import Cell, build_cell, joint_interval
 from carryover.transfer.report.collection import Collection, Evaluation, Pretraining, what
 from carryover.transfer.report.costs import pretrain_gpu_hours, pretrain_wall_hours, pretraining_cost
-from carryover.transfer.report.drawing import BAND, GREY, Picture, finish, head, legend, looks, new_figure
+from carryover.transfer.report.drawing import BAND, GRAY, Picture, finish, head, legend, looks, new_figure
 from carryover.transfer.report.naming import RANDOM, metric_name, share, task_name
 from carryover.transfer.report.tables import Table
 
@@ -136,7 +136,7 @@ def _line_chart(
             [x for x, _ in points],
             [_mean(c) for _, c in points],
             yerr=_bars([c for _, c in points]),
-            color=look.colour,
+            color=look.color,
             marker=look.marker,
             markersize=5,
             linestyle=look.dashes,
@@ -178,7 +178,7 @@ def _cost_chart(
     for pretraining, cell in cells.items():
         if pretraining.method == RANDOM:
             label = collection.labels[pretraining]
-            axes.axhline(_mean(cell), color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1, label=label)
+            axes.axhline(_mean(cell), color=GRAY, linewidth=1, linestyle=(0, (4, 3)), zorder=1, label=label)
             if cell.std is not None:
                 axes.axhspan(
                     _mean(cell) - cell.std, _mean(cell) + cell.std, color=BAND, linewidth=0, zorder=0
@@ -191,7 +191,7 @@ def _cost_chart(
             _mean(cell),
             yerr=cell.std,
             fmt=look.marker,
-            color=look.colour,
+            color=look.color,
             markersize=6,
             label=collection.labels[pretraining],
         )

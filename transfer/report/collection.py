@@ -239,17 +239,17 @@ def what(record: ResultRecord) -> str:
     """Return an evaluation's short name: detector or segmenter, task, share of the labels, or the recipe."""
     if record.model is not None:
         part = record.label_fraction is not None and record.label_fraction < 1
-        return f"{record.model}, {labelled(record)}" if part else record.model
+        return f"{record.model}, {labeled(record)}" if part else record.model
     if record.label_fraction is None:
         return record.recipe
-    labels = labelled(record)
+    labels = labeled(record)
     if record.task == "finetune":
         return labels
     name = task_name(record.task)
     return name if record.label_fraction == 1 else f"{name}, {labels}"
 
 
-def labelled(record: ResultRecord) -> str:
+def labeled(record: ResultRecord) -> str:
     """Return the number of labels in the recipe's terms: ``5 labels per class``, ``1 % of the labels``."""
     chosen = (record.protocol or {}).get("labels")
     if isinstance(chosen, dict) and chosen.get("name") == "per_class":

@@ -10,7 +10,7 @@ from carryover.transfer.report.collection import Collection, collect
 from carryover.transfer.report.concerns import Concern, concerns
 from carryover.transfer.report.costs import CostTable, build_cost_tables
 from carryover.transfer.report.drawing import Picture
-from carryover.transfer.report.findings import Differences, Summary, differences, summarise
+from carryover.transfer.report.findings import Differences, Summary, differences, summarize
 from carryover.transfer.report.paired import Paired, paired
 from carryover.transfer.report.progress import RunProgress
 from carryover.transfer.report.samples import Strip, sample_strips
@@ -83,7 +83,7 @@ def build_content(
         refresh_seconds=refresh_seconds if any(p.under_way for p in partial) else None,
         collection=collection,
         problems=tuple(problems),
-        summaries=tuple(summarise(tables)),
+        summaries=tuple(summarize(tables)),
         concerns=tuple(concerns(collection)),
         tables=tables,
         full_tables=tuple(build_full_tables(collection)),

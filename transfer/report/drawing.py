@@ -1,4 +1,4 @@
-"""Drawing with matplotlib: one figure as SVG that follows the page's colours, and as PDF for papers."""
+"""Drawing with matplotlib: one figure as SVG that follows the page's colors, and as PDF for papers."""
 
 import io
 import re
@@ -17,11 +17,11 @@ INK = "#1b1f24"
 SOFT = "#57606a"
 LINE = "#d0d7de"
 BAND = "#eaeef2"
-GREY = "#6e7781"
+GRAY = "#6e7781"
 # Readable on white, and told apart with any color vision; after Okabe and Ito.
 SERIES = ("#0072b2", "#d55e00", "#00805a", "#b0508a", "#8a6d00", "#5b4fc4", "#2b8ca3", "#a03030")
-_VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BAND: "band", GREY: "grey"} | {
-    colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
+_VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BAND: "band", GRAY: "gray"} | {
+    color: f"s{i}" for i, color in enumerate(SERIES, start=1)
 }
 _MARKERS = "D^vPXdp*"
 _STYLE: Any = {
@@ -51,7 +51,7 @@ _STYLE: Any = {
 class Look:
     """Style of one pretraining in every figure."""
 
-    colour: str
+    color: str
     marker: str
     dashes: Any
 
@@ -78,7 +78,7 @@ def looks(pretrainings: Sequence[Pretraining]) -> dict[Pretraining, Look]:
     series = 0
     for pretraining in pretrainings:
         if pretraining.method == RANDOM:
-            found[pretraining] = Look(GREY, "s", (0, (1, 1.2)))
+            found[pretraining] = Look(GRAY, "s", (0, (1, 1.2)))
         elif pretraining.method == SUPERVISED:
             found[pretraining] = Look(INK, "o", (0, (4, 1.5)))
         else:
@@ -176,8 +176,8 @@ def _for_page(svg: str, name: str) -> str:
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", svg)
     svg = re.sub(r" font-family: 'DejaVu Sans'[^;\"]*;?", "", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var(--{variable})")
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
 

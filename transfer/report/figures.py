@@ -10,7 +10,7 @@ from carryover.transfer.report.collection import Collection, Pretraining
 from carryover.transfer.report.curves import Curve, Logs, evaluation_curves, pretraining_curves
 from carryover.transfer.report.drawing import (
     BAND,
-    GREY,
+    GRAY,
     LINE,
     SOFT,
     Look,
@@ -94,7 +94,7 @@ def _standing(
     for y, row in enumerate(rows):
         cell, look = row.cells[at], style[row.pretraining]
         if row.pretraining.method == RANDOM:
-            axes.axvline(_mean(cell), color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.axvline(_mean(cell), color=GRAY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
             if cell.std is not None:
                 axes.axvspan(
                     _mean(cell) - cell.std, _mean(cell) + cell.std, color=BAND, linewidth=0, zorder=0
@@ -104,13 +104,13 @@ def _standing(
             y,
             xerr=cell.std,
             fmt=look.marker,
-            color=look.colour,
+            color=look.color,
             markersize=6,
             capsize=0,
             zorder=3,
         )
         if cell.n > 1:
-            axes.plot(cell.values, [y] * cell.n, "|", color=look.colour, markersize=8, alpha=0.7, zorder=2)
+            axes.plot(cell.values, [y] * cell.n, "|", color=look.color, markersize=8, alpha=0.7, zorder=2)
     axes.set_yticks(range(len(rows)), [fitted(r.label, 22) for r in rows])
     axes.invert_yaxis()
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -178,7 +178,7 @@ def _curves(
     figure, axes = new_figure(_WIDTH, 2.2 if len(curves) == 1 else 2.9)
     for curve in curves:
         look = style[curve.pretraining]
-        axes.plot(curve.steps, curve.values, color=look.colour, linestyle=look.dashes, label=curve.label)
+        axes.plot(curve.steps, curve.values, color=look.color, linestyle=look.dashes, label=curve.label)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
     axes.set_ylabel(ylabel)

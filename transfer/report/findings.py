@@ -117,7 +117,7 @@ class Summary:
         return [*told, f"Single runs: {'; '.join(f.text() for f in single)}."] if single else told
 
 
-def summarise(tables: Sequence[Table]) -> list[Summary]:
+def summarize(tables: Sequence[Table]) -> list[Summary]:
     """Compare every pretraining with random initialization by the first metric of each column group."""
     summaries = []
     for table in tables:

@@ -68,7 +68,7 @@ def eqco_mi(seed: int, steps: int, estimates: int, out: Path | None, command: st
             " dimensions with a known mutual information (MI). A critic of two MLPs is trained for"
             f" {steps} steps of K pairs; the table is its mean lower bound, frozen, over {estimates} fresh"
             " batches. Where EqCo is silent, its source decides (Poole et al. 2019): embeddings of 32"
-            " dimensions, not normalised, compared by their dot product. In nats: ours (published).",
+            " dimensions, not normalized, compared by their dot product. In nats: ours (published).",
             f"`{command}`",
             provenance_line(seed, seconds),
             markdown(header, rows),

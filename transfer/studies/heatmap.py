@@ -39,8 +39,8 @@ def draw_gradients(compared: "GradientComparison", directory: Path) -> None:
         figure.savefig(directory / "gradients.png", dpi=120)
 
 
-def _draw(axes: Any, values: Any, colours: str, most: float, texts: list[list[str]]) -> None:
-    axes.imshow(values, cmap=colours, vmin=-most, vmax=most)
+def _draw(axes: Any, values: Any, colors: str, most: float, texts: list[list[str]]) -> None:
+    axes.imshow(values, cmap=colors, vmin=-most, vmax=most)
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
             # White where the cell is too dark for ink.

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from carryover.core.data.labelled.config import ClassifyData
-    from carryover.core.data.labelled.images import LabelledImages
+    from carryover.core.data.labelled.images import LabeledImages
     from carryover.core.data.labelled.labels import AllLabels, Labels
     from carryover.transfer.results.record import Facts, Metric
     from carryover.transfer.tasks.base import Outcome, Run, Task
     from carryover.transfer.tasks.config import register_task
-    from carryover.transfer.tasks.facts import LabelledFacts
+    from carryover.transfer.tasks.facts import LabeledFacts
     from carryover.transfer.tasks.frozen.backbone import Frozen
     from carryover.transfer.tasks.frozen.config import FrozenRecipe
     from carryover.transfer.tasks.frozen.task import FrozenTask
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 # Imported when first asked for: recipes are read without torch.
 _HOMES = {
     "carryover.core.data.labelled.config": ("ClassifyData",),
-    "carryover.core.data.labelled.images": ("LabelledImages",),
+    "carryover.core.data.labelled.images": ("LabeledImages",),
     "carryover.core.data.labelled.labels": ("AllLabels", "Labels"),
     "carryover.transfer.results.record": ("Facts", "Metric"),
     "carryover.transfer.tasks.base": ("Outcome", "Run", "Task"),
     "carryover.transfer.tasks.config": ("register_task",),
-    "carryover.transfer.tasks.facts": ("LabelledFacts",),
+    "carryover.transfer.tasks.facts": ("LabeledFacts",),
     "carryover.transfer.tasks.frozen.backbone": ("Frozen",),
     "carryover.transfer.tasks.frozen.config": ("FrozenRecipe",),
     "carryover.transfer.tasks.frozen.task": ("FrozenTask",),
@@ -40,8 +40,8 @@ __all__ = [
     "Frozen",
     "FrozenRecipe",
     "FrozenTask",
-    "LabelledFacts",
-    "LabelledImages",
+    "LabeledFacts",
+    "LabeledImages",
     "Labels",
     "Metric",
     "Outcome",

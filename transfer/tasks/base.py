@@ -71,7 +71,7 @@ class Outcome:
         What was found in every test image. They are written before anything is counted from them, and the
         metrics must be what comes of them.
     train_images, label_fraction
-        Images that were trained on, and the labelled share of the training split; None where it does not
+        Images that were trained on, and the labeled share of the training split; None where it does not
         apply.
     selected_on
         Held-out images that the result was chosen on; None: nothing was chosen, the last state counts.

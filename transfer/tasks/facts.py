@@ -2,12 +2,12 @@
 
 from typing import Any, Self
 
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.transfer.results.record import Facts
 from carryover.transfer.tasks.base import Run
 
 
-class LabelledFacts(Facts):
+class LabeledFacts(Facts):
     """Labels that were used, and the number of processes.
 
     Attributes
@@ -24,7 +24,7 @@ class LabelledFacts(Facts):
     processes: int
 
     @classmethod
-    def of(cls, run: Run[Any, LabelledImages], **more: Any) -> Self:
+    def of(cls, run: Run[Any, LabeledImages], **more: Any) -> Self:
         """Return the facts of a run; `more` are the fields that a subclass adds."""
         counts = run.data.train.counts.values()
         return cls(

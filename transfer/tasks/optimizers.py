@@ -1,4 +1,4 @@
-"""The optimiser of a detector or segmenter: SGD or AdamW, with rates that decay from the head to the stem."""
+"""The optimizer of a detector or segmenter: SGD or AdamW, with rates that decay from the head to the stem."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

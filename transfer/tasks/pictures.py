@@ -3,7 +3,7 @@
 import numpy as np
 
 # Okabe and Ito's palette, distinguishable with any color vision; truth is drawn in white.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 SHORT_EDGE = 320
 """Pixels that small images are enlarged to, so that lines and letters keep their size."""
 

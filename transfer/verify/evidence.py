@@ -15,7 +15,7 @@ from carryover.core.data.datasets import Dataset, subset
 from carryover.core.data.labelled.subsets import hold_out
 from carryover.core.data.prepared import EvaluationLoader
 from carryover.transfer.tasks.accuracy import places
-from carryover.transfer.tasks.knn.model import Neighbourhood, classify, nearest
+from carryover.transfer.tasks.knn.model import Neighborhood, classify, nearest
 from carryover.transfer.tasks.linear.logistic import Logistic, fit, fit_path
 from carryover.transfer.verify.config import VerifyConfig
 from carryover.transfer.verify.hypotheses import Look
@@ -35,7 +35,7 @@ class Images:
 
     train: Dataset
     test: Dataset
-    labelled: bool
+    labeled: bool
 
     @property
     def classes(self) -> int:
@@ -122,12 +122,12 @@ def _of_size(
     for look in looks:
         look.network.to(device).eval()
     train: list[list[Tensor]] = [[] for _ in looks]
-    if images.labelled:
+    if images.labeled:
         for x in batches(images.train, size, config, device):
             for look, own in zip(looks, train):
                 own.append(look.network(look.shown(x)).float().flatten(1))
     test: list[list[Tensor]] = [[] for _ in looks]
-    seen, wanted = 0, len(images.test) if images.labelled else config.statistics_images
+    seen, wanted = 0, len(images.test) if images.labeled else config.statistics_images
     with ExitStack() as stack:
         watches = [stack.enter_context(watching(look.network, config.statistics_images)) for look in looks]
         for watch in watches:
@@ -146,7 +146,7 @@ def _of_size(
     found = []
     for own_train, own_test, mismatch in zip(train, test, mismatches):
         knn, linear = None, None
-        if images.labelled:
+        if images.labeled:
             knn, linear = _classified(torch.cat(own_train), torch.cat(own_test), images, config)
         found.append(Evidence(knn, linear, mismatch))
     return found
@@ -156,7 +156,7 @@ def _classified(train: Tensor, test: Tensor, images: Images, config: VerifyConfi
     device = train.device
     labels = torch.tensor(images.train.labels, device=device)
     truth = torch.tensor(images.test.labels, device=device)
-    how = Neighbourhood(min(config.k, len(train)), config.temperature)
+    how = Neighborhood(min(config.k, len(train)), config.temperature)
     right = torch.zeros(len(test), dtype=torch.bool, device=device)
     for rows, guesses, _, _ in classify(nearest(test, train, how.k), labels, images.classes, [how]):
         right[rows] = guesses[:, 0, 0] == truth[rows]

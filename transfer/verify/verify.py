@@ -35,7 +35,7 @@ def verify(
 ) -> Verification:
     """Determine whether a checkpoint of any known maker is what it claims, on the images at hand.
 
-    With labelled images every reading of the file's tensors (`hypotheses.readings`) is classified by k-NN and
+    With labeled images every reading of the file's tensors (`hypotheses.readings`) is classified by k-NN and
     by a linear classifier on cached features; with or without labels batch statistics are compared with the
     running ones. Without images only the tensors themselves are looked at.
 
@@ -170,9 +170,9 @@ def structural(imported: Imported) -> Finding | None:
 
 
 def _images(config: VerifyConfig) -> Images | None:
-    """Open what is at hand: a labelled data set, or a folder of images without labels."""
+    """Open what is at hand: a labeled data set, or a folder of images without labels."""
     if config.data.root is not None:
-        return _labelled(config)
+        return _labeled(config)
     if config.images is None:
         return None
     if not config.images.expanduser().is_dir():
@@ -183,8 +183,8 @@ def _images(config: VerifyConfig) -> Images | None:
     return Images(everything, everything, False)
 
 
-def _labelled(config: VerifyConfig) -> Images:
-    """Open both splits of a labelled data set; only the images that are taken are read."""
+def _labeled(config: VerifyConfig) -> Images:
+    """Open both splits of a labeled data set; only the images that are taken are read."""
     train, test = open_dataset(config.data.train), open_dataset(config.data.test)
     for dataset, split in ((train, config.data.split), (test, config.data.test_split)):
         if dataset.labels is None or len(dataset.classes) < 2:
@@ -203,7 +203,7 @@ def _labelled(config: VerifyConfig) -> Images:
 def _controls(
     first: Look, imported: Imported, images: Images, config: VerifyConfig, device: torch.device
 ) -> list[Look]:
-    if not images.labelled:
+    if not images.labeled:
         return []
     found = []
     for network in random_networks(imported.metadata.backbone, config.random_controls, config.seed + 1):
@@ -242,7 +242,7 @@ def _about(imported: Imported) -> str:
 
 
 def _what(config: VerifyConfig, images: Images, size: int) -> str:
-    if not images.labelled:
+    if not images.labeled:
         return f"{len(images.test):,} images of {config.images} without labels, shown at {size} px"
     return (
         f"{len(images.train):,} training and {len(images.test):,} test images of {config.data.title},"
@@ -255,7 +255,7 @@ def _open_questions(
 ) -> list[str]:
     """Return what these images cannot decide."""
     said = []
-    if not images.labelled:
+    if not images.labeled:
         said.append("channel order and encoder: their features are told apart by labels only")
         return said
     # Where all readings of a kind are within a point of the file, the images do not depend on it.

@@ -1,4 +1,4 @@
-"""The labelled images of a recipe: checked at once, opened and chosen when they are first needed."""
+"""The labeled images of a recipe: checked at once, opened and chosen when they are first needed."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -8,11 +8,11 @@ from carryover.core.data.labelled.labels import AllLabels, Labels
 
 if TYPE_CHECKING:
     from carryover.core.data.datasets import Dataset
-    from carryover.core.data.labelled.splits import LabelledSubset, Splits
+    from carryover.core.data.labelled.splits import LabeledSubset, Splits
     from carryover.core.data.labelled.subsets import Indices
 
 
-class LabelledImages:
+class LabeledImages:
     """Both splits of a labeled data set, and the training images whose labels are used.
 
     Making one imports no torch. Raises UserError where a folder or list is not there; opening the splits and
@@ -31,11 +31,11 @@ class LabelledImages:
         return open_splits(self._data)
 
     @cached_property
-    def train(self) -> "LabelledSubset":
+    def train(self) -> "LabeledSubset":
         """The training images whose labels are used."""
-        from carryover.core.data.labelled.splits import choose_labelled
+        from carryover.core.data.labelled.splits import choose_labeled
 
-        return choose_labelled(self._labels, self.splits, self._seed)
+        return choose_labeled(self._labels, self.splits, self._seed)
 
     def look(self) -> None:
         """Raise whatever opening the splits and choosing labels would, without torch and without decoding."""

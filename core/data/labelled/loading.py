@@ -1,4 +1,4 @@
-"""Batches of labelled images for training: every image once an epoch, in equal parts over the ranks."""
+"""Batches of labeled images for training: every image once an epoch, in equal parts over the ranks."""
 
 import torch
 from torch import Tensor

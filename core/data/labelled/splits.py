@@ -36,7 +36,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class LabelledSubset:
+class LabeledSubset:
     """The training images whose labels are used.
 
     Attributes
@@ -89,7 +89,7 @@ def look_at_splits(data: ClassifyData, labels: Labels, seed: int) -> None:
 
     Imports no torch.
 
-    Raises what `open_splits`, `open_selection` and `choose_labelled` raise.
+    Raises what `open_splits`, `open_selection` and `choose_labeled` raise.
     """
     splits = _compared(data, open_dataset(data.train), look_at(data.test))
     _compared_selection(data, splits, None if data.selection is None else look_at(data.selection))
@@ -149,7 +149,7 @@ def _compared_selection(data: ClassifyData, splits: Splits, dataset: Dataset | N
     return dataset
 
 
-def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset:
+def choose_labeled(labels: Labels, splits: Splits, seed: int) -> LabeledSubset:
     """Choose the training images whose labels are used, and log how many there are of every class.
 
     Raises UserError when the data does not give what was asked for (see `core.data.labelled.subsets`).
@@ -160,7 +160,7 @@ def choose_labelled(labels: Labels, splits: Splits, seed: int) -> LabelledSubset
     counts = subsets.per_class(splits.train_labels, splits.classes, indices)
     log.info("training on %s (%s)", subsets.describe(counts), what)
     images = splits.train if len(indices) == len(splits.train) else splits.train.take(indices)
-    return LabelledSubset(prepare(images, splits.data.train), indices, counts, what)
+    return LabeledSubset(prepare(images, splits.data.train), indices, counts, what)
 
 
 def _chosen(labels: Labels, splits: Splits, seed: int) -> tuple[Indices, str]:

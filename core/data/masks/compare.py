@@ -13,9 +13,9 @@ LISTED_VALUES = 10
 _BETWEEN = 0.95
 """Share of a class's pixels that lie between a lower and a higher class from which on it is no class."""
 _RARE = 0.05
-"""Largest share of all labelled pixels that such a class has."""
+"""Largest share of all labeled pixels that such a class has."""
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class MaskCounts:
 
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORED + 1, dtype=np.int64))
     between: np.ndarray = field(default_factory=lambda: np.zeros(IGNORED + 1, dtype=np.int64))
-    indices: dict[Colour, dict[int, Path]] = field(default_factory=dict)
+    indices: dict[Color, dict[int, Path]] = field(default_factory=dict)
     lossy: list[Path] = field(default_factory=list)
 
     @classmethod
@@ -48,10 +48,10 @@ class MaskCounts:
         # Two labels have nothing between them.
         if np.count_nonzero(pixels[:IGNORED]) > 2:
             between = np.bincount(labels[_is_between(labels)], minlength=IGNORED + 1)
-        colours = {colour: index for index, colour in palette.items()}
+        colors = {color: index for index, color in palette.items()}
         # A color that one palette has twice says nothing.
-        unique = colours if len(colours) == len(palette) else {}
-        indices = {colour: {index: mask} for colour, index in unique.items()}
+        unique = colors if len(colors) == len(palette) else {}
+        indices = {color: {index: mask} for color, index in unique.items()}
         return cls(pixels, between, indices, [mask] if decoded.lossy else [])
 
     def add(self, other: "MaskCounts") -> None:
@@ -59,8 +59,8 @@ class MaskCounts:
         self.pixels += other.pixels
         self.between += other.between
         self.lossy += other.lossy
-        for colour, indices in other.indices.items():
-            known = self.indices.setdefault(colour, {})
+        for color, indices in other.indices.items():
+            known = self.indices.setdefault(color, {})
             for index, mask in indices.items():
                 known.setdefault(index, mask)
 
@@ -102,33 +102,33 @@ def _absent(pixels: np.ndarray, classes: Sequence[str], taught: bool) -> Iterato
 
 def _interpolated(counts: MaskCounts, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield one finding for the classes that occur only where a lower one meets a higher one."""
-    labelled = max(1, int(counts.pixels[:IGNORED].sum()))
+    labeled = max(1, int(counts.pixels[:IGNORED].sum()))
     odd = [
         f"'{title}' ({label}): {counts.pixels[label]} pixels"
         for label, title in enumerate(classes)
-        if 0 < counts.pixels[label] < _RARE * labelled
+        if 0 < counts.pixels[label] < _RARE * labeled
         and counts.between[label] >= _BETWEEN * counts.pixels[label]
     ]
     if odd:
         yield (
             "interpolated_class",
             f"{len(odd)} of {len(classes)} classes have pixels only where a lower class meets a higher one:"
-            f" {_some(odd)}. Were the masks resized with interpolation? Resize them with nearest neighbour",
+            f" {_some(odd)}. Were the masks resized with interpolation? Resize them with nearest neighbor",
         )
 
 
-def _palettes(indices: Mapping[Colour, Mapping[int, Path]]) -> Iterator[tuple[str, str]]:
+def _palettes(indices: Mapping[Color, Mapping[int, Path]]) -> Iterator[tuple[str, str]]:
     """Yield one finding where a color has other indices in other masks."""
-    torn = {colour: masks for colour, masks in indices.items() if len(masks) > 1}
+    torn = {color: masks for color, masks in indices.items() if len(masks) > 1}
     if torn:
-        colour, masks = next(iter(torn.items()))
+        color, masks = next(iter(torn.items()))
         example = " and ".join(f"{index} in {mask.name}" for index, mask in list(masks.items())[:2])
-        shown = "#{:02x}{:02x}{:02x}".format(*colour)
+        shown = "#{:02x}{:02x}{:02x}".format(*color)
         yield (
             "palette_order",
-            f"{len(torn)} colours have different indices in different masks ({shown} is {example}): the order"
-            " is that of a program that reduced colours, not of the classes. Use `kind: folders` with"
-            " `palette:`, the colour of each class",
+            f"{len(torn)} colors have different indices in different masks ({shown} is {example}): the order"
+            " is that of a program that reduced colors, not of the classes. Use `kind: folders` with"
+            " `palette:`, the color of each class",
         )
 
 

@@ -23,7 +23,7 @@ CITYSCAPES_CLASSES = (
 # Labels are bytes, and 255 of them means "ignored".
 Classes = Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Colour = tuple[Byte, Byte, Byte]
+Color = tuple[Byte, Byte, Byte]
 
 
 class VocPart(Section):
@@ -158,8 +158,8 @@ class FolderMasks(Section):
     train: FolderPair
     test: FolderPair
     mask_suffix: str = ".png"
-    palette: tuple[Colour, ...] | None = None
-    ignore: Byte | Colour | None = 255
+    palette: tuple[Color, ...] | None = None
+    ignore: Byte | Color | None = 255
     first_index: Byte = 0
     orientation: Orientation = "exif"
     defects: MaskDefectPolicy = MaskDefectPolicy()
@@ -192,8 +192,8 @@ class FolderMasks(Section):
             raise ValueError(
                 f"palette has {len(self.palette)} colors for {len(self.classes)} classes; one each is needed"
             )
-        colours = [*self.palette, *([self.ignore] if isinstance(self.ignore, tuple) else [])]
-        if len(set(colours)) != len(colours):
+        colors = [*self.palette, *([self.ignore] if isinstance(self.ignore, tuple) else [])]
+        if len(set(colors)) != len(colors):
             raise ValueError("palette: a color is listed twice")
         return self
 

@@ -25,12 +25,12 @@ class MaskCode:
     ----------
     labels
         The label of each index 0..255, or -1 where the index has no meaning.
-    colours
+    colors
         The label of each RGB color, where masks are painted; then `labels` is not used.
     """
 
     labels: tuple[int, ...]
-    colours: Mapping[tuple[int, int, int], int] | None = None
+    colors: Mapping[tuple[int, int, int], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def decode(path: Path, code: MaskCode, orientation: Orientation = "exif") -> Dec
     """Decode a mask as `load_labels` does, and say which values the code does not know."""
     with Image.open(path) as opened:
         image, lossy = turned_upright(opened, orientation), opened.format in _LOSSY
-        if code.colours is not None:
-            return _from_colours(np.asarray(image.convert("RGB")), code.colours)._replace(lossy=lossy)
+        if code.colors is not None:
+            return _from_colors(np.asarray(image.convert("RGB")), code.colors)._replace(lossy=lossy)
         values = _indices(image).astype(np.int64)
         palette = _palette(image, values)
     table = np.array(code.labels)
@@ -128,15 +128,15 @@ def _indices(image: Image.Image) -> np.ndarray:
         if (channels == channels[..., :1]).all():
             return channels[..., 0]
     raise ValueError(
-        f"is an image of mode {image.mode}, not a mask of indices; where colours stand for classes, use"
-        " `kind: folders` with `palette:`, the colour of each class"
+        f"is an image of mode {image.mode}, not a mask of indices; where colors stand for classes, use"
+        " `kind: folders` with `palette:`, the color of each class"
     )
 
 
-def _from_colours(pixels: np.ndarray, colours: Mapping[tuple[int, int, int], int]) -> DecodedMask:
+def _from_colors(pixels: np.ndarray, colors: Mapping[tuple[int, int, int], int]) -> DecodedMask:
     packed = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     labels = np.full(packed.shape, _ILLEGAL)
-    for (red, green, blue), label in colours.items():
+    for (red, green, blue), label in colors.items():
         labels[packed == (red << 16 | green << 8 | blue)] = label
     unknown = labels == _ILLEGAL
     found = np.unique(packed[unknown]) if unknown.any() else ()
@@ -145,8 +145,8 @@ def _from_colours(pixels: np.ndarray, colours: Mapping[tuple[int, int, int], int
 
 
 def _palette(image: Image.Image, values: np.ndarray) -> Mapping[int, tuple[int, int, int]]:
-    colours = image.getpalette("RGB") if image.mode == "P" else None
-    if not colours:
+    colors = image.getpalette("RGB") if image.mode == "P" else None
+    if not colors:
         return {}
     used = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
-    return {i: (r, g, b) for i in used if len(rgb := colours[3 * i : 3 * i + 3]) == 3 for r, g, b in [rgb]}
+    return {i: (r, g, b) for i in used if len(rgb := colors[3 * i : 3 * i + 3]) == 3 for r, g, b in [rgb]}

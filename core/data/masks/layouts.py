@@ -83,10 +83,10 @@ def _folder_code(data: FolderMasks) -> MaskCode:
         ignored = [data.ignore] if isinstance(data.ignore, int) else []
         # What lies before the first class has no label.
         return index_code(len(data.classes), [*ignored, *range(data.first_index)], first=data.first_index)
-    colours = {colour: label for label, colour in enumerate(data.palette)}
+    colors = {color: label for label, color in enumerate(data.palette)}
     if isinstance(data.ignore, tuple):
-        colours[data.ignore] = IGNORED
-    return MaskCode((), colours)
+        colors[data.ignore] = IGNORED
+    return MaskCode((), colors)
 
 
 def _voc_pairs(root: Path, split: str, masks: Path) -> list[Pair]:

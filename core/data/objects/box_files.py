@@ -189,7 +189,7 @@ class BoxFiles:
     @property
     def first_pixel(self) -> FirstPixel:
         """Return the coordinate convention: the recipe's; else XML as in Pascal VOC, others as edges."""
-        if self.annotations.form == "yolo" or any(table.normalised for table in self.tables):
+        if self.annotations.form == "yolo" or any(table.normalized for table in self.tables):
             return "edges"
         return (
             self.data.first_pixel
@@ -246,7 +246,7 @@ class BoxFiles:
             if row.problem:
                 faults.append(("malformed_object", table.file, f"line {row.line}: {row.problem}"))
             if row.box is not None:
-                scale = (*header.size, *header.size) if table.normalised else (1, 1, 1, 1)
+                scale = (*header.size, *header.size) if table.normalized else (1, 1, 1, 1)
                 a, b, c, d = (n * s for n, s in zip(row.box, scale, strict=True))
                 place = f"line {row.line}"
                 objects.append(VocObject(row.line, row.label, (a, b, c, d), row.difficult, place, row.crowd))

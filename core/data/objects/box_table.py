@@ -81,7 +81,7 @@ class BoxTable:
 
     file: Path
     rows: tuple[BoxRow, ...]
-    normalised: bool
+    normalized: bool
 
 
 def read_box_table(file: Path, columns: Mapping[str, str]) -> BoxTable:
@@ -95,8 +95,8 @@ def read_box_table(file: Path, columns: Mapping[str, str]) -> BoxTable:
     known, rows = _columns(table, columns)
     read = tuple(_row(line, cells, known) for line, cells in rows)
     numbers = [n for row in read if row.box is not None for n in row.box]
-    normalised = bool(numbers) and max(numbers) <= 1 and min(numbers) >= 0
-    return BoxTable(file, _with_names(file, read), normalised)
+    normalized = bool(numbers) and max(numbers) <= 1 and min(numbers) >= 0
+    return BoxTable(file, _with_names(file, read), normalized)
 
 
 def _columns(

@@ -32,10 +32,10 @@ def compare_boxes(
     defects: list[Defect] = []
     small = sum(edge < 1 for image in images for edge in _shorter(image))
     total = sum(len(i.annotation) for i in images)
-    normalised = total >= FEW and small > MANY * total
-    if normalised:
+    normalized = total >= FEW and small > MANY * total
+    if normalized:
         message = (
-            f"{small} of {total} boxes are less than a pixel wide or high: are they normalised"
+            f"{small} of {total} boxes are less than a pixel wide or high: are they normalized"
             " (fractions of the image's size)?"
         )
         defects.append(policy.defect(file, "below_pixel", message))
@@ -47,7 +47,7 @@ def compare_boxes(
     ]
     wrong = [(b, a, i) for b, a, i in pairs if _overlap(b, a) < _AGREES]
     if len(pairs) >= FEW and len(wrong) > MANY * len(pairs):
-        guess = "normalised coordinates?" if normalised else _guess(pairs)
+        guess = "normalized coordinates?" if normalized else _guess(pairs)
         box, around, image = wrong[0]
         example = f"{_shown(box)} with {_shown(around)} in {image.path.name}"
         message = (
@@ -95,7 +95,7 @@ def _guess(pairs: Sequence[tuple[Box, Box, DetectionImage]]) -> str:
             ((b[0], b[1], b[2] - b[0], b[3] - b[1]), a) for b, a, _ in pairs
         ],
         "are x and y swapped in the boxes?": [((b[1], b[0], b[3], b[2]), a) for b, a, _ in pairs],
-        "are the boxes' x, y the centre?": [
+        "are the boxes' x, y the center?": [
             ((b[0] - (b[2] - b[0]) / 2, b[1] - (b[3] - b[1]) / 2, (b[0] + b[2]) / 2, (b[1] + b[3]) / 2), a)
             for b, a, _ in pairs
         ],
@@ -110,7 +110,7 @@ def _guess(pairs: Sequence[tuple[Box, Box, DetectionImage]]) -> str:
     if agree(ways[best]) > 1 - MANY:
         return best
     if np.mean([max(around) <= 1 for _, around, _ in pairs]) > 1 - MANY:
-        return "are the polygons normalised (fractions of the image's size)?"
+        return "are the polygons normalized (fractions of the image's size)?"
     if any(isinstance(m, dict) for _, _, image in pairs for m in image.annotation.masks or ()):
         return "are the run lengths written by rows in place of by columns?"
     return "one of the two is written otherwise than COCO's"

@@ -47,7 +47,7 @@ class VocData(Section):
     first_pixel
         The coordinate of the first pixel in the files; VOC's own count from 1.
     orientation
-        Whether the EXIF flag of a picture is applied, as labelling tools do ("exif"), or pixels are taken as
+        Whether the EXIF flag of a picture is applied, as labeling tools do ("exif"), or pixels are taken as
         stored.
     defects
         What each kind of defect of the annotations does: stop before training, or drop, clip, keep.

@@ -1,4 +1,4 @@
-"""Read one image's boxes from YOLO's text: class, centre and size, as shares of the image (torch-free)."""
+"""Read one image's boxes from YOLO's text: class, center and size, as shares of the image (torch-free)."""
 
 from pathlib import Path
 

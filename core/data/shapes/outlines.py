@@ -22,11 +22,11 @@ def _crescent() -> np.ndarray:
     outer = np.linspace(0.25 * np.pi, 1.75 * np.pi, 40)
     outside = np.stack([np.cos(outer), np.sin(outer)], axis=1)
     tip = outside[0]
-    centre = 0.72
-    angle = np.arctan2(tip[1], tip[0] - centre)
+    center = 0.72
+    angle = np.arctan2(tip[1], tip[0] - center)
     inner = np.linspace(2 * np.pi - angle, angle, 30)
-    radius = np.hypot(tip[0] - centre, tip[1])
-    inside = np.stack([centre + radius * np.cos(inner), radius * np.sin(inner)], axis=1)
+    radius = np.hypot(tip[0] - center, tip[1])
+    inside = np.stack([center + radius * np.cos(inner), radius * np.sin(inner)], axis=1)
     return np.concatenate([outside, inside])
 
 
@@ -89,5 +89,5 @@ def place(outline: np.ndarray, rng: Generator, size: int, low: float, high: floa
     squeeze = rng.uniform(0.8, 1.0)
     cos, sin = np.cos(angle), np.sin(angle)
     turned = (outline * [1.0, squeeze]) @ np.array([[cos, sin], [-sin, cos]])
-    centre = rng.uniform(radius, size - radius, size=2)
-    return np.clip(turned * radius + centre, 0, size)
+    center = rng.uniform(radius, size - radius, size=2)
+    return np.clip(turned * radius + center, 0, size)

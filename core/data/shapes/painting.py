@@ -1,4 +1,4 @@
-"""Paint for the procedural shapes: backgrounds, and fills whose colours say nothing of the class."""
+"""Paint for the procedural shapes: backgrounds, and fills whose colors say nothing of the class."""
 
 import colorsys
 
@@ -28,7 +28,7 @@ def background(rng: Generator, size: int) -> np.ndarray:
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     weight = 0.5 + (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
-    one, other = _colour(rng, 0.05, 0.4), _colour(rng, 0.05, 0.4)
+    one, other = _color(rng, 0.05, 0.4), _color(rng, 0.05, 0.4)
     canvas = one + (other - one) * weight[..., None]
     for _ in range(rng.integers(1, 4)):
         # Straight lines and blotches: edges that belong to no shape.
@@ -42,7 +42,7 @@ def background(rng: Generator, size: int) -> np.ndarray:
 def paint(canvas: np.ndarray, polygon: np.ndarray, weave: str, rng: Generator) -> None:
     """Fill `polygon` (n, 2), in pixels, on the canvas in place: `weave` in two colors drawn at random."""
     size = canvas.shape[0]
-    light, dark = _colour(rng, 0.3, 1.0), _colour(rng, 0.3, 1.0)
+    light, dark = _color(rng, 0.3, 1.0), _color(rng, 0.3, 1.0)
     # The two colors differ in brightness, so that a weave is there to be seen.
     light, dark = light * (235 / light.max()), dark * (90 / dark.max())
     weight = _weave(weave, rng, size, polygon.mean(axis=0))
@@ -60,14 +60,14 @@ def _blend(canvas: np.ndarray, paint_: np.ndarray, coverage: np.ndarray) -> None
     canvas += (paint_ - canvas) * coverage[..., None]
 
 
-def _colour(rng: Generator, low: float, high: float) -> np.ndarray:
+def _color(rng: Generator, low: float, high: float) -> np.ndarray:
     hue, saturation, value = rng.random(), rng.uniform(low, high), rng.uniform(0.25, 0.95)
     return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def _weave(name: str, rng: Generator, size: int, centre: np.ndarray) -> np.ndarray:
+def _weave(name: str, rng: Generator, size: int, center: np.ndarray) -> np.ndarray:
     """Return how much of the second color each pixel has, (size, size) in 0..1, at a random angle."""
-    y, x = (np.mgrid[0:size, 0:size] - centre[::-1, None, None]) / 64
+    y, x = (np.mgrid[0:size, 0:size] - center[::-1, None, None]) / 64
     angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     around = 2 * np.pi * rng.uniform(0.9, 1.1)
@@ -94,12 +94,12 @@ def _line(canvas: np.ndarray, rng: Generator) -> None:
     along = (end - start) / max(float(np.hypot(*(end - start))), 1e-6)
     across = np.array([-along[1], along[0]]) * rng.uniform(0.5, 1.5)
     corners = np.array([start + across, end + across, end - across, start - across])
-    _blend(canvas, _colour(rng, 0.1, 0.7) + np.zeros_like(canvas), _coverage(corners, size) * 0.7)
+    _blend(canvas, _color(rng, 0.1, 0.7) + np.zeros_like(canvas), _coverage(corners, size) * 0.7)
 
 
 def _blotch(canvas: np.ndarray, rng: Generator) -> None:
     size = canvas.shape[0]
     y, x = np.mgrid[0:size, 0:size]
-    centre, radius = rng.uniform(0, size, size=2), rng.uniform(0.05, 0.25) * size
-    coverage = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * radius**2))
-    _blend(canvas, _colour(rng, 0.1, 0.7) + np.zeros_like(canvas), coverage * rng.uniform(0.3, 0.8))
+    center, radius = rng.uniform(0, size, size=2), rng.uniform(0.05, 0.25) * size
+    coverage = np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / (2 * radius**2))
+    _blend(canvas, _color(rng, 0.1, 0.7) + np.zeros_like(canvas), coverage * rng.uniform(0.3, 0.8))

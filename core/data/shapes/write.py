@@ -100,7 +100,7 @@ def write_shapes(
             f" and 4 detection images; asked for {n_train}, {n_val} and {n_detection}"
         )
     if out.exists():
-        _recognise(out, arguments)
+        _recognize(out, arguments)
         return paths
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(out)
@@ -116,7 +116,7 @@ def write_shapes(
     return paths
 
 
-def _recognise(out: Path, arguments: dict[str, int]) -> None:
+def _recognize(out: Path, arguments: dict[str, int]) -> None:
     manifest = out / _MANIFEST
     if not manifest.is_file():
         raise UserError(f"{out}: exists and is no shapes data set; give a directory that does not exist yet")

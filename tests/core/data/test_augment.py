@@ -112,6 +112,6 @@ def test_flags_have_their_probabilities() -> None:
     assert blurred.mean() == pytest.approx(1.0, abs=0.02)
 
 
-def test_without_a_scale_the_centre_is_taken() -> None:
+def test_without_a_scale_the_center_is_taken() -> None:
     ours = drawn(ViewConfig(scale=None), n=1)
     assert (ours.top[0], ours.left[0], ours.height[0], ours.width[0]) == (0, 10, 60, 60)

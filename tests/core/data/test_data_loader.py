@@ -35,7 +35,7 @@ def same(ours: Iterable[Batch], theirs: Iterable[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("augment", [AUGMENT, BY_IMAGE])
-def test_a_batch_has_normalised_views_and_the_labels_of_its_images(
+def test_a_batch_has_normalized_views_and_the_labels_of_its_images(
     data: Dataset, augment: AugmentConfig
 ) -> None:
     loader = Loader(data, augment, 8, seed=0)
@@ -53,7 +53,7 @@ def test_a_batch_has_normalised_views_and_the_labels_of_its_images(
     assert len(set(seen)) == 24
 
 
-def test_normalisation_is_by_mean_and_std(data: Dataset) -> None:
+def test_normalization_is_by_mean_and_std(data: Dataset) -> None:
     plain = AugmentConfig(view=VIEW, mean=(0, 0, 0), std=(1, 1, 1))
     (raw,) = EvaluationLoader(data, plain, 25)
     (normal,) = EvaluationLoader(data, AUGMENT, 25)
@@ -107,7 +107,7 @@ def test_both_backends_show_the_same_views(data: Dataset) -> None:
         assert torch.equal(a.index, b.index)
         for v, w in zip(a.views, b.views):
             # One goes through eight bits twice, and the jitter enlarges the first rounding error up to
-            # 1.4 ** 3 times; a level is 1 / 255 / 0.225 after normalisation.
+            # 1.4 ** 3 times; a level is 1 / 255 / 0.225 after normalization.
             levels = (v - w).abs() * 255 * 0.225
             assert levels.max() < 5 and levels.mean() < 0.5
 

@@ -22,16 +22,16 @@ AUGMENT = AugmentConfig(views="single", view=ViewConfig(size=8, blur=None))
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
 def test_every_mode_becomes_eight_bit_rgb(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr", "I", "F") else "image.png")
-    grey = Image.new("RGB", (7, 5), (128, 128, 128))
+    gray = Image.new("RGB", (7, 5), (128, 128, 128))
     if mode.startswith("I"):
         Image.fromarray(np.full((5, 7), 0x80FF, np.uint16 if mode == "I;16" else np.int32)).save(path)
     elif mode == "P":
-        grey.quantize(4).save(path)
+        gray.quantize(4).save(path)
     elif mode == "YCbCr":
         # Pillow older than 13 cannot decode it uncompressed; in real files it is compressed.
-        grey.convert(mode).save(path, compression="jpeg", quality=100)
+        gray.convert(mode).save(path, compression="jpeg", quality=100)
     else:
-        grey.convert(mode).save(path)
+        gray.convert(mode).save(path)
     image = read_image(path)
     assert image.shape == (3, 5, 7) and image.dtype == torch.uint8
     if mode != "1":

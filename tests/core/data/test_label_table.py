@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from carryover.configs import UserError, load
 from carryover.core.data.config import DataConfig
 from carryover.core.data.labelled.config import ClassifyData
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.core.data.prepared import build_dataset
 from tests.core.data.folders import draw
 
@@ -114,7 +114,7 @@ def test_splits_are_tables_values_of_a_column_folders_or_shares_of_every_class(t
     data = ClassifyData.model_validate(
         {"root": tmp_path / "classes", "test_split": "test", "selection_split": "val"} | shares
     )
-    images = LabelledImages(data)
+    images = LabeledImages(data)
     assert (len(images.splits.train), len(images.test), len(images.selection or [])) == (23, 7, 4)
 
 

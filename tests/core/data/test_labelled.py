@@ -1,4 +1,4 @@
-"""Both splits of a labelled data set, compared before anything is trained."""
+"""Both splits of a labeled data set, compared before anything is trained."""
 
 import shutil
 import zlib
@@ -10,7 +10,7 @@ from scipy.io import savemat
 from carryover.configs import UserError
 from carryover.core.data.check import check
 from carryover.core.data.labelled.config import ClassifyData
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from tests.core.data.folders import draw, image_folder
 
 
@@ -23,7 +23,7 @@ def root(tmp_path):
 
 
 def open_images(root, **keys):
-    return LabelledImages(ClassifyData(root=root, name="mine", **keys))
+    return LabeledImages(ClassifyData(root=root, name="mine", **keys))
 
 
 def test_sound_splits(root):

@@ -92,7 +92,7 @@ def test_what_real_data_has_is_there_as_well(written: ShapesPaths) -> None:
     assert "<difficult>1</difficult>" in xml and "<difficult>0</difficult>" in xml
 
 
-def test_a_finished_set_is_recognised_and_another_is_refused(tmp_path: Path) -> None:
+def test_a_finished_set_is_recognized_and_another_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "data"
     before = write_shapes(out, **SIZES)
     stamp = (out / "shapes.json").stat().st_mtime_ns

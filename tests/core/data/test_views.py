@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from carryover.core.data.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters, draw_view
 from carryover.core.data.config import BlurConfig, TestViewConfig, ViewConfig
 from carryover.core.data.draws import keys
-from carryover.core.data.views import batch_views, centre_view, image_views
+from carryover.core.data.views import batch_views, center_view, image_views
 
 B = 40
 FUNCTIONALS = {
@@ -23,7 +23,7 @@ FUNCTIONALS = {
 
 
 def images(height: int, width: int) -> Tensor:
-    """Smooth noise, a constant image and a black one: hues, greys and divisions by zero all occur."""
+    """Smooth noise, a constant image and a black one: hues, grays and divisions by zero all occur."""
     noise = torch.rand(B, 3, height, width, generator=torch.Generator().manual_seed(0)) * 255
     smooth = F.gaussian_blur(noise, [5, 5], [1.0]).mul(2).sub(127).clamp(0, 255).to(torch.uint8)
     smooth[0], smooth[1] = 77, 0
@@ -83,7 +83,7 @@ def test_whole_pipeline_agrees_with_torchvision(shape: tuple[int, int], size: in
 
 
 @pytest.mark.parametrize("operation", [BRIGHTNESS, CONTRAST, SATURATION, HUE])
-def test_each_colour_operation_is_torchvisions(operation: int) -> None:
+def test_each_color_operation_is_torchvisions(operation: int) -> None:
     pixels = images(16, 16)
     low, high = (-0.5, 0.5) if operation == HUE else (0.0, 2.5)
     factors = np.tile([1.0, 1.0, 1.0, 0.0], (B, 1))
@@ -145,19 +145,19 @@ def test_views_made_image_by_image_are_torchvisions_from_the_eight_bit_crop_on()
     for row, image in enumerate(pixels):
         box = [int(side[row]) for side in (drawn.top, drawn.left, drawn.height, drawn.width)]
         crop = F.resized_crop(image, *box, size=[16, 16], antialias=True).float() / 255
-        whole = dataclasses.replace(neutral(B, 16, 16), **recolouring(drawn))
+        whole = dataclasses.replace(neutral(B, 16, 16), **recoloring(drawn))
         exact = torchvision_view(crop, config, whole, row) * 255
         # Half a level of the one rounding at the end.
         torch.testing.assert_close(ours[row].float(), exact, rtol=0, atol=0.501)
 
 
-def recolouring(drawn: ViewParameters) -> dict[str, np.ndarray]:
+def recoloring(drawn: ViewParameters) -> dict[str, np.ndarray]:
     names = ("flip", "jitter", "order", "factors", "grayscale", "sigma", "solarize")
     return {name: getattr(drawn, name) for name in names}
 
 
-def test_the_test_view_is_resize_and_centre_crop() -> None:
+def test_the_test_view_is_resize_and_center_crop() -> None:
     image = images(40, 30)[2]
-    view = centre_view(image, TestViewConfig(resize=20, size=16))
+    view = center_view(image, TestViewConfig(resize=20, size=16))
     expected = F.center_crop(F.resize(image, [20], antialias=True), [16, 16])
     assert torch.equal(view, expected)

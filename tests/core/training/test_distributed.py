@@ -1,4 +1,4 @@
-"""Collectives and synchronised batch norm give ranks what one process computes, gradients included."""
+"""Collectives and synchronized batch norm give ranks what one process computes, gradients included."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def _through(network: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tens
     return output.detach(), gradients, dict(network.named_buffers())
 
 
-def _synchronised(rank: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def _synchronized(rank: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     network = with_sync_bn(_network(), torch.device("cpu"))
     assert not any(type(m) in (nn.BatchNorm1d, nn.BatchNorm2d) for m in network.modules())
     return _through(network, own_slice(_images()))
@@ -81,11 +81,11 @@ def _shuffled(rank: int) -> tuple[Tensor, Tensor, Tensor]:
     images = own_slice(_images())
     torch.manual_seed(rank)
     plain = nn.Flatten()
-    normalised = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(75, affine=False).double())
+    normalized = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(75, affine=False).double())
     return (
         MomentumEncoder(plain, 1.0, 1.0, shuffle_bn=True)([images], [])[0],
-        MomentumEncoder(normalised, 1.0, 1.0, shuffle_bn=True)([images], [])[0],
-        MomentumEncoder(normalised, 1.0, 1.0)([images], [])[0],
+        MomentumEncoder(normalized, 1.0, 1.0, shuffle_bn=True)([images], [])[0],
+        MomentumEncoder(normalized, 1.0, 1.0)([images], [])[0],
     )
 
 
@@ -93,7 +93,7 @@ def _everything(rank: int) -> tuple[Any, ...]:
     return (
         _gathered_gradient(rank),
         _summed_gradient(rank),
-        _synchronised(rank),
+        _synchronized(rank),
         _fetched(rank),
         _shuffled(rank),
     )
@@ -125,7 +125,7 @@ def test_a_sum_over_ranks_sends_every_ranks_gradient_back(found: list[Any]) -> N
     torch.testing.assert_close(torch.cat([g for _, g in results]), whole.grad)
 
 
-def test_synchronised_batch_norm_equals_batch_norm_over_the_whole_batch(found: list[Any]) -> None:
+def test_synchronized_batch_norm_equals_batch_norm_over_the_whole_batch(found: list[Any]) -> None:
     output, gradients, buffers = _through(_network(), _images())
     results = [f[2] for f in found]
     torch.testing.assert_close(torch.cat([r[0] for r in results]), output)
@@ -143,18 +143,18 @@ def test_rows_of_the_batch_are_fetched_from_the_ranks_that_hold_them(found: list
         assert rows_of_batch(_rows(), wanted).equal(_rows()[wanted])
 
 
-def test_shuffled_keys_come_home_but_were_normalised_among_others(found: list[Any]) -> None:
+def test_shuffled_keys_come_home_but_were_normalized_among_others(found: list[Any]) -> None:
     plain, shuffled, unshuffled = (torch.cat([f[4][i] for f in found]) for i in range(3))
     assert plain.equal(_images().flatten(1))
     assert not shuffled.allclose(unshuffled)
-    # Whatever the shuffle, each rank normalised half of the images: over both, mean 0 and variance about 1.
+    # Whatever the shuffle, each rank normalized half of the images: over both, mean 0 and variance about 1.
     torch.testing.assert_close(shuffled.mean(0), torch.zeros(75, dtype=torch.float64), rtol=0, atol=1e-9)
     torch.testing.assert_close(
         shuffled.var(0, correction=0), torch.ones(75, dtype=torch.float64), rtol=0, atol=1e-3
     )
 
 
-def test_synchronised_batch_norm_keeps_names_weights_and_frozen_parameters() -> None:
+def test_synchronized_batch_norm_keeps_names_weights_and_frozen_parameters() -> None:
     network = _network()
     network[0][1].requires_grad_(False)  # type: ignore[index]
     state = {name: value.clone() for name, value in network.state_dict().items()}

@@ -39,7 +39,7 @@ def simplified_simclr_loss(u1: Tensor, u2: Tensor, v1: Tensor, v2: Tensor, tau: 
 def barlow_twins_gradient(u1: Tensor, v2: Tensor, online: Tensor, target: Tensor, lam: float) -> Tensor:
     """2 (-A v2 + lam sum_batch (v2.target / N) online), A = I - (1 - lam) W_diag: (B, d) (Eqs. 9, 32).
 
-    Table 2 (f); N x the gradient of `barlow_twins_loss` in the embeddings, their normalisation not included.
+    Table 2 (f); N x the gradient of `barlow_twins_loss` in the embeddings, their normalization not included.
     """
     W_diagonal = (online * target).mean(0)
     return 2 * (-(1 - (1 - lam) * W_diagonal) * v2 + lam * (v2 @ target.T) @ online / len(target))

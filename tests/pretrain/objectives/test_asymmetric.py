@@ -78,7 +78,7 @@ def test_eqs_27_and_28_are_as_printed() -> None:
     torch.testing.assert_close(directpred_gradient_simplified(U, V, F, EPS), simplified)
 
 
-def test_eqs_27_and_28_agree_once_the_embedding_is_normalised() -> None:
+def test_eqs_27_and_28_agree_once_the_embedding_is_normalized() -> None:
     difference = directpred_gradient_without_root(U, V, F, EPS) - directpred_gradient_simplified(U, V, F, EPS)
     assert difference.norm() > 1e-3
     tangential = difference - (difference * U).sum(1, keepdim=True) * U

@@ -155,7 +155,7 @@ def test_simclr_equals_lightly() -> None:
     u2 = unit(6, 8, seed=1, dtype=torch.float32).requires_grad_()
     expected, loss = NTXentLoss(temperature=TAU)(u1, u2), simclr_loss(u1, u2, TAU)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
-    # lightly normalises again, which takes the radial part out of its gradient.
+    # lightly normalizes again, which takes the radial part out of its gradient.
     for actual, reference, u in zip(
         gradient(loss, u1, u2), gradient(expected, u1, u2), (u1, u2), strict=True
     ):

@@ -10,7 +10,7 @@ from carryover.pretrain.objectives.decorrelation import (
     barlow_twins_loss,
     simplified_barlow_twins_gradient,
     simplified_vicreg_gradient,
-    standardised,
+    standardized,
     vicreg_gradient,
     vicreg_loss,
 )
@@ -26,10 +26,10 @@ def gradient(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, inputs)
 
 
-def test_standardising_is_batch_normalisation() -> None:
+def test_standardizing_is_batch_normalization() -> None:
     z = 3 * normal(8, 5, seed=0) + 2
     expected = torch.nn.functional.batch_norm(z, None, None, training=True)
-    torch.testing.assert_close(standardised(z), expected)
+    torch.testing.assert_close(standardized(z), expected)
 
 
 # Fewer features than images, and more: sums of squares are taken another way there.
@@ -40,7 +40,7 @@ WIDTHS = pytest.mark.parametrize("width", [4, 11])
 def test_barlow_twins_equals_lightly(width: int) -> None:
     z1 = normal(8, width, seed=0, dtype=torch.float32).requires_grad_()
     z2 = normal(8, width, seed=1, dtype=torch.float32).requires_grad_()
-    loss = barlow_twins_loss(standardised(z1), standardised(z2), lam=5e-3)
+    loss = barlow_twins_loss(standardized(z1), standardized(z2), lam=5e-3)
     expected = BarlowTwinsLoss(lambda_param=5e-3)(z1, z2)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient(loss, z1, z2), gradient(expected, z1, z2), rtol=1e-5, atol=1e-6)
@@ -59,14 +59,14 @@ def test_barlow_twins_is_eq_29_written_out(width: int) -> None:
 
 
 @WIDTHS
-def test_eq_32_is_autograds_gradient_in_the_normalised_embeddings(width: int) -> None:
-    u, v = standardised(normal(6, width, seed=0)).requires_grad_(), standardised(normal(6, width, seed=1))
+def test_eq_32_is_autograds_gradient_in_the_normalized_embeddings(width: int) -> None:
+    u, v = standardized(normal(6, width, seed=0)).requires_grad_(), standardized(normal(6, width, seed=1))
     (expected,) = gradient(barlow_twins_loss(u, v, lam=0.3), u)
     torch.testing.assert_close(barlow_twins_gradient(u.detach(), v, u.detach(), v, 0.3) / 6, expected)
 
 
 def test_replacing_a_changes_the_positive_gradient_alone() -> None:
-    u, v = standardised(normal(6, 4, seed=0)), standardised(normal(6, 4, seed=1))
+    u, v = standardized(normal(6, 4, seed=0)), standardized(normal(6, 4, seed=1))
     A = torch.diag(1 - (1 - 0.3) * (u * v).mean(0))
     difference = simplified_barlow_twins_gradient(v, u, v, 0.3, a=0.1) - barlow_twins_gradient(
         u, v, u, v, 0.3

@@ -7,20 +7,20 @@ from carryover.configs.errors import UserError
 from carryover.pretrain.objectives.preconditions import (
     check_batch_statistics,
     check_directions,
-    check_normalised,
+    check_normalized,
 )
 
 
 def test_unit_rows_pass_even_when_rounded_to_bfloat16() -> None:
     z = torch.nn.functional.normalize(torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), dim=1)
-    check_normalised("z", z)
-    check_normalised("z", z.bfloat16())
+    check_normalized("z", z)
+    check_normalized("z", z.bfloat16())
 
 
 @pytest.mark.parametrize("row", [[2.0, 0.0], [0.0, 0.0], [float("nan"), 0.0]])
 def test_one_row_off_the_sphere_is_refused(row: list[float]) -> None:
     with pytest.raises(UserError, match="momentum keys must be l2-normalized"):
-        check_normalised("momentum keys", torch.tensor([[1.0, 0.0], row]))
+        check_normalized("momentum keys", torch.tensor([[1.0, 0.0], row]))
 
 
 def test_a_batch_of_one_has_no_statistics() -> None:

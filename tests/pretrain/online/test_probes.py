@@ -1,4 +1,4 @@
-"""The probes against scikit-learn's neighbours and ridge regression."""
+"""The probes against scikit-learn's neighbors and ridge regression."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,12 @@ from carryover.pretrain.online.probes import knn_accuracy, linear_accuracy
 def _features(n: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
-    centres = torch.randn(3, d, generator=torch.Generator().manual_seed(9))
-    return 0.7 * centres[labels] + torch.randn(n, d, generator=generator), labels
+    centers = torch.randn(3, d, generator=torch.Generator().manual_seed(9))
+    return 0.7 * centers[labels] + torch.randn(n, d, generator=generator), labels
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 10), (30, 80)])
-def test_the_linear_classifier_is_ridge_regression_on_standardised_features(n: int, d: int) -> None:
+def test_the_linear_classifier_is_ridge_regression_on_standardized_features(n: int, d: int) -> None:
     (x, y), (q, truth) = _features(n, d, 0), _features(45, d, 1)
     scaler = StandardScaler().fit(x.numpy())
     targets = np.eye(3)[y.numpy()]

@@ -82,7 +82,7 @@ def test_an_error_is_shown_once(
         time.sleep(0.1)
     # However wide the terminal is: a table breaks its lines.
     shown = " ".join(capsys.readouterr().out.split("breaks")[-1].split())
-    assert "failed" in shown and shown.count("no such colour") == 1, shown
+    assert "failed" in shown and shown.count("no such color") == 1, shown
 
 
 @pytest.mark.slow

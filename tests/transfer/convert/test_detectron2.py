@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def model_of(layout: str, config: BackboneConfig) -> Any:
-    """A Detectron2 R-CNN, randomly initialised."""
+    """A Detectron2 R-CNN, randomly initialized."""
     build = {"FPN": ours._fpn_model, "C4": ours._c4_model}[layout]
     return build(config)
 

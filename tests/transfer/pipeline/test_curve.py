@@ -50,8 +50,8 @@ def test_every_recipe_has_a_point_at_every_share_that_the_data_can_give(
     assert points["small_finetune-10pct"] == [0, 1]
     assert points["small_knn-100pct"] == [0], "nothing is drawn, and nothing trained"
     assert len(left_out) == 7
-    assert "small_knn with 1 % of the labels: some class would have no labelled image" in left_out
-    assert any("a single labelled image" in line for line in left_out)
+    assert "small_knn with 1 % of the labels: some class would have no labeled image" in left_out
+    assert any("a single labeled image" in line for line in left_out)
 
 
 def test_it_compares_with_random_weights_of_the_same_network_and_a_supervised_one_if_told(

@@ -179,7 +179,7 @@ def test_one_checkpoint_is_given_in_short(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_of_other_images_than_trained_on_is_refused_before_the_training(tmp_path: Path) -> None:
-    """Of another size, or normalised differently: a classifier's and a detector's recipe alike."""
+    """Of another size, or normalized differently: a classifier's and a detector's recipe alike."""
     images = '"data.root=${roots.images}"]}'
     for change, words in (
         (

@@ -117,15 +117,15 @@ def test_a_record_is_shown_where_a_link_leads_to_it(page: Chrome, report: Path) 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(page: Chrome, scheme: str) -> None:
-    """WCAG AA: a contrast of 4.5 for text; of the page's colours, each on each ground that it is used on."""
+    """WCAG AA: a contrast of 4.5 for text; of the page's colors, each on each ground that it is used on."""
     page.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
     value = "return getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
 
     def luminance(name: str) -> float:
-        colour = page.execute_script(value, f"--{name}").lstrip("#")
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        color = page.execute_script(value, f"--{name}").lstrip("#")
+        parts = [int(color[i : i + 2], 16) / 255 for i in (0, 2, 4)]
         linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -137,7 +137,7 @@ def test_text_stands_out_from_its_ground(page: Chrome, scheme: str) -> None:
     pairs += [(ink, "warn-band") for ink in ("ink", "soft", "warn", "link")]
     assert {p: round(contrast(*p), 2) for p in pairs if contrast(*p) < 4.5} == {}
     # Lines and marks of figures need 3.
-    marks = [*(f"s{i}" for i in range(1, 9)), "grey"]
+    marks = [*(f"s{i}" for i in range(1, 9)), "gray"]
     assert {m: round(contrast(m, "page"), 2) for m in marks if contrast(m, "page") < 3} == {}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from carryover.transfer.report.findings import Summary, differences, summarise
+from carryover.transfer.report.findings import Summary, differences, summarize
 from carryover.transfer.report.statistics import welch
 from carryover.transfer.results.record import ResultRecord
 from tests.transfer.records import record
@@ -19,7 +19,7 @@ def runs(method: str, *values: float, backbone: str = "resnet18") -> list[Result
 
 
 def summary_of(*records: ResultRecord) -> Summary:
-    (summary,) = summarise(tables_of(*records))
+    (summary,) = summarize(tables_of(*records))
     return summary
 
 
@@ -32,7 +32,7 @@ def test_a_difference_is_judged_by_the_spread_of_both() -> None:
     assert found["UniGrad"].interval == welch([60.0, 62.0], [50.0, 51.0])
 
 
-def test_the_lead_counts_what_beats_random_initialisation_and_names_the_best_method() -> None:
+def test_the_lead_counts_what_beats_random_initialization_and_names_the_best_method() -> None:
     lead = summary_of(
         *runs("random", 50.0, 51.0),
         *runs("unigrad", 60.0, 62.0),
@@ -52,7 +52,7 @@ def test_single_runs_are_not_judged() -> None:
     assert "1 of 2 single runs better than random initialization, with no spread" in summary.lead()
 
 
-def test_a_backbone_is_compared_with_its_own_random_initialisation() -> None:
+def test_a_backbone_is_compared_with_its_own_random_initialization() -> None:
     records = [
         *runs("random", 10.0),
         *runs("random", 20.0, backbone="resnet50"),
@@ -62,13 +62,13 @@ def test_a_backbone_is_compared_with_its_own_random_initialisation() -> None:
     assert summary.heading.endswith("resnet50") and summary.findings[0].difference == 5.0
 
 
-def test_without_random_initialisation_there_is_no_finding() -> None:
-    assert summarise(tables_of(*runs("unigrad", 60.0, 61.0))) == []
+def test_without_random_initialization_there_is_no_finding() -> None:
+    assert summarize(tables_of(*runs("unigrad", 60.0, 61.0))) == []
 
 
 def test_reruns_that_disagree_found_nothing() -> None:
     clash = record(10.0, seed=0, method="unigrad", pretrain_recipe="unigrad_demo")
-    assert summarise(tables_of(*runs("random", 50.0), *runs("unigrad", 60.0), clash)) == []
+    assert summarize(tables_of(*runs("random", 50.0), *runs("unigrad", 60.0), clash)) == []
 
 
 def test_any_two_pretrainings_are_compared() -> None:

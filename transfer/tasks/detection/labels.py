@@ -9,7 +9,7 @@ from carryover.core.data.shares import draw_share
 from carryover.transfer.tasks.detection.config import DetectionConfig
 
 
-def labelled_part(config: DetectionConfig, splits: Splits) -> Splits:
+def labeled_part(config: DetectionConfig, splits: Splits) -> Splits:
     """Return the splits with `label_fraction` of the training images, and the test split whole."""
     if config.label_fraction == 1:
         return splits

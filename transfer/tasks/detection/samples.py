@@ -13,7 +13,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from carryover.core.data.objects.dataset import DetectionDataset, DetectionImage
 from carryover.transfer.tasks.detection.predictions import ImagePrediction
 from carryover.transfer.tasks.detection.transforms import load_image
-from carryover.transfer.tasks.pictures import COLOURS, SHORT_EDGE, evenly
+from carryover.transfer.tasks.pictures import COLORS, SHORT_EDGE, evenly
 
 SCORE = 0.3
 
@@ -44,17 +44,17 @@ def _draw(source: DetectionImage, prediction: ImagePrediction, classes: Sequence
     canvas = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     shown = prediction.scores >= SCORE
     labels = prediction.labels[shown]
-    colours = [COLOURS[k % len(COLOURS)] for k in labels]
+    colors = [COLORS[k % len(COLORS)] for k in labels]
     if prediction.masks is not None and shown.any():
         masks = [m for m, keep in zip(prediction.masks, shown) if keep]
-        canvas = draw_segmentation_masks(canvas, _enlarged(masks, size), alpha=0.4, colors=colours)
+        canvas = draw_segmentation_masks(canvas, _enlarged(masks, size), alpha=0.4, colors=colors)
     truth = torch.from_numpy(source.annotation.boxes * np.float32(zoom))
     if len(truth):
         canvas = draw_bounding_boxes(canvas, truth, colors="white", width=1)
     if shown.any():
         boxes = torch.from_numpy(prediction.boxes[shown] * np.float32(zoom))
         texts = [f"{classes[k]} {s:.2f}" for k, s in zip(labels, prediction.scores[shown])]
-        canvas = draw_bounding_boxes(canvas, boxes, labels=texts, colors=colours, width=2)
+        canvas = draw_bounding_boxes(canvas, boxes, labels=texts, colors=colors, width=2)
     return Image.fromarray(canvas.numpy().transpose(1, 2, 0))
 
 

@@ -15,7 +15,7 @@ from carryover.transfer.tasks.base import Outcome, Run, Task
 from carryover.transfer.tasks.detection.announce import announce
 from carryover.transfer.tasks.detection.config import DetectionConfig
 from carryover.transfer.tasks.detection.detectron2 import library
-from carryover.transfer.tasks.detection.labels import labelled_part
+from carryover.transfer.tasks.detection.labels import labeled_part
 
 if TYPE_CHECKING:
     from carryover.core.backbones.source import Source
@@ -41,7 +41,7 @@ class Detection(Task[DetectionConfig, Splits, "Detector"]):
         """Read both splits; raises UserError for defects that the recipe does not forgive."""
         if config.backend == "detectron2":
             library.require_detectron2()
-        splits = labelled_part(config, read_splits(config.data, needs_masks=config.model.masks))
+        splits = labeled_part(config, read_splits(config.data, needs_masks=config.model.masks))
         log.info("%s", announce(config, splits))
         if config.backend == "detectron2":
             library.import_detectron2()

@@ -13,7 +13,7 @@ from carryover.transfer.tasks.finetune.config import AttentiveConfig
 class AttentivePool(nn.Module):
     """Cross-attention of learnt queries to tokens (El-Nouby et al. 2024, AIM, `AttentionPoolingClassifier`).
 
-    Tokens are batch-normalised without weights, keys and values are linear in them without bias, queries are
+    Tokens are batch-normalized without weights, keys and values are linear in them without bias, queries are
     parameters, and what the queries find is averaged. Chen et al. 2024 (CAE) and Bardes et al. 2024 (V-JEPA)
     probe so too, with a block around the attention.
 

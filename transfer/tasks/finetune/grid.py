@@ -1,4 +1,4 @@
-"""A grid of rates on file: what every point came to on the held-out labelled images."""
+"""A grid of rates on file: what every point came to on the held-out labeled images."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -37,7 +37,7 @@ class Classifier(nn.Module):
         self.feature = POOLED if config.feature == FC_NORM else config.feature
         self.pool = None if config.attentive is None else AttentivePool(feature_dim, config.attentive)
         self._bn_in_training = config.bn == "train"
-        initialise(self.head, config.head_init)
+        initialize(self.head, config.head_init)
         if self.frozen:
             backbone.requires_grad_(False)
 
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         return self.head(self.norm(features))
 
 
-def initialise(head: nn.Linear, how: str) -> None:
+def initialize(head: nn.Linear, how: str) -> None:
     """Give the head its first weights, from torch's seeded generator.
 
     "normal": N(0, 0.01^2), zero bias (Barlow Twins, VICReg, SimCLR's code, mmselfsup); "zero"; "uniform":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.architecture import expected_tensors
 from carryover.core.backbones.build import build_backbone
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.core.data.labelled.subsets import Indices
 from carryover.core.data.prepared import Dataset
 from carryover.core.formats.backbone import BackboneConfig
@@ -65,7 +65,7 @@ class Chosen:
 class Candidates:
     """The trainings of one evaluation: all from the same carried backbone, on parts of the same labels."""
 
-    def __init__(self, run: Run[FinetuneConfig, LabelledImages]) -> None:
+    def __init__(self, run: Run[FinetuneConfig, LabeledImages]) -> None:
         self._run = run
         self.weights: dict[str, Tensor] = run.source.backbone.state_dict()
 
@@ -81,11 +81,11 @@ class Candidates:
         o, about = config.optimizer, run.source.metadata
         backbone, head = base_rates or (o.base_lr_backbone, o.base_lr_head)
         scale = config.batch_size / o.lr_per
-        labelled = run.data.train.images
+        labeled = run.data.train.images
         return Training(
             config=config,
             backbone=self._carried,
-            images=labelled.take(images),
+            images=labeled.take(images),
             augment=config.image.augment(about.pixel_mean, about.pixel_std),
             lr_backbone=backbone * scale,
             lr_head=head * scale,

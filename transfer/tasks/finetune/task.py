@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from carryover.configs import WorkError
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.transfer.tasks.base import Outcome, Run, Task
-from carryover.transfer.tasks.facts import LabelledFacts
+from carryover.transfer.tasks.facts import LabeledFacts
 from carryover.transfer.tasks.finetune.config import FinetuneConfig, GridOfRates, LastEpoch
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ WEIGHTS_NAME = "classifier.safetensors"
 # What a record calls the probe, whose numbers do not compare with a fine-tuning's.
 ATTENTIVE = "attentive"
 
-FinetuneRun = Run[FinetuneConfig, LabelledImages]
+FinetuneRun = Run[FinetuneConfig, LabeledImages]
 
 
-class FinetuneFacts(LabelledFacts):
+class FinetuneFacts(LabeledFacts):
     """Facts in the record of a fine-tuning.
 
     Attributes
@@ -75,12 +75,12 @@ class Tuned:
     chosen: "Chosen | None" = None
 
 
-class Finetune(Task[FinetuneConfig, LabelledImages, Tuned]):
+class Finetune(Task[FinetuneConfig, LabeledImages, Tuned]):
     """The backbone and a new linear head, fine-tuned on the labeled subset."""
 
-    def prepare(self, config: FinetuneConfig) -> LabelledImages:
+    def prepare(self, config: FinetuneConfig) -> LabeledImages:
         """Check that the data set is there."""
-        return LabelledImages(config.data, config.labels, config.seed)
+        return LabeledImages(config.data, config.labels, config.seed)
 
     def require(self, config: FinetuneConfig, source: "Source") -> None:
         """Raise UserError where the images' size or normalization are not the checkpoint's."""

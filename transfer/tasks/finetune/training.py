@@ -142,7 +142,7 @@ def _require_two_in_a_batch(training: Training) -> None:
     if uses_batches and last <= training.ranks.world:
         raise UserError(
             f"batch_size {batch} leaves one of {images} images for an epoch's last batch, which batch"
-            " normalisation cannot train on; choose another batch_size, or bn: eval and head_norm: none"
+            " normalization cannot train on; choose another batch_size, or bn: eval and head_norm: none"
         )
 
 

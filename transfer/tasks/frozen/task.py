@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.transfer.tasks.base import Run, Task
 from carryover.transfer.tasks.frozen.config import FrozenRecipe
 
@@ -31,13 +31,13 @@ class FrozenDataTask(Task[F, D, "Frozen"]):
         yield frozen_of(run)
 
 
-class FrozenTask(FrozenDataTask[F, LabelledImages]):
+class FrozenTask(FrozenDataTask[F, LabeledImages]):
     """A task on a frozen backbone and labeled images: a recipe with `data` and, if it likes, `labels`."""
 
-    def prepare(self, config: F) -> LabelledImages:
+    def prepare(self, config: F) -> LabeledImages:
         """Check that the data set is there."""
         stated: Any = config
-        return LabelledImages(stated.data, getattr(stated, "labels", None), config.seed)
+        return LabeledImages(stated.data, getattr(stated, "labels", None), config.seed)
 
 
 def require_crops(config: FrozenRecipe, source: "Source") -> None:

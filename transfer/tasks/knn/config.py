@@ -10,7 +10,7 @@ from carryover.transfer.tasks.frozen.config import FrozenRecipe
 
 
 class KnnConfig(FrozenRecipe):
-    """Weighted k-nearest-neighbour classification (Wu et al. 2018).
+    """Weighted k-nearest-neighbor classification (Wu et al. 2018).
 
     Attributes
     ----------

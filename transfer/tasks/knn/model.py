@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour votes over features, in chunks: never a matrix of all test by train rows."""
+"""Weighted k-nearest-neighbor votes over features, in chunks: never a matrix of all test by train rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from carryover.transfer.tasks.accuracy import best_guesses
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighborhood:
     """Number of neighbors that vote (k), and the temperature of their weights (T)."""
 
     k: int
@@ -86,7 +86,7 @@ def nearest_of_all(
         This rank's rows of the bank (n, D), and the number of the first of them in the whole bank; the ranks'
         shares follow each other.
     own
-        The queries whose neighbours this rank wants; every query is exactly one rank's, in the ranks' order.
+        The queries whose neighbors this rank wants; every query is exactly one rank's, in the ranks' order.
     k
         At most the rows of the whole bank.
 
@@ -176,7 +176,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found, place.gather(1, order)
 
 
-def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighbourhood) -> Tensor:
+def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighborhood) -> Tensor:
     """Sum exp(s / T) of the k nearest by class: the weighted vote of Wu et al. 2018 (NPID), section 3.4.
 
     Parameters
@@ -196,16 +196,16 @@ def votes(similarity: Tensor, labels: Tensor, classes: int, how: Neighbourhood) 
 
 
 def classify(
-    neighbours: Iterator[tuple[slice, Tensor, Tensor]],
+    neighbors: Iterator[tuple[slice, Tensor, Tensor]],
     labels: Tensor,
     classes: int,
-    hows: Sequence[Neighbourhood],
+    hows: Sequence[Neighborhood],
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Rank the classes for every query by its neighbors' votes, for every neighborhood at once.
 
     Parameters
     ----------
-    neighbours
+    neighbors
         What `nearest` or `nearest_of_all` yields for the largest k of `hows`.
     labels
         The classes of the bank's rows, (N,).
@@ -215,7 +215,7 @@ def classify(
     The rows of a chunk of queries, and as `accuracy.best_guesses` returns them: the classes with most votes
     (m, len(hows), k), their votes, and whether several have most. A class without a vote is -1.
     """
-    for rows, similarity, index in neighbours:
+    for rows, similarity, index in neighbors:
         cast = torch.stack([votes(similarity, labels[index], classes, how) for how in hows], dim=1)
         guesses, most, tied = best_guesses(cast)
         yield rows, guesses.where(most > 0, -1), most, tied

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.core.data.labelled.subsets import Indices
 from carryover.core.training.distributed import Ranks
 from carryover.transfer.results.outcomes.rankings import Rankings
@@ -39,7 +39,7 @@ class Fitted:
     choices: list[dict[str, float | str]]
 
 
-def fit_and_test(mode: CachedMode, data: LabelledImages, frozen: Frozen) -> Fitted:
+def fit_and_test(mode: CachedMode, data: LabeledImages, frozen: Frozen) -> Fitted:
     """Choose C on held-out images, fit all labeled ones with it, and test; features are of central crops."""
     began = time.monotonic()
     ranks, classes = frozen.ranks, len(data.classes)

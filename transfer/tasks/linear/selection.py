@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from carryover.configs.formats import FileModel, Format
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.core.data.labelled.subsets import Indices
 from carryover.core.data.prepared import Dataset
 from carryover.core.formats.claims import Work
@@ -80,7 +80,7 @@ def best(candidates: Sequence[Candidate]) -> int:
 
 
 def train_protocol(
-    run: Run[LinearConfig, LabelledImages], frozen: Frozen, mode: ProtocolMode, stop: StopRequest
+    run: Run[LinearConfig, LabeledImages], frozen: Frozen, mode: ProtocolMode, stop: StopRequest
 ) -> Trained:
     """Train every classifier at once and choose one; train that on all labeled images, where `mode.refit`.
 
@@ -122,7 +122,7 @@ def train_protocol(
 
 
 def _probe(
-    run: Run[LinearConfig, LabelledImages],
+    run: Run[LinearConfig, LabeledImages],
     frozen: Frozen,
     mode: ProtocolMode,
     images: Indices,

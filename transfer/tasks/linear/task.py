@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from carryover.configs import WorkError
 from carryover.configs.files import write_atomic
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.transfer.tasks.base import Outcome, Run, Task
-from carryover.transfer.tasks.facts import LabelledFacts
+from carryover.transfer.tasks.facts import LabeledFacts
 from carryover.transfer.tasks.frozen.task import require_crops
 from carryover.transfer.tasks.linear.config import CachedMode, LinearConfig, ProtocolMode
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 CHOICES_NAME = "choices.csv"
 
-LinearRun = Run[LinearConfig, LabelledImages]
+LinearRun = Run[LinearConfig, LabeledImages]
 
 
-class LinearFacts(LabelledFacts):
+class LinearFacts(LabeledFacts):
     """Facts in the record of either mode.
 
     Attributes
@@ -74,15 +74,15 @@ class Probed:
     trained: "Trained | None" = None
 
 
-class Linear(Task[LinearConfig, LabelledImages, Probed]):
+class Linear(Task[LinearConfig, LabeledImages, Probed]):
     """Linear classifiers on a frozen network's features of labeled images; the chosen one is tested.
 
     The task recorded is "linear" in protocol mode, "linear_cached" in cached mode.
     """
 
-    def prepare(self, config: LinearConfig) -> LabelledImages:
+    def prepare(self, config: LinearConfig) -> LabeledImages:
         """Check that the data set is there."""
-        return LabelledImages(config.data, config.labels, config.seed)
+        return LabeledImages(config.data, config.labels, config.seed)
 
     def require(self, config: LinearConfig, source: "Source") -> None:
         """Raise UserError where the images' size or normalization are not the checkpoint's."""

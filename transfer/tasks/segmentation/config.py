@@ -113,7 +113,7 @@ METRIC_RULE = "mean IoU, of pixels summed over all test images"
 
 
 class SegmentationConfig(EvaluationRecipe):
-    """A segmentation recipe: data, segmenter, input, optimisation; the backbone comes with the checkpoint.
+    """A segmentation recipe: data, segmenter, input, optimization; the backbone comes with the checkpoint.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ class SegmentationConfig(EvaluationRecipe):
         Part of the training images that is trained on, every class in proportion; of one seed the smaller
         part lies in the larger one. None: the run's seed, so that every trial draws its own.
     seed
-        Decides initialisation of the new layers, order and augmentation of the images, and dropout.
+        Decides initialization of the new layers, order and augmentation of the images, and dropout.
     workers
         Image-loading processes of each rank; 0 loads in the training process.
     checkpoints

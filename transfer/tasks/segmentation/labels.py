@@ -10,7 +10,7 @@ from carryover.core.data.shares import draw_share
 from carryover.transfer.tasks.segmentation.config import SegmentationConfig
 
 
-def labelled_part(config: SegmentationConfig, splits: Splits) -> Splits:
+def labeled_part(config: SegmentationConfig, splits: Splits) -> Splits:
     """Return the splits with `label_fraction` of the training images, and the test split whole.
 
     A class is in an image or not, whatever the number of its pixels.

@@ -32,12 +32,12 @@ def decay_of(solver: SolverConfig) -> Decay:
 
 
 def require_batches(config: SegmentationConfig, ranks: Ranks) -> None:
-    """Raise UserError where UPerNet's batch normalisation would see a single pixel."""
+    """Raise UserError where UPerNet's batch normalization would see a single pixel."""
     model, size = config.model, config.solver.ims_per_batch
     together = size if model.norm == "SyncBN" else size // ranks.world
     if isinstance(model, UPerNetConfig) and 1 in model.pool_scales and together == 1:
         raise UserError(
-            "solver.ims_per_batch: UPerNet pools each image to one pixel, and batch normalisation needs more"
+            "solver.ims_per_batch: UPerNet pools each image to one pixel, and batch normalization needs more"
             " than one of them; give it at least 2 images"
         )
 

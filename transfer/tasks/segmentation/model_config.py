@@ -34,7 +34,7 @@ class _SharedConfig(Section):
         mmseg's name of a ResNet. Only the plain one has torchvision's stem; other networks are what the
         checkpoint says.
     norm
-        Normalisation of the heads, and of a backbone that has batch normalisation; in a single process plain
+        Normalization of the heads, and of a backbone that has batch normalization; in a single process plain
         BN.
     dropout
         Share of the head's channels that is dropped before the classifier.
@@ -131,7 +131,7 @@ class UPerNetConfig(_SegmenterConfig):
 
 
 class LinearHeadConfig(_SharedConfig):
-    """A linear classifier of every cell of the map: batch normalisation and a 1x1 convolution.
+    """A linear classifier of every cell of the map: batch normalization and a 1x1 convolution.
 
     DINOv2's linear segmentation (Oquab et al. 2024, Sec. 7.4; `BNHead` of its code): the backbone is frozen,
     and the maps of the last blocks are taken as they are, class token and registers taking part.

@@ -1,4 +1,4 @@
-"""Disturbed colours: SSD's photometric distortion (Liu et al. 2016, Sec. 2.2), as in mmseg's recipes."""
+"""Disturbed colors: SSD's photometric distortion (Liu et al. 2016, Sec. 2.2), as in mmseg's recipes."""
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,7 @@ def distort(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else None
     hue = rng.uniform(-HUE, HUE) if rng.random() < 0.5 else None
     if saturation is not None or hue is not None:
-        pixels = _coloured(pixels, saturation or 1.0, hue or 0.0)
+        pixels = _colored(pixels, saturation or 1.0, hue or 0.0)
     if contrast is not None and contrast_last:
         pixels = _scaled(pixels, contrast, 0.0)
     return pixels
@@ -34,7 +34,7 @@ def _scaled(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
     return np.clip(values.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
 
 
-def _coloured(pixels: np.ndarray, saturation: float, hue: float) -> np.ndarray:
+def _colored(pixels: np.ndarray, saturation: float, hue: float) -> np.ndarray:
     hsv = np.array(Image.fromarray(pixels).convert("HSV"))
     # PIL's hue is a byte, and wraps around as bytes do.
     hsv[..., 0] += np.uint8(round(hue * 256) % 256)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from carryover.core.data.masks.dataset import IGNORED, SegmentationImage
-from carryover.transfer.tasks.pictures import COLOURS, SHORT_EDGE
+from carryover.transfer.tasks.pictures import COLORS, SHORT_EDGE
 from carryover.transfer.tasks.segmentation.transforms import load_image
 
 _OPACITY = 0.55
@@ -32,7 +32,7 @@ def draw_sample(source: SegmentationImage, found: np.ndarray, truth: np.ndarray,
 
 def _palette() -> np.ndarray:
     """Return a color a label, (256, 3): seven that are easy to distinguish, then hues far from each other."""
-    fixed = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLOURS]
+    fixed = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLORS]
     golden = [colorsys.hsv_to_rgb(0.618034 * i % 1, 0.65, 0.9) for i in range(256 - len(fixed))]
     return np.array(fixed + [tuple(255 * v for v in c) for c in golden], dtype=np.float32)
 

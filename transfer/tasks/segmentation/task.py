@@ -14,7 +14,7 @@ from carryover.core.formats.metrics_log import METRICS_NAME
 from carryover.transfer.tasks.base import Outcome, Run, Task
 from carryover.transfer.tasks.segmentation.announce import announce
 from carryover.transfer.tasks.segmentation.config import METRIC_RULE, SegmentationConfig
-from carryover.transfer.tasks.segmentation.labels import labelled_part
+from carryover.transfer.tasks.segmentation.labels import labeled_part
 
 if TYPE_CHECKING:
     from carryover.core.backbones.source import Source
@@ -39,7 +39,7 @@ class Segmentation(Task[SegmentationConfig, Splits, "Segmenter"]):
         """Read both splits; raises UserError for defects that the recipe does not forgive."""
         if config.backend == "mmseg" and importlib.util.find_spec("mmseg") is None:
             raise UserError("backend: mmseg needs mmsegmentation: pip install 'carryover-eval[mmseg]'")
-        splits = labelled_part(config, read_splits(config.data))
+        splits = labeled_part(config, read_splits(config.data))
         log.info("%s", announce(config, splits))
         return splits
 

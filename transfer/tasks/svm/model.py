@@ -34,7 +34,7 @@ def presence(dataset: DetectionDataset) -> Presence:
     return table
 
 
-def normalise(features: Floats) -> Floats:
+def normalize(features: Floats) -> Floats:
     """Divide every row by its length (plus 1e-5), as the benchmark does."""
     return features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-5)
 

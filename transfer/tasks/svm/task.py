@@ -114,9 +114,9 @@ def _write_tables(
 
 def _split(dataset: "DetectionDataset", frozen: "Frozen") -> "Split":
     from carryover.transfer.tasks.svm.data import as_images
-    from carryover.transfer.tasks.svm.model import Split, normalise, presence
+    from carryover.transfer.tasks.svm.model import Split, normalize, presence
 
     assert isinstance(frozen.config, SvmConfig)
     depth = frozen.config.feature if frozen.config.pool is None else f"pool{frozen.config.pool}"
     features = frozen.features(as_images(dataset), depth).by_depth[depth]
-    return Split(normalise(features.double().numpy()), presence(dataset), tuple(dataset.classes))
+    return Split(normalize(features.double().numpy()), presence(dataset), tuple(dataset.classes))

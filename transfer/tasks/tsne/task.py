@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from carryover.configs import UserError
 from carryover.configs.files import atomic_file, write_atomic
-from carryover.core.data.labelled.images import LabelledImages
+from carryover.core.data.labelled.images import LabeledImages
 from carryover.transfer.results.record import Facts, Metric
 from carryover.transfer.tasks.base import Outcome, Run
 from carryover.transfer.tasks.frozen.task import FrozenTask
@@ -33,7 +33,7 @@ class Tsne(FrozenTask[TsneConfig]):
     t-SNE's Kullback-Leibler divergence: it says how faithful the picture is, nothing of the features.
     """
 
-    def test(self, run: Run[TsneConfig, LabelledImages], model: "Frozen") -> Outcome:
+    def test(self, run: Run[TsneConfig, LabeledImages], model: "Frozen") -> Outcome:
         """Lay the features out and draw them.
 
         Raises UserError for a perplexity beyond the number of images shown.

@@ -32,10 +32,10 @@ class AlignmentUniformity(Method):
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean of |x - y|^2 over l2-normalised pairs (B, d) (Eq. 7, alpha = 2)."""
+    """Return the mean of |x - y|^2 over l2-normalized pairs (B, d) (Eq. 7, alpha = 2)."""
     return (x - y).square().sum(dim=1).mean()
 
 
 def uniformity(x: Tensor, t: float) -> Tensor:
-    """Return log of the mean of exp(-t |x_i - x_j|^2) over all pairs of l2-normalised rows (B, d) (Eq. 8)."""
+    """Return log of the mean of exp(-t |x_i - x_j|^2) over all pairs of l2-normalized rows (B, d) (Eq. 8)."""
     return torch.pdist(x).square().mul(-t).exp().mean().log()

@@ -8,8 +8,8 @@ from carryover.transfer.tasks import (
     Frozen,
     FrozenRecipe,
     FrozenTask,
-    LabelledFacts,
-    LabelledImages,
+    LabeledFacts,
+    LabeledImages,
     Labels,
     Metric,
     Outcome,
@@ -31,7 +31,7 @@ class ClassMeanConfig(FrozenRecipe):
 class ClassMean(FrozenTask[ClassMeanConfig]):
     """Accuracy of the nearest class mean (Mensink et al. 2013)."""
 
-    def test(self, run: Run[ClassMeanConfig, LabelledImages], model: Frozen) -> Outcome:
+    def test(self, run: Run[ClassMeanConfig, LabeledImages], model: Frozen) -> Outcome:
         """Average the training features of every class, and classify every test image."""
         import torch
         from torch.nn.functional import normalize
@@ -46,5 +46,5 @@ class ClassMean(FrozenTask[ClassMeanConfig]):
             metrics=[Metric(name="top1", value=100 * float(right.double().mean()), n=len(right))],
             train_images=len(train.labels),
             label_fraction=run.data.label_fraction,
-            facts=LabelledFacts.of(run),
+            facts=LabeledFacts.of(run),
         )

@@ -1,4 +1,4 @@
-"""A tiny labelled image folder and a tiny checkpoint, made once."""
+"""A tiny labeled image folder and a tiny checkpoint, made once."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised checkpoint."""
+    """A randomly initialized checkpoint."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "backbone.safetensors")
 
 
 @pytest.fixture(scope="session")
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised ResNet-18, whose features tell the classes of `images` apart."""
+    """A randomly initialized ResNet-18, whose features tell the classes of `images` apart."""
     path = tmp_path_factory.mktemp("resnet") / "backbone.safetensors"
     return write_checkpoint(path, backbone=BackboneConfig(arch="resnet18"))

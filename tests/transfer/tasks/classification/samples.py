@@ -1,4 +1,4 @@
-"""A tiny labelled image folder and tiny checkpoints, for the classification tests."""
+"""A tiny labeled image folder and tiny checkpoints, for the classification tests."""
 
 from pathlib import Path
 
@@ -15,20 +15,20 @@ SIDE = 32
 
 
 def write_images(folder: Path, per_class: int, seed: int) -> None:
-    """Write images whose colour and stripes tell their class, with noise."""
+    """Write images whose color and stripes tell their class, with noise."""
     generator = np.random.default_rng(seed)
     rows = np.arange(SIDE)[:, None, None]
     for c, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         stripes = 60 * np.sin(rows * (c + 1) / 3.0)
-        colour = 128 + 80 * np.array([c & 1, (c >> 1) & 1, (c >> 2) & 1]) - 40
+        color = 128 + 80 * np.array([c & 1, (c >> 1) & 1, (c >> 2) & 1]) - 40
         for i in range(per_class):
-            noisy = colour + stripes + generator.normal(0, 20, (SIDE, SIDE, 3))
+            noisy = color + stripes + generator.normal(0, 20, (SIDE, SIDE, 3))
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / name / f"{name}_{i}.png")
 
 
 def write_checkpoint(path: Path, seed: int = 0, **metadata: object) -> Path:
-    """Write a randomly initialised backbone (MobileNetV3-Small, 32 px) as a canonical checkpoint."""
+    """Write a randomly initialized backbone (MobileNetV3-Small, 32 px) as a canonical checkpoint."""
     torch.manual_seed(seed)
     described = {
         "backbone": BackboneConfig(arch="mobilenet_v3_small"),

@@ -167,7 +167,7 @@ def test_recipes_that_contradict_themselves_are_refused(overrides: list[str], me
         recipe(*overrides)
 
 
-def test_a_normalised_head_does_not_see_the_scale_of_the_features() -> None:
+def test_a_normalized_head_does_not_see_the_scale_of_the_features() -> None:
     features = torch.randn(6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for norm, alike in (("batch", True), ("none", False)):
         config = recipe(f"head_norm={norm}", "head_init=uniform")

@@ -23,7 +23,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 class Counting(nn.Module):
-    """Colour means as features; counts how often it is looked through."""
+    """Color means as features; counts how often it is looked through."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -232,7 +232,7 @@ def test_the_labels_are_learnt(images: Path, resnet: Path, tmp_path: Path) -> No
     assert record.metrics[0].value > 60
 
 
-def test_the_best_epoch_is_chosen_on_held_out_labelled_images_and_says_so(
+def test_the_best_epoch_is_chosen_on_held_out_labeled_images_and_says_so(
     images: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = ("selection.name=best_epoch", "selection.held_out=0.2")

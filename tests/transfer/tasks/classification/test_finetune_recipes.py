@@ -66,7 +66,7 @@ def test_the_protocols_differ_where_their_sources_do() -> None:
     assert recipe("mmselfsup_grid_10percent").optimizer.weight_decay == 1e-4
 
 
-def test_the_grid_has_nine_points_decided_on_labelled_images() -> None:
+def test_the_grid_has_nine_points_decided_on_labeled_images() -> None:
     selection = recipe("mmselfsup_grid_1percent").selection
     assert isinstance(selection, GridOfRates)
     assert len(selection.points) == 9

@@ -11,8 +11,8 @@ from carryover.transfer.tasks.linear.logistic import fit, fit_path
 def problem(rows: int = 400, classes: int = 5, dim: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(rows) % classes
-    centres = torch.randn(classes, dim, generator=generator, dtype=torch.float64)
-    return centres[labels] + torch.randn(rows, dim, generator=generator, dtype=torch.float64), labels
+    centers = torch.randn(classes, dim, generator=generator, dtype=torch.float64)
+    return centers[labels] + torch.randn(rows, dim, generator=generator, dtype=torch.float64), labels
 
 
 @pytest.mark.parametrize("cost", [1e-3, 1.0, 100.0])

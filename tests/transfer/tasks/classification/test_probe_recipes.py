@@ -27,7 +27,7 @@ def test_every_recipe_names_its_source() -> None:
     assert all(load("transfer", name).source for name in RECIPES)
 
 
-# Optimiser, epochs, batch, scaled rate and weight decay as the papers state them.
+# Optimizer, epochs, batch, scaled rate and weight decay as the papers state them.
 def test_the_numbers_are_the_protocols() -> None:
     for name, optimizer, epochs, batch, lr, decay in (
         ("linear_unigrad_800ep", "lars", 90, 4096, 0.32, 0.0),

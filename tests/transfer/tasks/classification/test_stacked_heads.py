@@ -1,4 +1,4 @@
-"""Heads trained together are the heads trained one by one with the reference optimiser."""
+"""Heads trained together are the heads trained one by one with the reference optimizer."""
 
 import pytest
 import torch

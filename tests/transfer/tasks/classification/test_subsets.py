@@ -53,14 +53,14 @@ def test_n_per_class_takes_exactly_n_and_says_where_there_are_fewer() -> None:
         subsets.take_per_class(LABELS, CLASSES, 51, seed=0)
 
 
-def test_the_held_out_part_is_of_the_labelled_images_and_leaves_some_of_every_class() -> None:
+def test_the_held_out_part_is_of_the_labeled_images_and_leaves_some_of_every_class() -> None:
     chosen = subsets.take_fraction(LABELS, CLASSES, 0.1, seed=0)
     fit, held = subsets.hold_out(LABELS, CLASSES, chosen, 0.2, seed=0)
     assert sorted([*fit, *held]) == sorted(chosen)
     assert subsets.per_class(LABELS, CLASSES, held) == {"cat": 4, "dog": 2, "emu": 1}
 
 
-def test_one_labelled_image_of_a_class_cannot_be_held_out() -> None:
+def test_one_labeled_image_of_a_class_cannot_be_held_out() -> None:
     chosen = subsets.take_per_class(LABELS, CLASSES, 1, seed=0)
     with pytest.raises(UserError, match="two labeled images"):
         subsets.hold_out(LABELS, CLASSES, chosen, 0.2, seed=0)

@@ -1,4 +1,4 @@
-"""A vision transformer of timm through the tasks on labelled images, from the file of its maker."""
+"""A vision transformer of timm through the tasks on labeled images, from the file of its maker."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return canonical_of(folder / "dino.pth", folder, None, Said(label="mine"))
 
 
-def test_neighbours_by_the_tokens_that_the_recipe_names(images: Path, imported: Path, tmp_path: Path) -> None:
+def test_neighbors_by_the_tokens_that_the_recipe_names(images: Path, imported: Path, tmp_path: Path) -> None:
     record = evaluate(recipe("knn_cifar10", images, "k=[5]", "feature=cls@4+mean"), imported, tmp_path)
     assert (record.backbone, record.pretrain_label) == ("vit_tiny_patch16_224", "mine")
     assert (record.method, record.pretrain_epochs) == ("DINO", 100)

@@ -20,7 +20,7 @@ from carryover.core.training.distributed import Ranks
 from carryover.transfer.results.outcomes.class_scores import ClassScores, average_precision
 from carryover.transfer.tasks.frozen.backbone import Frozen
 from carryover.transfer.tasks.svm.config import SvmConfig
-from carryover.transfer.tasks.svm.model import Split, full, low_shot, normalise, presence
+from carryover.transfer.tasks.svm.model import Split, full, low_shot, normalize, presence
 from carryover.transfer.tasks.svm.task import _split
 
 CLASSES = ("a", "b", "c")
@@ -92,7 +92,7 @@ def test_features_are_those_of_the_benchmark_written_out(tmp_path: Path) -> None
         expected.append(np.stack(windows, axis=1).ravel())
     assert found.shape == (2, 8192)
     # What is left is torchvision's rounding of pictures as tensors and as PIL's.
-    np.testing.assert_allclose(found, normalise(np.array(expected)), atol=5e-5)
+    np.testing.assert_allclose(found, normalize(np.array(expected)), atol=5e-5)
 
 
 def splits() -> tuple[Split, Split]:
@@ -102,7 +102,7 @@ def splits() -> tuple[Split, Split]:
         table = np.where(generator.random((n, 3)) < 0.35, 1, -1).astype(np.int8)
         table[generator.random((n, 3)) < 0.1] = 0
         x = (table == 1) @ np.eye(3, 8) * 2 + generator.normal(size=(n, 8))
-        made.append(Split(normalise(x), table, CLASSES))
+        made.append(Split(normalize(x), table, CLASSES))
     return made[0], made[1]
 
 

@@ -194,8 +194,8 @@ def test_pixels_that_count_from_one_are_said_and_unusual_titles_too(tmp_path: Pa
         UserError, match=r"no column is called 'Sorte' \(data.columns.label\); its titles: Bild"
     ):
         read(tmp_path, splits=LISTS, columns=titles | {"label": "Sorte"})
-    with pytest.raises(ValidationError, match="unknown: colour; there are image, label"):
-        data_of(tmp_path, columns={"colour": "x"})
+    with pytest.raises(ValidationError, match="unknown: color; there are image, label"):
+        data_of(tmp_path, columns={"color": "x"})
 
 
 def test_splits_are_lists_folders_values_of_a_column_or_a_share(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_what_is_not_there_or_wrong_is_named_by_file_and_line(tmp_path: Path) ->
     (tmp_path / "classes.txt").write_text("dog\n")
     with pytest.raises(UserError, match=r"a.txt: line 1: class 1, but 1 classes are named"):
         read(tmp_path, splits={"test": "test.txt", "train": "train.txt"}, **_lists(tmp_path))
-    # Not labelled yet is not the same as without objects.
+    # Not labeled yet is not the same as without objects.
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
     (tmp_path / "b.txt").unlink()
     with pytest.raises(UserError, match=r"no text of boxes for image b.*missing_annotation"):

@@ -64,7 +64,7 @@ def test_class_folders(class_folders):
 
 def test_class_folders_without_splits_and_a_test_split_without_labels(class_folders):
     assert check("imagefolder", class_folders / "train") == []
-    write_image(class_folders / "test" / "unlabelled.png", (9, 9))
+    write_image(class_folders / "test" / "unlabeled.png", (9, 9))
     assert check("imagefolder", class_folders) == []
 
 

@@ -296,9 +296,9 @@ def rectangle(x, y, w, h):
     [
         (lambda x, y, w, h: [x, y, x + w, y + h], "corners x1, y1, x2, y2"),
         (lambda x, y, w, h: [y, x, h, w], "x and y swapped"),
-        (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], "the centre"),
+        (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], "the center"),
         (lambda x, y, w, h: [x / 2, y / 2, w / 2, h / 2], "pictures of half the size"),
-        (lambda x, y, w, h: [x / 40, y / 30, w / 40, h / 30], "normalised"),
+        (lambda x, y, w, h: [x / 40, y / 30, w / 40, h / 30], "normalized"),
     ],
 )
 def test_boxes_that_disagree_with_their_masks_are_one_defect_with_a_guess(tmp_path, written, guess):
@@ -310,7 +310,7 @@ def test_boxes_that_disagree_with_their_masks_are_one_defect_with_a_guess(tmp_pa
     assert len(read(tmp_path, annotations, keep)[0].images[0].annotation) == 5
 
 
-def test_run_lengths_by_rows_are_recognised(tmp_path):
+def test_run_lengths_by_rows_are_recognized(tmp_path):
     where = [(20, 2, 8, 9), (2, 3, 7, 7), (25, 11, 6, 10), (18, 14, 9, 6)]
     annotations = []
     for x, y, w, h in where:

@@ -34,7 +34,7 @@ def test_published_recipe(name):
     assert recipe.model.rpn.pre_nms_test == (6000 if recipe.model.name == "c4" else 1000)
 
 
-def test_c4_has_the_extra_norm_and_fpn_normalises_its_new_layers():
+def test_c4_has_the_extra_norm_and_fpn_normalizes_its_new_layers():
     assert load("transfer", "voc0712_c4_24k").model.extra_norm
     fpn = load("transfer", "coco_fpn_4conv_12ep").model
     assert (fpn.fpn_norm, fpn.head_norm, fpn.box_convs, fpn.box_fcs) == ("SyncBN", "SyncBN", 4, 1)

@@ -105,7 +105,7 @@ def test_widths_go_together(backbone, stem, res2, width):
     assert tuple(found[f"MODEL.RESNETS.{key}"] for key in keys) == (stem, res2, width)
 
 
-def test_one_process_has_nothing_to_synchronise_and_says_so():
+def test_one_process_has_nothing_to_synchronize_and_says_so():
     for name in ("voc0712_c4_24k", "coco_fpn_1x"):
         found = settings(recipe(name), RESNET50, ONE)
         assert found["MODEL.RESNETS.NORM"] == "BN"

@@ -27,7 +27,7 @@ from tests.transfer.processes import evaluate_in_two_processes
 from tests.transfer.tasks.detection import runs
 
 WAIT = 600.0
-# Every synchronised layer makes the ranks wait for each other twice a step: those of the pyramid will do.
+# Every synchronized layer makes the ranks wait for each other twice a step: those of the pyramid will do.
 TWO_RANKS = [
     "model.norm=BN",
     "model.fpn_norm=naiveSyncBN",

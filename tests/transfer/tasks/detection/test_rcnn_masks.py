@@ -32,7 +32,7 @@ def test_no_region_no_target():
     assert found.shape == (0, 28, 28)
 
 
-def test_a_full_mask_fills_the_pixels_whose_centres_lie_in_its_box():
+def test_a_full_mask_fills_the_pixels_whose_centers_lie_in_its_box():
     masks = torch.ones(1, 28, 28)
     pasted = paste_masks(masks, torch.tensor([[3.2, 4.6, 17.4, 12.4]]), 20, 30)[0]
     rows, columns = pasted.any(dim=1).nonzero().flatten(), pasted.any(dim=0).nonzero().flatten()

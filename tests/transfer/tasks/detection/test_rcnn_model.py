@@ -1,4 +1,4 @@
-"""Detectors around pretrained backbones: what is carried, frozen, normalised, and what comes out."""
+"""Detectors around pretrained backbones: what is carried, frozen, normalized, and what comes out."""
 
 import pytest
 import torch
@@ -107,8 +107,8 @@ def test_c4_proposes_from_fifteen_anchors_on_a_stride_of_sixteen():
     areas = [32.0**2] * 3 + [64.0**2] * 3 + [128.0**2] * 3 + [256.0**2] * 3 + [512.0**2] * 3
     torch.testing.assert_close(sides.prod(dim=1), torch.tensor(areas).double(), atol=0.1, rtol=1e-6)
     torch.testing.assert_close((sides[:, 1] / sides[:, 0])[:3].float(), torch.tensor([0.5, 1.0, 2.0]))
-    centres = (anchors[2, 5, :, 2:] + anchors[2, 5, :, :2]) / 2
-    torch.testing.assert_close(centres, torch.tensor([80.0, 32.0]).expand(15, 2))
+    centers = (anchors[2, 5, :, 2:] + anchors[2, 5, :, :2]) / 2
+    torch.testing.assert_close(centers, torch.tensor([80.0, 32.0]).expand(15, 2))
 
 
 def test_the_coarsest_level_keeps_its_stride_on_any_image():

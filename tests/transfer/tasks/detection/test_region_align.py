@@ -44,15 +44,15 @@ def test_no_region_gives_no_cell():
     pooled.sum().backward()
 
 
-def test_a_ramp_is_read_at_the_centre_of_every_cell():
-    # Averages of a linear function are its values at the middle; pixel (x, y) has its centre at x + 1/2.
+def test_a_ramp_is_read_at_the_center_of_every_cell():
+    # Averages of a linear function are its values at the middle; pixel (x, y) has its center at x + 1/2.
     y, x = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
     ramp = (3 * (x + 0.5) - 2 * (y + 0.5))[None, None]
     left, top, right, bottom = 16.0, 12.0, 80.0, 60.0  # pixels of the input, of which a feature has 4
     pooled = region_align(ramp, torch.tensor([[0, left, top, right, bottom]]), 4, 0.25)[0, 0]
-    centres = (torch.arange(4) + 0.5) / 4
-    expected_x = (left + centres * (right - left)) / 4
-    expected_y = (top + centres * (bottom - top)) / 4
+    centers = (torch.arange(4) + 0.5) / 4
+    expected_x = (left + centers * (right - left)) / 4
+    expected_y = (top + centers * (bottom - top)) / 4
     torch.testing.assert_close(pooled, 3 * expected_x[None, :] - 2 * expected_y[:, None])
 
 

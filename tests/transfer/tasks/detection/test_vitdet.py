@@ -65,7 +65,7 @@ def test_groups_have_the_factor_of_their_depth_and_the_decay_of_their_kind() -> 
     assert found[f"{body}blocks.11.norm2.weight"] == (pytest.approx(0.7), 0.0)
     # Detectron2's ViTDet leaves only `pos_embed` undecayed.
     assert found[f"{body}blocks.3.attn.rel_pos_h"] == (pytest.approx(0.7**9), 0.1)
-    # Detectron2 does not take its channel-wise layer normalisation for one.
+    # Detectron2 does not take its channel-wise layer normalization for one.
     assert found["backbone.simfp_2.1.weight"] == found["roi_heads.box_predictor.cls_score.bias"] == (1, 0.1)
     untrained = {n for n, p in detector.named_parameters() if not p.requires_grad}
     assert len(group_of) + len(untrained) == len(list(detector.parameters()))
@@ -153,7 +153,7 @@ def test_detectron2_gives_every_parameter_the_rate_and_decay_that_torchvision_do
     assert counts[0] == counts[1] and len(counts[0]) > 6
 
 
-def test_an_optimiser_without_layers_is_torchs_adamw() -> None:
+def test_an_optimizer_without_layers_is_torchs_adamw() -> None:
     model = torch.nn.Linear(2, 3)
     solver = SOLVER.model_copy(update={"layer_decay": 1.0})
     found = build_layered(model, torch.nn.Identity(), (), solver, decay_of(solver))

@@ -64,7 +64,7 @@ class TestLayouts:
         data = load("transfer", "fcn_folders", [f"data.root={tmp_path}", *keys]).data
         pixels = np.array([[[0, 0, 0], [200, 0, 0], [255, 255, 255]]], dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "m.png")
-        # A palette image of the same colours is the same mask.
+        # A palette image of the same colors is the same mask.
         Image.fromarray(pixels).quantize(4).save(tmp_path / "p.png")
         for name in ("m.png", "p.png"):
             assert load_labels(tmp_path / name, code_of(data)).tolist() == [[0, 1, IGNORED]]
@@ -166,7 +166,7 @@ class TestDefects:
         kept = next(i for i in splits.train.images if i.id == "out_of_range")
         assert load_labels(kept.mask, splits.train.code).tolist() == [[0, IGNORED], [IGNORED, 0]]
 
-    def test_colours_outside_the_palette_are_told_as_colours(self, tmp_path):
+    def test_colors_outside_the_palette_are_told_as_colors(self, tmp_path):
         pixels = np.zeros((2, 2, 3), dtype=np.uint8)
         pixels[0, 0] = (1, 2, 3)
         for split in ("train", "val"):
@@ -252,23 +252,23 @@ class TestComparison:
         ):
             self._read(root, "[a, b, c, d, e]", keep)
 
-    def test_palettes_in_the_order_of_a_quantiser(self, tmp_path):
-        colours = np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], dtype=np.uint8)
+    def test_palettes_in_the_order_of_a_quantizer(self, tmp_path):
+        colors = np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0]], dtype=np.uint8)
         both, green = (_mask([0] * 4, *[[2, 2, a, a]] * 2, [0] * 4) for a in (1, 2))
-        for folder, reduce in (("quantised", True), ("one_palette", False)):
+        for folder, reduce in (("quantized", True), ("one_palette", False)):
             root = self._write(tmp_path / folder, both, green)
             for path in root.glob("*/masks/*.png"):
                 indices = Image.open(path)
                 if reduce:
-                    Image.fromarray(colours[np.asarray(indices)]).quantize(3).save(path)
+                    Image.fromarray(colors[np.asarray(indices)]).quantize(3).save(path)
                 else:
-                    indices.putpalette(colours.ravel().tolist())
+                    indices.putpalette(colors.ravel().tolist())
                     indices.save(path)
-        with pytest.raises(UserError, match=r"colours have different indices in different masks .*palette:"):
-            self._read(tmp_path / "quantised", "[a, b, c]")
+        with pytest.raises(UserError, match=r"colors have different indices in different masks .*palette:"):
+            self._read(tmp_path / "quantized", "[a, b, c]")
         assert self._read(tmp_path / "one_palette", "[a, b, c]").defects == ()
         painted = ["data.palette=[[0, 0, 0], [200, 0, 0], [0, 200, 0]]", "data.ignore=null"]
-        assert self._read(tmp_path / "quantised", "[a, b, c]", *painted).defects == ()
+        assert self._read(tmp_path / "quantized", "[a, b, c]", *painted).defects == ()
 
     def test_zero_may_mean_no_label(self, tmp_path):
         root = self._write(tmp_path, _mask([0, 1, 2, 255]))
@@ -310,7 +310,7 @@ def test_a_code_without_an_ignored_index_knows_every_pixel(tmp_path):
 
 
 def test_masks_saved_as_pictures(tmp_path):
-    """Grey in three channels is read; JPEG, classes that count from 1 and other suffixes are named."""
+    """Gray in three channels is read; JPEG, classes that count from 1 and other suffixes are named."""
     labels = np.zeros((24, 24), dtype=np.uint8)
     labels[4:20, 4:12], labels[4:20, 12:20] = 1, 2
 

@@ -80,7 +80,7 @@ class TestTransforms:
             mixed[ratio] = sum(len(torch.unique(c)) > 1 for c in crops)
         assert mixed[0.75] > mixed[1.0]
 
-    def test_what_a_crop_lacks_is_the_mean_colour_and_ignored(self, source):
+    def test_what_a_crop_lacks_is_the_mean_color_and_ignored(self, source):
         config = PLAIN.model_copy(update={"crop_size": (50, 80)})
         example = train_example(source, index_code(4), config, np.random.default_rng(0))
         assert example.labels.shape == (48, 64)
@@ -102,7 +102,7 @@ class TestTransforms:
             scale = tuple(rng.integers(20, 3000, 2).tolist())
             assert fitted(size, scale) == rescale_size(size, scale)
 
-    def test_distortion_changes_colours_within_bounds_and_nothing_else(self):
+    def test_distortion_changes_colors_within_bounds_and_nothing_else(self):
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
         kept = pixels.copy()
@@ -111,9 +111,9 @@ class TestTransforms:
         assert all(s.shape == pixels.shape and s.dtype == np.uint8 for s in seen)
         # One in 32 draws nothing at all; contrast and saturation leave black what is black.
         assert sum((s != pixels).any() for s in seen) > 30
-        grey = np.full((4, 4, 3), 128, dtype=np.uint8)
+        gray = np.full((4, 4, 3), 128, dtype=np.uint8)
         for seed in range(40):
-            changed = distort(grey, np.random.default_rng(seed)).astype(int)
+            changed = distort(gray, np.random.default_rng(seed)).astype(int)
             assert np.ptp(changed, axis=2).max() <= 1
             assert 128 * 0.5 - 32 * 1.5 - 2 <= changed.min() <= changed.max() <= 255
 

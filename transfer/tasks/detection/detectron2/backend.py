@@ -1,4 +1,4 @@
-"""The Detectron2 side of a detection run: its models, transforms, optimiser and precise BN, in our loop.
+"""The Detectron2 side of a detection run: its models, transforms, optimizer and precise BN, in our loop.
 
 Imports Detectron2. What is not Detectron2's: the order of the images (`batches`), the loop, the metric (both
 verified to equal Detectron2's where they can be compared), and the state that a run resumes from.

@@ -20,7 +20,7 @@ EXTRA_NORM_HEADS = "Res5ROIHeadsExtraNorm"
 PATCH_HEADS = "StandardROIHeadsOfStrides"
 _STAGES = ["res2", "res3", "res4", "res5"]
 _PYRAMID = ["p2", "p3", "p4", "p5", "p6"]
-_SYNCHRONISED = ("SyncBN", "naiveSyncBN")
+_SYNCHRONIZED = ("SyncBN", "naiveSyncBN")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def built_norm(norm: str, processes: int) -> str:
     """
     if norm == "none":
         return ""
-    return "BN" if processes == 1 and norm in _SYNCHRONISED else norm
+    return "BN" if processes == 1 and norm in _SYNCHRONIZED else norm
 
 
 def norm_in_words(config: C4Config | FPNConfig, processes: int) -> str:

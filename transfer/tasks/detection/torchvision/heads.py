@@ -185,10 +185,10 @@ def build_c4_heads(res5: Res5Head, classes: int, config: C4Config, stride: int) 
     return C4Heads(
         box_roi_pool=RegionPool(14, (stride,)),
         box_head=res5,
-        box_predictor=_initialised_box_predictor(res5.out_channels, classes),
+        box_predictor=_initialized_box_predictor(res5.out_channels, classes),
         mask_roi_pool=nn.Identity() if mask else None,
         mask_head=nn.Identity() if mask else None,
-        mask_predictor=_initialised_mask_predictor(mask),
+        mask_predictor=_initialized_mask_predictor(mask),
         **_settings(config),
     )
 
@@ -214,10 +214,10 @@ def build_fpn_heads(classes: int, config: FPNConfig, strides: Sequence[float]) -
     return FPNHeads(
         box_roi_pool=RegionPool(7, strides),
         box_head=box_head,
-        box_predictor=_initialised_box_predictor(config.box_fc_dim, classes),
+        box_predictor=_initialized_box_predictor(config.box_fc_dim, classes),
         mask_roi_pool=RegionPool(14, strides) if config.masks else None,
         mask_head=mask_head,
-        mask_predictor=_initialised_mask_predictor(mask_predictor),
+        mask_predictor=_initialized_mask_predictor(mask_predictor),
         **_settings(config),
     )
 
@@ -236,7 +236,7 @@ def _settings(config: C4Config | FPNConfig) -> dict[str, Any]:
     }
 
 
-def _initialised_box_predictor(channels: int, classes: int) -> FastRCNNPredictor:
+def _initialized_box_predictor(channels: int, classes: int) -> FastRCNNPredictor:
     predictor = FastRCNNPredictor(channels, classes + 1)
     nn.init.normal_(predictor.cls_score.weight, std=0.01)
     nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
@@ -245,7 +245,7 @@ def _initialised_box_predictor(channels: int, classes: int) -> FastRCNNPredictor
     return predictor
 
 
-def _initialised_mask_predictor(predictor: MaskRCNNPredictor | None) -> MaskRCNNPredictor | None:
+def _initialized_mask_predictor(predictor: MaskRCNNPredictor | None) -> MaskRCNNPredictor | None:
     if predictor is not None:
         nn.init.normal_(predictor.mask_fcn_logits.weight, std=0.001)
         nn.init.kaiming_normal_(predictor.conv5_mask.weight, mode="fan_out", nonlinearity="relu")

@@ -72,13 +72,13 @@ class ProposalNetwork(RegionProposalNetwork):
     ) -> tuple[Tensor, Tensor]:
         positive, negative = (torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler([*labels]))
         sampled = torch.cat([positive, negative])
-        normaliser = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        normalizer = self.fg_bg_sampler.batch_size_per_image * len(labels)
         targets = torch.cat([*regression_targets])
         box_loss = F.l1_loss(pred_bbox_deltas[positive], targets[positive], reduction="sum")
         objectness_loss = F.binary_cross_entropy_with_logits(
             objectness.flatten()[sampled], torch.cat([*labels])[sampled], reduction="sum"
         )
-        return objectness_loss / normaliser, box_loss / normaliser
+        return objectness_loss / normalizer, box_loss / normalizer
 
 
 def build_rpn(in_channels: int, config: C4Config | FPNConfig, strides: Sequence[float]) -> ProposalNetwork:

@@ -1,10 +1,10 @@
-"""The layers that segmentation heads are made of, initialised as mmsegmentation does."""
+"""The layers that segmentation heads are made of, initialized as mmsegmentation does."""
 
 from torch import nn
 
 
 def convolution(in_channels: int, channels: int, kernel: int = 3, inplace: bool = True) -> nn.Sequential:
-    """Build a convolution without bias, batch normalisation and ReLU (mmcv's ConvModule)."""
+    """Build a convolution without bias, batch normalization and ReLU (mmcv's ConvModule)."""
     layer = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(layer, nn.BatchNorm2d(channels), nn.ReLU(inplace=inplace))

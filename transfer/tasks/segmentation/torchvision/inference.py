@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from carryover.core.data.masks.dataset import SegmentationImage
 from carryover.core.training.device import copied_to
 from carryover.transfer.tasks.segmentation.config import InputConfig
-from carryover.transfer.tasks.segmentation.torchvision.model import DilatedFCN, normalised
+from carryover.transfer.tasks.segmentation.torchvision.model import DilatedFCN, normalized
 from carryover.transfer.tasks.segmentation.transforms import pixels_for_test
 
 
@@ -20,7 +20,7 @@ def segment(model: DilatedFCN, source: SegmentationImage, config: InputConfig) -
     """
     model.eval()
     device = next(model.parameters()).device
-    pixels = normalised(copied_to(pixels_for_test(source, config), device), config)[None]
+    pixels = normalized(copied_to(pixels_for_test(source, config), device), config)[None]
     height, width = pixels.shape[-2:]
     # Whole patches: what is added has the color of the mean, and is cut off again.
     pixels = F.pad(pixels, (0, -width % model.divisor, 0, -height % model.divisor))

@@ -59,7 +59,7 @@ class ConvHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """Batch normalisation, dropout, and a linear classifier of every cell (DINOv2's `BNHead`).
+    """Batch normalization, dropout, and a linear classifier of every cell (DINOv2's `BNHead`).
 
     Maps features (B, in_channels, h, w) to logits (B, classes, h, w).
     """
@@ -97,7 +97,7 @@ class JoinedMaps(Transparent):
 class DilatedFCN(FCN):
     """torchvision's FCN (`backbone`, `classifier`, `aux_classifier`) that aligns corners where asked to.
 
-    Maps normalised images (B, 3, H, W) to logits (B, C, H, W): "out", and in training "aux". Sides are
+    Maps normalized images (B, 3, H, W) to logits (B, C, H, W): "out", and in training "aux". Sides are
     multiples of `divisor`. A `frozen` backbone stays in evaluation mode.
     """
 
@@ -143,7 +143,7 @@ def build_segmenter(
     classes: int,
     seed: int,
 ) -> DilatedFCN:
-    """Build a segmenter around a pretrained backbone; everything new is initialised from `seed`.
+    """Build a segmenter around a pretrained backbone; everything new is initialized from `seed`.
 
     Parameters
     ----------
@@ -206,8 +206,8 @@ def losses(logits: Mapping[str, Tensor], labels: Tensor, model: ModelConfig) -> 
     return found
 
 
-def normalised(image: Tensor, config: InputConfig) -> Tensor:
-    """Normalise (3, H, W) uint8 pixels by the recipe's statistics, on their device."""
+def normalized(image: Tensor, config: InputConfig) -> Tensor:
+    """Normalize (3, H, W) uint8 pixels by the recipe's statistics, on their device."""
     mean, std = (
         copied_to(torch.tensor(of_channel), image.device).view(3, 1, 1)
         for of_channel in (config.pixel_mean, config.pixel_std)
@@ -218,7 +218,7 @@ def normalised(image: Tensor, config: InputConfig) -> Tensor:
 def batch_of(examples: Sequence[Example], config: InputConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return crops as images (B, 3, H, W) and labels (B, H, W) int64 of the crop size.
 
-    What a crop lacks is zero after normalisation, the colour of the mean, and ignored.
+    What a crop lacks is zero after normalization, the color of the mean, and ignored.
     """
     height, width = config.crop_size
     images = torch.zeros((len(examples), 3, height, width), device=device)
@@ -226,7 +226,7 @@ def batch_of(examples: Sequence[Example], config: InputConfig, device: torch.dev
     labels = torch.full((len(examples), height, width), IGNORED, dtype=torch.int64, device=device)
     for i, example in enumerate(examples):
         h, w = example.labels.shape
-        images[i, :, :h, :w] = normalised(copied_to(example.image, device), config)
+        images[i, :, :h, :w] = normalized(copied_to(example.image, device), config)
         labels[i, :h, :w] = copied_to(example.labels, device)
     return images, labels
 

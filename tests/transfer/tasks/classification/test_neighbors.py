@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from carryover.core.training.distributed import Ranks, part_of
 from carryover.transfer.tasks.knn.model import (
-    Neighbourhood,
+    Neighborhood,
     bank_share,
     classify,
     largest,
@@ -21,18 +21,18 @@ from tests.pretrain.ranks import on_ranks
 
 
 def count_correct(queries, truth, bank, bank_labels, classes, hows) -> torch.Tensor:
-    """Count the queries whose class is the first, and among the first five, for every neighbourhood."""
-    neighbours = nearest(queries, bank, max(how.k for how in hows))
-    found = [g for _, g, _, _ in classify(neighbours, bank_labels, classes, hows)]
+    """Count the queries whose class is the first, and among the first five, for every neighborhood."""
+    neighbors = nearest(queries, bank, max(how.k for how in hows))
+    found = [g for _, g, _, _ in classify(neighbors, bank_labels, classes, hows)]
     hit = torch.cat(found) == truth[:, None, None]
     return torch.stack([hit[..., :n].any(dim=2).sum(dim=0) for n in (1, 5)], dim=1)
 
 
 def features(rows: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
+    centers = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(rows) % classes
-    return centres[labels] + 2 * torch.randn(rows, 16, generator=generator), labels
+    return centers[labels] + 2 * torch.randn(rows, 16, generator=generator), labels
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 0.1), (150, 0.1)])
@@ -44,11 +44,11 @@ def test_accuracy_equals_scikit_learns_weighted_cosine_classifier(k: int, temper
     of_truth = probabilities[np.arange(len(truth)), truth]
     ahead = (probabilities > of_truth[:, None]).sum(axis=1)
     expected = [int(((ahead < n) & (of_truth > 0)).sum()) for n in (1, 5)]
-    found = count_correct(queries, truth, bank, bank_labels, 7, [Neighbourhood(k, temperature)])
+    found = count_correct(queries, truth, bank, bank_labels, 7, [Neighborhood(k, temperature)])
     assert found[0].tolist() == expected
 
 
-def test_the_chunks_do_not_change_the_neighbours() -> None:
+def test_the_chunks_do_not_change_the_neighbors() -> None:
     bank, _ = features(300, 7, seed=0)
     queries, _ = features(50, 7, seed=1)
     (_, whole, whole_index), *_ = nearest(queries, bank, 40, query_rows=50, bank_rows=300)
@@ -57,7 +57,7 @@ def test_the_chunks_do_not_change_the_neighbours() -> None:
     torch.testing.assert_close(torch.cat([s for _, s, _ in parts]), whole)
 
 
-def test_neighbours_are_the_largest_cosines() -> None:
+def test_neighbors_are_the_largest_cosines() -> None:
     bank, _ = features(90, 3, seed=0)
     queries, _ = features(10, 3, seed=1)
     cosine = torch.nn.functional.cosine_similarity(queries[:, None].double(), bank[None].double(), dim=2)
@@ -66,16 +66,16 @@ def test_neighbours_are_the_largest_cosines() -> None:
     assert torch.equal(index, cosine.argsort(dim=1, descending=True)[:, :5])
 
 
-def test_all_neighbourhoods_in_one_search_equal_each_alone() -> None:
+def test_all_neighborhoods_in_one_search_equal_each_alone() -> None:
     bank, bank_labels = features(300, 7, seed=0)
     queries, truth = features(120, 7, seed=1)
-    hows = [Neighbourhood(k, t) for k in (1, 20, 200) for t in (0.07, 0.1)]
+    hows = [Neighborhood(k, t) for k in (1, 20, 200) for t in (0.07, 0.1)]
     together = count_correct(queries, truth, bank, bank_labels, 7, hows)
     alone = [count_correct(queries, truth, bank, bank_labels, 7, [how])[0] for how in hows]
     assert torch.equal(together, torch.stack(alone))
 
 
-def test_of_equal_similarities_the_first_rows_are_neighbours_as_numpys_stable_sort_has_it() -> None:
+def test_of_equal_similarities_the_first_rows_are_neighbors_as_numpys_stable_sort_has_it() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randint(0, 6, (40, 90), generator=generator).float()
     for k in (1, 7, 30, 90):
@@ -95,13 +95,13 @@ def test_of_equal_similarities_the_first_rows_are_neighbours_as_numpys_stable_so
         assert np.array_equal(index.numpy(), expected)
         assert np.array_equal(similarity.numpy(), np.take_along_axis(cosine, expected, 1))
     # Every class has one vote of the same weight.
-    neighbours = nearest(queries[:1], queries[:1].repeat(3, 1), 3)
-    (_, guesses, most, tied), *_ = classify(neighbours, torch.tensor([4, 2, 5]), 6, [Neighbourhood(3, 0.1)])
+    neighbors = nearest(queries[:1], queries[:1].repeat(3, 1), 3)
+    (_, guesses, most, tied), *_ = classify(neighbors, torch.tensor([4, 2, 5]), 6, [Neighborhood(3, 0.1)])
     assert guesses.tolist() == [[[2, 4, 5, -1, -1]]] and tied.all() and most[0, 0, 0] == most[0, 0, 2]
 
 
 @pytest.mark.parametrize("order", ["nearest first", "nearest last", "mixed", "every row twice"])
-def test_in_whatever_order_the_bank_stands_the_neighbours_are_numpys(order: str) -> None:
+def test_in_whatever_order_the_bank_stands_the_neighbors_are_numpys(order: str) -> None:
     """Where the nearest rows come last, every part holds more of them than are wanted."""
     rng = np.random.default_rng(3)
     # Of length 4, with whole numbers: similarities are exact, and many are equal.
@@ -128,13 +128,13 @@ def test_in_whatever_order_the_bank_stands_the_neighbours_are_numpys(order: str)
 
 def test_a_tiny_temperature_does_not_overflow() -> None:
     similarity = torch.tensor([[1.0, 0.5, 0.5]])
-    vote = votes(similarity, torch.tensor([[2, 0, 0]]), 3, Neighbourhood(3, 1e-4))
+    vote = votes(similarity, torch.tensor([[2, 0, 0]]), 3, Neighborhood(3, 1e-4))
     assert torch.isfinite(vote).all()
     assert vote.argmax() == 2
 
 
 def of_all_ranks(rank: int, queries: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
-    """Find the neighbours of this rank's queries with its share of the bank; last, that share's length."""
+    """Find the neighbors of this rank's queries with its share of the bank; last, that share's length."""
     ranks = Ranks(rank, torch.distributed.get_world_size(), torch.device("cpu"))
     share = bank_share(len(bank), ranks)
     mine = part_of(len(queries), rank, ranks.world)

@@ -1,4 +1,4 @@
-"""The colour operations of random views, on many images at once, each with its own parameters.
+"""The color operations of random views, on many images at once, each with its own parameters.
 
 Here channels come first, (3, b, H, W): whole planes without gaps are what torch's elementwise operations are
 fast on. Images are float32 in [0, 1] and changed in place; values agree with torchvision's functionals on
@@ -13,12 +13,12 @@ from carryover.core.data.augment import CONTRAST, HUE, SATURATION, Flags, Floats
 from carryover.core.data.resample import blurred
 from carryover.core.training.device import copied_to
 
-# Planes (b, H, W) of memory that `recolour` works in.
+# Planes (b, H, W) of memory that `recolor` works in.
 SCRATCH = 7
 _LUMA = (0.2989, 0.587, 0.114)
 
 
-def recolour(x: Tensor, drawn: ViewParameters, hue_place: int, radius: int, scratch: Tensor) -> None:
+def recolor(x: Tensor, drawn: ViewParameters, hue_place: int, radius: int, scratch: Tensor) -> None:
     """Jitter the colors, then turn gray, blur and solarise, where it was drawn so; in place.
 
     Parameters
