@@ -40,6 +40,8 @@ def said_by_file(contents: Contents, path: Path, detectron2: bool) -> Stated:
             return _mm(text, f"{path}: {key}")
     if detectron2:
         return _detectron2(path)
+    if "mayaku.config.model.backbone.name" in contents.configuration:
+        return _mayaku(contents, path)
     arch = contents.configuration.get("arch")
     if isinstance(arch, str) and arch not in (*RESNETS, *MOBILE) and _is_timms(arch):
         return Stated(architecture=f"timm/{arch}", where="'arch' of the file")
@@ -96,6 +98,20 @@ def _keywords(tree: ast.AST) -> Iterator[tuple[str, Any]]:
                 yield str(name), ast.literal_eval(value)
             except ValueError:
                 continue
+
+
+def _mayaku(contents: Contents, path: Path) -> Stated:
+    """Read the configuration that mayaku puts into its files: RGB images of 0..255."""
+    said, model = contents.configuration, "mayaku.config.model"
+    mean, std = (tuple(said.get(f"{model}.pixel_{kind}.{at}") for at in range(3)) for kind in ("mean", "std"))
+    whole = all(isinstance(value, int | float) for value in (*mean, *std))
+    stride = said.get(f"{model}.backbone.stride_in_1x1")
+    convnext = str(said[f"{model}.backbone.name"]).startswith("convnext")
+    return Stated(
+        stride_in_1x1=stride if isinstance(stride, bool) and not convnext else None,
+        pixels=pixels_of(mean, std, "RGB", f"{path}: {model}") if whole else None,  # type: ignore[arg-type]
+        where="its own configuration ('mayaku')",
+    )
 
 
 def _detectron2(path: Path) -> Stated:

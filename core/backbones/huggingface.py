@@ -1,4 +1,4 @@
-"""Names of Hugging Face's transformers -> those of the networks' authors or of timm, which timm reads."""
+"""Names of transformers, and torchvision's of ConvNeXts -> those of the networks' authors or of timm."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -63,6 +63,22 @@ _CONVNEXT = (
     (r"\.grn\.bias$", ".grn.beta"),
     (r"^(layernorm|layer_norm)\.", "norm."),
 )
+# torchvision's, also under the names that mayaku gives its stages.
+_TORCHVISION_CONVNEXT = (
+    (r"^features\.0\.", "downsample_layers.0."),
+    (r"^stem\.(\d)\.", r"downsample_layers.0.\1."),
+    (r"^features\.([246])\.", lambda m: f"downsample_layers.{int(m[1]) // 2}."),
+    (r"^_res_downs\.res([345])\.", lambda m: f"downsample_layers.{int(m[1]) - 2}."),
+    (r"^features\.([1357])\.(\d+)\.", lambda m: f"stages.{int(m[1]) // 2}.{m[2]}."),
+    (r"^_res_stages\.res([2-5])\.(\d+)\.", lambda m: f"stages.{int(m[1]) - 2}.{m[2]}."),
+    (r"\.layer_scale$", ".gamma"),
+    (r"\.block\.0\.", ".dwconv."),
+    (r"\.block\.2\.", ".norm."),
+    (r"\.block\.3\.", ".pwconv1."),
+    (r"\.block\.5\.", ".pwconv2."),
+    (r"^classifier\.0\.", "norm."),
+    (r"^classifier\.2\.", "head."),
+)
 _QKV = re.compile(r"(.+\.attn)\.query\.(weight|bias)")
 
 
@@ -76,6 +92,10 @@ def by_authors_names(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Tensors under any other maker's names are returned as they are.
     """
+    if any(re.search(r"^(features\.1|_res_stages\.res2)\.0\.layer_scale$", name) for name in raw):
+        found = {_renamed(name, _TORCHVISION_CONVNEXT): value for name, value in raw.items()}
+        # One scale a channel, (C, 1, 1) there.
+        return {n: v.flatten() if n.endswith(".gamma") else v for n, v in found.items()}
     if not is_transformers(raw):
         return dict(raw)
     if any(re.search(r"stages\.\d\.layers\.\d+\.(dwconv|depthwise_conv)\.", name) for name in raw):

@@ -3,20 +3,24 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from carryover.configs import UserError
 from carryover.core.backbones.architecture import is_counter
 from carryover.core.backbones.build import build_backbone
 from carryover.core.backbones.makers import Encoder
 from carryover.core.backbones.reading import Contents
 from carryover.core.backbones.relative_positions import begun
 from carryover.core.backbones.timm_own import TimmsOwn
-from carryover.core.backbones.values import require_usable
+from carryover.core.backbones.values import never_trained, require_usable
 from carryover.core.formats.canonical import CanonicalMetadata
 from carryover.core.formats.receipt import Fate
 
+# What a network that was never trained on purpose is said to be pretrained by.
+UNTRAINED = "random"
 _LOOKED_THROUGH = 4 * 2**30
 _TRAINING_STATE = re.compile(
     r"(^|\.)(optim|optimi[sz]ers?|optimizer_states|scaler|amp|lr_schedulers?|scheduler|loops)(\.|$)"
@@ -30,7 +34,8 @@ class Imported:
     `state` is whole and strict (checked), `filled` names BatchNorm counters that the file lacked and
     that were set to zero, `alternatives` lists the other encoders as "role at 'prefix'", `notes` says what
     was chosen and converted; assumptions are in the metadata. `own` is what timm itself would load,
-    where the file or its user names one of timm's models.
+    where the file or its user names one of timm's models. `new` says how the tensors show that the network
+    was never trained; "" where they do not.
     """
 
     state: Mapping[str, Tensor]
@@ -42,6 +47,16 @@ class Imported:
     filled: tuple[str, ...]
     notes: tuple[str, ...]
     own: TimmsOwn | None = None
+    new: str = ""
+
+
+def require_trained(imported: Imported, method: str, where: Path) -> None:
+    """Raise UserError for a network that was never trained, unless its method is said to be "random"."""
+    if imported.new and method != UNTRAINED:
+        raise UserError(
+            f"{where}: {imported.new}: it was never trained; take the file that the training wrote. As a"
+            f" baseline of random weights it is taken with --method {UNTRAINED}"
+        )
 
 
 def live_backbone(imported: Imported) -> nn.Module:
@@ -71,18 +86,18 @@ def as_float32(name: str, value: Tensor) -> Tensor:
 
 def looked_through(
     contents: Contents, raw: Mapping[str, Tensor], where: str, values: bool
-) -> tuple[str, ...]:
-    """Check the values of the tensors that are taken; return what is to be said of that.
+) -> tuple[tuple[str, ...], str]:
+    """Check the values of the tensors that are taken; return what is to be said of that, and `Imported.new`.
 
     Without `values`, where nothing is carried, those of very large networks are left for later. Raises
     UserError for values that no trained network has.
     """
     size = sum(value.nbytes for value in raw.values())
     if not values and size > _LOOKED_THROUGH:
-        return (f"its values ({size / 1e9:.1f} GB) were not read: convert and evaluate check them",)
+        return (f"its values ({size / 1e9:.1f} GB) were not read: convert and evaluate check them",), ""
     # What is carried stays in memory; what is only described need not.
     require_usable(raw, where, (lambda: None) if values else contents.forget)
-    return ()
+    return (), never_trained(raw)
 
 
 def choice_in_words(chosen: Encoder, found: tuple[Encoder, ...]) -> str:

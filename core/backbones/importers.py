@@ -18,6 +18,7 @@ from carryover.core.backbones.imported import (
     fates_of,
     live_backbone,
     looked_through,
+    require_trained,
 )
 from carryover.core.backbones.inspected import in_words, with_said
 from carryover.core.backbones.makers import Encoder, choose, encoders, maker_of, own_encoders
@@ -56,7 +57,8 @@ def import_checkpoint(
     pixels.
     A file that is named after a model of timm is held against timm's own model (`timm_own`).
     Raises UserError naming the file and the tensor for everything that cannot be carried whole, and for what
-    is said of a file that says otherwise; WorkError where timm's own model has other features.
+    is said of a file that says otherwise, and for a network that was never trained unless its method is said
+    to be "random"; WorkError where timm's own model has other features.
     """
     taken = take_backbone(path, encoder, stated)
     if taken.own is not None:
@@ -65,6 +67,7 @@ def import_checkpoint(
     for note in taken.notes:
         log_once(log, logging.INFO, "%s: %s", path, note)
     metadata = with_said(taken.metadata, said or Said(), path)
+    require_trained(taken, metadata.method, path)
     for line in in_words(metadata.assumed):
         log_once(log, logging.WARNING, "%s: %s", path, line)
     return dict(taken.state), metadata
@@ -148,9 +151,11 @@ def _resnet(
     state |= {name: torch.zeros((), dtype=torch.int64) for name in filled}
     state = {name: state[name] for name in (*expected_tensors(config), *state) if name in state}
     check_whole(state, config, where, finite=embedded is not None and values)
+    new = ""
     if embedded is None:
-        notes += looked_through(contents, raw, where, values)
-        if untouched(raw):
+        remarks, new = looked_through(contents, raw, where, values)
+        notes += remarks
+        if untouched(raw) and not new:
             notes.append("every batch norm has the statistics of a new network: was it ever trained?")
     if turned:
         state = {n: v.flip(1) if n in _FIRST else v for n, v in state.items()}
@@ -168,6 +173,7 @@ def _resnet(
         fates=fates_of(contents, chosen, found, carried, reasons),
         filled=filled,
         notes=tuple(notes),
+        new=new,
     )
 
 
@@ -192,7 +198,7 @@ def _canonical(path: Path, contents: Contents, encoder: str | None, told: Stated
     check_whole(state, metadata.backbone, str(path), finite=values)
     require_nothing_stated(told, path)
     fates = tuple(Fate(name, "carried", name) for name in state)
-    notes = () if values else looked_through(contents, state, str(path), values)
+    notes = () if values else looked_through(contents, state, str(path), values)[0]
     return Imported(state, metadata, "canonical", metadata.encoder, (), fates, (), notes)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.imported import live_backbone
+from carryover.core.backbones.imported import live_backbone, require_trained
 from carryover.core.backbones.importers import take_backbone
 from carryover.core.backbones.inspected import Inspection
 from carryover.core.backbones.stated import Stated
@@ -24,9 +24,10 @@ def load_backbone(
     ------
     UserError
         Naming the file and the tensors, unless every tensor is there with its shape and dtype and finite, and
-        no other.
+        no other; for a network that was never trained, unless `stated.method` is "random".
     """
     imported = take_backbone(path, encoder, stated)
+    require_trained(imported, imported.metadata.method, path)
     return live_backbone(imported), imported.metadata
 
 
@@ -36,6 +37,7 @@ def inspect_checkpoint(path: Path, encoder: str | None = None, stated: Stated | 
     Raises UserError, naming the tensor, for a file whose backbone could not be carried whole.
     """
     imported = take_backbone(path, encoder, stated, values=False)
+    require_trained(imported, imported.metadata.method, path)
     targets = {part for fate in imported.fates if fate.target for part in fate.target.split(" + ")}
     expected = len(expected_tensors(imported.metadata.backbone)) - len(imported.filled)
     return Inspection(

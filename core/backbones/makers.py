@@ -13,6 +13,7 @@ from carryover.core.backbones.huggingface import MAKER, is_transformers
 from carryover.core.backbones.naming import (
     Scheme,
     from_detectron2,
+    from_mayaku,
     from_sequential,
     from_torchvision,
     from_transformers,
@@ -112,6 +113,10 @@ _SIGNATURES = (
     _Signature(
         "DINOv2", r"((student|teacher)\.backbone|teacher)?", scheme="own", beside=r".*(^|\.)mask_token$"
     ),
+    _Signature("mayaku", r"model\.backbone\.bottom_up", scheme="own", beside=r"mayaku$"),
+    _Signature(
+        "torchvision", r"(model|state_dict)?", scheme="own", beside=r"(.+\.)?features\.1\.0\.layer_scale$"
+    ),
     _Signature("ConvNeXt", r"(model)?", scheme="own", beside=r"(.+\.)?downsample_layers\."),
     _Signature("timm", r"(state_dict(_ema)?)?", scheme="own"),
     _Signature("MMSelfSup / mmpretrain", r"state_dict(\.[\w.]+)?", beside=r"(meta|message_hub|author)$"),
@@ -136,6 +141,7 @@ _SIGNATURES = (
     ),
     _Signature("BYOL", r".*(online|target)_(net|network|encoder|backbone)\b.*"),
     _Signature("Detectron2", r".*", scheme="detectron2"),
+    _Signature("mayaku", r".*", scheme="mayaku"),
     _Signature("torchvision detector", r"(.+\.)?backbone\.body"),
     _Signature("timm", r"state_dict(_ema)?", beside=r"arch$|state_dict_ema\."),
     _Signature("torchvision / timm / VICReg release", r""),
@@ -184,6 +190,8 @@ def encoders(contents: Contents) -> tuple[Encoder, ...]:
     for (prefix, scheme), stages in stage_prefixes(names).items():
         if scheme == "sequential" and sorted(stages) != list(range(min(stages), min(stages) + 4)):
             continue
+        if scheme == "detectron2" and f"{prefix}stem.0.weight" in names:
+            scheme = "mayaku"
         found.append(_encoder(names, prefix, scheme, stages))
     return tuple(found)
 
@@ -247,6 +255,7 @@ def _encoder(names: Mapping[str, str], prefix: str, scheme: Scheme, stages: set[
         "torchvision": from_torchvision,
         "sequential": from_sequential(stages) if scheme == "sequential" else from_torchvision,
         "detectron2": from_detectron2,
+        "mayaku": from_mayaku,
         "transformers": from_transformers,
     }[scheme]
     places = [prefix]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Literal
 
-Scheme = Literal["torchvision", "sequential", "detectron2", "transformers", "own"]
+Scheme = Literal["torchvision", "sequential", "detectron2", "mayaku", "transformers", "own"]
 
 _D2_CONV = re.compile(r"(stem|res(\d)\.(\d+))\.(conv\d|shortcut)\.(?:(norm)\.)?(\w+)")
 _TV_PART = re.compile(r"(?:layer(\d)\.(\d+)\.)?(conv(\d)|bn(\d)|downsample\.([01]))\.(\w+)")
@@ -57,6 +57,18 @@ def from_detectron2(name: str) -> str | None:
     if layer == "shortcut":
         return f"{place}downsample.{1 if norm else 0}.{kind}"
     return f"{place}{'bn' if norm else 'conv'}{layer[-1]}.{kind}"
+
+
+def from_mayaku(name: str) -> str | None:
+    """mayaku's name of a ResNet tensor -> torchvision's; None for no backbone tensor.
+
+    Its stem is a Sequential, its stages are torchvision's under Detectron2's numbers.
+    """
+    first, _, rest = name.partition(".")
+    if first == "stem":
+        number, _, kind = rest.partition(".")
+        return f"{ {'0': 'conv1', '1': 'bn1'}[number] }.{kind}" if number in ("0", "1") else None
+    return f"layer{int(first[3:]) - 1}.{rest}" if re.fullmatch(r"res[2-5]", first) else None
 
 
 def from_sequential(stages: Collection[int]) -> Callable[[str], str | None]:
@@ -119,6 +131,8 @@ def stage_prefixes(names: Collection[str]) -> dict[tuple[str, Scheme], set[int]]
             if match := pattern.fullmatch(name):
                 found.setdefault((match[1], scheme), set()).add(int(match[2]))  # type: ignore[arg-type]
                 break
-        if match := _MOBILE_FIRST.fullmatch(name):
+        match = _MOBILE_FIRST.fullmatch(name)
+        # torchvision's ConvNeXts have features too, and scales in them.
+        if match and f"{match[1]}features.1.0.layer_scale" not in names:
             found[match[1], "torchvision"] = {1, 2, 3, 4}
     return {place: stages for place, stages in found.items() if len(stages) >= 3}

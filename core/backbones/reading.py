@@ -298,6 +298,9 @@ def _settings(node: object, name: str, depth: int) -> Iterator[tuple[str, str | 
         yield name, value
     elif isinstance(node, argparse.Namespace):
         yield from _settings(vars(node), name, depth)
+    elif isinstance(node, list | tuple) and len(node) == 3 and all(type(v) in (int, float) for v in node):
+        # What there is for each of the three colors.
+        yield from ((f"{name}.{at}", value) for at, value in enumerate(node))
     elif isinstance(node, Mapping | Inert) and depth < _PLAIN_DEPTH and not is_module(node):
         for key, inner in parts(node):
             yield from _settings(inner, f"{name}.{key}" if name else key, depth + 1)

@@ -45,7 +45,13 @@ _DEPTHS: dict[tuple[int, ...], int] = {
     (2, 2, 2, 2): 26,
 }
 
-ANCHORS = ("patch_embed.proj.weight", "downsample_layers.0.0.weight", "stem.0.weight", *huggingface.ANCHORS)
+ANCHORS = (
+    "patch_embed.proj.weight",
+    "downsample_layers.0.0.weight",
+    "stem.0.weight",
+    "features.0.0.weight",
+    *huggingface.ANCHORS,
+)
 """First tensors of the networks that `usual_models` knows, by which their encoders are found in a file."""
 
 

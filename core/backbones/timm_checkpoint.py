@@ -115,15 +115,19 @@ def take_variant(
 ) -> Imported | None:
     """Take a ResNet that is no plain one as timm's (ResNeXt, Wide, deep stems, GroupNorm); None if none fits.
 
-    Raises UserError listing the models where several fit.
+    Raises UserError listing the models where several fit, and where it is said to stride as none does.
     """
-    if chosen.scheme != "torchvision":
+    if chosen.scheme not in ("torchvision", "mayaku"):
         return None
     raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
     names = usual_resnets(raw)
     filtered = the_one(raw, names, _where(path, chosen)) if names else None
     if filtered is None:
         return None
+    if told.stride_in_1x1:
+        raise UserError(
+            f"{path}: {filtered.config.arch} strides in its 3x3 convolutions, not in the 1x1 ({told.where})"
+        )
     return _imported(path, contents, told, chosen, found, filtered, embedded, None, values)
 
 
@@ -148,7 +152,9 @@ def _imported(
     taken = filled(filtered, raw, where) if values else filtered.state
     state = {name: as_float32(name, value) for name, value in taken.items()}
     check_whole(state, filtered.config, where, finite=False)
-    notes += looked_through(contents, {n: raw[n] for n, to in filtered.became.items() if to}, where, values)
+    of_model = {n: raw[n] for n, to in filtered.became.items() if to}
+    said, new = looked_through(contents, of_model, where, values)
+    notes += said
     maker = maker_of(chosen, contents)
     resolved = _resolved(filtered, told, maker, named)
     metadata = embedded or metadata_of(resolved, maker, chosen, contents, told)
@@ -158,7 +164,7 @@ def _imported(
             carried[chosen.tensors[name]] = " + ".join(targets)
         else:
             reasons[chosen.tensors[name]] = f"no part of {filtered.config.arch} (head, decoder or mask token)"
-    notes += conversions_in_words(filtered.state, ())
+    notes += conversions_in_words(filtered.state, filtered.counters)
     return Imported(
         state=state,
         metadata=metadata.model_copy(update={"backbone": filtered.config}),
@@ -166,11 +172,12 @@ def _imported(
         encoder=chosen.role,
         alternatives=tuple(f"{e.role} at '{e.prefix}'" for e in found if e is not chosen),
         fates=fates_of(contents, chosen, found, carried, reasons),
-        filled=(),
+        filled=filtered.counters,
         notes=(*notes, *([f"by {told.where}"] if told.where else [])),
         own=_own(contents, chosen, filtered, named)
         if values and embedded is None and named is not None
         else None,
+        new=new if embedded is None else "",
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.configs import UserError
-from carryover.core.backbones.architecture import expected_tensors, listed
+from carryover.core.backbones.architecture import expected_tensors, is_counter, listed
 from carryover.core.backbones.huggingface import ANCHORS, by_authors_names
 from carryover.core.backbones.shapes_only import shapes_only
 from carryover.core.backbones.timm_network import library, model_name, options_of, require_model
@@ -63,12 +63,15 @@ class Filtered:
         Which tensors every source tensor is part of: timm's names, none where it was left out.
     added
         Names of the tensors that the file lacks and that were set to what a new last norm is.
+    counters
+        Batch norms' counters that the file lacks (frozen norms have none), set to 0.
     """
 
     config: BackboneConfig
     state: Mapping[str, Tensor]
     became: Mapping[str, tuple[str, ...]]
     added: tuple[str, ...]
+    counters: tuple[str, ...] = ()
 
 
 def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Filtered:
@@ -82,8 +85,9 @@ def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Fil
     made = traced(lambda given: _run(own, given, model, where), raw)
     expected, state = expected_tensors(config), dict(made.tensors)
     added = tuple(n for n in _LAST_NORM if n in expected and not any(m in state for m in _LAST_NORM))
-    for name in added:
-        state[name] = torch.empty(expected[name].shape, device="meta")
+    counters = tuple(n for n in expected if is_counter(n) and n not in state)
+    for name in (*added, *counters):
+        state[name] = torch.empty(expected[name].shape, dtype=expected[name].dtype, device="meta")
     foreign = [n for n in state if n not in expected and not _is_on_top(n)]
     missing = [n for n in expected if n not in state]
     if foreign or missing:
@@ -100,13 +104,15 @@ def fitted(raw: Mapping[str, Tensor], config: BackboneConfig, where: str) -> Fil
             f"{where}: not {config.arch}: it has no place for {listed(lost)}, which are not zero; say which"
             " model it is with --architecture"
         )
-    anew = [n for n in kept if n not in added and (n in made.resampled or not made.sources.get(n))]
+    anew = [
+        n for n in kept if n not in (*added, *counters) and (n in made.resampled or not made.sources.get(n))
+    ]
     if anew := [n for n in anew if kept[n].is_floating_point()]:
         raise UserError(
             f"{where}: not {config.arch}: {listed(anew)} would have to be resampled to another size; say"
             " which model it is with --architecture"
         )
-    return Filtered(config, kept, became, added)
+    return Filtered(config, kept, became, added, counters)
 
 
 def filled(filtered: Filtered, raw: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -114,6 +120,7 @@ def filled(filtered: Filtered, raw: Mapping[str, Tensor], where: str) -> dict[st
     model, own = _model_and_filter(filtered.config)
     state = _run(own, dict(raw), model, where)
     state |= {n: torch.full(filtered.state[n].shape, _LAST_NORM[n]) for n in filtered.added}
+    state |= {n: torch.zeros_like(filtered.state[n], device="cpu") for n in filtered.counters}
     return {name: state[name] for name in filtered.state}
 
 
@@ -122,7 +129,7 @@ def anchors_of(config: BackboneConfig) -> tuple[str, ...]:
     model, _ = _model_and_filter(config)
     first: Any = model.pretrained_cfg.get("first_conv") or ()
     ours = [first] if isinstance(first, str) else list(first)
-    authors = ["downsample_layers.0.0.weight", *ANCHORS]
+    authors = ["downsample_layers.0.0.weight", "features.0.0.weight", *ANCHORS]
     if "clip" in config.arch:
         # OpenAI's files: the image tower's names are told from the text tower's by their prefix.
         authors.append("visual.conv1.weight")

@@ -11,6 +11,10 @@ from carryover.configs import UserError
 _SILENT = 1e-6
 _SHOWN = 3
 _AT_ONCE = 32 * 2**20
+# Half precision's smallest normal number, and its step below it.
+_NORMAL, _STEP = 2.0**-14, 2.0**-24
+# Fewer norms than this say nothing of a network.
+_FEW_NORMS = 3
 # What scales a block's output or a norm's: as all others, it is no longer zero once it was trained.
 _SCALES = ("gamma", "gamma_1", "gamma_2", "lambda1", "lambda_1", "lambda_2", "layer_scale_parameter")
 
@@ -21,8 +25,10 @@ def require_usable(
     """Raise UserError, naming the tensors, for values with which a network cannot have been trained.
 
     Values that are not finite; negative running variances; variances of exactly zero in channels whose
-    filters are not (an underflow of half precision); weights and layer scales that are all zero. A channel
-    that died in training, filter and all, passes. Tensors without values (on the meta device) are errors.
+    filters are not (an underflow of half precision); weights and layer scales that are all zero, or all below
+    the normal numbers of half precision and rounded to its steps there. A channel that died in training,
+    filter and all, passes, and so do biases and tokens of zeros, which sound files have. Tensors without
+    values (on the meta device) are errors.
 
     Parameters
     ----------
@@ -58,6 +64,27 @@ def untouched(state: Mapping[str, Tensor]) -> bool:
     return bool(means) and all(not v.any() for v in means) and all(bool((v == 1).all()) for v in variances)
 
 
+def never_trained(state: Mapping[str, Tensor]) -> str:
+    """Say how a network shows that it was never trained; "" where it may have been.
+
+    Every norm is as it was made: scales exactly one (or zero, as blocks may begin), shifts exactly zero, and
+    statistics, where it has any, exactly 0 and 1. One step of training moves each of them, and so does one
+    batch through a batch norm. Norms that a maker folded or froze have scales or statistics of their own.
+    """
+    norms = [n.removesuffix(".weight") for n, v in state.items() if n.endswith(".weight") and v.ndim == 1]
+    if len(norms) < _FEW_NORMS:
+        return ""
+    for norm in norms:
+        scale = state[f"{norm}.weight"]
+        if not (bool((scale == 1).all()) or bool((scale == 0).all())):
+            return ""
+        for name, first in (("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            value = state.get(f"{norm}.{name}")
+            if value is not None and bool((value != first).any()):
+                return ""
+    return f"all {len(norms)} norms ('{norms[0]}', ...) are as a new network has them (scale 1, shift 0)"
+
+
 def _faults(name: str, value: Tensor, state: Mapping[str, Tensor]) -> list[str]:
     low, high = _range(value)
     if not (float("-inf") < low <= high < float("inf")):
@@ -72,7 +99,18 @@ def _faults(name: str, value: Tensor, state: Mapping[str, Tensor]) -> list[str]:
         and not name.endswith(("mask_token", "pos_embed", "beta"))
     ):
         return [f"'{name}' is all zero"]
+    if (value.ndim >= 2 or scale) and _underflowed(value, max(-low, high)):
+        largest = max(-low, high)
+        return [f"'{name}' underflowed in half precision ({largest:.2g} at most, in steps of {_STEP:.2g})"]
     return []
+
+
+def _underflowed(value: Tensor, largest: float) -> bool:
+    """Return whether all of a weight is below half precision's normal numbers, and in whole steps of it."""
+    if not 0 < largest < _NORMAL or value.dtype == torch.bfloat16:
+        return False
+    steps = value.double() / _STEP
+    return bool((steps == steps.round()).all())
 
 
 def _range(value: Tensor) -> tuple[float, float]:

@@ -182,6 +182,7 @@ def inspect(
     padding: Padding = None,
     heads: Heads = None,
     pixels: Pixels = None,
+    method: Method = None,
     tensors: Annotated[bool, typer.Option("--tensors", "--verbose", "-v", help="List every tensor.")] = False,
     reference_script: Annotated[
         bool,
@@ -194,7 +195,7 @@ def inspect(
     """Print the layout and backbone of a checkpoint, its coverage, and what is assumed."""
     from carryover.core.backbones.light import short_lived
 
-    network = network_of(locals())
+    network = network_of(locals(), "method")
     with short_lived():
         from carryover.core.backbones.remembered import look_into
 

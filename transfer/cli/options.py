@@ -23,11 +23,12 @@ def keys(given: list[str] | None) -> list[str]:
     return given or []
 
 
-def network_of(values: Mapping[str, Any]) -> "Stated | None":
-    """Return the options of a command that describe a checkpoint's network and pixels."""
+def network_of(values: Mapping[str, Any], *more: str) -> "Stated | None":
+    """Return the options of a command that describe a checkpoint's network and pixels, and `more` of them."""
     from carryover.transfer.cli.commands import stated
 
-    return stated(**{name: values[name] for name in _OF_THE_NETWORK if values[name] is not None})
+    names = (*_OF_THE_NETWORK, *more)
+    return stated(**{name: values[name] for name in names if values[name] is not None})
 
 
 Overrides = Annotated[

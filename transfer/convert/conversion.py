@@ -10,7 +10,7 @@ from torch import Tensor
 from carryover.configs import CarryoverError, UserError, WorkError
 from carryover.core.backbones.against import Reference, prove_against, read_reference
 from carryover.core.backbones.architecture import expected_tensors
-from carryover.core.backbones.imported import Imported, live_backbone
+from carryover.core.backbones.imported import Imported, live_backbone, require_trained
 from carryover.core.backbones.importers import take_backbone
 from carryover.core.backbones.inspected import in_words, with_said
 from carryover.core.backbones.stated import Stated
@@ -83,6 +83,7 @@ def convert(
     about = with_said(imported.metadata, said or Said(), checkpoint)
     attending = about.backbone.model_copy(update={"attention": attention})
     imported = replace(imported, metadata=about.model_copy(update={"backbone": attending}))
+    require_trained(imported, about.method, checkpoint)
     try:
         target.require(imported.metadata.backbone)
     except UserError as error:

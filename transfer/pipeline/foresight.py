@@ -8,6 +8,7 @@ from carryover.configs import UserError
 from carryover.core.backbones.inspected import with_said
 from carryover.core.backbones.pixels import TrainedOn, require_same_crops, require_same_pixels
 from carryover.core.backbones.remembered import look_into
+from carryover.core.backbones.stated import Stated
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.said import Said
 
@@ -91,7 +92,9 @@ def read_metadata(path: Path, encoder: str | None, said: Said) -> "CanonicalMeta
 
     Raises UserError when no backbone is whole in it, or it says otherwise itself.
     """
-    return with_said(look_into(path, encoder).metadata, said, path)
+    # A network that was never trained is taken where its method is said to be that.
+    known = None if said.method is None else Stated(method=said.method)
+    return with_said(look_into(path, encoder, known).metadata, said, path)
 
 
 def explain_missing(paths: Mapping[Path, Sequence[str]], roots: Mapping[str, str]) -> list[str]:

@@ -21,6 +21,7 @@ from tests.core.backbones.layouts import (
     prefixed,
     unigrad,
 )
+from tests.core.backbones.makers_networks import randomised
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_sequential_without_activation_or_pooling_modules_is_understood(folder: 
     # lightly's CIFAR ResNet: conv1, bn1, then the four stages at once, with `shortcut` for `downsample`.
     from lightly.models import ResNetGenerator
 
-    model = ResNetGenerator("resnet-18")
+    model = randomised(ResNetGenerator("resnet-18"))
     torch.save(
         {"state_dict": prefixed("backbone.", nn.Sequential(*list(model.children())[:-1]).state_dict())},
         folder / "c",
@@ -165,7 +166,8 @@ def test_widened_and_shallow_networks_are_recognised_from_shapes(folder: Path) -
         BackboneConfig(arch="resnet18", width=2),
         BackboneConfig(arch="mobilenet_v2"),
     ):
-        torch.save({"model": prefixed("module.backbone.", build_backbone(config).state_dict())}, folder / "c")
+        network = randomised(build_backbone(config))
+        torch.save({"model": prefixed("module.backbone.", network.state_dict())}, folder / "c")
         assert import_checkpoint(folder / "c")[1].backbone == config
 
 
