@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 from carryover.configs import UserError
+from carryover.core.formats.checkpoint_files import ORBAX
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip -dk",
@@ -13,7 +14,10 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd -dk",
 }
 _TAR_MAGIC = slice(257, 262)
-_ONNX = re.compile(rb"\x08.{0,8}\x12.?(pytorch|onnx|tf2onnx|keras2onnx)", re.DOTALL)
+# The version of its format, then its producer, graph or operators: the first fields of ONNX's ModelProto.
+_ONNX = re.compile(rb"\x08[\x03-\x20]([\x12\x1a].[ -~]|\x3a|\x42)", re.DOTALL)
+# A map of text, as flax writes its states.
+_MSGPACK = re.compile(rb"([\x81-\x8f]|\xde..)[\xa1-\xbf][ -~]", re.DOTALL)
 _KERAS = "its weights are in Keras' layout: save them from a port of the network to torch"
 
 
@@ -24,6 +28,8 @@ def foreign(head: bytes, path: Path) -> str:
         return "a Git LFS pointer, not the file itself (run `git lfs pull`)"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, not a checkpoint (a download that failed?)"
+    if path.name in ("manifest.ocdbt", "_METADATA", "_CHECKPOINT_METADATA", "_sharding"):
+        return f"a part of {ORBAX.format(path.parent)}"
     if text.startswith((b"{", b"[")):
         return "JSON, not a checkpoint (give the folder that it lies in, or the file of the weights)"
     for magic, command in _COMPRESSED.items():
@@ -36,15 +42,22 @@ def foreign(head: bytes, path: Path) -> str:
         return f"an HDF5 file (Keras); {_KERAS}"
     if head.startswith(b"GGUF"):
         return "a GGUF file of llama.cpp, whose values are quantised"
+    if path.name.endswith((".onnx.data", ".onnx_data")):
+        return (
+            "the values of an ONNX graph, without their names; take the checkpoint that it was exported from"
+        )
     if path.suffix == ".onnx" or _ONNX.match(head):
         return (
             "an ONNX graph, whose weights may be renamed and folded; take the checkpoint that it was exported"
             " from"
         )
-    if path.suffix == ".msgpack":
+    if head.startswith(b"\x93NUMPY"):
+        return "one array of numpy's, without a name; save all of them by name with torch.save"
+    if path.suffix == ".msgpack" or _MSGPACK.match(head):
         return (
             "flax's msgpack; load it with transformers' from_pretrained(FOLDER, from_flax=True) (up to 4.x)"
-            " and save_pretrained"
+            " and save_pretrained, or, of any other maker, with flax.serialization.msgpack_restore, and save its"
+            " arrays under the names of a port to torch"
         )
     if set(head) == {0}:
         return "a file of zeros (an interrupted copy?)"

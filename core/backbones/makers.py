@@ -106,6 +106,13 @@ _SIGNATURES = (
     _Signature("iBOT", r"(student|teacher)\.backbone", scheme="own", beside=r"(student|teacher)\..*mask"),
     _Signature("DINO", r"(student|teacher)\.backbone", scheme=None),
     _Signature("MoCo v3", r"state_dict\.(base|momentum)_encoder", scheme="own"),
+    _Signature(
+        "I-JEPA",
+        r"(target_)?encoder",
+        scheme="own",
+        beside=r"target_encoder\.",
+        also=r"predictor\.(module\.)*predictor_blocks\.",
+    ),
     _Signature("MAE", r"model", scheme="own", beside=r"model\.(module\.)*decoder_"),
     _Signature(
         "DINOv2", r"((student|teacher)\.backbone|teacher|model)?", scheme="own", beside=r".*register_tokens$"
@@ -149,7 +156,12 @@ _SIGNATURES = (
 )
 
 
-EVALUATED: Mapping[str, Role] = {"DINO": "teacher", "iBOT": "teacher", "DINOv2": "teacher"}
+EVALUATED: Mapping[str, Role] = {
+    "DINO": "teacher",
+    "iBOT": "teacher",
+    "DINOv2": "teacher",
+    "I-JEPA": "momentum",
+}
 """Encoder that a method's authors evaluate; unknown for every other method."""
 
 
@@ -211,8 +223,8 @@ def choose(found: tuple[Encoder, ...], wanted: str | None, contents: Contents, w
     """Choose the encoder to carry.
 
     `wanted` is a role ("online", "momentum", "student", "teacher"; online and student mean the same, so do
-    momentum and teacher) or a prefix as `inspect` prints it. By default the online encoder, and of student
-    and teacher the one that the method's authors evaluate, where the method is known.
+    momentum and teacher) or a prefix as `inspect` prints it. By default the one that the method's authors
+    evaluate, where the method is known, else the online encoder; a student or teacher is not guessed.
 
     Raises
     ------
@@ -239,9 +251,11 @@ def choose(found: tuple[Encoder, ...], wanted: str | None, contents: Contents, w
 
 def _usual(found: tuple[Encoder, ...], contents: Contents, where: Path, menu: str) -> str:
     roles = {encoder.role for encoder in found}
-    if "teacher" not in roles:
-        return "online" if roles & {"online", "student"} else "momentum"
     known = {EVALUATED.get(maker_of(encoder, contents)) for encoder in found} - {None}
+    if "teacher" not in roles:
+        if "momentum" in known & roles:
+            return "momentum"
+        return "online" if roles & {"online", "student"} else "momentum"
     if len(roles) == 1 or "teacher" in known:
         return "teacher"
     raise UserError(

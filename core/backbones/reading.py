@@ -27,7 +27,13 @@ from carryover.core.backbones.foreign import (
 from carryover.core.backbones.inert import Inert, is_module, parts, plain
 from carryover.core.backbones.mapped import Mapped, flat_tensor
 from carryover.core.backbones.torch_file import LEGACY, read_legacy, read_pickle, read_zip
-from carryover.core.formats.checkpoint_files import DISTRIBUTED, INDEX, checkpoint_file, shards
+from carryover.core.formats.checkpoint_files import (
+    DISTRIBUTED,
+    INDEX,
+    by_deepspeed,
+    checkpoint_file,
+    shards,
+)
 
 _HEAD_BYTES = 512
 _PLAIN_DEPTH, _PLAIN_LIMIT, _DEPTH = 6, 10_000, 40
@@ -260,6 +266,8 @@ def _contents(path: Path, layout: str, tree: object, mapped: tuple[Mapped, ...] 
     _refuse_parts(path, tensors, sharded)
     notes = tuple(_saved_whole(tree, ""))
     top = dict(parts(tree)) if isinstance(tree, Mapping | list | tuple) else {}
+    if "ds_version" in top:
+        _refuse_parts_of_deepspeed(path, top, tensors)
     entries = {key: plain(value) for key, value in top.items() if not isinstance(value, Tensor | np.ndarray)}
     settings = dict(itertools.islice(_settings(tree, "", 0), _PLAIN_LIMIT))
     return Contents(layout, tensors, entries, settings, notes, mapped)
@@ -279,6 +287,23 @@ def _refuse_parts(path: Path, tensors: Mapping[str, Tensor], sharded: Mapping[st
             f" ({len(flat)} such tensors); save under FSDP.state_dict_type(model,"
             " StateDictType.FULL_STATE_DICT)"
         )
+
+
+def _refuse_parts_of_deepspeed(path: Path, top: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError for a file of DeepSpeed's that is one rank's part; the whole module is none."""
+    held = [value.numel() for name, value in tensors.items() if name.startswith("module.")]
+    world = plain(top.get("mp_world_size"))
+    if "module" not in top:
+        what = "the optimizer states of one rank (ZeRO)"
+    elif held and not any(held):
+        what = "the model file of one rank of ZeRO stage 3, whose tensors are empty"
+    elif isinstance(world, int) and world > 1:
+        what = f"one of {world} parts of a model that is split among its ranks"
+    else:
+        return
+    raise UserError(
+        f"{path}: DeepSpeed's: {what}; make one file of all of them with {by_deepspeed(path.parent.parent)}"
+    )
 
 
 def _saved_whole(node: object, name: str, depth: int = 0) -> Iterator[str]:

@@ -108,6 +108,8 @@ def the_one(raw: Mapping[str, Tensor], names: tuple[str, ...], where: str) -> Fi
     if len(found) == 2 and found[1].config.arch == f"{found[0].config.arch}_qkvb":
         # DINOv3: the first has no biases of query and value, which fits a file whose biases are all zero.
         return found[0]
+    if len(found) > 1 and all("_gap_" in f.config.arch or not f.config.tokens for f in found):
+        return found[0]
     if len(found) > 1:
         listed = ", ".join(f"--architecture {f.config.arch}" for f in found)
         raise UserError(f"{where}: several networks have these tensors; choose one: {listed}")
@@ -141,5 +143,8 @@ def _vision_transformers(raw: Mapping[str, Tensor]) -> tuple[str, ...]:
             f"deit3_{size}_patch{patch}_224",
             f"beit_{size}_patch{patch}_224",
         )
-    gap = "_gap" if "cls_token" not in raw else ""
-    return (f"vit_{size}_patch{patch}{gap}_224",)
+    plain = f"vit_{size}_patch{patch}_224"
+    if "cls_token" in raw:
+        return (plain,)
+    # Without a class token: the plain one, built so, before those that timm has by name (of 16 heads in base).
+    return (plain, f"vit_{size}_patch{patch}_gap_224", f"vit_{size}_patch{patch}_gap_448")

@@ -32,8 +32,8 @@ from carryover.core.backbones.timm_own import TimmsOwn
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata
 
-# Their authors' vision transformers have 64 channels a head, as timm's do.
-_HEADS_OF_64 = frozenset({"DINO", "iBOT", "MAE", "DINOv2"})
+# Their authors' vision transformers have as many heads as timm's.
+_TIMMS_HEADS = frozenset({"DINO", "iBOT", "MAE", "DINOv2", "I-JEPA"})
 
 
 def take_as(
@@ -196,7 +196,7 @@ def _resolved(filtered: Filtered, told: Stated, maker: str, named: str | None) -
         pixels = pixels_of(tuple(cfg["mean"]), tuple(cfg["std"]), "RGB", named)
     if pixels is None:
         pixels = assume_pixels(assumed)
-    if named is None and told.heads is None and name.startswith("vit_") and maker not in _HEADS_OF_64:
+    if named is None and told.heads is None and name.startswith("vit_") and maker not in _TIMMS_HEADS:
         assumed["heads"] = (
             f"timm/{name} as timm has it, by names and shapes, which do not tell its attention heads"
             " (--heads; MoCo v3's ViT-S has 12)"

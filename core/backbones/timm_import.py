@@ -163,13 +163,16 @@ def _is_not_zero(value: Tensor) -> bool:
 
 
 def _sized(raw: Mapping[str, Tensor], config: BackboneConfig) -> BackboneConfig:
-    """Return the config with the input size of the file's positions and the pooling of its last norm."""
+    """Return the config with tokens and input size of the file's positions, and its last norm's pooling."""
     if "fc_norm.weight" in raw and "norm.weight" not in raw and config.pool is None:
         config = config.model_copy(update={"pool": "avg"})
     positions = raw.get("pos_embed")
     if positions is None or positions.ndim != 3:
         return config
     model, _ = _model_and_filter(config)
+    alone = math.isqrt(positions.shape[1]) ** 2 == positions.shape[1] and "cls_token" not in raw
+    if alone and config.tokens and getattr(model, "cls_token", None) is not None:
+        config = config.model_copy(update={"tokens": False})
     grid: Any = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     patch_size: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if grid is None or patch_size is None:

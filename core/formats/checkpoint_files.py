@@ -26,6 +26,12 @@ _USUAL = (
 )
 FOLDERS: Final = _USUAL[:5]
 """Files by which a folder is known to be a checkpoint."""
+ORBAX: Final = (
+    "a checkpoint of JAX's Orbax ({}); its weights need a port of the network to torch: read them with"
+    " orbax.checkpoint.StandardCheckpointer().restore(FOLDER), and save them under the port's names"
+)
+_ORBAX = ("manifest.ocdbt", "_METADATA")
+_OF_RANK = re.compile(r"((bf16_)?zero_pp_rank_\d+_)?mp_rank_\d+_(model|optim)_states\.pt")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
 _SHOWN = 5
@@ -53,6 +59,11 @@ def checkpoint_file(path: Path) -> Path:
             " what lies in which shard"
         )
     return path
+
+
+def by_deepspeed(folder: Path) -> str:
+    """Return the command that makes one file of a training of DeepSpeed, whose `folder` has its script."""
+    return f"`python {folder}/zero_to_fp32.py {folder} OUT`"
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
@@ -106,8 +117,21 @@ def _of_folder(folder: Path) -> Path:
     if "zero_to_fp32.py" in held:
         raise UserError(
             f"{folder}: a folder of DeepSpeed, whose ranks hold parts; make one file of it with"
-            f" `python {folder}/zero_to_fp32.py {folder} OUT`"
+            f" {by_deepspeed(folder)}"
         )
+    if any(_OF_RANK.fullmatch(name) for name in held):
+        whole = "mp_rank_00_model_states.pt"
+        more = f", or name {folder / whole} (in the precision of the training)" if whole in held else ""
+        raise UserError(
+            f"{folder}: one step's folder of DeepSpeed, whose ranks hold parts; make one file of it with"
+            f" {by_deepspeed(folder.parent)}{more}"
+        )
+    if orbax := [
+        place
+        for place in (".", "default", *held, *(f"{name}/default" for name in held))
+        if any((folder / place / name).is_file() for name in _ORBAX)
+    ]:
+        raise UserError(f"{folder}: {ORBAX.format(folder / orbax[0])}")
     if "saved_model.pb" in held or any(name.endswith(".ckpt.index") or name == "checkpoint" for name in held):
         raise UserError(
             f"{folder}: a folder of TensorFlow; carryover reads torch's, safetensors' and timm's files"

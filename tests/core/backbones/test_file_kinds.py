@@ -330,7 +330,29 @@ def odd_files(folder: Path, backbone: State) -> dict[str, tuple[Path, str | None
     )
     write("c.pth.gz", "compressed file .*`gzip -dk", gzip.compress(b"x" * 600))
     write("graph.onnx", "an ONNX graph", b"\x08\x08\x12\x07pytorch\x1a\x052.1.0" + bytes(50))
+    # As onnx.helper writes one, without a producer; as Keras' converter does; the values that torch puts beside.
+    write("helper.bin", "an ONNX graph", b"\x08\x0e:9\n\x10\n\x01w" + bytes(50))
+    write("keras.bin", "an ONNX graph", b"\x08\x0e\x12\nkeras2onnx:9" + bytes(50))
+    write("graph.onnx.data", "the values of an ONNX graph", b"P;\xa3<G\xbc" + bytes(50))
     write("weights.h5", "HDF5", b"\x89HDF\r\n\x1a\n" + bytes(600))
+    write("one.npy", "one array of numpy's", lambda p: np.save(p, np.ones(3)))
+    write("state.bin", "flax's msgpack.*msgpack_restore", b"\x81\xa6params\x81" + bytes(50))
+    write("manifest.ocdbt", "a part of a checkpoint of JAX's Orbax", b"\x0c\xdb:*q" + bytes(50))
+    parts = {"ds_version": "0.19.8", "mp_world_size": 1, "ds_config": {}}
+    empty = {name: torch.empty(0) for name in backbone}
+    write("whole.pt", None, lambda p: torch.save({"module": backbone, **parts}, p))
+    write(
+        "zero_pp_rank_0_mp_rank_00_model_states.pt",
+        r"ZeRO stage 3, whose tensors are empty; .*`python .*zero_to_fp32\.py",
+        lambda p: torch.save({"module": empty, **parts}, p),
+    )
+    flat = {"optimizer_state_dict": {"fp32_flat_groups": [torch.ones(9)]}, "ds_version": "0.19.8"}
+    write("optim.pt", r"optimizer states of one rank \(ZeRO\)", lambda p: torch.save(flat, p))
+    write(
+        "mp_rank_01_model_states.pt",
+        "one of 2 parts of a model that is split among its ranks",
+        lambda p: torch.save({"module": backbone, **parts, "mp_world_size": 2}, p),
+    )
     write(
         "jax.npz",
         r"timm reads JAX's weights: `python -c",
@@ -379,6 +401,16 @@ def test_odd_files_are_read_or_refused_for_what_they_are(backbone: State, tmp_pa
 
 FOLDERS = {
     "DeepSpeed": (["zero_to_fp32.py", "latest"], r"python .*zero_to_fp32\.py"),
+    "a step of DeepSpeed": (
+        ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+        r"one step's folder of DeepSpeed.*zero_to_fp32\.py.*or name .*mp_rank_00_model_states\.pt",
+    ),
+    "ZeRO stage 3": (
+        ["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_model_states.pt"],
+        r"one step's folder of DeepSpeed.*zero_to_fp32\.py \S+ OUT`$",
+    ),
+    "Orbax": (["manifest.ocdbt", "_METADATA"], "JAX's Orbax .*StandardCheckpointer"),
+    "Orbax by step": (["5/default/manifest.ocdbt"], r"JAX's Orbax \(.*5/default\)"),
     "TensorFlow": (["saved_model.pb"], "a folder of TensorFlow"),
     "several": (["a.pth", "b.pth"], "a folder with 'a.pth', 'b.pth'; name one of them"),
     "none": (["notes.txt"], "a folder with 'notes.txt'; expected"),
@@ -389,6 +421,7 @@ FOLDERS = {
 def test_folders_without_one_checkpoint_say_what_would_do(kind: str, tmp_path: Path) -> None:
     names, message = FOLDERS[kind]
     for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"0")
     with pytest.raises(UserError, match=message):
         take_backbone(tmp_path)
