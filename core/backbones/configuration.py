@@ -157,6 +157,7 @@ def _transformers(config: dict[str, Any], beside: Path) -> Stated:
         pixels=pixels,
         input_size=size or (config["image_size"] if isinstance(config.get("image_size"), int) else None),
         method=_METHODS.get(kind),
+        norm_eps=eps if isinstance(eps := config.get("layer_norm_eps"), float) else None,
         where="config.json beside it" + (f" and {shown.name}" if pixels else ""),
     )
 

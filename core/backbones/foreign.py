@@ -43,9 +43,7 @@ def foreign(head: bytes, path: Path) -> str:
     if head.startswith(b"GGUF"):
         return "a GGUF file of llama.cpp, whose values are quantised"
     if path.name.endswith((".onnx.data", ".onnx_data")):
-        return (
-            "the values of an ONNX graph, without their names; take the checkpoint that it was exported from"
-        )
+        return "the values of an ONNX graph, without names; take the checkpoint that was exported"
     if path.suffix == ".onnx" or _ONNX.match(head):
         return (
             "an ONNX graph, whose weights may be renamed and folded; take the checkpoint that it was exported"
@@ -56,8 +54,8 @@ def foreign(head: bytes, path: Path) -> str:
     if path.suffix == ".msgpack" or _MSGPACK.match(head):
         return (
             "flax's msgpack; load it with transformers' from_pretrained(FOLDER, from_flax=True) (up to 4.x)"
-            " and save_pretrained, or, of any other maker, with flax.serialization.msgpack_restore, and save its"
-            " arrays under the names of a port to torch"
+            " and save_pretrained, or, of any other maker, with flax.serialization.msgpack_restore, and save"
+            " its arrays under the names of a port to torch"
         )
     if set(head) == {0}:
         return "a file of zeros (an interrupted copy?)"

@@ -146,5 +146,5 @@ def _vision_transformers(raw: Mapping[str, Tensor]) -> tuple[str, ...]:
     plain = f"vit_{size}_patch{patch}_224"
     if "cls_token" in raw:
         return (plain,)
-    # Without a class token: the plain one, built so, before those that timm has by name (of 16 heads in base).
+    # Without a class token: the plain one, built so, before timm's own (whose base has 16 heads).
     return (plain, f"vit_{size}_patch{patch}_gap_224", f"vit_{size}_patch{patch}_gap_448")

@@ -52,6 +52,8 @@ class Stated:
         Side in pixels of the images that it was trained on, as a configuration says it.
     method
         How it was pretrained, as a configuration says it.
+    norm_eps
+        Epsilon of the layer norms in the configuration's own library.
     where
         Who says so: "--pixels", "meta.cfg of the file", "config.yaml beside the file".
     """
@@ -64,6 +66,7 @@ class Stated:
     pixels: Pixels | None = None
     input_size: int | None = None
     method: str | None = None
+    norm_eps: float | None = None
     where: str = ""
 
     def over(self, other: "Stated") -> "Stated":

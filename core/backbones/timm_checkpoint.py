@@ -25,6 +25,7 @@ from carryover.core.backbones.timm_import import (
     filled,
     fitted,
     own_heads,
+    own_norm_eps,
     without_tag,
 )
 from carryover.core.backbones.timm_network import library, pretrained_configuration
@@ -165,6 +166,12 @@ def _imported(
         else:
             reasons[chosen.tensors[name]] = f"no part of {filtered.config.arch} (head, decoder or mask token)"
     notes += conversions_in_words(filtered.state, filtered.counters)
+    own_eps = own_norm_eps(filtered.config)
+    if told.norm_eps is not None and own_eps not in (None, told.norm_eps):
+        notes.append(
+            f"config.json gives the norms an epsilon of {told.norm_eps:g}; timm's, as the authors' of BEiT, DeiT"
+            f" and MAE, have {own_eps:g}: features differ from transformers' own by about 1e-4"
+        )
     return Imported(
         state=state,
         metadata=metadata.model_copy(update={"backbone": filtered.config}),

@@ -144,6 +144,12 @@ def own_heads(config: BackboneConfig) -> int | None:
     )
 
 
+def own_norm_eps(config: BackboneConfig) -> float | None:
+    """Return the epsilon of timm's model's layer norms; None where it has none."""
+    model, _ = _model_and_filter(config)
+    return next((m.eps for m in model.modules() if isinstance(m, nn.LayerNorm) and m.eps), None)
+
+
 def children_of(config: BackboneConfig) -> tuple[str, ...]:
     """Return the names of a timm model's own modules."""
     return tuple(name for name, _ in _model_and_filter(config)[0].named_children())

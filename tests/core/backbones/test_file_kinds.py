@@ -49,6 +49,11 @@ def same(path: Path, backbone: State, encoder: str | None = None) -> bool:
     return state.keys() == backbone.keys() and all(torch.equal(state[n], backbone[n]) for n in backbone)
 
 
+def norm_epsilon(model: nn.Module) -> float | None:
+    """The epsilon of a network's layer norms."""
+    return next((m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)), None)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_transformers_networks_are_timms(name: str, tmp_path: Path) -> None:
     kind: Kind = KINDS[name]
@@ -72,6 +77,12 @@ def test_transformers_networks_are_timms(name: str, tmp_path: Path) -> None:
     assert inspect_checkpoint(tmp_path).coverage == 1.0
     if name == "ViTMAE":
         assert about.method == "MAE"
+    # The epsilon is timm's, and where transformers computes with another, that is said.
+    beside = kind.config | {"image_size": side}
+    for epsilon in (norm_epsilon(model), 1e-12):
+        (tmp_path / "config.json").write_text(json.dumps(beside | {"layer_norm_eps": epsilon}))
+        told = any("epsilon of 1e-12" in note for note in inspect_checkpoint(tmp_path).notes)
+        assert told == (epsilon == 1e-12 and norm_epsilon(model) not in (None, 1e-12))
 
 
 def test_dinov3_biases_that_are_not_zero_decide_the_model(tmp_path: Path) -> None:
@@ -330,7 +341,7 @@ def odd_files(folder: Path, backbone: State) -> dict[str, tuple[Path, str | None
     )
     write("c.pth.gz", "compressed file .*`gzip -dk", gzip.compress(b"x" * 600))
     write("graph.onnx", "an ONNX graph", b"\x08\x08\x12\x07pytorch\x1a\x052.1.0" + bytes(50))
-    # As onnx.helper writes one, without a producer; as Keras' converter does; the values that torch puts beside.
+    # As onnx.helper writes one, as Keras' converter does, and the values that torch puts beside.
     write("helper.bin", "an ONNX graph", b"\x08\x0e:9\n\x10\n\x01w" + bytes(50))
     write("keras.bin", "an ONNX graph", b"\x08\x0e\x12\nkeras2onnx:9" + bytes(50))
     write("graph.onnx.data", "the values of an ONNX graph", b"P;\xa3<G\xbc" + bytes(50))
