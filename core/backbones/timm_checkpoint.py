@@ -169,8 +169,8 @@ def _imported(
     own_eps = own_norm_eps(filtered.config)
     if told.norm_eps is not None and own_eps not in (None, told.norm_eps):
         notes.append(
-            f"config.json gives the norms an epsilon of {told.norm_eps:g}; timm's, as the authors' of BEiT, DeiT"
-            f" and MAE, have {own_eps:g}: features differ from transformers' own by about 1e-4"
+            f"config.json gives the norms an epsilon of {told.norm_eps:g}; timm's, as the authors' of BEiT,"
+            f" DeiT and MAE, have {own_eps:g}: features differ from transformers' own by about 1e-4"
         )
     return Imported(
         state=state,
