@@ -106,6 +106,13 @@ def test_fine_tuning_is_the_cpus_and_goes_on_on_another_device(
             "channels_last=true",
             "selection={name: best_epoch, held_out: 0.3}",
         ),
+        "mixed": (
+            "image.interpolation=bicubic",
+            "image.rand_augment=rand-m9-mstd0.5-inc1",
+            "image.erase={p: 0.5}",
+            "mix={group: 4}",
+            "smoothing=0.1",
+        ),
         "attentive probe": (
             "freeze_backbone=true",
             "bn=eval",
