@@ -16,6 +16,7 @@ from carryover.core.backbones.stated import Stated
 from carryover.core.backbones.values import never_trained, require_usable
 from carryover.core.formats.said import Said
 from carryover.transfer.convert import convert
+from carryover.transfer.pipeline.foresight import read_metadata
 from tests.core.backbones.makers_networks import randomised
 
 State = dict[str, Tensor]
@@ -76,6 +77,10 @@ def test_a_new_network_is_refused_everywhere_unless_it_is_said_to_be_meant(tmp_p
         assert load_backbone(path, None, meant)[1].method == "random"
         assert import_checkpoint(path, said=Said(method="random"))[1].method == "random"
         convert(path, "canonical", tmp_path / "out.safetensors", said=Said(method="random"))
+        # A pipeline's plan looks into the file before it is imported.
+        with pytest.raises(UserError, match=NEW):
+            read_metadata(path, None, Said(label="new"))
+        assert read_metadata(path, None, Said(label="new", method="random")).method == "random"
         # Carryover's own file says itself what it is.
         assert inspect_checkpoint(tmp_path / "out.safetensors").metadata.method == "random"
 
