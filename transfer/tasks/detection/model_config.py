@@ -147,8 +147,9 @@ class FPNConfig(_DetectorConfig):
         "LN" normalizes the maps that a feature pyramid takes, as ConvNeXt's and Swin's detectors do.
     prefix_tokens
         What becomes of a plain transformer's class token and registers: "keep" lets them take part, "drop"
-        runs the patches alone, as ViTDet does. None: dropped where there is only a class token to drop (by
-        either library alike), kept in networks with registers or rotary positions.
+        runs the patches alone, as ViTDet does. None: dropped where there is only a class token to drop, kept
+        in networks with registers or rotary positions; with Detectron2 also kept in networks that its own ViT
+        cannot be (CLIP's).
     window_size
         Side in patches of the windows in which the blocks of a plain transformer attend, as ViTDet's 14; 0:
         every block attends to the whole image.

@@ -1,6 +1,7 @@
 """ViTDet's training: AdamW by depth, large-scale jitter, squares; in both libraries alike."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -220,6 +221,22 @@ def test_vitdets_recipe_of_vit_l_differs_as_detectron2s_does() -> None:
 def test_windows_that_a_network_cannot_have_are_refused(name, keys, message) -> None:
     with pytest.raises(UserError, match=message):
         require_detectable(timm_config(name), FPNConfig(name="fpn", **keys))
+
+
+@pytest.mark.detectron2
+def test_detectron2_keeps_the_token_of_a_network_that_its_vit_cannot_be() -> None:
+    from carryover.transfer.tasks.detection.detectron2.backend import tokens_in_words
+
+    # A norm before the first block.
+    about = timm_config("vit_base_patch16_clip_224")
+    with torch.device("meta"):
+        network = build_backbone(about)
+    source = SimpleNamespace(metadata=SimpleNamespace(backbone=about), backbone=network)
+    keys = ["data.root=none", "backend=detectron2"]
+    assert tokens_in_words(source, load("transfer", "demo_faster_fpn", keys)).startswith("kept")
+    for more, message in (("prefix_tokens=drop", "tokens and all"), ("window_size=4", "own ViT")):
+        with pytest.raises(UserError, match=message):
+            tokens_in_words(source, load("transfer", "demo_faster_fpn", [*keys, f"model.{more}"]))
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,8 @@ def tokens_in_words(source: Source, config: DetectionConfig) -> str | None:
             f"model.window_size, model.relative_positions: Detectron2's own ViT, which has them, cannot be"
             f" {backbone.label}; leave them out, or set backend: torchvision"
         )
+    if isinstance(model, FPNConfig) and not own and model.prefix_tokens is None:
+        model = model.model_copy(update={"prefix_tokens": "keep"})
     trained, _, words = as_trained(backbone, source.backbone.state_dict(), model, config.input)
     if own and trained.tokens and words != "none":
         raise UserError(
