@@ -131,7 +131,7 @@ def test_the_makers_pooled_features_are_proven_in_detectron2_too(name: str, tmp_
 def test_a_network_without_its_tokens_is_not_said_to_be_the_makers(tmp_path: Path) -> None:
     source = write_timm(tmp_path / "b.safetensors", "vit_tiny_patch16_224")
     np.savez(tmp_path / "r.npz", images=np.zeros((1, 3, 224, 224), "f"), pooled=np.zeros((1, 192), "f"))
-    with pytest.raises(UserError, match=r"--against: detectron2 runs .* prove the file with --to timm"):
+    with pytest.raises(UserError, match=r"--against: detectron2 runs .* verify the file with --to timm"):
         convert(source, "detectron2", tmp_path / "b.pkl", against=tmp_path / "r.npz")
     assert not (tmp_path / "b.pkl").exists()
 
