@@ -69,7 +69,7 @@ def seconds_an_iteration(backend: str, model: str, options: argparse.Namespace) 
         run = Run(config, splits, source, Path(out), ranks, work)
         with backend_of(config).build(run) as detector:
             clock = Clock()
-            train_iterations(run, detector, "benchmark", clock)
+            train_iterations(run, detector, "benchmark", clock, lambda images: {})
     between = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
     return statistics.median(between[-options.steps :])
 
@@ -84,6 +84,8 @@ def overrides(backend: str, model: str, options: argparse.Namespace) -> list[str
         f"data.classes=[{','.join(options.classes)}]",
         f"data.train=[{options.split}]",
         f"data.test={options.split}",
+        # Nothing is tested here, so that no other images are needed.
+        "data.defects.test_in_train=keep",
         *norms,
         f"input.min_sizes_train=[{options.short_side}]",
         f"solver.ims_per_batch={options.batch}",
