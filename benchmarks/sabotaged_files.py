@@ -59,7 +59,7 @@ def built(network: str, **options: Any) -> nn.Module:
     return model_
 
 
-def randomised(model: nn.Module, seed: int) -> nn.Module:
+def randomized(model: nn.Module, seed: int) -> nn.Module:
     """Give every tensor values as of a trained network."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -221,7 +221,7 @@ def _padded() -> nn.Module:
 def answers(name: str, case: Sabotage, seed: int, folder: Path) -> list[str]:
     """Return what inspection, conversion, timm's own model and the maker's features answer."""
     make = _padded if case.network == "tf" else case.made or (lambda: built(case.network))
-    model = randomised(make(), seed)
+    model = randomized(make(), seed)
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(seed))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (case.mean, case.std))
     with torch.no_grad():

@@ -90,15 +90,15 @@ def check_whole(state: Mapping[str, Tensor], config: BackboneConfig, where: str,
         raise UserError(f"{where}: not a whole {config.label} ({config.stem} stem): {shown}{more}")
 
 
-def recognise(state: Mapping[str, Tensor], where: Path, prefix: str) -> BackboneConfig:
-    """Recognise a ResNet's depth, width and stem from tensors under torchvision's names.
+def recognize(state: Mapping[str, Tensor], where: Path, prefix: str) -> BackboneConfig:
+    """Recognize a ResNet's depth, width and stem from tensors under torchvision's names.
 
     `prefix` is where the tensors lie in the file, for messages. Missing tensors do not confuse it as long as
     every block has one left. Raises UserError, by name, for what is not a plain BatchNorm ResNet: deep stems
     (ResNet-C/D), GroupNorm, ResNeXt, Wide ResNet, squeeze-and-excitation, inputs other than three channels.
     """
     if any(name.startswith("features.") for name in state):
-        return _recognise_mobile(state, where, prefix)
+        return _recognize_mobile(state, where, prefix)
     _refuse_variants(state, where, prefix)
     arch, kind = _depth(state, where, prefix)
     stem = state.get("conv1.weight")
@@ -151,7 +151,7 @@ def _depth(state: Collection[str], where: Path, prefix: str) -> tuple[Architectu
     return arch, kind
 
 
-def _recognise_mobile(state: Mapping[str, Tensor], where: Path, prefix: str) -> BackboneConfig:
+def _recognize_mobile(state: Mapping[str, Tensor], where: Path, prefix: str) -> BackboneConfig:
     for arch in _MOBILE:
         config = BackboneConfig(arch=arch)
         specs = expected_tensors(config)

@@ -30,7 +30,7 @@ def read_distributed(
     """Read the folder of a ``.metadata`` file.
 
     Returns tensors by their names, the other values that are text or numbers, and the mapped files. Tensors
-    that `values` does not want (of optimisers) have a shape and no values.
+    that `values` does not want (of optimizers) have a shape and no values.
 
     Raises
     ------

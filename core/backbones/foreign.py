@@ -41,7 +41,7 @@ def foreign(head: bytes, path: Path) -> str:
     if head.startswith(b"\x89HDF"):
         return f"an HDF5 file (Keras); {_KERAS}"
     if head.startswith(b"GGUF"):
-        return "a GGUF file of llama.cpp, whose values are quantised"
+        return "a GGUF file of llama.cpp, whose values are quantized"
     if path.name.endswith((".onnx.data", ".onnx_data")):
         return "the values of an ONNX graph, without names; take the checkpoint that was exported"
     if path.suffix == ".onnx" or _ONNX.match(head):

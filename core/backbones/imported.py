@@ -61,7 +61,7 @@ def require_trained(imported: Imported, method: str, where: Path) -> None:
 
 def live_backbone(imported: Imported) -> nn.Module:
     """Return the module that a checked state dict belongs to, with that state loaded."""
-    # Built without values: initialising them would draw from the caller's random numbers for nothing.
+    # Built without values: initializing them would draw from the caller's random numbers for nothing.
     with torch.device("meta"):
         backbone = build_backbone(imported.metadata.backbone)
     held = sum(1 for _ in backbone.parameters()) + sum(1 for _ in backbone.buffers())

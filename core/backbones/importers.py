@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from carryover.configs import UserError
-from carryover.core.backbones.architecture import check_whole, expected_tensors, is_counter, recognise
+from carryover.core.backbones.architecture import check_whole, expected_tensors, is_counter, recognize
 from carryover.core.backbones.assumptions import metadata_of, require_nothing_stated, resolve
 from carryover.core.backbones.configuration import said_by_file
 from carryover.core.backbones.imported import (
@@ -25,7 +25,7 @@ from carryover.core.backbones.makers import Encoder, choose, encoders, maker_of,
 from carryover.core.backbones.reading import Contents, read_contents
 from carryover.core.backbones.recognition import ANCHORS
 from carryover.core.backbones.stated import Stated
-from carryover.core.backbones.timm_checkpoint import take_as, take_recognised, take_variant
+from carryover.core.backbones.timm_checkpoint import take_as, take_recognized, take_variant
 from carryover.core.backbones.timm_own import prove_own
 from carryover.core.backbones.values import untouched
 from carryover.core.formats.backbone import BackboneConfig
@@ -104,11 +104,11 @@ def take_backbone(
                 f" says what was dropped or folded); take the file that it was converted from ({error})"
             ) from None
     if not found and (own := own_encoders(contents, ANCHORS)):
-        return take_recognised(path, contents, told, own, encoder, embedded, values)
+        return take_recognized(path, contents, told, own, encoder, embedded, values)
     chosen = choose(found, encoder, contents, path)
     raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
     try:
-        config = recognise(raw, path, chosen.prefix)
+        config = recognize(raw, path, chosen.prefix)
     except UserError:
         variant = take_variant(path, contents, told, chosen, found, embedded, values)
         if variant is None:
@@ -122,7 +122,7 @@ def _resnet(
     contents: Contents,
     chosen: Encoder,
     found: tuple[Encoder, ...],
-    recognised: BackboneConfig,
+    recognized: BackboneConfig,
     told: Stated,
     embedded: CanonicalMetadata | None,
     values: bool,
@@ -130,14 +130,14 @@ def _resnet(
     raw = {name: contents.tensors[full] for name, full in chosen.tensors.items()}
     where = f"{path} (under '{chosen.prefix}')" if chosen.prefix else str(path)
     maker = maker_of(chosen, contents)
-    extra = _extra_counters(chosen, recognised)
+    extra = _extra_counters(chosen, recognized)
     for name in extra:
         del raw[name]
     notes = [choice_in_words(chosen, found)] if len(found) > 1 else []
     notes += contents.notes
     turned = False
     if embedded is None:
-        resolved = resolve(recognised, chosen, maker, contents, told, path)
+        resolved = resolve(recognized, chosen, maker, contents, told, path)
         config = resolved.config
         metadata = metadata_of(resolved, maker, chosen, contents, told)
         turned = resolved.pixels.order == "BGR"

@@ -97,7 +97,7 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Read a checkpoint of any maker, recognising its layout from its first bytes.
+    """Read a checkpoint of any maker, recognizing its layout from its first bytes.
 
     Takes files, folders (Hugging Face's, torch.distributed.checkpoint's) and indices of shards. Pickles are
     read by `unpickling.SafeUnpickler`: tensors, arrays and containers are rebuilt, every other class becomes

@@ -49,9 +49,9 @@ _GENERIC = """\
 import numpy, timm, torch, torchvision
 images = torch.rand({size}, generator=torch.Generator().manual_seed(0))
 model = {model}  # then load the file's weights as the maker does
-normalised = torchvision.transforms.Normalize({mean}, {std})(images)  # or as the maker does
+normalized = torchvision.transforms.Normalize({mean}, {std})(images)  # or as the maker does
 with torch.no_grad():
-    numpy.savez("reference.npz", images=images, pooled=model.eval()(normalised))
+    numpy.savez("reference.npz", images=images, pooled=model.eval()(normalized))
 """
 _DETECTRON2 = """\
 # Run where Detectron2 is, with the configuration that the model was trained by.

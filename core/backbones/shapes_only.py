@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# What the usual initialisations are made of; each gives back the tensor that it fills.
+# What the usual initializations are made of; each gives back the tensor that it fills.
 _FILLS = frozenset(
     f"{name}_"
     for names in (
@@ -32,6 +32,6 @@ class _Unfilled(TorchFunctionMode):
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Build modules on the meta device, without running their initialisation."""
+    """Build modules on the meta device, without running their initialization."""
     with torch.device("meta"), _Unfilled():
         yield

@@ -47,7 +47,7 @@ class Stated:
     stem, stride_in_1x1, padding, heads
         As in `BackboneConfig`.
     pixels
-        The normalisation that the weights expect.
+        The normalization that the weights expect.
     input_size
         Side in pixels of the images that it was trained on, as a configuration says it.
     method

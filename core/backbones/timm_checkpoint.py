@@ -1,4 +1,4 @@
-"""Somebody's file taken as one of timm's models: named by its user or configuration, or recognised."""
+"""Somebody's file taken as one of timm's models: named by its user or configuration, or recognized."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def take_as(
     return _imported(path, contents, told, chosen, found, filtered, embedded, named.arch, values)
 
 
-def take_recognised(
+def take_recognized(
     path: Path,
     contents: Contents,
     told: Stated,

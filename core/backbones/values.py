@@ -58,7 +58,7 @@ def require_usable(
 
 
 def untouched(state: Mapping[str, Tensor]) -> bool:
-    """Return whether every batch normalisation has the statistics of a new network (mean 0, variance 1)."""
+    """Return whether every batch normalization has the statistics of a new network (mean 0, variance 1)."""
     means = [v for n, v in state.items() if n.endswith("running_mean")]
     variances = [v for n, v in state.items() if n.endswith("running_var")]
     return bool(means) and all(not v.any() for v in means) and all(bool((v == 1).all()) for v in variances)
@@ -139,7 +139,7 @@ def _variance(name: str, value: Tensor, low: float, state: Mapping[str, Tensor])
 
 
 def _convolution_of(name: str) -> str:
-    """Return the name of the convolution before a ResNet's batch normalisation."""
+    """Return the name of the convolution before a ResNet's batch normalization."""
     place = name.rpartition(".")[0]
     if place.endswith("downsample.1"):
         return f"{place[:-1]}0.weight"

@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """A maker's file: how it is made, who it is recognised as, and the role of every backbone in it."""
+    """A maker's file: how it is made, who it is recognized as, and the role of every backbone in it."""
 
     label: str
     make: Callable[[], tuple[Any, dict[str, State]]]

@@ -33,7 +33,7 @@ class Case:
     beside: dict[str, str] = field(default_factory=dict)
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give every tensor of a network values as of a trained one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def _caffe() -> nn.Module:
     model.fc = nn.Identity()
     for block in (b for stage in (model.layer2, model.layer3, model.layer4) for b in stage[:1]):
         block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
-    return randomised(model)
+    return randomized(model)
 
 
 def _same() -> nn.Module:
@@ -86,22 +86,22 @@ def _same() -> nn.Module:
                 shape = child.in_channels, child.out_channels, child.kernel_size, child.stride
                 setattr(parent, name, Conv2dSame(*shape, bias=False))
     model.maxpool = create_pool2d("max", 3, 2, padding="same")
-    return randomised(model)
+    return randomized(model)
 
 
 def _timm(name: str, **options: Any) -> Callable[[], nn.Module]:
-    return lambda: randomised(timm.create_model(name, num_classes=0, **options))
+    return lambda: randomized(timm.create_model(name, num_classes=0, **options))
 
 
 def _generator() -> nn.Module:
     children = list(ResNetGenerator("resnet-18").children())[:-1]
-    return randomised(nn.Sequential(*children, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    return randomized(nn.Sequential(*children, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
 
 
 def _tiny_pooled() -> nn.Module:
     model = resnet18()
     model.conv1, model.fc = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    return randomised(model)
+    return randomized(model)
 
 
 def _plain(model: nn.Module) -> Any:

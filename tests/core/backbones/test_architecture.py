@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carryover.core.backbones.architecture import expected_tensors, recognise
+from carryover.core.backbones.architecture import expected_tensors, recognize
 from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.backbone import MOBILE, RESNETS, BackboneConfig
 
@@ -17,7 +17,7 @@ def test_resnets_of_every_depth_width_and_stem(arch: str) -> None:
         config = BackboneConfig.model_validate({"arch": arch, "width": width, "stem": stem})
         with torch.device("meta"):
             state = build_backbone(config).state_dict()
-        assert recognise(state, Path("c.pth"), "") == config
+        assert recognize(state, Path("c.pth"), "") == config
         assert {name: spec.shape for name, spec in expected_tensors(config).items()} == {
             name: tuple(value.shape) for name, value in state.items()
         }
@@ -28,7 +28,7 @@ def test_mobile_networks(arch: str) -> None:
     config = BackboneConfig.model_validate({"arch": arch})
     with torch.device("meta"):
         state = build_backbone(config).state_dict()
-    assert recognise(state, Path("c.pth"), "") == config
+    assert recognize(state, Path("c.pth"), "") == config
 
 
 def test_one_lost_tensor_does_not_hide_what_the_network_is() -> None:
@@ -38,4 +38,4 @@ def test_one_lost_tensor_does_not_hide_what_the_network_is() -> None:
     for lost in whole:
         if lost != "conv1.weight":
             rest = {name: value for name, value in whole.items() if name != lost}
-            assert recognise(rest, Path("c.pth"), "") == config, lost
+            assert recognize(rest, Path("c.pth"), "") == config, lost

@@ -183,7 +183,7 @@ FOREIGN = {
     "ResNeXt": (50, grouped, r"grouped convolution \(32 groups\): a ResNeXt"),
     "Wide ResNet": (50, wide, r"'layer1\.0\.conv1\.weight' has 128 inner channels.*a Wide ResNet"),
     "SE-ResNet": (18, squeezed, r"'layer1\.0\.se\.fc1\.weight'"),
-    "grey images": (18, changed("conv1.weight", lambda v: v[:, :1]), r"takes 1 channels, expected 3"),
+    "gray images": (18, changed("conv1.weight", lambda v: v[:, :1]), r"takes 1 channels, expected 3"),
     "5x5 stem": (18, changed("conv1.weight", lambda v: v[..., 1:6, 1:6]), r"'conv1\.weight' is 5x5"),
     "odd width": (18, changed("conv1.weight", lambda v: v[:48]), r"'conv1\.weight' has 48 output channels"),
     "unknown depth": (

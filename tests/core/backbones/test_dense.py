@@ -8,14 +8,14 @@ from carryover.configs import UserError
 from carryover.core.backbones.build import build_backbone, feature_maps
 from carryover.core.backbones.dense import can_drop_tokens, patches_alone
 from carryover.core.formats.backbone import BackboneConfig
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 
 PLAIN = BackboneConfig(arch="timm/vit_tiny_patch16_224")
 REGISTERS = BackboneConfig(arch="timm/vit_small_patch14_reg4_dinov2", input_size=56)
 
 
 def test_without_its_tokens_it_is_timms_network_built_without_them() -> None:
-    source = randomised(build_backbone(PLAIN)).eval()
+    source = randomized(build_backbone(PLAIN)).eval()
     state, config, dropped = patches_alone(source.state_dict(), PLAIN)
     assert list(dropped) == ["cls_token"]
     ours = build_backbone(config).eval()

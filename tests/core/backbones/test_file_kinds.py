@@ -34,7 +34,7 @@ from carryover.core.formats.checkpoint_files import sha256_checkpoint
 from carryover.transfer.convert import convert
 from carryover.transfer.tasks.evaluate import canonical_of
 from tests.core.backbones.layouts import State, backbone_of, network, prefixed
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 from tests.core.backbones.transformers_names import KINDS, Kind
 
 
@@ -57,14 +57,14 @@ def norm_epsilon(model: nn.Module) -> float | None:
 @pytest.mark.parametrize("name", KINDS)
 def test_transformers_networks_are_timms(name: str, tmp_path: Path) -> None:
     kind: Kind = KINDS[name]
-    model = randomised(timm.create_model(kind.timm, num_classes=0, **kind.options))
+    model = randomized(timm.create_model(kind.timm, num_classes=0, **kind.options))
     state = prefixed(kind.prefix, kind.rename(dict(model.state_dict())))
     state |= {"classifier.weight": torch.randn(2, 3), "classifier.bias": torch.randn(2)}
     save_file({n: v.contiguous() for n, v in state.items()}, tmp_path / "model.safetensors")
     side = kind.options.get("img_size", 224)
     (tmp_path / "config.json").write_text(json.dumps(kind.config | {"image_size": side}))
-    normalised = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"height": 112}}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(normalised))
+    normalized = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"height": 112}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(normalized))
     taken = take_backbone(tmp_path)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_transformers_networks_are_timms(name: str, tmp_path: Path) -> None:
 
 def test_dinov3_biases_that_are_not_zero_decide_the_model(tmp_path: Path) -> None:
     kind = KINDS["DINOv3ViT"]
-    state = kind.rename(dict(randomised(timm.create_model(kind.timm, num_classes=0)).state_dict()))
+    state = kind.rename(dict(randomized(timm.create_model(kind.timm, num_classes=0)).state_dict()))
     torch.save(state, tmp_path / "c.pth")
     assert take_backbone(tmp_path / "c.pth").metadata.backbone.arch.endswith("dinov3_qkvb")
     zeros = {

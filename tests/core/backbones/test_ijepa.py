@@ -8,13 +8,13 @@ import torch
 
 from carryover.core.backbones.inspection import inspect_checkpoint, load_backbone
 from tests.core.backbones.layouts import prefixed
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 
 
 def without_token(name: str, seed: int) -> torch.nn.Module:
     """Their VisionTransformer: no class token, the last norm before the mean."""
     options = {"class_token": False, "global_pool": "avg", "fc_norm": False, "num_classes": 0}
-    return randomised(timm.create_model(name, img_size=96, **options), seed)
+    return randomized(timm.create_model(name, img_size=96, **options), seed)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"])

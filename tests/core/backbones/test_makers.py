@@ -1,4 +1,4 @@
-"""Every maker's file is recognised from its keys, and its backbone carried whole and exactly."""
+"""Every maker's file is recognized from its keys, and its backbone carried whole and exactly."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.core.backbones.layouts import (
     prefixed,
     unigrad,
 )
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def tensors_in(content: object) -> int:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.label)
-def test_maker_is_recognised_the_backbone_carried_whole_and_every_key_accounted_for(
+def test_maker_is_recognized_the_backbone_carried_whole_and_every_key_accounted_for(
     layout: Layout, folder: Path
 ) -> None:
     content, backbones = layout.make()
@@ -140,7 +140,7 @@ def test_sequential_without_activation_or_pooling_modules_is_understood(folder: 
     # lightly's CIFAR ResNet: conv1, bn1, then the four stages at once, with `shortcut` for `downsample`.
     from lightly.models import ResNetGenerator
 
-    model = randomised(ResNetGenerator("resnet-18"))
+    model = randomized(ResNetGenerator("resnet-18"))
     torch.save(
         {"state_dict": prefixed("backbone.", nn.Sequential(*list(model.children())[:-1]).state_dict())},
         folder / "c",
@@ -157,7 +157,7 @@ def test_sequential_without_activation_or_pooling_modules_is_understood(folder: 
     assert torch.equal(state["layer4.1.bn2.running_var"], theirs["layer4.1.bn2.running_var"])
 
 
-def test_widened_and_shallow_networks_are_recognised_from_shapes(folder: Path) -> None:
+def test_widened_and_shallow_networks_are_recognized_from_shapes(folder: Path) -> None:
     from carryover.core.backbones.build import build_backbone
     from carryover.core.formats.backbone import BackboneConfig
 
@@ -166,7 +166,7 @@ def test_widened_and_shallow_networks_are_recognised_from_shapes(folder: Path) -
         BackboneConfig(arch="resnet18", width=2),
         BackboneConfig(arch="mobilenet_v2"),
     ):
-        network = randomised(build_backbone(config))
+        network = randomized(build_backbone(config))
         torch.save({"model": prefixed("module.backbone.", network.state_dict())}, folder / "c")
         assert import_checkpoint(folder / "c")[1].backbone == config
 

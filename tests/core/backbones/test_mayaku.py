@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from carryover.configs import UserError
 from carryover.core.backbones.build import feature_maps
 from carryover.core.backbones.inspection import inspect_checkpoint, load_backbone
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 
 MEAN, STD = [120.0, 110.0, 100.0], [58.0, 57.0, 56.0]
 
@@ -80,7 +80,7 @@ CASES: dict[str, tuple[str, bool, str]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_its_backbone_is_read_with_what_its_configuration_says(case: str, tmp_path: Path) -> None:
     name, stride, arch = CASES[case]
-    model = randomised(ConvNeXtBottomUp(name) if "convnext" in name else ResNetBottomUp(name, stride))
+    model = randomized(ConvNeXtBottomUp(name) if "convnext" in name else ResNetBottomUp(name, stride))
     write(tmp_path / "model_final.pth", name, model, stride=stride)
     found = inspect_checkpoint(tmp_path / "model_final.pth")
     assert (found.maker, found.metadata.backbone.arch) == ("mayaku", arch)
@@ -97,14 +97,14 @@ def test_its_backbone_is_read_with_what_its_configuration_says(case: str, tmp_pa
 
 
 def test_a_resnext_that_is_said_to_stride_in_the_1x1_is_refused(tmp_path: Path) -> None:
-    model = randomised(ResNetBottomUp("resnext50_32x4d", True))
+    model = randomized(ResNetBottomUp("resnext50_32x4d", True))
     write(tmp_path / "c.pth", "resnext50_32x4d", model, stride=True)
     with pytest.raises(UserError, match=r"strides in its 3x3 convolutions, not in the 1x1 .*'mayaku'"):
         inspect_checkpoint(tmp_path / "c.pth")
 
 
 def test_torchvisions_convnext_is_timms(tmp_path: Path) -> None:
-    model = randomised(torchvision.models.convnext_tiny())
+    model = randomized(torchvision.models.convnext_tiny())
     torch.save(model.state_dict(), tmp_path / "c.pth")
     found = inspect_checkpoint(tmp_path / "c.pth")
     assert (found.maker, found.metadata.backbone.arch, found.coverage) == (

@@ -1,4 +1,4 @@
-"""Files whose tensors do not tell what their network computes: recognised, told, or said to be assumed."""
+"""Files whose tensors do not tell what their network computes: recognized, told, or said to be assumed."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from carryover.core.backbones.verify import LoadedModel
 from carryover.core.formats.receipt import read_receipt
 from carryover.transfer.cli.commands import stated
 from carryover.transfer.convert import convert
-from tests.core.backbones.makers_networks import CASES, Case, randomised, write_reference
+from tests.core.backbones.makers_networks import CASES, Case, randomized, write_reference
 
 
 @pytest.mark.parametrize("told", [False, True], ids=["the file says it", "its user says it"])
@@ -82,7 +82,7 @@ def test_references_that_are_none_are_refused(tmp_path: Path) -> None:
     import numpy as np
 
     path, images = tmp_path / "c.pth", np.zeros((2, 3, 32, 32), np.float32)
-    torch.save(randomised(CASES["3x3 stem with max pooling"].model()).state_dict(), path)
+    torch.save(randomized(CASES["3x3 stem with max pooling"].model()).state_dict(), path)
     refused = {
         "no images": ({"pooled": images}, "holds pooled; expected 'images'"),
         "bytes": (

@@ -20,7 +20,7 @@ from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import backbone_digest
 from carryover.transfer.convert import convert
 from tests.core.backbones.layouts import mlp, prefixed
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 
 State = dict[str, Tensor]
 
@@ -28,7 +28,7 @@ State = dict[str, Tensor]
 def weights(name: str, **options: Any) -> State:
     with torch.device("meta"):
         model = timm.create_model(name, **options)
-    return dict(randomised(model.to_empty(device="cpu")).state_dict())
+    return dict(randomized(model.to_empty(device="cpu")).state_dict())
 
 
 def by_timm(name: str, state: State, **options: Any) -> nn.Module:
@@ -113,7 +113,7 @@ LAYOUTS: dict[str, tuple[str, str, Callable[[], Any], dict[str, Any]]] = {
 }
 
 
-def test_every_layout_is_recognised_and_gives_the_features_of_timms_own_network(tmp_path: Path) -> None:
+def test_every_layout_is_recognized_and_gives_the_features_of_timms_own_network(tmp_path: Path) -> None:
     path = tmp_path / "theirs.pth"
     for label, (maker, name, make, options) in LAYOUTS.items():
         file, encoder = make()
@@ -142,7 +142,7 @@ def test_tokens_are_those_of_dinos_linear_evaluation() -> None:
     config = BackboneConfig(arch="timm/vit_tiny_patch16_224", input_size=32)
     from carryover.core.backbones.build import build_backbone
 
-    network = randomised(build_backbone(config))
+    network = randomized(build_backbone(config))
     images = torch.randn(2, 3, 32, 32)
     outputs: list[Tensor] = []
     hooks = [b.register_forward_hook(lambda _m, _i, out: outputs.append(out)) for b in network.inner.blocks]

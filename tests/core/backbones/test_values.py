@@ -17,7 +17,7 @@ from carryover.core.backbones.values import never_trained, require_usable
 from carryover.core.formats.said import Said
 from carryover.transfer.convert import convert
 from carryover.transfer.pipeline.foresight import read_metadata
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 
 State = dict[str, Tensor]
 NEW = "norms .* are as a new network has them .*never trained.*--method random"
@@ -29,7 +29,7 @@ def of_timm(name: str, **options: object) -> Callable[[], nn.Module]:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "torchvision's ResNet": (resnet18, 64),
-    "zero-initialised residuals": (lambda: resnet50(zero_init_residual=True), 64),
+    "zero-initialized residuals": (lambda: resnet50(zero_init_residual=True), 64),
     "a vision transformer": (of_timm("vit_tiny_patch16_224"), 224),
     "layer scale and registers": (of_timm("vit_small_patch14_reg4_dinov2", img_size=56), 56),
     "BEiT": (of_timm("beit_base_patch16_224"), 224),
@@ -136,14 +136,14 @@ SOUND: dict[str, tuple[Callable[[], nn.Module], Callable[[State], State]]] = {
 @pytest.mark.parametrize("name", SOUND)
 def test_zeros_and_ones_of_sound_files_pass(name: str, tmp_path: Path) -> None:
     build, change = SOUND[name]
-    torch.save(change(randomised(build()).state_dict()), tmp_path / "c.pth")
+    torch.save(change(randomized(build()).state_dict()), tmp_path / "c.pth")
     inspect_checkpoint(tmp_path / "c.pth")
     load_backbone(tmp_path / "c.pth")
 
 
 def test_a_patch_embedding_that_stays_as_it_was_drawn_passes(tmp_path: Path) -> None:
     """MoCo v3 freezes it; position tables of sines are never trained either."""
-    state = randomised(timm.create_model("vit_tiny_patch16_224", num_classes=0)).state_dict()
+    state = randomized(timm.create_model("vit_tiny_patch16_224", num_classes=0)).state_dict()
     drawn = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
     kept = {n: drawn[n] for n in drawn if n.startswith(("patch_embed", "pos_embed"))}
     torch.save(state | kept, tmp_path / "c.pth")
@@ -153,7 +153,7 @@ def test_a_patch_embedding_that_stays_as_it_was_drawn_passes(tmp_path: Path) -> 
 @pytest.mark.parametrize("precision", [torch.float16, torch.float32])
 def test_weights_below_half_precision_are_refused(precision: torch.dtype, tmp_path: Path) -> None:
     """A layer scaled down and saved in half precision, whatever it was converted to afterwards."""
-    state = randomised(timm.create_model("vit_tiny_patch16_224", num_classes=0)).state_dict()
+    state = randomized(timm.create_model("vit_tiny_patch16_224", num_classes=0)).state_dict()
     name = "blocks.3.mlp.fc2.weight"
     # As small, but in float32 all along: nothing was lost.
     torch.save(state | {name: state[name] * 1e-5}, tmp_path / "c.pth")
@@ -164,7 +164,7 @@ def test_weights_below_half_precision_are_refused(precision: torch.dtype, tmp_pa
 
 
 def test_layer_scales_that_underflowed_are_refused(tmp_path: Path) -> None:
-    state = randomised(of_timm("vit_small_patch14_reg4_dinov2", img_size=56)()).state_dict()
+    state = randomized(of_timm("vit_small_patch14_reg4_dinov2", img_size=56)()).state_dict()
     name = "blocks.0.ls1.gamma"
     for scale, message in ((1e-5, "underflowed"), (1e-9, "is all zero")):
         torch.save(state | {name: (state[name] * scale).half()}, tmp_path / "c.pth")

@@ -13,7 +13,7 @@ from carryover.core.backbones.build import build_backbone, feature_maps
 from carryover.core.backbones.relative_positions import begun, without_tables
 from carryover.core.backbones.windowed import WindowAttention, WindowedBlock
 from carryover.core.formats.backbone import AttentionConfig, BackboneConfig
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 
 PLAIN = BackboneConfig(arch="timm/vit_tiny_patch16_224", tokens=False)
 WINDOWS = AttentionConfig(window=4, global_blocks=(2, 5, 8, 11), relative_positions=True, grid=14)
@@ -25,7 +25,7 @@ def attending(attention: AttentionConfig | None, plain: BackboneConfig = PLAIN) 
 
 def pair(attention: AttentionConfig, plain: BackboneConfig = PLAIN) -> tuple[nn.Module, nn.Module]:
     """A network as pretrained, and the same weights with another attention, tables at zero."""
-    network = randomised(build_backbone(plain)).eval()
+    network = randomized(build_backbone(plain)).eval()
     windowed = build_backbone(attending(attention, plain)).eval()
     windowed.load_state_dict(begun(windowed, network.state_dict()), strict=True)
     return network, windowed

@@ -5,13 +5,13 @@ from pathlib import Path
 from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.canonical import CanonicalMetadata, save_canonical
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 
 
 def write_timm(path: Path, name: str, **config: object) -> Path:
     """Write one of timm's networks, whatever its patches."""
     about = BackboneConfig.model_validate({"arch": f"timm/{name}", **config})
-    network = randomised(build_backbone(about))
+    network = randomized(build_backbone(about))
     metadata = CanonicalMetadata(
         backbone=about,
         input_size=about.input_size or 224,

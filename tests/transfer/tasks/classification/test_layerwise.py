@@ -18,7 +18,7 @@ from carryover.transfer.tasks.finetune.config import AttentiveConfig
 from carryover.transfer.tasks.finetune.model import Classifier, build_optimizer
 from carryover.transfer.tasks.finetune.selection import as_tuned
 from carryover.transfer.tasks.schedules import CosineSchedule, rate_factor
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 from tests.interrupting import in_two_parts
 from tests.transfer.convert.timm_backbones import write_timm
 from tests.transfer.tasks.classification.test_finetune import assert_same_weights, recipe
@@ -104,7 +104,7 @@ def test_the_rate_rises_then_falls_along_half_a_cosine() -> None:
 
 def test_fc_norm_is_the_mean_of_the_patches_behind_a_new_norm(images: Path) -> None:
     config = recipe(images, "feature=fc_norm", "head_norm=none")
-    source = randomised(build_backbone(VIT))
+    source = randomized(build_backbone(VIT))
     about, weights = as_tuned(VIT, source.state_dict(), config)
     network = build_backbone(about).eval()
     network.load_state_dict(network.state_dict() | weights)
@@ -136,7 +136,7 @@ def test_the_attentive_pool_is_softmax_attention_of_its_queries() -> None:
 
 
 def test_tokens_are_timms_patches_after_the_last_norm_or_the_cells_of_the_last_map() -> None:
-    network = randomised(build_backbone(VIT))
+    network = randomized(build_backbone(VIT))
     theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0).eval()
     theirs.load_state_dict(network.state_dict())
     x = torch.randn(2, 3, 32, 32)

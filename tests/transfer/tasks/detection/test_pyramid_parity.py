@@ -11,7 +11,7 @@ from carryover.transfer.tasks.detection.model_config import FPNConfig, FPNRPNCon
 from carryover.transfer.tasks.detection.pyramid import as_trained
 from carryover.transfer.tasks.detection.torchvision.model import build_detector
 from carryover.transfer.tasks.evaluate import evaluate
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 from tests.interrupting import in_two_parts
 from tests.transfer.convert.timm_backbones import write_timm
 from tests.transfer.tasks.detection import runs
@@ -59,7 +59,7 @@ def pair(request):
     sizes = {"anchor_sizes": (16, 32, 64, 128, 256), "roi": parity.SMALL_ROI}
     config = FPNConfig.model_validate(plain | sizes | more)
     about = BackboneConfig(arch=f"timm/{name}", input_size=56 if "dinov2" in name else None)
-    network = randomised(build_backbone(about))
+    network = randomized(build_backbone(about))
     trained, weights, _ = as_trained(about, network.state_dict(), config, InputConfig())
     if VITDET.items() <= more.items():
         # LayerScale is folded for Detectron2: here it is one.

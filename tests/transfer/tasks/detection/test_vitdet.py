@@ -21,7 +21,7 @@ from carryover.transfer.tasks.detection.torchvision.model import build_detector
 from carryover.transfer.tasks.detection.transforms import train_example
 from carryover.transfer.tasks.evaluate import evaluate
 from carryover.transfer.tasks.optimizers import build_layered
-from tests.core.backbones.makers_networks import randomised
+from tests.core.backbones.makers_networks import randomized
 from tests.interrupting import in_two_parts
 from tests.transfer.convert.timm_backbones import write_timm
 from tests.transfer.tasks.detection import runs
@@ -50,7 +50,7 @@ WORDS = "in windows of 4 x 4 patches, but in blocks 2, 5, 8, 11 to the whole ima
 
 def test_groups_have_the_factor_of_their_depth_and_the_decay_of_their_kind() -> None:
     about = timm_config("vit_tiny_patch16_224")
-    network = randomised(build_backbone(about))
+    network = randomized(build_backbone(about))
     trained, weights, _ = as_trained(about, network.state_dict(), WINDOWED, InputConfig())
     detector = build_detector(trained, weights, WINDOWED, InputConfig(), 3, seed=0)
     optimizer = build_layered(detector, network, ("backbone.body.",), SOLVER, decay_of(SOLVER))
@@ -141,7 +141,7 @@ def test_detectron2_gives_every_parameter_the_rate_and_decay_that_torchvision_do
 
     model, name = (WINDOWED, "vit_tiny_patch16_224") if name == "windows" else (MODEL, name)
     about = timm_config(name)
-    network = randomised(build_backbone(about))
+    network = randomized(build_backbone(about))
     trained, weights, _ = as_trained(about, network.state_dict(), model, InputConfig())
     ours = build_detector(trained, weights, model, InputConfig(), 3, seed=0)
     theirs = twin(model, about, 3)
