@@ -14,6 +14,7 @@ from carryover.core.data.digest import images_below
 from carryover.core.data.flat_split import labels_of_flat_split, truth_files
 from carryover.core.data.layouts import (
     NO_CLASSES,
+    SPLITS,
     classes_beside,
     is_other_picture,
     one_class,
@@ -25,8 +26,6 @@ from carryover.core.data.names import is_hidden
 from carryover.core.data.pictures import in_parallel
 
 log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "valid", "validation", "test")
 
 _ByClass = dict[str, list[Path]]
 

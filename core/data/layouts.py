@@ -74,6 +74,13 @@ def _imagefolder(config: ImageSection, root: Path) -> Files:
 def _drawn(config: ImageSection, root: Path) -> Files:
     """Read a split of class folders in the root itself: what a draw or a list gives of all images."""
     classes = _folders_in(root)
+    if classes and all(name.lower() in SPLITS and _folders_in(root / name) for name in classes):
+        train = next((name for name in classes if name.lower().startswith("train")), classes[0])
+        test = next((name for name in reversed(classes) if name != train), "test")
+        raise UserError(
+            f"{root}: its folders ({', '.join(classes)}) are splits of class folders, not classes; take them:"
+            f" data.splits=null data.split={train} data.test_split={test}"
+        )
     index = {name: label for label, name in enumerate(classes)}
     names = [f"{name}/{image}" for name in classes for image in _images_below(root / name)]
     by_id = {name.rpartition(".")[0]: root / name for name in names}
@@ -85,6 +92,10 @@ def _drawn(config: ImageSection, root: Path) -> Files:
         raise UserError(f"{root}: {len(absent)} listed images are not there: {', '.join(absent[:5])}")
     kept = [by_id[image_id].relative_to(root).as_posix() for image_id in ids]
     return Files(root, kept, [index[name.split("/")[0]] for name in kept], classes)
+
+
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+"""What exporters call the folders of splits."""
 
 
 def passed_over(suffixes: Counter[str]) -> str:

@@ -20,7 +20,7 @@ from carryover.core.data.config import (
 )
 from carryover.core.data.datasets import Paths
 from carryover.core.data.labelled.config import ClassifyData, check_data
-from carryover.core.data.prepared import build_dataset
+from carryover.core.data.prepared import build_dataset, open_dataset
 from tests.core.data.folders import draw, image_folder
 
 
@@ -208,3 +208,19 @@ def test_class_folders_without_splits_are_answered_with_the_keys_that_split_them
     ):
         check_data(ClassifyData(root=tmp_path, kind="imagefolder"))
     check_data(ClassifyData(root=tmp_path, kind="imagefolder", splits={"test": 0.2}, test_split="test"))
+
+
+def test_folders_of_splits_are_not_drawn_from_as_if_they_were_classes(tmp_path: Path) -> None:
+    for split in ("test", "Train"):
+        for number, name in enumerate(("elm", "oak")):
+            draw(tmp_path / split / name / f"{split}{number}.png")
+    config = DataConfig(kind="imagefolder", root=tmp_path, splits={"test": 0.5}, split="train")
+    with pytest.raises(UserError, match="splits of class folders.*data.split=Train data.test_split=test"):
+        open_dataset(config)
+    # Classes may be called so where they hold images.
+    for split in ("test", "Train"):
+        for folder in (tmp_path / split / "elm", tmp_path / split / "oak"):
+            for path in folder.iterdir():
+                path.rename(tmp_path / split / path.name)
+            folder.rmdir()
+    assert open_dataset(config).classes == ["Train", "test"]
