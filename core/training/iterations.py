@@ -167,6 +167,7 @@ def train_iterations(
         log_pace=False,
         looks=looks(solver.iterations, watch),
         look=looked,
+        falls=True,
         cause=trainable.cause,
     )
     return train(run.work, plan, _Iterations(run, trainable), run.ranks, stop)

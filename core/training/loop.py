@@ -16,7 +16,7 @@ from torch import Tensor
 from carryover.configs import WorkError
 from carryover.configs.files import write_atomic
 from carryover.core.formats.claims import Work
-from carryover.core.formats.metrics_log import METRICS_NAME
+from carryover.core.formats.metrics_log import METRICS_NAME, read_metrics
 from carryover.core.formats.state import STATE_NAME, load_state, save_state
 from carryover.core.training.allocation import freed_memory_kept
 from carryover.core.training.distributed import Ranks, barrier
@@ -91,6 +91,9 @@ class Plan:
         on every rank, and to leave the training as it was.
     cause
         What most likely made a loss infinite; ends the message.
+    falls
+        Whether a loss that ends above where it began is warned of: no method's is known to rise that learns
+        from labels.
     """
 
     title: str
@@ -105,6 +108,7 @@ class Plan:
     looks: frozenset[int] = frozenset()
     look: Callable[[], Mapping[str, float]] | None = None
     cause: str = "stopped, and the last good checkpoint is kept"
+    falls: bool = False
 
 
 def train(work: Work, plan: Plan, trainee: Trainee, ranks: Ranks, stop: StopRequest) -> float:
@@ -174,7 +178,21 @@ def train(work: Work, plan: Plan, trainee: Trainee, ranks: Ranks, stop: StopRequ
             bar.advance(1, **shown)
             if step >= plan.end:
                 break
+    if plan.falls and ranks.first:
+        _warn_of_rise(out)
     return history.seconds()
+
+
+def _warn_of_rise(out: Path) -> None:
+    losses = [row["loss"] for row in read_metrics(out / METRICS_NAME) if row.get("loss") is not None]
+    if losses and losses[-1] > losses[0]:
+        log.warning(
+            "%s: the loss ended at %.4g, above the %.4g that it began with: the learning rate may be too high"
+            " for these features",
+            out,
+            losses[-1],
+            losses[0],
+        )
 
 
 def after_step(step: int) -> None:

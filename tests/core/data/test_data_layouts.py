@@ -215,7 +215,7 @@ def test_folders_of_splits_are_not_drawn_from_as_if_they_were_classes(tmp_path: 
         for number, name in enumerate(("elm", "oak")):
             draw(tmp_path / split / name / f"{split}{number}.png")
     config = DataConfig(kind="imagefolder", root=tmp_path, splits={"test": 0.5}, split="train")
-    with pytest.raises(UserError, match="splits of class folders.*data.split=Train data.test_split=test"):
+    with pytest.raises(UserError, match=r"splits of class folders.*data.split=Train data.test_split=test"):
         open_dataset(config)
     # Classes may be called so where they hold images.
     for split in ("test", "Train"):

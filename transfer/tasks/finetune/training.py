@@ -198,6 +198,7 @@ class _Finetuning:
             tensorboard=config.watch.tensorboard,
             looks=looks(end, config.watch),
             look=None if self._training.watched is None else self._look,
+            falls=True,
         )
 
     def _look(self) -> dict[str, float]:

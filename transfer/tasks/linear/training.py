@@ -90,6 +90,7 @@ class Probe:
             saves=lambda step: step % (each * config.checkpoint_every) == 0,
             images_per_step=mode.batch_size,
             out=self._out,
+            falls=True,
         )
 
     def begin(self, step: int) -> None:

@@ -89,15 +89,27 @@ PROTOCOL = (
 
 
 def test_a_linear_classifier_learns_and_leaves_the_network_as_it_was(
-    images: Path, resnet: Path, tmp_path: Path
+    images: Path, resnet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, _ = load_canonical(resnet)
     record = evaluate(recipe("linear_cifar10", images, *PROTOCOL), resnet, tmp_path)
+    assert "the loss ended" not in caplog.text
     assert (record.task, record.selection) == ("linear", "last")
     assert record.facts["mode"] == "protocol"
     assert record.facts["unchanged_tensors"] == len(before)
     assert value(record, "top1") > 60
     assert value(record, "top5") > value(record, "top1")
+
+
+def test_a_loss_that_rose_is_warned_of(
+    images: Path, resnet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    steady = "mode.schedule={name: multistep, epochs: 3, milestones: [2], gamma: 0.9}"
+    wild = ("mode.base_lrs=[3000.0]", steady)
+    evaluate(recipe("linear_cifar10", images, *PROTOCOL, *wild), resnet, tmp_path)
+    losses = [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert losses[-1] > losses[0]
+    assert f"the loss ended at {losses[-1]:.4g}, above the {losses[0]:.4g}" in caplog.text
 
 
 GRID = ("mode.base_lrs=[0.3, 0.003]", "mode.weight_decays=[0.0, 0.1]", "mode.depths=[layer3, pooled]")
