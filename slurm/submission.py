@@ -176,11 +176,12 @@ def holder(ledger: Ledger) -> Submission | None:
 
 
 def _take(ledger: Ledger, executor: str) -> OpenSubmission:
+    # Counted before looking who is there: another that comes in between then takes this very number.
+    number = max((int(p.stem) for p in _directory(ledger).glob("[0-9]*.json")), default=0) + 1
     past = submissions(ledger, strict=True)
     if past and alive(ledger, past[-1]):
         raise RunError(_held(ledger, past[-1]))
     host, pid, start = here()
-    number = max((int(p.stem) for p in _directory(ledger).glob("[0-9]*.json")), default=0) + 1
     record = Submission(
         number=number,
         token=f"carryover-{uuid.uuid4().hex[:12]}-{number}",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from carryover.core.data.objects.voc import VOC_CLASSES
 from carryover.core.data.shapes.write import write_shapes
+from tests.core.backbones.makers_networks import randomized
 from tests.transfer.convert.backbones import write_backbone
 
 
@@ -103,12 +104,12 @@ def _write_fields(fields: Path) -> None:
 
 def _write_checkpoints(folder: Path) -> None:
     torch.manual_seed(0)
-    network = torchvision.models.resnet18().state_dict()
+    network = randomized(torchvision.models.resnet18()).state_dict()
     torch.save(network, folder / "theirs.pth")
     encoder = {k: v for k, v in network.items() if not k.startswith("fc.")}
     both = {f"module.encoder_{one}.{k}": v for one in "qk" for k, v in encoder.items()}
     torch.save({"epoch": 800, "arch": "resnet18", "state_dict": both}, folder / "moco.pth.tar")
-    transformer = timm.create_model("vit_small_patch16_224", num_classes=0)
+    transformer = randomized(timm.create_model("vit_small_patch16_224", num_classes=0))
     torch.save(transformer.state_dict(), folder / "dino_vits16.pth")
     for name in ("dino.pth", "torchvision_r50.pth"):
         shutil.copy(folder / "theirs.pth", folder / name)

@@ -172,7 +172,7 @@ class Receipt(FileModel):
             return "consistent with carryover's own network (compare with the maker's features: --against)"
         found = f"({self.against.where}, largest difference {self.against.largest:.2g})"
         if self.against.reference is None:
-            return f"equal to timm's own model {found}; weights and pixels are verified with --against"
+            return f"equal to timm's own model {found}; --against checks weights and pixels too"
         return f"verified against the maker {found}"
 
 

@@ -20,6 +20,7 @@ from carryover.slurm import (
     Stage,
     run_graph,
     scheduler,
+    submission,
 )
 from carryover.slurm.cluster_executor import SlurmExecutor
 from carryover.slurm.job import StageJob
@@ -424,3 +425,43 @@ def test_two_submitters_at_once_submit_everything_once(tmp_path: Path, fake: Fak
     assert codes in ([0, 0], [0, 1])
     assert codes == [0, 0] or any("has been at work on this run since" in text for text in said)
     assert len(fake.scripts) == 4 and len(fake.queue) == 8
+
+
+def test_a_submitter_that_comes_between_looking_and_taking_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.create(tmp_path / "run")
+    looked = submission.submissions
+
+    def then_another_comes(ledger: Ledger, **asked: bool) -> list[submission.Submission]:
+        found = looked(ledger, **asked)
+        monkeypatch.setattr(submission, "submissions", looked)
+        other = subprocess.Popen(holding(ledger.run_dir), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        others.append(other)
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        return found
+
+    others: list[subprocess.Popen[str]] = []
+    monkeypatch.setattr(submission, "submissions", then_another_comes)
+    try:
+        with (
+            pytest.raises(RunError, match="has been at work on this run since"),
+            submission.submission(ledger, "inline"),
+        ):
+            pass
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
+
+
+def holding(run_dir: Path) -> list[str]:
+    program = (
+        "import time; from pathlib import Path\n"
+        "from carryover.slurm.ledger import Ledger\n"
+        "from carryover.slurm.submission import submission\n"
+        f"with submission(Ledger(Path({str(run_dir)!r})), 'inline'):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    return [sys.executable, "-c", program]

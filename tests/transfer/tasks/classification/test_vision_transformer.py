@@ -11,6 +11,7 @@ from carryover.core.formats.metrics_log import read_metrics
 from carryover.core.formats.said import Said
 from carryover.transfer.results.record import load_record
 from carryover.transfer.tasks.evaluate import canonical_of, evaluate
+from tests.core.backbones.makers_networks import randomized
 from tests.interrupting import in_two_parts
 from tests.transfer.tasks.classification.test_finetune import assert_same_weights
 from tests.transfer.tasks.classification.test_finetune import recipe as finetune
@@ -21,8 +22,7 @@ from tests.transfer.tasks.classification.test_probes import recipe
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DINO's file of a small vision transformer for 32 px, in canonical form."""
     folder = tmp_path_factory.mktemp("dino")
-    torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0)
+    model = randomized(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0))
     teacher = {f"backbone.{name}": value for name, value in model.state_dict().items()}
     torch.save({"teacher": teacher, "epoch": 100}, folder / "dino.pth")
     return canonical_of(folder / "dino.pth", folder, None, Said(label="mine"))
