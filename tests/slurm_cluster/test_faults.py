@@ -106,7 +106,8 @@ def test_another_cluster_is_not_asked_about_a_runs_jobs(
     run = tmp_path / "run"
     words = ("sbatch", "--hold", "--parsable", "--output=/dev/null", "--wrap", "true")
     monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
-    while int(cluster.command(*words)) < int(bare_cluster.command(*words)):
+    there = int(bare_cluster.command(*words))
+    while int(cluster.command(*words)) < there:
         pass
     submit(run, waiting_stage(tmp_path / "door"))
     job = job_of(run)
