@@ -46,7 +46,7 @@ def rand_augment(config: ViewConfig, mean: Sequence[float]) -> Callable[[Tensor]
     """
     if config.rand_augment is None:
         return None
-    _require_timm("image.rand_augment")
+    require_timm("image.rand_augment")
     from timm.data.auto_augment import posterize, rand_augment_transform
     from timm.data.transforms import str_to_pil_interp
 
@@ -101,7 +101,7 @@ def erased(config: ViewConfig, keys: Keys) -> list[Erased]:
     """
     if config.erase is None:
         return []
-    _require_timm("image.erase")
+    require_timm("image.erase")
     from timm.data.random_erasing import RandomErasing
 
     own = config.erase
@@ -128,7 +128,8 @@ class _Written:
         self._found.append(Erased(self._row, where[1], where[2], pixels))
 
 
-def _require_timm(key: str) -> None:
+def require_timm(key: str) -> None:
+    """Raise UserError naming the key that needs timm where it is not installed."""
     try:
         import timm.data  # noqa: F401
     except ImportError as error:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.core.data.draws import keys
-from carryover.core.data.strong import seeded
+from carryover.core.data.strong import require_timm, seeded
 from carryover.core.training.distributed import Ranks
 from carryover.transfer.tasks.finetune.config import FinetuneConfig, MixConfig
 
@@ -17,10 +17,7 @@ _MIXED = 6
 
 def require_groups(config: MixConfig, batch_size: int, ranks: Ranks) -> None:
     """Raise UserError where timm is not installed, or a group would lie on two ranks."""
-    try:
-        import timm.data  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"mix needs timm: pip install 'carryover-eval[timm]' ({error})") from None
+    require_timm("mix")
     share = ranks.share_of(batch_size)
     if ranks.world > 1 and share % config.group:
         raise UserError(
