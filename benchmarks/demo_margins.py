@@ -31,7 +31,7 @@ FLOOR = "random_demo"
 RECIPES = ("unigrad_demo", "simo_demo", "sqrtkl_demo", FLOOR)
 EVALUATIONS = {"demo_finetune_1percent": "top-1", "demo_finetune_10percent": "top-1", "demo_knn": "k=200"}
 ISA = {"default": {}, "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}
-_PIPELINE = """shapes: {{seed: 0, n_train: 2000, n_val: 1000, n_detection: 120}}
+_PIPELINE = """shapes: {{seed: 0, n_train: 2000, n_val: 500, n_detection: 120}}
 roots: {{classification: shapes:classification}}
 holds: {{classification: [shapes (imagefolder)]}}
 pretrain: [{pretrain}]
@@ -42,7 +42,7 @@ evaluate: [{evaluate}]
 def run(work: Path, seeds: Sequence[int], threads: int, isa: str) -> Path:
     """Pretrain and evaluate in one process with so many threads; return the run's directory."""
     pretrain = ", ".join(f"{{recipe: {name}, seeds: {list(seeds)}}}" for name in RECIPES)
-    evaluate = ", ".join(f"{{recipe: {name}}}" for name in EVALUATIONS)
+    evaluate = ", ".join(f"{{recipe: {name}, overrides: [image.input_size=any]}}" for name in EVALUATIONS)
     file, out = work / "margins.yaml", work / f"{threads}-{isa}"
     file.write_text(_PIPELINE.format(pretrain=pretrain, evaluate=evaluate))
     program = "import sys; from carryover.transfer.cli.main import main; sys.exit(main())"

@@ -1,4 +1,4 @@
-"""A test whose mark names a library that is not there is skipped, with the reason in words."""
+"""For all tests: what is skipped where a library is missing, in words; their order; a cache of their own."""
 
 import importlib.util
 import os
@@ -14,8 +14,17 @@ _REMEDIES = {
 }
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return a worker for each core, and one for the tests that mostly wait for SLURM."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Add the skips; before any fixture of such a test is made."""
+    """Add the skips, before any fixture of such a test is made; put the tests that wait for SLURM first.
+
+    One worker then has them all, on one pair of clusters, while the others compute: none is left for the end.
+    """
+    items.sort(key=lambda item: "slurm_cluster" not in item.nodeid)
     for library, remedy in _REMEDIES.items():
         skip = pytest.mark.skipif(importlib.util.find_spec(library) is None, reason=remedy)
         for item in items:

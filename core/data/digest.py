@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"}) | _UNCOMPRESSED
 
 # Annotation files of half a gigabyte are searched, not parsed.
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+_READ: dict[tuple[int, ...], str] = {}
+"""SHA-256 (hex) by device, inode, size and times: stages of a pipeline in one process read the same files."""
+_SETTLED_NS = 2_000_000_000
 
 Digests = dict[Path, str]
 """SHA-256 (hex) of files, for a planning that looks at one data set many times."""
@@ -149,7 +154,15 @@ def _size(path: Path) -> int:
 
 
 def _sha256(path: Path) -> str:
+    """Return the digest of a file; of one that has not changed since this process read it, from memory."""
     try:
-        return sha256_file(path)
+        at = path.stat()
+        key = at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns
+        if (found := _READ.get(key)) is None:
+            found = sha256_file(path)
+            # A file that is still being written may change again within one tick of the file system's clock.
+            if time.time_ns() - at.st_ctime_ns > _SETTLED_NS:
+                _READ[key] = found
+        return found
     except OSError:
         return "missing"

@@ -59,7 +59,7 @@ QUOTED = {name: ", ".join(f'"{o}"' for o in given) for name, given in (("c", CLA
 PIPELINE = [
     "shapes={n_train: 40, n_val: 20, n_detection: 6}",
     "convert=[torchvision]",
-    f'pretrain=[{{recipe: simo_demo, overrides: [{IMAGES}, {TINY}, "method.negatives=4"]}}]',
+    f'pretrain=[{{recipe: simo_demo, overrides: [{IMAGES}, {TINY}, "method.negatives=4", "optimizer.base_lr=0.4"]}}]',
     f"evaluate=[{{recipe: demo_finetune_10percent, seeds: [0, 1], overrides: [{IMAGES}, {QUOTED['c']},"
     ' "labels.fraction=0.5", "schedule.epochs=2"]}, '
     f'{{recipe: demo_faster_fpn, overrides: [{SCENES}, {QUOTED["d"]}, "samples=0"]}}]',

@@ -34,6 +34,22 @@ def _evaluate_all(rank: int, images: Path, checkpoint: Path, out: Path) -> dict[
                 "selection={name: best_epoch, held_out: 0.2}",
             ],
         ),
+        "mixed": load(
+            "transfer",
+            "demo_finetune_10percent",
+            [
+                data,
+                *SMALL,
+                "labels.fraction=0.8",
+                "schedule.epochs=1",
+                "batch_size=12",
+                "sync_bn=true",
+                "drop_last=true",
+                "smoothing=0.1",
+                "mix={mixup: 0.8, cutmix: 1.0, prob: 0.9, switch: 0.5, group: 3}",
+                "keep_weights=true",
+            ],
+        ),
         "linear": load(
             "transfer",
             "linear_cifar10",
@@ -69,6 +85,7 @@ def test_two_ranks_get_one_ranks_numbers(images: Path, resnet: Path, tmp_path: P
         assert devices == 1
         for found in both:
             assert found[name] == [expected, 2], name
-    one, two = (load_file(tmp_path / n / "finetune" / "classifier.safetensors") for n in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=2e-4, rtol=2e-3, msg=name)
+    for run in ("finetune", "mixed"):
+        one, two = (load_file(tmp_path / n / run / "classifier.safetensors") for n in ("one", "two"))
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, atol=2e-4, rtol=2e-3, msg=f"{run}: {name}")
