@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from carryover.configs import UserError
 from carryover.core.data.config import AugmentConfig
@@ -18,8 +17,8 @@ from carryover.core.data.labelled.loading import laid_out, training_loader
 from carryover.core.data.prepared import Batch, Dataset, EvaluationLoader
 from carryover.core.formats.claims import Work
 from carryover.core.training.convolution import use_products
-from carryover.core.training.device import bf16_autocast, device_ids
-from carryover.core.training.distributed import Ranks, share_buffers, with_sync_bn
+from carryover.core.training.device import bf16_autocast
+from carryover.core.training.distributed import Ranks, data_parallel, share_buffers, with_sync_bn
 from carryover.core.training.interrupt import StopRequest
 from carryover.core.training.loop import Plan, epochs, require_finite, train
 from carryover.core.training.validation import PREFIX, left_as_it_was, looks
@@ -210,13 +209,7 @@ class _Finetuning:
 
     def begin(self, step: int) -> None:
         """Share the model among the ranks."""
-        ranks = self._training.ranks
-        if ranks.world > 1:
-            self._wrapped = DistributedDataParallel(
-                self._model,
-                device_ids=device_ids(ranks.device),
-                broadcast_buffers=False,
-            )
+        self._wrapped = data_parallel(self._model, self._training.ranks)
         self._model.train()
 
     def batches(self, step: int) -> Generator[Batch, None, None]:
