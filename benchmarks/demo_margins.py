@@ -41,7 +41,9 @@ evaluate: [{evaluate}]
 
 def run(work: Path, seeds: Sequence[int], threads: int, isa: str) -> Path:
     """Pretrain and evaluate in one process with so many threads; return the run's directory."""
-    pretrain = ", ".join(f"{{recipe: {name}, seeds: {list(seeds)}}}" for name in RECIPES)
+    pretrain = ", ".join(
+        f"{{recipe: {name}, seeds: {list(seeds)}, overrides: [augment.view.size=48]}}" for name in RECIPES
+    )
     evaluate = ", ".join(f"{{recipe: {name}, overrides: [image.input_size=any]}}" for name in EVALUATIONS)
     file, out = work / "margins.yaml", work / f"{threads}-{isa}"
     file.write_text(_PIPELINE.format(pretrain=pretrain, evaluate=evaluate))

@@ -12,6 +12,7 @@ from carryover.configs.reading import read_yaml, version_of
 from carryover.configs.tables import Row, Table, is_table, read_table
 
 _OWN = re.compile(r"(?P<path>.*\.ya?ml)(:(?P<row>.+))?", re.DOTALL)
+_COMMANDS = {"pretrain": "pretrain", "transfer": "evaluate", "pipelines": "run"}
 _MATRIX = re.compile(r"^matrix:", re.MULTILINE)
 
 
@@ -71,6 +72,9 @@ def place_of(kind: str, folder: Path, name_or_path: str | Path) -> Place:
     if shipped.is_file():
         within = ", ".join(table_of(shipped).rows)
         raise UserError(f"{kind} '{name_or_path}' is a table of several recipes; name one of them: {within}")
+    for other, command in _COMMANDS.items():
+        if other != kind and str(name_or_path) in recipes_in(folder.parent / other):
+            raise UserError(f"'{name_or_path}' is a recipe of `carryover {command}`, and none of {kind}")
     names = recipes_in(folder)
     guess = nearest(str(name_or_path), names)
     hint = f"did you mean '{guess}'?" if guess else f"there are: {', '.join(names) or 'none'}"

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from carryover.configs.errors import UserError
-from carryover.core.data.check_imagefolder import check_imagefolder
+from carryover.core.data.check_imagefolder import check_imagefolder, duplicates
 from carryover.core.data.defects import Defect, DefectPolicy
 from carryover.core.data.objects.across import compare_splits
 from carryover.core.data.objects.boxes import scan_boxes
@@ -61,7 +61,12 @@ def check_boxes(data: BoxesData, splits: bool = False) -> list[Defect]:
     for dataset, _ in scanned:
         _log_contents(dataset)
     defects = [defect for _, found in scanned for defect in found]
-    if splits and all(dataset.images for dataset, _ in scanned):
+    if not splits:
+        # Splits that are drawn from these images could hold one on both sides.
+        (dataset, _), *_ = scanned
+        defects += _spellings(data.root or Path(), dataset.classes)
+        defects += duplicates([image.path for image in dataset.images])
+    elif all(dataset.images for dataset, _ in scanned):
         defects += compare_splits(scanned[0][0], scanned[1][0], data.defects, all_wanted=True)
     return defects
 

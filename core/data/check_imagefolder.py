@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from carryover.configs.errors import UserError
@@ -76,7 +76,7 @@ def check_imagefolder(root: Path) -> list[Defect]:
         defects.append(Defect(path, found.kind, message, action, ("fatal", "1"), "data.max_unreadable"))
     for name in pictures.keys() - {"train", ""}:
         defects += test_in_train(pictures.get("train", []), pictures[name], "fatal", "data.test_in_train")
-    return defects + [defect for of_split in pictures.values() for defect in _duplicates(of_split)]
+    return defects + [defect for of_split in pictures.values() for defect in duplicates(of_split)]
 
 
 def _of_split(folder: Path, classes: _ByClass) -> Iterator[tuple[str, str, Action]]:
@@ -123,7 +123,7 @@ def _class_mismatches(images: dict[Path, dict[str, list[Path]]]) -> list[Defect]
     ]
 
 
-def _duplicates(paths: list[Path]) -> list[Defect]:
+def duplicates(paths: Sequence[Path]) -> list[Defect]:
     """Return a defect for every file that repeats an earlier one; only files of one size are compared."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path, size in zip(paths, in_parallel(lambda path: path.stat().st_size, paths), strict=True):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 
+from carryover.configs.errors import WorkError
 from carryover.configs.files import atomic_file
 from carryover.configs.formats import Format
 
@@ -23,9 +24,17 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain containers to `path`; the file that was there becomes `path` + ".prev".
 
     At every instant at least one whole state is on disk: a crash while writing leaves the old one in place.
+
+    Raises WorkError for a disk that is full.
     """
     with atomic_file(path) as temporary:
-        torch.save(FORMAT.stamped(state), temporary)
+        try:
+            torch.save(FORMAT.stamped(state), temporary)
+        except RuntimeError as error:
+            # torch's writer reports a full disk as a failed assertion about its position in the file.
+            if "inline_container" not in str(error):
+                raise
+            raise WorkError(f"{path}: could not be written whole: is the disk full? ({error})") from None
         if path.exists():
             path.replace(previous(path))
 

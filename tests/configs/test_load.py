@@ -207,3 +207,8 @@ def test_a_files_kind_is_the_one_that_knows_most_of_its_keys(tmp_path: Path, tex
 def test_a_file_without_its_base_has_no_kind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"own\.yaml: base: no toys recipe is called 'mother'"):
         kind_of(write(tmp_path / "own.yaml", "base: mother\nepochs: 3\n"))
+
+
+def test_a_recipe_of_another_command_is_answered_with_that_command() -> None:
+    with pytest.raises(UserError, match=r"'demo_knn' is a recipe of `carryover evaluate`"):
+        load("pretrain", "demo_knn")

@@ -232,7 +232,8 @@ def print_report(
     from carryover.transfer.report import watch, write_report
 
     wanted = [f.strip() for f in formats.split(",") if f.strip()]
-    directory = out or (runs[0] / "report" if runs[0].is_dir() else Path("report"))
+    alone = len(runs) == 1 and runs[0].is_dir()
+    directory = out or (runs[0] / "report" if alone else Path("report"))
     if every is not None:
         watch(runs, directory, title, wanted, every, _print_progress)
     for run in runs:

@@ -1,6 +1,8 @@
 """Command line of carryover. Commands import what they need when they run, so that --help is fast."""
 
+import errno
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -450,6 +452,9 @@ def _command_line() -> str:
     return shlex.join(["carryover", *sys.argv[1:]])
 
 
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 def main() -> None:
     """Run the command line; exit status 0, 1 (the work failed), 2 (invalid input) or 128 + signal."""
     try:
@@ -460,6 +465,8 @@ def main() -> None:
         # Raised by work that a signal stopped, with how to resume it; other exits have printed their message.
         if getattr(left, "signum", 0):
             typer.secho(str(left), fg="yellow", err=True)
+        elif left.code == 128 + signal.SIGINT:
+            typer.secho("interrupted: the same command goes on where its files allow", fg="yellow", err=True)
         raise
     except Exception as error:
         status = _status(error)
@@ -476,4 +483,6 @@ def _status(error: Exception) -> int | None:
 
     if isinstance(error, UserError):
         return 2
-    return 1 if isinstance(error, WorkError) else None
+    # A full or read-only disk, and a directory of somebody else; Python's message names the file.
+    refused = isinstance(error, OSError) and error.errno in _REFUSED
+    return 1 if refused or isinstance(error, WorkError) else None

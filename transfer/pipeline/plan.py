@@ -86,22 +86,52 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
         raise UserError(
             f"{config.name}: nothing to evaluate: give a checkpoint (checkpoint=FILE) or pretrainings"
         )
-    evaluations = [_Evaluation(e, _recipes(config, e)) for e in _chosen(config.evaluate, columns)]
-    laid = _Plan(config, evaluations)
+    evaluated = _chosen(config.evaluate, columns)
+    _require_all(config, pretrainings, evaluated)
+    laid = _Plan(config, [_Evaluation(e, _recipes(config, e)) for e in evaluated])
     if config.shapes is not None:
         _add(laid, "data", _SHAPES_STAGE, "make_shapes", config.shapes.model_dump())
     sources: dict[str, tuple[str, str]] = {}
+    problems: list[UserError] = []
     for entry in pretrainings:
         for seed in entry.seeds:
             sources[_seeded(entry.key, seed)] = entry.key, _add_pretraining(laid, entry, seed)
     for checkpoint in given:
-        sources[checkpoint.key] = "", _add_import(laid, checkpoint)
+        try:
+            sources[checkpoint.key] = "", _add_import(laid, checkpoint)
+        except UserError as error:
+            problems.append(error)
+    _raise_all(problems)
     for source, (key, made_by) in sources.items():
         _add_judgement(laid, source, made_by, [e for e in laid.evaluations if _is_for(e.entry, key)])
     if laid.results:
         arguments = {"run_dir": Output(""), "title": config.report_title}
         _add(laid, "report", "report", "report", arguments, after=tuple(laid.results))
     return Graph(laid.stages)
+
+
+def _require_all(
+    config: PipelineConfig, pretrainings: Sequence[PretrainEntry], evaluated: Sequence[EvaluationEntry]
+) -> None:
+    """Raise one UserError for all entries whose recipe does not resolve, each by its place."""
+    problems = []
+    entries: list[tuple[str, str, PretrainEntry | EvaluationEntry]] = [
+        *(("pretrain", "pretrain", entry) for entry in pretrainings),
+        *(("evaluate", "transfer", entry) for entry in evaluated),
+    ]
+    for where, kind, entry in entries:
+        try:
+            resolved(config, kind, entry, entry.seeds[0])
+        except UserError as error:
+            problems.append(UserError(f"{config.name}: {where}: {entry.key}: {error}"))
+    _raise_all(problems)
+
+
+def _raise_all(problems: Sequence[UserError]) -> None:
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UserError("\n".join(map(str, problems)))
 
 
 def resolved(config: PipelineConfig, kind: str, entry: PretrainEntry | EvaluationEntry, seed: int) -> Any:

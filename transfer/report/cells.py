@@ -66,17 +66,22 @@ class Cell:
         return sample_std(self.values)
 
     @property
+    def agrees(self) -> bool:
+        """Whether all runs gave one number, as those do that draw nothing by their seed (k-NN)."""
+        return len(set(self.values)) == 1
+
+    @property
     def n(self) -> int:
         """Number of independent runs behind the mean."""
         return len(self.values)
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval: of one run over the test images, of several over their seeds; None: not known."""
-        if self.n > 1:
+        """95 % interval: over test images where all runs gave one number, else seeds; None: not known."""
+        if self.n > 1 and not self.agrees:
             return interval_of_mean(self.values)
         known = [(s.low, s.high) for s in self.sources if s.value is not None]
-        low, high = known[0] if self.n == 1 and known else (None, None)
+        low, high = known[0] if self.n and known else (None, None)
         return None if low is None or high is None else (low, high)
 
     def brackets(self) -> str:

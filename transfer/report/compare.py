@@ -108,7 +108,7 @@ def compare(first: Path, second: Path) -> Comparison:
     only: tuple[list[str], list[str]] = ([], [])
     recipes: list[Difference] = []
     for label, one, other in pairs:
-        recipes += _prefixed(label, _differences(_recipe(ours, one), _recipe(theirs, other)))
+        recipes += _prefixed(label, _differences(*_recipes((ours, one), (theirs, other))))
         missing: tuple[_Lacking, _Lacking] = ([], [])
         for evaluation in dict.fromkeys([*ours.evaluations, *theirs.evaluations]):
             runs = ours.runs.get((one, evaluation), ()), theirs.runs.get((other, evaluation), ())
@@ -201,7 +201,7 @@ def _lines(
         if same_images and first.mean is not None and second.mean is not None:
             found = difference_of(second_runs, first_runs, metric)
             interval = None if found is None else Interval(found.difference, found.low, found.high)
-        elif first.n > 1 and second.n > 1:
+        elif first.n > 1 and second.n > 1 and not (first.agrees and second.agrees):
             interval = welch(second.values, first.values)
         elif first.interval and second.interval and first.mean is not None and second.mean is not None:
             apart = second.mean - first.mean
@@ -248,23 +248,33 @@ def _checkpoints(first: Path, second: Path) -> Comparison:
     return Comparison(str(first), str(second), _differences(*said), (), (), (), (), told)
 
 
-def _recipe(collection: Collection, pretraining: Pretraining) -> dict[str, str]:
-    """Read the recipe beside the checkpoint of a pretraining, or what its records say where it is gone."""
-    record = collection.by_pretraining[pretraining][0].record
-    path = Path(record.checkpoint).parent / RECIPE_NAME
-    said: dict[str, Any] = {
-        "method": record.method,
-        "backbone": record.backbone,
-        "epochs": record.pretrain_epochs,
-        "dataset": record.pretrain_dataset,
-    }
-    if path.is_file():
-        try:
-            read = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not a recipe ({error})") from None
-        said = read if isinstance(read, dict) else said
-    return {k: v for k, v in _flat(said).items() if k not in _OF_THE_RUN}
+def _recipes(*sides: tuple[Collection, Pretraining]) -> list[dict[str, str]]:
+    """Return the recipes of pretrainings, or of all what records state where the recipe of one is unknown."""
+    records = [collection.by_pretraining[pretraining][0].record for collection, pretraining in sides]
+    found = [_recipe_beside(Path(record.checkpoint)) for record in records]
+    if any(recipe is None for recipe in found):
+        found = [
+            {
+                "method": r.method,
+                "backbone": r.backbone,
+                "epochs": r.pretrain_epochs,
+                "dataset": r.pretrain_dataset,
+            }
+            for r in records
+        ]
+    return [{k: v for k, v in _flat(recipe or {}).items() if k not in _OF_THE_RUN} for recipe in found]
+
+
+def _recipe_beside(checkpoint: Path) -> dict[str, Any] | None:
+    """Read the recipe beside a pretraining's checkpoint; an import lies beside that of an evaluation."""
+    path = checkpoint.parent / RECIPE_NAME
+    if not path.is_file():
+        return None
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a recipe ({error})") from None
+    return read if isinstance(read, dict) and "task" not in read else None
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, str]:

@@ -171,7 +171,9 @@ def _compare(row: Row, ours: Cell, base: Cell) -> Finding | None:
         return None
     difference = ours.mean - base.mean
     supervised = row.pretraining.baseline
-    if ours.std is not None and base.std is not None:
+    # Seeds that draw nothing give one number again and again: their spread of 0 is no certainty.
+    drawn = not (ours.agrees and base.agrees)
+    if ours.std is not None and base.std is not None and drawn:
         spread = math.sqrt(ours.std**2 + base.std**2)
         verdict: Verdict = "beyond" if abs(difference) > spread else "within"
         return Finding(row.label, difference, spread, welch(ours.values, base.values), verdict, supervised)

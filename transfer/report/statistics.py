@@ -60,14 +60,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def welch(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Interval | None:
     """Return mean(first) - mean(second) with Welch's interval (Welch 1947), None without a spread in both.
 
-    Variances may differ; the degrees of freedom are Satterthwaite's. Where all values of both
-    are equal among themselves the interval is the difference itself.
+    Variances may differ; the degrees of freedom are Satterthwaite's. Where all values of both are equal among
+    themselves, nothing was drawn by their seeds, and nothing is known of a spread: None too.
     """
     if min(len(first), len(second)) < 2:
         return None
     difference = mean(first) - mean(second)
     if len(set(first)) == len(set(second)) == 1:
-        return Interval(difference, difference, difference)
+        return None
     parts = [(sample_std(values) or 0.0) ** 2 / len(values) for values in (first, second)]
     error = sum(parts)
     freedom = error**2 / sum(part**2 / (len(v) - 1) for part, v in zip(parts, (first, second), strict=True))

@@ -71,8 +71,10 @@ class Table:
         of = []
         if any(c.n == 1 for c in cells):
             of.append("of a single run over the test images")
-        if any(c.n > 1 for c in cells):
+        if any(c.n > 1 and not c.agrees for c in cells):
             of.append("of several over their seeds (Student)")
+        if any(c.n > 1 and c.agrees for c in cells):
+            of.append("of several that gave one number over the test images")
         return f" Brackets: 95 % intervals, {', '.join(of)}." if of else ""
 
     def _spreads(self) -> str:

@@ -1,20 +1,28 @@
 """One evaluation recipe on one checkpoint: finds the task, runs it, writes the result record."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from carryover.configs import UserError
 from carryover.transfer.results.record import RECORD_NAME, ResultRecord
 from carryover.transfer.tasks.base import run_task
 from carryover.transfer.tasks.config import implementation_of
 from carryover.transfer.tasks.recipe import EvaluationRecipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from carryover.core.backbones.source import Source
     from carryover.core.backbones.stated import Stated
+    from carryover.core.formats.canonical import CanonicalMetadata
     from carryover.core.formats.said import Said
 
 log = logging.getLogger(__name__)
+
+_READ_AS: Final = ("backbone", "pixel_mean", "pixel_std", "input_size")
+"""What makes other features of the same weights."""
 
 
 def evaluate(config: EvaluationRecipe, checkpoint: "Path | Source", out: Path) -> ResultRecord:
@@ -49,10 +57,13 @@ def canonical_of(
 
     What is `said` of it is written into the import; of a canonical file with a label of its own, too.
     `stated` is what is known of another maker's network and pixels.
-    Raises UserError for an `encoder` that the file does not hold, and what it says otherwise itself.
+    Raises UserError for an `encoder` that the file does not hold, and what it says otherwise itself; and,
+    changing nothing, where `out` holds an evaluation of other weights, or a result of the same ones that are
+    described otherwise.
     """
     from carryover.core.backbones.importers import import_checkpoint, require_encoder
     from carryover.core.formats.canonical import load_canonical, read_metadata, save_canonical
+    from carryover.core.formats.claims import IDENTITY_NAME
 
     if is_canonical(checkpoint):
         require_encoder(checkpoint, read_metadata(checkpoint), encoder)
@@ -60,12 +71,49 @@ def canonical_of(
             return checkpoint
     state, metadata = import_checkpoint(checkpoint, encoder, said, stated)
     path = out / "imported.safetensors"
+    finished = (out / RECORD_NAME).is_file()
+    if path.is_file() and (finished or (out / IDENTITY_NAME).is_file()):
+        _refuse_other(path, checkpoint, state, metadata, said if finished else None)
+        if finished:
+            return path
     save_canonical(path, state, metadata)
     load_canonical(path)
     log.info(
         "%s: a %s checkpoint, %s encoder; imported as %s", checkpoint, metadata.maker, metadata.encoder, path
     )
     return path
+
+
+def _refuse_other(
+    path: Path,
+    checkpoint: Path,
+    state: "Mapping[str, Tensor]",
+    metadata: "CanonicalMetadata",
+    said: "Said | None",
+) -> None:
+    """Raise UserError unless `path`, which an evaluation rests on, holds this import, described as `said`."""
+    import torch
+
+    from carryover.core.formats.canonical import load_canonical
+
+    known, about = load_canonical(path)
+    same = known.keys() == state.keys() and all(torch.equal(known[n], state[n]) for n in known)
+    elsewhere = "choose another directory with --out, or remove that one"
+    if not same or any(getattr(about, key) != getattr(metadata, key) for key in _READ_AS):
+        raise UserError(
+            f"{path.parent}: holds an evaluation of other weights than those of {checkpoint}, or of the same"
+            f" read otherwise; {elsewhere}"
+        )
+    changed = [
+        f"{key}: {getattr(about, key)} -> {value}"
+        for key, value in (said.stated() if said else {}).items()
+        if getattr(about, key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{path.parent}: holds the result of these weights, described otherwise ({'; '.join(changed)});"
+            f" {elsewhere}"
+        )
 
 
 def is_canonical(checkpoint: Path) -> bool:

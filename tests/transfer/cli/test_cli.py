@@ -1,5 +1,7 @@
 """The command line answers fast, says what is wrong, and leaves with the status that DESIGN promises."""
 
+import errno
+import re
 import resource
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carryover.transfer.cli import doctor
+from carryover.transfer.cli import doctor, main
 from tests.core.backbones.layouts import network
 from tests.transfer.tasks.classification.samples import write_images
 from tests.transfer.tasks.detection.layouts import write_image, write_voc_xml
@@ -228,3 +230,42 @@ def _processor_seconds() -> float:
     """Return the processor time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "runs/x"),
+            1,
+            "error: .*Read-only file system.*runs/x",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: .*No space left on device"),
+        (SystemExit(130), 130, "interrupted: the same command goes on"),
+    ],
+    ids=["read-only", "full", "Ctrl-C"],
+)
+def test_what_the_machine_refuses_is_said_in_a_sentence(
+    raised: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def app() -> None:
+        raise raised
+
+    monkeypatch.setattr(main, "app", app)
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == status
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_other_errors_of_the_system_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def app() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(main, "app", app)
+    with pytest.raises(OSError, match="Input/output error"):
+        main.main()

@@ -48,7 +48,8 @@ def test_the_demo_has_what_the_readme_promises(tmp_path: Path) -> None:
     graph = plan(load("pipelines", "demo"), tmp_path)
     evaluations = {name.split("/", 1)[1] for name in graph.names if name.startswith("evaluate/")}
     for method in ("unigrad", "simo", "sqrtkl", "supervised", "random"):
-        for recipe in ("faster_fpn", "faster_c4", "mask_fpn", "finetune_1percent", "finetune_10percent"):
+        more = ("faster_c4", "mask_fpn") if method in ("unigrad", "random") else ()
+        for recipe in ("faster_fpn", "finetune_1percent", "finetune_10percent", "knn", *more):
             assert f"{method}_demo-seed0/demo_{recipe}-seed0" in evaluations
 
 
@@ -56,6 +57,22 @@ def test_a_recipe_that_does_not_resolve_stops_the_plan(tmp_path: Path) -> None:
     wrong = SMALL.replace("data.root=${roots.images}", "data.rot=${roots.images}")
     with pytest.raises(UserError, match=r"data\.rot.*'root'"):
         plan(pipeline(tmp_path, wrong), tmp_path)
+
+
+def test_all_entries_that_do_not_resolve_are_named_at_once_with_their_place(tmp_path: Path) -> None:
+    misspelt = '[0, 1, 2], overrides: ["shedule.epochs=2", '
+    wrong = SMALL.replace("unigrad_demo", "unigrad_dmo").replace("[0, 1, 2], overrides: [", misspelt)
+    with pytest.raises(UserError) as refused:
+        plan(pipeline(tmp_path, wrong), tmp_path)
+    first, second = str(refused.value).split("\nmine: ")
+    assert first.startswith("mine: pretrain: unigrad_dmo: ")
+    assert second.startswith("evaluate: demo_finetune_1percent: ") and "shedule" in second
+
+
+def test_all_checkpoints_that_are_not_there_are_named_at_once(tmp_path: Path) -> None:
+    given = "checkpoints: [{path: a.pth, label: a}, {path: b.pth, label: b}]\n"
+    with pytest.raises(UserError, match=r"(?s)a\.pth.*b\.pth"):
+        plan(pipeline(tmp_path, SMALL + given), tmp_path)
 
 
 def test_a_root_that_is_not_declared_is_named(tmp_path: Path) -> None:

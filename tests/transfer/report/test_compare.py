@@ -45,6 +45,13 @@ def test_recipes_are_compared_setting_by_setting(tmp_path: Path) -> None:
     assert [(d.key, d.first, d.second) for d in found.recipe] == [("optimizer.base_lr", "0.1", "0.2")]
 
 
+def test_an_evaluations_recipe_beside_its_import_is_none_of_the_pretraining(tmp_path: Path) -> None:
+    first, second = write_run(tmp_path / "a", 50.0), write_run(tmp_path / "b", 50.0, method="simo")
+    (second / "pretrain" / "recipe.yaml").write_text("task: knn\nk: [5]\nname: small_knn\n", encoding="utf-8")
+    found = compare(first, second).recipe
+    assert [(d.key, d.first, d.second) for d in found] == [("method", "unigrad", "simo")]
+
+
 def test_other_protocols_are_named_and_not_compared(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", 50.0)
     found = compare(first, write_run(tmp_path / "b", 50.0, recipe="ten_percent", recipe_hash="c" * 64))

@@ -5,7 +5,7 @@ import pytest
 
 from carryover.transfer.report.findings import Summary, differences, summarize
 from carryover.transfer.report.statistics import welch
-from carryover.transfer.results.record import ResultRecord
+from carryover.transfer.results.record import Metric, ResultRecord
 from tests.transfer.records import record
 from tests.transfer.report.gathered import tables_of
 
@@ -50,6 +50,22 @@ def test_single_runs_are_not_judged() -> None:
     summary = summary_of(*runs("random", 50.0), *runs("unigrad", 60.0), *runs("simo", 40.0))
     assert {f.verdict for f in summary.findings} == {"one run"}
     assert "1 of 2 single runs better than random initialization, with no spread" in summary.lead()
+
+
+def test_seeds_that_draw_nothing_are_judged_by_the_test_images() -> None:
+    def repeated(method: str, value: float) -> list[ResultRecord]:
+        name = f"{method}_demo"
+        metrics = (Metric(name="top1", value=value, n=12, low=value - 20.0, high=value + 20.0),)
+        return [record(metrics=metrics, seed=s, method=method, pretrain_recipe=name) for s in (0, 1)]
+
+    records = [*repeated("random", 50.0), *repeated("unigrad", 58.3)]
+    (finding,) = summary_of(*records).findings
+    assert (finding.verdict, finding.over) == ("within", "images")
+    assert finding.interval is not None and finding.interval.low < 0 < finding.interval.high
+    (table,) = tables_of(*records)
+    cell = next(c for row in table.rows for c in row.cells if c.mean == 58.3)
+    assert (cell.text(), cell.brackets()) == ("58.3 ± 0.0", "[38.3, 78.3]")
+    assert "of several that gave one number over the test images" in table.spreads()
 
 
 def test_a_backbone_is_compared_with_its_own_random_initialization() -> None:

@@ -9,6 +9,7 @@ from carryover.configs import UserError, load
 from carryover.core.backbones.importers import import_checkpoint
 from carryover.core.data.shapes.write import write_shapes
 from carryover.core.formats.canonical import load_canonical, save_canonical
+from carryover.core.formats.said import Said
 from carryover.transfer.results.record import ResultRecord
 from carryover.transfer.tasks.evaluate import canonical_of, evaluate
 from tests.core.backbones.layouts import dino
@@ -44,6 +45,30 @@ def test_an_encoder_the_file_lacks_is_refused_and_nothing_is_written(theirs: Pat
         with pytest.raises(UserError, match=f"{path.name}.*{encoder}"):
             canonical_of(path, out, encoder)
     assert not out.exists()
+
+
+def contents(out: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_result_keeps_the_weights_and_the_words_it_was_made_with(theirs: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", n_train=20, n_val=10, n_detection=4, seed=0)
+    out = tmp_path / "out"
+    said = [f"data.root={tmp_path / 'data/classification'}", "k=[5]", "temperatures=[0.1]"]
+    images = ["image.size=32", "image.resize=32", "image.input_size=any", "workers=0", "precision=fp32"]
+    config = load("transfer", "demo_knn", [*said, *images])
+    record = evaluate(config, canonical_of(theirs, out, "teacher", Said(label="mine")), out)
+    before = contents(out)
+    with pytest.raises(
+        UserError, match=r"out: holds an evaluation of other weights than those of .*dino\.pth"
+    ):
+        canonical_of(theirs, out, "student")
+    with pytest.raises(UserError, match=r"described otherwise \(label: mine -> ours\)"):
+        canonical_of(theirs, out, "teacher", Said(label="ours"))
+    assert contents(out) == before
+    for again in (None, Said(label="mine")):
+        assert evaluate(config, canonical_of(theirs, out, "teacher", again), out) == record
+    assert contents(out) == before
 
 
 def test_a_key_that_was_wrong_is_mended_in_the_same_directory(theirs: Path, tmp_path: Path) -> None:

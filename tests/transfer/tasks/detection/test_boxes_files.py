@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +350,16 @@ def test_recipes_for_small_data_state_everything_but_the_data(tmp_path: Path) ->
     assert gpu.solver.max_iter > cpu.solver.max_iter and max(cpu.input.min_sizes_train) <= 320
     assert json.loads(gpu.model_dump_json())["data"]["splits"] == {"test": 0.2}
     assert np.isclose(gpu.solver.rate(gpu.solver.warmup), gpu.solver.peak_lr)
+
+
+def test_data_check_names_what_drawn_splits_would_stumble_over(tmp_path: Path) -> None:
+    data = tmp_path / "cells"
+    write_pictures(data)
+    for name, objects in OBJECTS.items():
+        write_xml(data / f"{name}.xml", objects)
+    shutil.copy(data / "a.jpg", data / "again.jpg")
+    write_xml(data / "again.xml", [("CAT", *OBJECTS["a"][0][1:]), *OBJECTS["a"][1:]])
+    found = {defect.kind: defect for defect in check("boxes", data)}
+    assert found.keys() == {"duplicate_image", "unknown_class"}
+    assert "the same file as" in found["duplicate_image"].message
+    assert "differ in capitals only" in found["unknown_class"].message
