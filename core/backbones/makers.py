@@ -95,6 +95,11 @@ class _Signature:
         )
 
 
+UNKNOWN_MAKER = "unknown maker"
+_TORCHVISION_NAMES = "torchvision names in a training checkpoint"
+_RELEASE = "torchvision / timm / VICReg release"
+SAY_NO_METHOD = frozenset({UNKNOWN_MAKER, _TORCHVISION_NAMES, _RELEASE, "PyTorch Lightning"})
+"""Layouts of files that anybody writes: they do not tell how a network was trained."""
 _DINOV2 = r"((student|teacher)\.backbone|teacher|model)?"
 # The first that fits names the maker.
 _SIGNATURES = (
@@ -140,7 +145,7 @@ _SIGNATURES = (
     ),
     _Signature("PyTorch Lightning", r"state_dict\.[\w.]+", scheme=None, beside=r"pytorch-lightning_version$"),
     _Signature("SimSiam", r"state_dict\.encoder", beside=r"state_dict\.(module\.)*predictor\."),
-    _Signature("Barlow Twins / VICReg", r"model\.backbone"),
+    _Signature("Barlow Twins / VICReg", r"model\.backbone", beside=r"model\.(module\.)*projector\."),
     _Signature(
         "SwAV / DeepCluster v2",
         r"(state_dict)?",
@@ -151,8 +156,8 @@ _SIGNATURES = (
     _Signature("mayaku", r".*", scheme="mayaku"),
     _Signature("torchvision detector", r"(.+\.)?backbone\.body"),
     _Signature("timm", r"state_dict(_ema)?", beside=r"arch$|state_dict_ema\."),
-    _Signature("torchvision / timm / VICReg release", r""),
-    _Signature("torchvision names in a training checkpoint", r"(state_dict|model)"),
+    _Signature(_RELEASE, r""),
+    _Signature(_TORCHVISION_NAMES, r"(state_dict|model)"),
 )
 
 
@@ -216,7 +221,7 @@ def maker_of(encoder: Encoder, contents: Contents) -> str:
     for signature in _SIGNATURES:
         if signature.fits(encoder, names, list(contents.entries)):
             return signature.maker
-    return "unknown maker"
+    return UNKNOWN_MAKER
 
 
 def choose(found: tuple[Encoder, ...], wanted: str | None, contents: Contents, where: Path) -> Encoder:

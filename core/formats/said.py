@@ -9,11 +9,16 @@ from pydantic import AfterValidator
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
+def label_of(name: str) -> str:
+    """Return a label made of a file's name; "" where nothing of it can be part of one."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("_.-")
+
+
 def checked_label(label: str) -> str:
     """Return a label that can be part of a stage's name; raises ValueError for another, with one that can."""
     if _LABEL.fullmatch(label):
         return label
-    fitting = re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("_.-")
+    fitting = label_of(label)
     hint = f"; '{fitting}' would do" if fitting else ""
     raise ValueError(
         f"a label is made of letters, digits, '_', '.' and '-', and begins with a letter or digit{hint}"

@@ -62,14 +62,19 @@ def canonical_of(
     described otherwise.
     """
     from carryover.core.backbones.importers import import_checkpoint, require_encoder
+    from carryover.core.backbones.makers import SAY_NO_METHOD
     from carryover.core.formats.canonical import load_canonical, read_metadata, save_canonical
     from carryover.core.formats.claims import IDENTITY_NAME
+    from carryover.core.formats.said import label_of
 
     if is_canonical(checkpoint):
         require_encoder(checkpoint, read_metadata(checkpoint), encoder)
         if stated is None and (said is None or not said.stated()):
             return checkpoint
     state, metadata = import_checkpoint(checkpoint, encoder, said, stated)
+    if metadata.label is None and metadata.method in SAY_NO_METHOD:
+        # A row of its own for every such file, by the name that its owner gave it.
+        metadata = metadata.model_copy(update={"label": label_of(checkpoint.stem) or None})
     path = out / "imported.safetensors"
     finished = (out / RECORD_NAME).is_file()
     if path.is_file() and (finished or (out / IDENTITY_NAME).is_file()):
@@ -78,9 +83,7 @@ def canonical_of(
             return path
     save_canonical(path, state, metadata)
     load_canonical(path)
-    log.info(
-        "%s: a %s checkpoint, %s encoder; imported as %s", checkpoint, metadata.maker, metadata.encoder, path
-    )
+    log.info("%s: %s, %s encoder; imported as %s", checkpoint, metadata.maker, metadata.encoder, path)
     return path
 
 

@@ -12,7 +12,7 @@ from carryover.core.formats.canonical import load_canonical, save_canonical
 from carryover.core.formats.said import Said
 from carryover.transfer.results.record import ResultRecord
 from carryover.transfer.tasks.evaluate import canonical_of, evaluate
-from tests.core.backbones.layouts import dino
+from tests.core.backbones.layouts import backbone_of, dino, network, prefixed
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,18 @@ def test_a_key_that_was_wrong_is_mended_in_the_same_directory(theirs: Path, tmp_
     assert [m.label for m in knn(3).metrics] == ["top1 k=3 T=0.1"]
     with pytest.raises(UserError, match="holds another result"):
         knn(4)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "maker"), [("module.backbone.", "unknown maker"), ("", "torchvision names")]
+)
+def test_a_file_that_does_not_tell_its_method_is_called_by_its_own_name(
+    tmp_path: Path, prefix: str, maker: str
+) -> None:
+    path = tmp_path / "my run (2).pth"
+    torch.save({"model": prefixed(prefix, backbone_of(network(14))), "epoch": 100}, path)
+    _, metadata = load_canonical(canonical_of(path, tmp_path / "out"))
+    assert metadata.method.startswith(maker)
+    assert metadata.label == "my-run-2"
+    _, metadata = load_canonical(canonical_of(path, tmp_path / "other", None, Said(label="ours")))
+    assert metadata.label == "ours"

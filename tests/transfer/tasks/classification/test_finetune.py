@@ -97,7 +97,8 @@ def test_what_is_trained_in_bf16_is_tested_in_float32(checkpoint: Path, tmp_path
     mean, std = (np.array(v)[:, None, None] for v in (metadata.pixel_mean, metadata.pixel_std))
     for seed in range(4):
         out = tmp_path / str(seed)
-        keys = ("precision=bf16", f"seed={seed}", "schedule.epochs=1", "optimizer.base_lr_head=0.001")
+        # So trained, revision 61b7ba6 recorded 22.5 % for seeds 1 and 2, where float64 counts 24.2 and 20.0.
+        keys = ("precision=bf16", f"seed={seed}", "schedule.epochs=4", "optimizer.base_lr_head=0.02")
         record = evaluate(recipe(tmp_path / "data", *keys), checkpoint, out)
         outcomes = read_outcomes(out / "outcomes.npz")
         assert isinstance(outcomes, Rankings)
