@@ -87,15 +87,15 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
             f"{config.name}: nothing to evaluate: give a checkpoint (checkpoint=FILE) or pretrainings"
         )
     evaluated = _chosen(config.evaluate, columns)
-    _require_all(config, pretrainings, evaluated)
-    laid = _Plan(config, [_Evaluation(e, _recipes(config, e)) for e in evaluated])
+    trained, judging = _all_resolved(config, pretrainings, evaluated)
+    laid = _Plan(config, [_Evaluation(e, recipes) for e, recipes in zip(evaluated, judging, strict=True)])
     if config.shapes is not None:
         _add(laid, "data", _SHAPES_STAGE, "make_shapes", config.shapes.model_dump())
     sources: dict[str, tuple[str, str]] = {}
     problems: list[UserError] = []
-    for entry in pretrainings:
-        for seed in entry.seeds:
-            sources[_seeded(entry.key, seed)] = entry.key, _add_pretraining(laid, entry, seed)
+    for entry, recipes in zip(pretrainings, trained, strict=True):
+        for seed, recipe in recipes.items():
+            sources[_seeded(entry.key, seed)] = entry.key, _add_pretraining(laid, entry, seed, recipe)
     for checkpoint in given:
         try:
             sources[checkpoint.key] = "", _add_import(laid, checkpoint)
@@ -110,21 +110,25 @@ def plan(config: PipelineConfig, run_dir: Path) -> Graph:
     return Graph(laid.stages)
 
 
-def _require_all(
+def _all_resolved(
     config: PipelineConfig, pretrainings: Sequence[PretrainEntry], evaluated: Sequence[EvaluationEntry]
-) -> None:
-    """Raise one UserError for all entries whose recipe does not resolve, each by its place."""
-    problems = []
-    entries: list[tuple[str, str, PretrainEntry | EvaluationEntry]] = [
-        *(("pretrain", "pretrain", entry) for entry in pretrainings),
-        *(("evaluate", "transfer", entry) for entry in evaluated),
-    ]
-    for where, kind, entry in entries:
+) -> tuple[list[dict[int, Any]], list[dict[int, Any]]]:
+    """Return every entry's recipes by seed; one UserError names all that do not resolve, by their place."""
+    problems: list[UserError] = []
+
+    def recipes(where: str, kind: str, entry: PretrainEntry | EvaluationEntry) -> dict[int, Any]:
         try:
-            resolved(config, kind, entry, entry.seeds[0])
+            return {seed: resolved(config, kind, entry, seed) for seed in entry.seeds}
         except UserError as error:
             problems.append(UserError(f"{config.name}: {where}: {entry.key}: {error}"))
+            return {}
+
+    found = (
+        [recipes("pretrain", "pretrain", entry) for entry in pretrainings],
+        [recipes("evaluate", "transfer", entry) for entry in evaluated],
+    )
     _raise_all(problems)
+    return found
 
 
 def _raise_all(problems: Sequence[UserError]) -> None:
@@ -145,9 +149,8 @@ def resolved(config: PipelineConfig, kind: str, entry: PretrainEntry | Evaluatio
     return recipe if root is None else load(kind, entry.recipe, [f"data.root={root}", *overrides])
 
 
-def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int) -> str:
+def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int, recipe: Any) -> str:
     """Add one pretraining, if so wanted in parts that are each evaluated; return the last part's name."""
-    recipe = resolved(laid.config, "pretrain", entry, seed)
     where = f"pretrain: {entry.key}"
     judged = [e for e in laid.evaluations if _is_for(e.entry, entry.key)]
     judges = [r for e in judged for r in e.recipes.values()]
@@ -238,10 +241,6 @@ def _chosen(entries: Sequence[_Entry], only: Set[str]) -> list[_Entry]:
 
 def _is_for(entry: EvaluationEntry, key: str) -> bool:
     return not (entry.of and key) or key in entry.of
-
-
-def _recipes(config: PipelineConfig, entry: EvaluationEntry) -> dict[int, Any]:
-    return {seed: resolved(config, "transfer", entry, seed) for seed in entry.seeds}
 
 
 def _plain(config: PipelineConfig, recipe: Any) -> Any:

@@ -201,8 +201,8 @@ def _lines(
         if same_images and first.mean is not None and second.mean is not None:
             found = difference_of(second_runs, first_runs, metric)
             interval = None if found is None else Interval(found.difference, found.low, found.high)
-        elif first.n > 1 and second.n > 1 and not (first.agrees and second.agrees):
-            interval = welch(second.values, first.values)
+        elif (over_seeds := welch(second.values, first.values)) is not None:
+            interval = over_seeds
         elif first.interval and second.interval and first.mean is not None and second.mean is not None:
             apart = second.mean - first.mean
             half = math.hypot(*((high - low) / 2 for low, high in (first.interval, second.interval)))

@@ -171,12 +171,11 @@ def _compare(row: Row, ours: Cell, base: Cell) -> Finding | None:
         return None
     difference = ours.mean - base.mean
     supervised = row.pretraining.baseline
-    # Seeds that draw nothing give one number again and again: their spread of 0 is no certainty.
-    drawn = not (ours.agrees and base.agrees)
-    if ours.std is not None and base.std is not None and drawn:
+    over_seeds = welch(ours.values, base.values)
+    if over_seeds is not None and ours.std is not None and base.std is not None:
         spread = math.sqrt(ours.std**2 + base.std**2)
         verdict: Verdict = "beyond" if abs(difference) > spread else "within"
-        return Finding(row.label, difference, spread, welch(ours.values, base.values), verdict, supervised)
+        return Finding(row.label, difference, spread, over_seeds, verdict, supervised)
     if ours.interval is None or base.interval is None:
         return Finding(row.label, difference, None, None, "one run", supervised)
     spread = math.hypot(*((high - low) / 2 for low, high in (ours.interval, base.interval)))

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from carryover.configs import UserError
 from carryover.transfer.results.record import RECORD_NAME, ResultRecord
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from carryover.core.formats.said import Said
 
 log = logging.getLogger(__name__)
-
-_READ_AS: Final = ("backbone", "pixel_mean", "pixel_std", "input_size")
-"""What makes other features of the same weights."""
 
 
 def evaluate(config: EvaluationRecipe, checkpoint: "Path | Source", out: Path) -> ResultRecord:
@@ -95,14 +92,11 @@ def _refuse_other(
     said: "Said | None",
 ) -> None:
     """Raise UserError unless `path`, which an evaluation rests on, holds this import, described as `said`."""
-    import torch
-
-    from carryover.core.formats.canonical import load_canonical
+    from carryover.core.formats.canonical import backbone_digest, load_canonical
 
     known, about = load_canonical(path)
-    same = known.keys() == state.keys() and all(torch.equal(known[n], state[n]) for n in known)
     elsewhere = "choose another directory with --out, or remove that one"
-    if not same or any(getattr(about, key) != getattr(metadata, key) for key in _READ_AS):
+    if backbone_digest(known, about) != backbone_digest(state, metadata):
         raise UserError(
             f"{path.parent}: holds an evaluation of other weights than those of {checkpoint}, or of the same"
             f" read otherwise; {elsewhere}"
