@@ -89,12 +89,14 @@ def test_two_nodes_preempted_with_no_time_but_killwait_keep_their_state(
     preempt(bare_cluster, spare=1)
     wait_until(lambda: _attempts(runs["preempted"])[0].ended is not None, "the end of the first attempt")
     (first,) = _attempts(runs["preempted"])
-    # Without grace, a preemption is a requeue by the controller.
-    assert first.state == "interrupted" and first.cause in ("preemption", "requeue")
+    assert first.state == "interrupted"
     assert state.stat().st_mtime_ns > before, "nothing was saved"
     for run in runs.values():
         assert at_rest(bare_cluster, run).succeeded
-    assert causes(runs["preempted"], "pretrain") == [first.cause, ""]
+    cause, last = causes(runs["preempted"], "pretrain")
+    # Without grace, a preemption is a requeue by the controller. The signal is recorded before the controller
+    # is asked, and stays where the KILL comes before the answer.
+    assert cause in ("preemption", "requeue", "SIGTERM") and last == ""
     weights = {name: _weights(run) for name, run in runs.items()}
     for key, value in weights["uninterrupted"].items():
         assert np.array_equal(value, weights["preempted"][key]), key
