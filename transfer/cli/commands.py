@@ -1,4 +1,4 @@
-"""Implementation of the commands; `transfer.cli.main` only declares their arguments."""
+"""Implementation of the commands; `main` and the modules `*_arguments` only declare their arguments."""
 
 import logging
 from collections.abc import Iterable, Sequence

@@ -5,39 +5,17 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from carryover.core.once import forget
+from carryover.transfer.cli.checkpoint_arguments import convert, evaluate, inspect
 from carryover.transfer.cli.curve_command import curve
-from carryover.transfer.cli.options import (
-    Architecture,
-    AtOnce,
-    Cluster,
-    DryRun,
-    Encoder,
-    Epochs,
-    Executor,
-    Follow,
-    Heads,
-    InputSize,
-    Label,
-    Method,
-    Out,
-    Overrides,
-    Padding,
-    Pixels,
-    PretrainedOn,
-    Run,
-    Stem,
-    Stride,
-    network_of,
-)
+from carryover.transfer.cli.options import Out, Overrides
+from carryover.transfer.cli.run_arguments import cancel, logs, retry, run, status
+from carryover.transfer.cli.study_arguments import study_app
 from carryover.transfer.cli.verify_command import verify
-
-if TYPE_CHECKING:
-    from carryover.core.formats.said import Said
 
 app = typer.Typer(
     name="carryover",
@@ -49,7 +27,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Generate the procedural data set, or check a data set.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-study_app = typer.Typer(help="Experiments of the papers that need no training run.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
 
@@ -174,189 +151,8 @@ def pretrain(
         typer.echo(train(config, out or Path("runs") / f"{config.name}-seed{config.seed}"))
 
 
-@app.command()
-def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file of any supported project.")],
-    encoder: Encoder = None,
-    architecture: Architecture = None,
-    stem: Stem = None,
-    stride_in_1x1: Stride = None,
-    padding: Padding = None,
-    heads: Heads = None,
-    pixels: Pixels = None,
-    method: Method = None,
-    tensors: Annotated[bool, typer.Option("--tensors", "--verbose", "-v", help="List every tensor.")] = False,
-    reference_script: Annotated[
-        bool,
-        typer.Option(
-            "--reference-script",
-            help="Print a script for the authors' code that writes the file for `convert --against`.",
-        ),
-    ] = False,
-) -> None:
-    """Print the layout and backbone of a checkpoint, its coverage, and what is assumed."""
-    from carryover.core.backbones.light import short_lived
-
-    network = network_of(locals(), "method")
-    with short_lived():
-        from carryover.core.backbones.remembered import look_into
-
-        found = look_into(checkpoint, encoder, network)
-    if reference_script:
-        from carryover.core.backbones.reference_script import script_for
-
-        typer.echo(script_for(found))
-    else:
-        typer.echo(found.report(tensors))
-
-
-@app.command()
-def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file of any supported project.")],
-    to: Annotated[str, typer.Option(help="Target: detectron2, mmseg, torchvision, timm or canonical.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="File to write; the receipt is written beside it.")
-    ],
-    encoder: Encoder = None,
-    architecture: Architecture = None,
-    stem: Stem = None,
-    stride_in_1x1: Stride = None,
-    padding: Padding = None,
-    heads: Heads = None,
-    pixels: Pixels = None,
-    label: Label = None,
-    method: Method = None,
-    pretrained_on: PretrainedOn = None,
-    epochs: Epochs = None,
-    input_size: InputSize = None,
-    against: Annotated[
-        Path | None, typer.Option(help="The authors' features as .npz (`inspect --reference-script`).")
-    ] = None,
-) -> None:
-    """Convert a checkpoint, and verify that the target library loads all of it."""
-    from carryover.transfer.cli.commands import convert_checkpoint
-
-    network = network_of(locals())
-    said = _said(label, method, pretrained_on, epochs, input_size)
-    typer.echo(convert_checkpoint(checkpoint, to, out, encoder, said, network, against))
-
-
-@app.command()
-def evaluate(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or YAML file.")],
-    checkpoint: Annotated[
-        Path,
-        typer.Option("--checkpoint", "-c", help="Checkpoint file of carryover or any supported project."),
-    ],
-    overrides: Overrides = None,
-    out: Out = None,
-    encoder: Encoder = None,
-    architecture: Architecture = None,
-    stem: Stem = None,
-    stride_in_1x1: Stride = None,
-    padding: Padding = None,
-    heads: Heads = None,
-    pixels: Pixels = None,
-    label: Label = None,
-    method: Method = None,
-    pretrained_on: PretrainedOn = None,
-    epochs: Epochs = None,
-    input_size: InputSize = None,
-) -> None:
-    """Evaluate a checkpoint with one recipe; run again to resume."""
-    from carryover.slurm.processes import leaving
-    from carryover.transfer.cli.commands import evaluate_checkpoint
-
-    network = network_of(locals())
-    said = _said(label, method, pretrained_on, epochs, input_size)
-    with leaving():
-        evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder, said, network)
-
-
-def _said(
-    label: str | None, method: str | None, dataset: str | None, epochs: float | None, input_size: int | None
-) -> "Said":
-    from carryover.core.formats.said import Said
-
-    return Said(label, method, dataset, epochs, input_size)
-
-
-@app.command()
-def run(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline's name or YAML file.")],
-    overrides: Overrides = None,
-    executor: Executor = "inline",
-    cluster: Cluster = "default",
-    at_once: AtOnce = 2,
-    dry_run: DryRun = False,
-    follow: Follow = False,
-    out: Out = None,
-) -> None:
-    """Run a pipeline; finished stages are not repeated."""
-    from carryover.transfer.cli.run_commands import run_pipeline
-
-    run_dir = out or Path("runs") / Path(pipeline).stem
-    raise typer.Exit(
-        run_pipeline(
-            pipeline,
-            run_dir,
-            executor,
-            overrides or [],
-            cluster=cluster,
-            at_once=at_once,
-            dry_run=dry_run,
-            follow=follow,
-        )
-    )
-
-
-@app.command()
-def status(
-    run_dir: Run,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Wait until nothing is queued or running.")
-    ] = False,
-) -> None:
-    """Print the state of every stage; exit status 0: finished, queued or running, 1: failed, 3: unknown."""
-    from carryover.transfer.cli.run_commands import print_status
-
-    raise typer.Exit(print_status(run_dir, follow=follow))
-
-
-@app.command()
-def logs(
-    run_dir: Run,
-    stage: Annotated[str, typer.Argument(help="A stage's name, as `status` prints it.")],
-    attempt: Annotated[int | None, typer.Option(help="Number of the attempt; default: the last.")] = None,
-) -> None:
-    """Print the log and output of a stage."""
-    from carryover.transfer.cli.run_commands import print_logs
-
-    print_logs(run_dir, stage, attempt)
-
-
-@app.command()
-def cancel(
-    run_dir: Run,
-    stages: Annotated[list[str] | None, typer.Argument(help="Only these stages.")] = None,
-) -> None:
-    """Stop a run; running stages save their state first and can be resumed."""
-    from carryover.transfer.cli.run_commands import cancel_run
-
-    cancel_run(run_dir, stages or [])
-
-
-@app.command()
-def retry(
-    run_dir: Run,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="Only failed stages and those that they block.")
-    ] = False,
-) -> None:
-    """Run or submit unfinished stages again, with the settings of the last time."""
-    from carryover.transfer.cli.run_commands import retry_run
-
-    raise typer.Exit(retry_run(run_dir, failed))
+for _command in (inspect, convert, evaluate, run, status, logs, cancel, retry):
+    app.command()(_command)
 
 
 @app.command()
@@ -409,47 +205,6 @@ def compare(
 
 app.command()(verify)
 app.command()(curve)
-
-
-@study_app.command("eqco-mi")
-def study_eqco_mi(
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    steps: Annotated[int, typer.Option(help="Training steps of each critic.", min=1)] = 5000,
-    estimates: Annotated[int, typer.Option(help="Batches over which each bound is averaged.", min=1)] = 1000,
-    out: Out = None,
-) -> None:
-    """Estimate a known mutual information with InfoNCE and EqCo (EqCo's Table 5); writes csv and md."""
-    from carryover.transfer.studies.eqco_mi import eqco_mi
-
-    eqco_mi(seed, steps, estimates, out, _command_line())
-
-
-@study_app.command("gradients")
-def study_gradients(
-    images: Annotated[
-        Path | None, typer.Option(help="A folder of images; default: procedural shapes.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", "-c", help="Checkpoint of the backbone; default: random weights."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Batch size.", min=4)] = 128,
-    size: Annotated[int, typer.Option(help="Side length of the views in pixels.", min=16)] = 64,
-    width: Annotated[int, typer.Option(help="Width of the embeddings.", min=8)] = 2048,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Out = None,
-) -> None:
-    """Compare the gradients of all methods on one batch: a table and a heat map."""
-    from carryover.transfer.studies.gradients import Asked, gradients
-
-    gradients(Asked(images, checkpoint, batch_size, size, width, seed), out, _command_line())
-
-
-def _command_line() -> str:
-    """Return the command line, for the record."""
-    import shlex
-
-    return shlex.join(["carryover", *sys.argv[1:]])
 
 
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
