@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from carryover.transfer.report.collection import Numbered
-from carryover.transfer.report.statistics import interval_of_mean, mean, sample_std
+from carryover.transfer.report.statistics import (
+    ANY_VALUE,
+    Bounds,
+    interval_of_mean,
+    mean,
+    possible_values,
+    sample_std,
+    within,
+)
 
 _NORMAL = 1.959963984540054
 """The normal distribution's quantile of 97.5 %."""
@@ -46,6 +54,8 @@ class Cell:
         The different numbers that reruns of one trial gave; then there is no mean.
     missing
         Evaluation seeds that others in this column have and this cell lacks.
+    possible
+        The least and the largest value that the metric can have: where intervals end.
     rank
         1 for the best of its column, 2 for the second, else 0.
     """
@@ -55,6 +65,7 @@ class Cell:
     over: Literal["pretraining seeds", "evaluation seeds"]
     clashing: tuple[float, ...] = ()
     missing: tuple[int, ...] = ()
+    possible: Bounds = ANY_VALUE
     rank: int = 0
 
     @cached_property
@@ -79,10 +90,16 @@ class Cell:
     def interval(self) -> tuple[float, float] | None:
         """95 % interval: over test images where all runs gave one number, else seeds; None: not known."""
         if self.n > 1 and not self.agrees:
-            return interval_of_mean(self.values)
+            found = interval_of_mean(self.values)
+            return None if found is None else within(found, self.possible)
         known = [(s.low, s.high) for s in self.sources if s.value is not None]
         low, high = known[0] if self.n and known else (None, None)
         return None if low is None or high is None else (low, high)
+
+    @property
+    def cut_off(self) -> bool:
+        """Return whether the interval ends where the metric's values do."""
+        return self.interval is not None and bool({*self.interval} & {*self.possible})
 
     def brackets(self) -> str:
         """Return the interval as a reader sees it, ``[58.0, 64.5]``; "" where there is none."""
@@ -105,7 +122,7 @@ def joint_interval(cell: Cell) -> tuple[float, float] | None:
 
     Of one run its own over the test images. Runs of several seeds saw the same images, so that their mean has
     the images' variance whole and the seeds' over their number; with two or three seeds Student's interval of
-    the seeds alone would say next to nothing. Bounds stay within 0 and 100.
+    the seeds alone would say next to nothing. It ends where the metric's values do.
     """
     widths = [s.high - s.low for s in cell.sources if s.low is not None and s.high is not None]
     if cell.mean is None or (not widths and cell.n < 2):
@@ -115,7 +132,7 @@ def joint_interval(cell: Cell) -> tuple[float, float] | None:
     of_images = mean(widths) / (2 * _NORMAL) if widths else 0.0
     of_seeds = (cell.std or 0.0) / cell.n**0.5
     half = _NORMAL * (of_images**2 + of_seeds**2) ** 0.5
-    return max(0.0, cell.mean - half), min(100.0, cell.mean + half)
+    return within((cell.mean - half, cell.mean + half), cell.possible)
 
 
 def build_cell(runs: Sequence[Numbered], metric: str, missing: tuple[int, ...] = ()) -> Cell:
@@ -125,21 +142,23 @@ def build_cell(runs: Sequence[Numbered], metric: str, missing: tuple[int, ...] =
     that disagree leave the cell without a mean.
     """
     sources = tuple(_source(run, metric) for run in runs)
+    units = {m.unit for run in runs for m in run.record.metrics if m.label == metric}
+    possible = possible_values(units.pop()) if len(units) == 1 else ANY_VALUE
     trials: dict[tuple[int | None, int], set[float]] = defaultdict(set)
     for source in sources:
         if source.value is not None:
             trials[source.pretrain_seed, source.seed].add(source.value)
     if any(len(found) > 1 for found in trials.values()):
         every = sorted({v for found in trials.values() for v in found})
-        return Cell(sources, (), "evaluation seeds", clashing=tuple(every), missing=missing)
+        return Cell(sources, (), "evaluation seeds", tuple(every), missing, possible)
     pretrained: dict[int | None, list[float]] = defaultdict(list)
     for (pretrain_seed, _), found in sorted(trials.items(), key=lambda t: (str(t[0][0]), t[0][1])):
         pretrained[pretrain_seed] += found
     if len(pretrained) > 1:
         means = tuple(mean(values) for values in pretrained.values())
-        return Cell(sources, means, "pretraining seeds", missing=missing)
+        return Cell(sources, means, "pretraining seeds", (), missing, possible)
     values = tuple(v for found in pretrained.values() for v in found)
-    return Cell(sources, values, "evaluation seeds", missing=missing)
+    return Cell(sources, values, "evaluation seeds", (), missing, possible)
 
 
 def _source(run: Numbered, metric: str) -> Source:

@@ -15,7 +15,7 @@ from carryover.transfer.report.cells import Cell, build_cell
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, Pretraining, collect
 from carryover.transfer.report.naming import metric_name
 from carryover.transfer.report.paired import ResampledRuns, difference_of, mismatch
-from carryover.transfer.report.statistics import Interval, welch
+from carryover.transfer.report.statistics import Interval, possible_differences, welch
 from carryover.transfer.results.reading import Problem, read_records
 from carryover.transfer.results.record import ResultRecord
 from carryover.transfer.tasks.evaluate import is_canonical
@@ -207,6 +207,8 @@ def _lines(
             apart = second.mean - first.mean
             half = math.hypot(*((high - low) / 2 for low, high in (first.interval, second.interval)))
             interval = Interval(apart, apart - half, apart + half)
+        if interval is not None:
+            interval = interval.within(possible_differences(first.possible))
         lines.append(Line(caption, metric_name(metric), first, second, interval, note))
     return lines
 

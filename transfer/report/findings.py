@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from carryover.transfer.report.cells import Cell
 from carryover.transfer.report.naming import RANDOM
-from carryover.transfer.report.statistics import Interval, welch
+from carryover.transfer.report.statistics import Interval, possible_differences, welch
 from carryover.transfer.report.tables import Column, Group, Row, Table
 
 Verdict = Literal["beyond", "within", "one run"]
@@ -171,16 +171,17 @@ def _compare(row: Row, ours: Cell, base: Cell) -> Finding | None:
         return None
     difference = ours.mean - base.mean
     supervised = row.pretraining.baseline
+    possible = possible_differences(base.possible)
     over_seeds = welch(ours.values, base.values)
     if over_seeds is not None and ours.std is not None and base.std is not None:
         spread = math.sqrt(ours.std**2 + base.std**2)
         verdict: Verdict = "beyond" if abs(difference) > spread else "within"
-        return Finding(row.label, difference, spread, over_seeds, verdict, supervised)
+        return Finding(row.label, difference, spread, over_seeds.within(possible), verdict, supervised)
     if ours.interval is None or base.interval is None:
         return Finding(row.label, difference, None, None, "one run", supervised)
     spread = math.hypot(*((high - low) / 2 for low, high in (ours.interval, base.interval)))
     verdict = "beyond" if abs(difference) > spread else "within"
-    interval = Interval(difference, difference - spread, difference + spread)
+    interval = Interval(difference, difference - spread, difference + spread).within(possible)
     return Finding(row.label, difference, spread, interval, verdict, supervised, "images")
 
 
@@ -204,10 +205,16 @@ def differences(tables: Sequence[Table], most: int = 12) -> list[Differences]:
     for table in tables:
         start = 0
         for group in table.groups:
-            rows = [(r.label, r.cells[start].values) for r in table.rows if r.cells[start].n > 1]
+            rows = [(r.label, r.cells[start]) for r in table.rows if r.cells[start].n > 1]
             start += len(group.columns)
             if 2 <= len(rows) <= most:
-                intervals = tuple(tuple(None if a is b else welch(a[1], b[1]) for b in rows) for a in rows)
+                intervals = tuple(tuple(None if a is b else _apart(a[1], b[1]) for b in rows) for a in rows)
                 labels = tuple(label for label, _ in rows)
                 found.append(Differences(group.heading, group.columns[0].heading, labels, intervals))
     return found
+
+
+def _apart(one: Cell, other: Cell) -> Interval | None:
+    """Return Welch's interval of two rows' difference, within the differences that the metric can have."""
+    found = welch(one.values, other.values)
+    return None if found is None else found.within(possible_differences(other.possible))

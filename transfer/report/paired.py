@@ -10,7 +10,14 @@ from carryover.configs import UserError
 from carryover.configs.nearest import nearest
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
 from carryover.transfer.report.naming import PICTURES, metric_name
-from carryover.transfer.report.statistics import LEVEL, holm, mean
+from carryover.transfer.report.statistics import (
+    LEVEL,
+    holm,
+    mean,
+    possible_differences,
+    possible_values,
+    within,
+)
 from carryover.transfer.results.intervals import deviation_and_bias, halved
 from carryover.transfer.results.outcomes.base import Outcomes
 from carryover.transfer.results.reading import StoredRecord
@@ -178,4 +185,6 @@ def difference_of(ours: ResampledRuns, base: ResampledRuns, metric: Metric) -> D
     # The bias of either side (see results.intervals) is taken off their difference as well.
     middle = difference - bias
     p = float(2 * norm.sf(abs(middle) / spread)) if spread > 0 else float(difference == 0)
-    return Difference(difference, middle - half, middle + half, p, (len(values[0]), len(values[1])))
+    possible = possible_differences(possible_values(metric.unit))
+    low, high = within((middle - half, middle + half), possible)
+    return Difference(difference, low, high, p, (len(values[0]), len(values[1])))

@@ -5,8 +5,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 LEVEL = 0.95
+
+Bounds = tuple[float, float]
+
+ANY_VALUE: Final[Bounds] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,10 @@ class Interval:
         """Return whether the interval lies on one side of zero."""
         return self.low > 0 or self.high < 0
 
+    def within(self, possible: Bounds) -> "Interval":
+        """Return it without the part outside the possible differences; see `within`."""
+        return Interval(self.difference, *within((self.low, self.high), possible))
+
 
 def mean(values: Sequence[float]) -> float:
     """Return the arithmetic mean of at least one value."""
@@ -35,6 +44,27 @@ def sample_std(values: Sequence[float]) -> float | None:
     # The module `statistics` reckons in fractions: a tenth of a report of ten thousand records.
     center = mean(values)
     return math.sqrt(math.fsum((x - center) ** 2 for x in values) / (len(values) - 1))
+
+
+def possible_values(unit: str) -> Bounds:
+    """Return the least and the largest value that a metric of this unit can have: 0 and 100 of percent."""
+    return (0.0, 100.0) if unit == "%" else ANY_VALUE
+
+
+def possible_differences(possible: Bounds) -> Bounds:
+    """Return the bounds of the difference of two values within `possible`."""
+    return possible[0] - possible[1], possible[1] - possible[0]
+
+
+def within(bounds: Bounds, possible: Bounds) -> Bounds:
+    """Return an interval without the part outside the possible values.
+
+    The true value is a possible one, so the coverage stays the same: the truncated classical interval of a
+    bounded parameter (Mandelkern 2002, Statistical Science 17, 149-172). It holds the estimate, which is a
+    possible value too.
+    """
+    low, high = possible
+    return min(max(bounds[0], low), high), max(min(bounds[1], high), low)
 
 
 def interval_of_mean(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:

@@ -68,11 +68,13 @@ class Table:
 
     def _intervals(self) -> str:
         cells = [c for r in self.rows for c in r.cells if c.interval is not None]
+        cut = any(c.n > 1 and not c.agrees and c.cut_off for c in cells)
         of = []
         if any(c.n == 1 for c in cells):
             of.append("of a single run over the test images")
         if any(c.n > 1 and not c.agrees for c in cells):
-            of.append("of several over their seeds (Student)")
+            ended = ", cut off at the ends of the metric's values" if cut else ""
+            of.append(f"of several over their seeds (Student{ended})")
         if any(c.n > 1 and c.agrees for c in cells):
             of.append("of several that gave one number over the test images")
         return f" Brackets: 95 % intervals, {', '.join(of)}." if of else ""

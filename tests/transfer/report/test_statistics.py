@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from carryover.transfer.report.statistics import interval_of_mean, mean, sample_std, welch
+from carryover.transfer.report.findings import differences, summarize
+from carryover.transfer.report.statistics import (
+    interval_of_mean,
+    mean,
+    possible_differences,
+    possible_values,
+    sample_std,
+    welch,
+    within,
+)
+from tests.transfer.records import record
+from tests.transfer.report.gathered import tables_of
 
 
 def test_welchs_interval_is_that_of_his_formula() -> None:
@@ -52,3 +63,43 @@ def test_spreads_and_intervals_are_those_of_the_libraries() -> None:
         )
         low, high = stats.t.interval(0.95, len(one) - 1, np.mean(one), stats.sem(one))
         assert interval_of_mean(one) == pytest.approx((low, high), rel=1e-9)
+
+
+def test_an_interval_of_a_bounded_value_ends_where_its_values_do_and_covers_it_as_often() -> None:
+    assert within((-3.0, 104.0), possible_values("%")) == (0.0, 100.0)
+    assert within((40.0, 60.0), possible_values("%")) == (40.0, 60.0)
+    assert within((-3.0, 104.0), possible_values("nats")) == (-3.0, 104.0)
+    assert possible_differences(possible_values("%")) == (-100.0, 100.0)
+    rng = np.random.default_rng(0)
+    truth, held, cut = 96.0, [0, 0], 0
+    for _ in range(400):
+        whole = interval_of_mean(rng.beta(96, 4, 2) * 100)
+        assert whole is not None
+        ended = within(whole, possible_values("%"))
+        cut += ended != whole
+        for i, (low, high) in enumerate((whole, ended)):
+            held[i] += low <= truth <= high
+    assert cut > 100 and held[0] == held[1] >= 0.9 * 400
+
+
+def test_intervals_of_two_seeds_stay_within_the_metrics_values_and_the_tables_say_so() -> None:
+    methods = {"random": (1.0, 9.0), "simo": (90.0, 99.0)}
+    records = [
+        record(v, seed=s, method=m, pretrain_recipe=m)
+        for m, values in methods.items()
+        for s, v in enumerate(values)
+    ]
+    (table,) = tables_of(*records)
+    random, simo = (row.cells[0] for row in table.rows)
+    low, high = interval_of_mean(simo.values) or (0.0, 0.0)
+    assert high > 100 and simo.interval == (low, 100.0) and simo.brackets().endswith(", 100.0]")
+    assert random.interval is not None and random.interval[0] == 0.0
+    assert "(Student, cut off at the ends of the metric's values)" in table.spreads()
+    (summary,) = summarize([table])
+    found = summary.findings[0].interval
+    assert found is not None and found.high == 100.0 and found.low < found.difference
+    assert differences([table])[0].intervals[1][0] == found
+    in_nats = [
+        r.model_copy(update={"metrics": (r.metrics[0].model_copy(update={"unit": "nats"}),)}) for r in records
+    ]
+    assert (tables_of(*in_nats)[0].rows[1].cells[0].interval or (0, 0))[1] == pytest.approx(high)
