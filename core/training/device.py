@@ -5,8 +5,10 @@ a package registers) is reached through its module, `torch.get_device_module`, a
 not have (statistics of memory, say) is left out.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from carryover.configs import UserError
 from carryover.configs.nearest import nearest
+from carryover.core.processor import bf16_instructions
+
+log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 AUTO = "auto"
@@ -92,8 +97,19 @@ def pins_memory(device: torch.device) -> bool:
 
 
 def bf16_autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    """Return the context in which networks run in bfloat16 on the device."""
+    """Return the context in which networks run in bfloat16 on the device; warn once where it is emulated."""
+    if enabled and device.type == "cpu" and not torch.compiler.is_compiling():
+        _warn_of_emulation()
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+@cache
+def _warn_of_emulation() -> None:
+    if bf16_instructions() == "":
+        log.warning(
+            "precision bf16: this CPU has no instructions for it, so it is emulated, several times slower"
+            " than float32; precision=fp32 (solver.precision for detectors and segmenters) avoids that"
+        )
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carryover.configs.formats import DISTRIBUTION, release
+from carryover.core.processor import processor_name
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ def hardware(device: "torch.device | None" = None, processes: int = 1) -> str:
     if device.type != "cpu":
         return f"{processes}x {name_of(device)}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores"
+    return f"{processor_name()}, {cores} cores"
 
 
 def host() -> str:
@@ -90,12 +91,3 @@ def _git(root: Path, *arguments: str) -> str:
         ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
     )
     return done.stdout.strip()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from carryover.configs.formats import DISTRIBUTION, release
+from carryover.core.processor import bf16_instructions
 from carryover.transfer.cli.finding import Finding, State, version
 
 
@@ -77,12 +78,11 @@ def _gpu() -> Finding:
 
 
 def _bf16() -> Finding:
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-    if "amx_bf16" in flags:
-        return Finding("bf16 on the CPU", "ok", "AMX: convolutions train 3 to 4 times faster than in fp32")
-    if "avx512_bf16" in flags:
-        return Finding("bf16 on the CPU", "ok", "AVX-512 bf16")
+    found = bf16_instructions()
+    if found == "AMX":
+        found += ": convolutions train 3 to 4 times faster than in fp32"
+    if found:
+        return Finding("bf16 on the CPU", "ok", found)
     return Finding("bf16 on the CPU", "missing", "emulated, slow", remedy="use precision=fp32 on this CPU")
 
 

@@ -77,9 +77,9 @@ def demo(
     overrides: Overrides = None,
 ) -> None:
     """Run a small pipeline on a CPU: pretrain, convert, detect, fine-tune, report."""
-    from carryover.transfer.cli.run_commands import run_pipeline
+    from carryover.transfer.cli.run_commands import run_demo
 
-    raise typer.Exit(run_pipeline("demo", out, "inline", overrides or []))
+    raise typer.Exit(run_demo(out, overrides or []))
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 import carryover.transfer.pipeline.calls  # noqa: F401 (makes the calls of a run directory known)
 from carryover.configs import UserError, load
+from carryover.core.processor import bf16_instructions
 
 if TYPE_CHECKING:
     from carryover.slurm.executor import Event, Executor, GraphResult
@@ -44,6 +45,17 @@ _STYLES = {
     "cancelled": "yellow",
     "unknown": "bold yellow",
 }
+
+
+def run_demo(run_dir: Path, overrides: Sequence[str]) -> int:
+    """Run the demo's pipeline, in float32 where the processor emulates bfloat16; return the exit status."""
+    if not bf16_instructions() and not any(o.startswith("precision=") for o in overrides):
+        overrides = ["precision=fp32", *overrides]
+        note = (
+            "precision=fp32: this CPU has no bf16 instructions that are known; with them the demo is faster"
+        )
+        out_console.print(note, soft_wrap=True)
+    return run_pipeline("demo", run_dir, "inline", overrides)
 
 
 def run_pipeline(

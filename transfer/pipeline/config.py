@@ -150,6 +150,8 @@ class PipelineConfig(Recipe):
     only
         Labels (or recipes) of pretrainings, checkpoints and evaluations: of the kinds that are named, no
         others take part.
+    precision
+        The arithmetic of every network, in place of the recipes' own; an entry's overrides come after it.
     resources
         What each kind of stage asks of a cluster, over the cluster's own defaults (slurm.resources).
     convert
@@ -168,6 +170,7 @@ class PipelineConfig(Recipe):
     checkpoints: tuple[CheckpointEntry, ...] = ()
     evaluate_every: PositiveInt | None = None
     only: tuple[str, ...] = ()
+    precision: Literal["bf16", "fp32"] | None = None
     convert: tuple[Literal["torchvision", "detectron2", "mmseg", "timm", "canonical"], ...] = ("torchvision",)
     evaluate: tuple[EvaluationEntry, ...] = ()
     resources: Annotated[dict[StageKind, StageResources], Incidental] = Field(default_factory=dict)

@@ -139,14 +139,24 @@ def _raise_all(problems: Sequence[UserError]) -> None:
 
 
 def resolved(config: PipelineConfig, kind: str, entry: PretrainEntry | EvaluationEntry, seed: int) -> Any:
-    """Load an entry's recipe, with the root that the pipeline has for its data set before its overrides.
+    """Load an entry's recipe; the root and the precision that the pipeline has for it precede its overrides.
 
     `kind` is "pretrain" or "transfer". Raises UserError for a recipe that does not resolve.
     """
     overrides = [*entry.overrides, f"seed={seed}"]
     recipe = load(kind, entry.recipe, overrides)
-    root = config.root_of(getattr(recipe, "data", None))
-    return recipe if root is None else load(kind, entry.recipe, [f"data.root={root}", *overrides])
+    common = []
+    if (root := config.root_of(getattr(recipe, "data", None))) is not None:
+        common.append(f"data.root={root}")
+    if config.precision is not None and (key := _precision_key(recipe)) is not None:
+        common.append(f"{key}={config.precision}")
+    return load(kind, entry.recipe, [*common, *overrides]) if common else recipe
+
+
+def _precision_key(recipe: Any) -> str | None:
+    if hasattr(recipe, "precision"):
+        return "precision"
+    return "solver.precision" if hasattr(getattr(recipe, "solver", None), "precision") else None
 
 
 def _add_pretraining(laid: _Plan, entry: PretrainEntry, seed: int, recipe: Any) -> str:

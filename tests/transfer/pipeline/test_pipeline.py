@@ -53,6 +53,25 @@ def test_the_demo_has_what_the_readme_promises(tmp_path: Path) -> None:
             assert f"{method}_demo-seed0/demo_{recipe}-seed0" in evaluations
 
 
+def test_one_precision_for_all_recipes_except_where_an_entry_has_its_own(tmp_path: Path) -> None:
+    own = SMALL.replace("label: scratch, overrides: [", 'label: scratch, overrides: ["precision=bf16", ')
+    own += '  - {recipe: demo_faster_fpn, overrides: ["data.root=${roots.images}"]}\n'
+    graph = plan(pipeline(tmp_path, own, "precision=fp32"), tmp_path / "run")
+    found = {
+        name: graph[name].params["recipe"].get("precision")
+        or graph[name].params["recipe"]["solver"]["precision"]
+        for name in (
+            "pretrain/unigrad_demo-seed1",
+            "pretrain/scratch-seed0",
+            "evaluate/scratch-seed0/demo_finetune_1percent-seed0",
+            "evaluate/scratch-seed0/demo_faster_fpn-seed0",
+        )
+    }
+    assert list(found.values()) == ["fp32", "bf16", "fp32", "fp32"]
+    plain = plan(pipeline(tmp_path, own), tmp_path / "run")
+    assert plain["pretrain/unigrad_demo-seed1"].params["recipe"]["precision"] == "bf16"
+
+
 def test_a_recipe_that_does_not_resolve_stops_the_plan(tmp_path: Path) -> None:
     wrong = SMALL.replace("data.root=${roots.images}", "data.rot=${roots.images}")
     with pytest.raises(UserError, match=r"data\.rot.*'root'"):
