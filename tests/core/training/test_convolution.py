@@ -11,6 +11,7 @@ from torch.nn.functional import conv2d
 import carryover.core.training.convolution
 from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.backbone import BackboneConfig
+from carryover.core.processor import bf16_instructions
 from carryover.core.training.convolution import Conv2d, product_conv2d, use_products
 
 
@@ -85,9 +86,12 @@ def test_every_size_of_map_is_float64s_but_for_rounding(threads: int) -> None:
             ours = nn.Sequential(copy.deepcopy(layer))
             use_products(ours)
             images = torch.randn(4, 256, side, side)
+            torchs = {} if bf16_instructions() else _results(copy.deepcopy(layer), images, bf16=True)
             expected = _results(layer.double(), images.double(), bf16=False)
             found = _results(ours, images, bf16=True)
             for name, value in expected.items():
+                if name in torchs and torch.equal(found[name], torchs[name]):
+                    continue  # torch's own kernel, which rounds its sums too where bf16 is emulated
                 error = float((found[name].double() - value).norm() / value.norm())
                 # Operands and result are rounded to 8 bits of precision: each by up to 2 ** -9.
                 assert error < 0.005, (side, kernel, stride, name)
