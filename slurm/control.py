@@ -18,6 +18,7 @@ from carryover.slurm.executor import (
     withdraw,
 )
 from carryover.slurm.flights import Flights
+from carryover.slurm.former import former_stages
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import Ledger
 from carryover.slurm.processes import known_to_live, lives
@@ -72,6 +73,8 @@ def _require_registered(graph: Graph) -> None:
 def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:
     """Stop a run's jobs and processes, or those of some stages; return the names of the stages stopped.
 
+    Jobs of stages that the pipeline no longer names are the run's as well.
+
     A running stage is given the time to save its state, and resumes when it is run again. Nothing is
     cancelled but jobs of this cluster that have an id that was given to the run, and its token.
 
@@ -85,8 +88,9 @@ def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:
     """
     ledger = Ledger.open(run_dir)
     graph = ledger.read_pipeline()
+    former = former_stages(ledger, graph.names)
     for name in stages or ():
-        if name not in graph:
+        if name not in graph and name not in former:
             raise RequestError(
                 f"{ledger.run_dir.name} has no stage {name!r}; it has: {', '.join(graph.names)}"
             )
@@ -96,9 +100,9 @@ def cancel(run_dir: Path, stages: Collection[str] | None = None) -> list[str]:
     if held is not None:
         _stop_holder(ledger, held, stages)
     with submission(ledger, "cancel"):
-        stopped = _cancel_jobs(ledger, graph, stages)
+        stopped = _cancel_jobs(ledger, graph, stages or (*graph.names, *former), not stages)
     ended = {s.name for s in status(run_dir).stages if s.state == "interrupted"} & before
-    return [name for name in graph.names if name in stopped or name in ended]
+    return [name for name in (*graph.names, *former) if name in stopped or name in ended]
 
 
 def _require_an_answer(ledger: Ledger, graph: Graph) -> None:
@@ -124,17 +128,18 @@ def _stop_holder(ledger: Ledger, held: Submission, stages: Collection[str] | Non
     _wait(lambda: not lives(held.pid, held.process_start), f"process {held.pid}")
 
 
-def _cancel_jobs(ledger: Ledger, graph: Graph, stages: Collection[str] | None) -> set[str]:
+def _cancel_jobs(ledger: Ledger, graph: Graph, stages: Collection[str], orphans: bool) -> set[str]:
+    """Cancel the jobs of some stages, with `orphans` those too that no submission noted down."""
     flights = Flights(ledger)
     assert flights.queue is not None
     jobs: dict[str, list[str]] = {}
-    for name in stages or graph.names:
+    for name in stages:
         record, _ = ledger.readable(name)
         live = flights.live(record) if record is not None else ()
         if live:
             jobs[name] = [job.job_id for job in live]
     wanted = {job for ids in jobs.values() for job in ids}
-    if stages is None:
+    if orphans:
         wanted.update(flights.orphans(graph))
     withdraw(ledger, wanted)
     for name in jobs:

@@ -265,6 +265,10 @@ class Ledger:
         except RequestError as error:
             raise DamagedFileError(f"{self.pipeline_file}: damaged: {error}") from None
 
+    def names(self) -> frozenset[str]:
+        """Return the names of the stages of `read_pipeline`, which alone are read; raises what that does."""
+        return frozenset(plain["name"] for plain in self._pipeline()["stages"])
+
     def read(self, stage: str) -> StageRecord | None:
         """Return a stage's record, or None before its first run or submission.
 

@@ -172,7 +172,8 @@ def inspect(path: PathLike, *, encoder: str | None = None, stated: "Stated | Non
 def read_results(*runs: PathLike) -> "pd.DataFrame":
     """Read the result records below run directories (or files) as one tidy frame, a row per metric.
 
-    Records that cannot be read are named in warnings, and left out.
+    Records that cannot be read are named in warnings, and left out. Those of stages that a run's pipeline no
+    longer names are left out as well.
     """
     from carryover.transfer.results.reading import read_records, to_frame
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from carryover.slurm import Graph, Ledger, Stage
+from carryover.slurm.ledger import StageRecord
 from carryover.transfer.results.reading import read_records, to_frame
 from carryover.transfer.results.record import Metric, load_record, write_record
 from tests.transfer.records import record
@@ -67,6 +69,34 @@ def test_outputs_of_an_earlier_recipe_kept_aside_are_not_read(tmp_path: Path) ->
     write_record(record(), tmp_path / "stages" / "evaluate" / "out.12345678")
     found, _ = read_records([tmp_path])
     assert [s.path.parent.name for s in found] == ["out"]
+
+
+def test_results_of_stages_that_the_pipeline_no_longer_names_are_read_only_where_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Graph([Stage("evaluate/kept", "tests.slurm.work:write")])
+    for run in (tmp_path / "runs/a", tmp_path / "runs/b"):
+        Ledger(run).write_pipeline(graph, {"evaluate/kept": "0"})
+        for stage in ("evaluate/kept", "evaluate/gone", "gone"):
+            Ledger(run).write(StageRecord(name=stage, hash="0", state="finished"))
+            write_record(record(), run / "stages" / stage / "out")
+        write_record(record(), run / "beside")
+
+    def read(*runs: str) -> list[str]:
+        found, problems = read_records([tmp_path / "runs" / run for run in runs])
+        assert not problems
+        return [str(stored.path.parent.relative_to(tmp_path / "runs")) for stored in found]
+
+    assert read("a") == ["a/beside", "a/stages/evaluate/kept/out"]
+    assert read("") == [*read("a"), *read("b")] and len(read("")) == 4
+    assert read("a", "a/stages/gone") == [*read("a"), "a/stages/gone/out"]
+    assert read("a/stages/evaluate/gone/out/result.json") == ["a/stages/evaluate/gone/out"]
+    monkeypatch.chdir(tmp_path / "runs/a")
+    assert len(read_records([Path()])[0]) == 2
+    # Where it cannot be told which they are, that is a problem, and every result is read.
+    (tmp_path / "runs/a/pipeline.json").write_text("{", encoding="utf-8")
+    found, problems = read_records([tmp_path / "runs/a"])
+    assert [problem.path for problem in problems] == [tmp_path / "runs/a/pipeline.json"] and len(found) == 4
 
 
 def test_the_frame_has_one_row_a_metric(tmp_path: Path) -> None:

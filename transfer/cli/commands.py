@@ -229,6 +229,7 @@ def print_report(
 
     With `every` (seconds) it is written again and again until nothing of the runs is under way, or Ctrl-C.
     """
+    from carryover.transfer.cli.run_commands import print_former_stages
     from carryover.transfer.report import watch, write_report
 
     wanted = [f.strip() for f in formats.split(",") if f.strip()]
@@ -237,6 +238,7 @@ def print_report(
     if every is not None:
         watch(runs, directory, title, wanted, every, _print_progress)
     for run in runs:
+        print_former_stages(run)
         _refresh_costs(run)
     report = write_report(runs, directory, title, wanted, reference=reference)
     for partial in report.partial:

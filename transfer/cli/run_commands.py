@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ err_console = Console(stderr=True)
 
 # Each look is a call to squeue, which asks not to be run in tight loops.
 _LOOK_SECONDS = 20.0
+_GONE = "no longer in the pipeline"
+_MOST_FORMER = 10
 UNKNOWN = 3
 """Exit status of `status` if SLURM gave no reliable answer."""
 
@@ -81,13 +83,16 @@ def run_pipeline(
     config: PipelineConfig = load("pipelines", name, overrides)
     graph = plan(config, run_dir)
     place: ClusterConfig = load("clusters", cluster)
+    absent = f"not in the pipeline with only=[{', '.join(config.only)}]" if config.only else _GONE
     if dry_run:
         planned = _print_plan(graph, run_dir, place, executor)
+        print_former_stages(run_dir, graph.names, absent)
         for line in explain_missing(planned.missing, config.roots):
             out_console.print(Text(line, style="yellow"), soft_wrap=True)
         if not _print_opened(planned.plan):
             return 2
         return 0
+    print_former_stages(run_dir, graph.names, absent)
     origin = describe(Path(__file__).parent) | {"pipeline": name, "overrides": without_secrets(overrides)}
     try:
         result = run_graph(
@@ -101,6 +106,32 @@ def run_pipeline(
         watch(run_dir, _print_event)
         return print_status(run_dir)
     return _conclude(result)
+
+
+def print_former_stages(run_dir: Path, names: Collection[str] | None = None, absent: str = _GONE) -> None:
+    """Print the stages of a run that are not among `names`, or that its own pipeline.json does not name."""
+    from carryover.configs.counted import counted
+    from carryover.slurm.flights import Flights
+    from carryover.slurm.former import former_stages
+    from carryover.slurm.ledger import Ledger
+
+    ledger = Ledger(run_dir)
+    former = former_stages(ledger, names)
+    if not former:
+        return
+    are, stay = ("is", "it stays") if len(former) == 1 else ("are", "they stay")
+    listed = ", ".join(_shortened(former, _MOST_FORMER))
+    line = (
+        f"{counted(len(former), 'stage')} in {run_dir} {are} {absent};"
+        f" {stay} on disk and {are} left out of the report: {listed}"
+    )
+    err_console.print(Text(line, style="yellow"), soft_wrap=True)
+    open_ones = [r for name in former if (r := ledger.readable(name)[0]) and r.state != "finished"]
+    flights = Flights(ledger) if open_ones else None
+    for record in open_ones:
+        if flights is not None and (where := flights.sight(record).where):
+            line = f"{record.name} is still at work: {where}; `carryover cancel {run_dir}` stops it as well"
+            err_console.print(Text(line, style="yellow"), soft_wrap=True)
 
 
 def _print_opened(plan: Sequence["Decision"]) -> bool:

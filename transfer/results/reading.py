@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carryover.configs import UserError
+from carryover.slurm.former import former_stages
+from carryover.slurm.ledger import Ledger
 from carryover.transfer.results.record import COSTS_NAME, RECORD_NAME, ResultRecord, load_costs, load_record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_PIPELINE, _STAGES = "pipeline.json", "stages"
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,15 @@ def require_runs(runs: Iterable[Path]) -> None:
 def read_records(runs: Iterable[Path]) -> tuple[list[StoredRecord], list[Problem]]:
     """Read every result record below the given run directories (or files), in path order.
 
-    Costs that were recorded later are merged into the records. A half-written,
+    Records of stages that the pipeline of a run no longer names are left out; a stage's own directory, or its
+    record, may be given instead. Costs that were recorded later are merged into the records. A half-written,
     newer or hand-edited file is returned as a Problem and does not stop the others.
     """
     found: list[StoredRecord] = []
     problems: list[Problem] = []
     # Ten thousand records are of a few checkpoints.
     resolve = cache(Path.resolve)
-    for path in sorted({p for run in runs for p in _record_files(run)}):
+    for path in sorted({p for run in runs for p in _record_files(run, problems)}):
         try:
             record = load_record(path, resolve)
         except (UserError, OSError, UnicodeDecodeError) as error:
@@ -101,13 +107,28 @@ def to_frame(records: Iterable[StoredRecord]) -> "pd.DataFrame":
     return frame.astype(dict.fromkeys(whole, "Int64"))
 
 
-def _record_files(run: Path) -> list[Path]:
-    """Find the records below a run, but not in outputs kept aside as ``out.HASH``."""
+def _record_files(run: Path, problems: list[Problem]) -> list[Path]:
+    """Find the records below a run, but not in outputs kept aside as ``out.HASH``, nor of former stages."""
     if run.is_file():
         return [run]
     found = []
+    left_out: set[Path] = set()
     for folder, folders, files in os.walk(run):
+        if _PIPELINE in files and _STAGES in folders:
+            left_out |= _former_outputs(Path(folder), problems)
         folders[:] = [name for name in folders if not name.startswith("out.")]
-        if RECORD_NAME in files:
+        if left_out and Path(folder) in left_out:
+            folders.clear()
+        elif RECORD_NAME in files:
             found.append(Path(folder, RECORD_NAME))
     return found
+
+
+def _former_outputs(run: Path, problems: list[Problem]) -> set[Path]:
+    """Return the output directories of the stages that the pipeline of a run no longer names."""
+    ledger = Ledger(run)
+    try:
+        return {run / ledger.out(name).relative_to(ledger.run_dir) for name in former_stages(ledger)}
+    except UserError as error:
+        problems.append(Problem(run / _PIPELINE, str(error).removeprefix(f"{ledger.pipeline_file}: ")))
+        return set()
