@@ -6,7 +6,7 @@ Pretrains every recipe of `carryover demo` once for each seed (none that the dem
 1 % and 10 % of the labels and by k-NN as the demo does, and compares each method's mean with that of random
 initialization: the difference, and how many times the larger of the two standard deviations it is. "avx2"
 lowers PyTorch's and oneDNN's instruction set (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA), which takes AMX and
-bf16 instructions away. Runs that are there in DIR already are gone on with. Writes a dated table.
+bf16 instructions away: there, and on a CPU without them, the demo runs in fp32. Runs that are there in DIR already are gone on with. Writes a dated table.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import RESULTS, write_table
+from carryover.core.processor import bf16_instructions
 from carryover.core.training.provenance import hardware
 from carryover.transfer.results.reading import read_records
 
@@ -48,7 +49,8 @@ def run(work: Path, seeds: Sequence[int], threads: int, isa: str) -> Path:
     file, out = work / "margins.yaml", work / f"{threads}-{isa}"
     file.write_text(_PIPELINE.format(pretrain=pretrain, evaluate=evaluate))
     program = "import sys; from carryover.transfer.cli.main import main; sys.exit(main())"
-    arguments = ("run", str(file), "--executor", "inline", "--out", str(out))
+    arithmetic = [] if bf16_instructions() and isa == "default" else ["precision=fp32"]
+    arguments = ("run", str(file), *arithmetic, "--executor", "inline", "--out", str(out))
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         env=os.environ | ISA[isa] | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},

@@ -27,8 +27,6 @@ _READ: dict[tuple[int, ...], str] = {}
 """SHA-256 (hex) by device, inode, size and times: stages of a pipeline in one process read the same files."""
 _SETTLED_NS = 2_000_000_000
 
-Digests = dict[Path, str]
-"""SHA-256 (hex) of files, for a planning that looks at one data set many times."""
 Named = tuple[str, Path]
 """A file, and the name by which the data set knows it: no part of where the data set lies."""
 
@@ -54,19 +52,17 @@ class Contents:
     def __add__(self, other: "Contents") -> "Contents":
         return Contents(self.texts + other.texts, self.images + other.images)
 
-    def digest(self, known: Digests | None = None) -> str:
+    def digest(self) -> str:
         """Return the SHA-256 (hex) of names and contents; of images their sizes where they are many.
 
-        `known` holds what was read of files a moment ago, and is added to. A file that is missing counts as
-        missing: the reader reports what is wrong with the data set.
+        A file that is missing counts as missing: the reader reports what is wrong with the data set.
         """
         sizes = dict(zip(self.images, in_parallel(_size, (path for _, path in self.images)), strict=True))
         whole = sum(sizes.values()) <= _READ_WHOLE_BYTES
         read = [*self.texts, *(i for i in self.images if whole or i[1].suffix.lower() in _UNCOMPRESSED)]
-        known = {} if known is None else known
-        new = list(dict.fromkeys(path for _, path in read if path not in known))
-        known.update(zip(new, in_parallel(_sha256, new), strict=True))
-        contents = {(name, path): known[path] for name, path in read}
+        paths = list(dict.fromkeys(path for _, path in read))
+        found = dict(zip(paths, in_parallel(_sha256, paths), strict=True))
+        contents = {(name, path): found[path] for name, path in read}
         files = (*self.texts, *self.images)
         rows = [(name, contents.get((name, path)) or sizes[name, path]) for name, path in files]
         return hashlib.sha256(json.dumps(sorted(set(rows), key=repr)).encode()).hexdigest()
@@ -81,7 +77,7 @@ class ReadData(Protocol):
     def contents(self) -> Contents: ...
 
 
-def recipe_digest(recipe: Any, known: Digests | None = None) -> str | None:
+def recipe_digest(recipe: Any) -> str | None:
     """Return the digest of what a recipe reads: its data, and the list of labels if it has one.
 
     None where the data set is not there (its reader will say so).
@@ -91,7 +87,7 @@ def recipe_digest(recipe: Any, known: Digests | None = None) -> str | None:
         return None
     listed = getattr(getattr(recipe, "labels", None), "contents", Contents)
     contents = data.contents() + listed()
-    return contents.digest(known) if contents else None
+    return contents.digest() if contents else None
 
 
 def listed(root: Path, list_file: Path) -> Contents:

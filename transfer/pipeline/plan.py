@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from carryover.configs import UserError, load
 from carryover.core.backbones.pixels import WillBeTrainedOn
-from carryover.core.data.digest import Digests, recipe_digest
+from carryover.core.data.digest import recipe_digest
 from carryover.core.formats.checkpoint_files import parts_of
 from carryover.slurm.graph import Graph
 from carryover.slurm.resources import Resources
@@ -50,7 +50,6 @@ class _Digests:
 
     def __init__(self) -> None:
         self._found: dict[str, str | None] = {}
-        self._files: Digests = {}
 
     def of(self, recipe: Any) -> dict[str, str | None]:
         """Return the digest of a recipe's data as a stage's `known`; of data yet to be made, nothing."""
@@ -60,7 +59,7 @@ class _Digests:
         labels = getattr(recipe, "labels", None)
         key = repr((type(recipe.data), recipe.data, labels))
         if key not in self._found:
-            self._found[key] = recipe_digest(recipe, self._files)
+            self._found[key] = recipe_digest(recipe)
         return {"data": self._found[key]}
 
 

@@ -97,6 +97,7 @@ class Probe:
         """Share the heads among the ranks."""
         ranks = self._frozen.ranks
         if ranks.world > 1:
+            # Unlike `data_parallel`, it broadcasts running statistics: every rank tests the norms of heads.
             self._wrapped = DistributedDataParallel(self.heads, device_ids=device_ids(ranks.device))
 
     def batches(self, step: int) -> Generator[Batch, None, None]:
