@@ -6,7 +6,8 @@ Pretrains every recipe of `carryover demo` once for each seed (none that the dem
 1 % and 10 % of the labels and by k-NN as the demo does, and compares each method's mean with that of random
 initialization: the difference, and how many times the larger of the two standard deviations it is. "avx2"
 lowers PyTorch's and oneDNN's instruction set (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA), which takes AMX and
-bf16 instructions away: there, and on a CPU without them, the demo runs in fp32. Runs that are there in DIR already are gone on with. Writes a dated table.
+bf16 instructions away: there, and on a CPU without them, the demo runs in fp32. Runs that are there in DIR
+already are gone on with. Writes a dated table.
 """
 
 import argparse
