@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from carryover.configs import Identity, UserError, recipe_hash
+from carryover.core.data.called import called
 from carryover.core.data.digest import recipe_digest
 from carryover.core.data.pictures import READING
 from carryover.core.data.prepared import Batch, Dataset, Loader, build_dataset
@@ -251,7 +252,7 @@ def _laid_out(batches: Iterable[Batch], config: PretrainConfig) -> Iterator[Batc
 
 def _first_pass(loader: Loader, config: PretrainConfig, ranks: Ranks) -> Iterator[Batch]:
     """Yield every image once, for methods that look at all of them before the first step."""
-    title = f"first pass over {config.data.title}"
+    title = f"first pass over {called(config.data)}"
     with progress(title, loader.steps_of_whole, shown=ranks.first) as bar:
         for batch in loader.whole():
             yield batch
@@ -305,7 +306,7 @@ def _metadata(config: PretrainConfig, ranks: Ranks, seconds: float, epochs: int)
         input_size=config.augment.view.size,
         method=config.method.name,
         epochs=epochs,
-        dataset=config.data.title,
+        dataset=called(config.data),
         seed=config.seed,
         recipe=config.name,
         recipe_hash=recipe_hash(config),

@@ -62,7 +62,7 @@ class DataConfig(Section):
         ``inaturalist``: <split>.json beside the images. Others by the readers of installed packages
         (`core.data.readers`).
     name
-        What records call the data set ("imagenet", "IN-10k"); the kind when empty.
+        What records call the data set ("imagenet", "IN-10k"); when empty, see `core.data.called`.
     root
         Folder of the data set.
     split

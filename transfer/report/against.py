@@ -22,11 +22,12 @@ _LOG_FROM = 20
 
 def label_families(collection: Collection) -> list[dict[float, Evaluation]]:
     """Return the evaluations by share of the labels, wherever one model was trained with several of them."""
-    families: dict[tuple[str, str, str, str | None], dict[float, Evaluation]] = {}
+    families: dict[tuple[str | None, ...], dict[float, Evaluation]] = {}
     for evaluation, runs in collection.by_evaluation.items():
         first, metrics = runs[0].record, collection.headlines(evaluation)
         if first.label_fraction is not None and metrics:
-            key = (evaluation.task, evaluation.dataset, metrics[0].label, first.model)
+            data = (evaluation.dataset, evaluation.data_digest)
+            key = (evaluation.task, *data, metrics[0].label, first.model)
             families.setdefault(key, {}).setdefault(first.label_fraction, evaluation)
     return [family for family in families.values() if len(family) > 1]
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from carryover.core.data.called import PLACEHOLDER
 from carryover.transfer.report.naming import (
     BASELINES,
     headline_metrics,
@@ -145,7 +146,8 @@ class Collection:
 
 def collect(records: Sequence[StoredRecord]) -> Collection:
     """Sort records into pretrainings and evaluations, and name both."""
-    numbered = tuple(Numbered(i, r.path, r.record) for i, r in enumerate(records, start=1))
+    named = _named_alike([r.record for r in records])
+    numbered = tuple(Numbered(i, r.path, n) for i, (r, n) in enumerate(zip(records, named), start=1))
     backbones = _Backbones(numbered)
     rivals, mended = _rival_checkpoints(numbered, backbones), _mended_data(numbered)
     grouped: dict[tuple[Pretraining, Evaluation], list[Numbered]] = defaultdict(list)
@@ -165,6 +167,17 @@ def collect(records: Sequence[StoredRecord]) -> Collection:
         labels=_distinct(pretrainings, _PRETRAINING_NAMES),
         captions=_distinct(evaluations, [_with_record(f, first) for f in _EVALUATION_NAMES]),
     )
+
+
+def _named_alike(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    """Return records of one data set under one name: older ones have no name for data of one's own."""
+    names = {r.data_digest: r.dataset for r in records if r.data_digest and r.dataset != PLACEHOLDER}
+    return [
+        r.model_copy(update={"dataset": names[r.data_digest]})
+        if r.dataset == PLACEHOLDER and r.data_digest in names
+        else r
+        for r in records
+    ]
 
 
 def _pretraining(record: ResultRecord, sha256: str | None = None) -> Pretraining:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from carryover.core.data.called import called
 from carryover.core.formats.checkpoint_files import checkpoint_file
 from carryover.transfer.results.record import RECORD_NAME, Facts, Metric, ResultRecord, require_same
 from carryover.transfer.tasks.recipe import EvaluationRecipe
@@ -271,7 +272,7 @@ def _run(task: Task[C, P, M], config: C, data: P, checkpoint: "Path | Source", o
                 task=outcome.recorded_as or config.task,
                 source=source,
                 data_digest=work.identity.parts["data"],
-                dataset=config.data.title,
+                dataset=called(config.data),
                 split=config.data.test_label,
                 backend=outcome.backend,
                 backend_version=outcome.backend_version,

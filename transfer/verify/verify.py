@@ -12,6 +12,7 @@ from carryover.core.backbones.imported import Imported
 from carryover.core.backbones.importers import take_backbone
 from carryover.core.backbones.inspected import in_words
 from carryover.core.backbones.stated import Stated
+from carryover.core.data.called import called
 from carryover.core.data.config import DataConfig
 from carryover.core.data.datasets import Dataset
 from carryover.core.data.prepared import build_dataset, open_dataset, prepare
@@ -245,7 +246,7 @@ def _what(config: VerifyConfig, images: Images, size: int) -> str:
     if not images.labeled:
         return f"{len(images.test):,} images of {config.images} without labels, shown at {size} px"
     return (
-        f"{len(images.train):,} training and {len(images.test):,} test images of {config.data.title},"
+        f"{len(images.train):,} training and {len(images.test):,} test images of {called(config.data)},"
         f" {images.classes} classes, shown at {size} px"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from carryover.configs import UserError
+from carryover.core.data.called import called
 from carryover.core.data.datasets import Dataset, FileImages
 from carryover.core.data.defects import refuse_fatal, summarize
 from carryover.core.data.labelled import subsets
@@ -116,9 +117,9 @@ def _compared(data: ClassifyData, train: Dataset, test: Dataset) -> Splits:
         raise UserError(f"{Path(data.root or '') / data.split}: {one_class(list(train.classes))}")
     if train.paths and test.paths:
         shared = test_in_train(train.paths, test.paths, data.test_in_train, "data.test_in_train")
-        refuse_fatal(shared, data.title)
+        refuse_fatal(shared, called(data))
         if shared:
-            log.warning("%s", summarize(shared, data.title))
+            log.warning("%s", summarize(shared, called(data)))
     return Splits(data, train, test, list(train.labels or []), list(train.classes))
 
 
@@ -145,7 +146,7 @@ def _compared_selection(data: ClassifyData, splits: Splits, dataset: Dataset | N
         raise UserError(f"{where}: its classes are not those of the training images: {_some(other)}")
     if dataset.paths and splits.test.paths:
         shared = test_in_train(dataset.paths, splits.test.paths, data.test_in_train, "data.test_in_train")
-        refuse_fatal(shared, data.title)
+        refuse_fatal(shared, called(data))
     return dataset
 
 

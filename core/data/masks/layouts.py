@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from carryover.configs import UserError
+from carryover.core.data.called import called
 from carryover.core.data.digest import images_below
 from carryover.core.data.masks.config import (
     Ade20kMasks,
@@ -70,12 +71,12 @@ def code_of(data: SegmentationData) -> MaskCode:
 def split_name(data: SegmentationData, part: Literal["train", "test"]) -> str:
     """Return what a split is called in logs."""
     if part == "test":
-        return f"{data.title} {data.test_label}"
+        return f"{called(data)} {data.test_label}"
     if isinstance(data, VocMasks):
-        return f"{data.title} {'+'.join(p.split for p in data.train)}"
+        return f"{called(data)} {'+'.join(p.split for p in data.train)}"
     if isinstance(data, FolderMasks):
-        return f"{data.title} {data.train.image_dir.as_posix()}"
-    return f"{data.title} {data.train}"
+        return f"{called(data)} {data.train.image_dir.as_posix()}"
+    return f"{called(data)} {data.train}"
 
 
 def _folder_code(data: FolderMasks) -> MaskCode:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from carryover.configs import UserError
+from carryover.core.data.called import called
 from carryover.core.data.defects import Defect, refuse_fatal, summarize
 from carryover.core.data.leakage import test_in_train
 from carryover.core.data.masks.check import check_pairs
@@ -44,8 +45,8 @@ def read_splits(data: SegmentationData) -> Splits:
         A missing root, folder or list, or defects that the recipe does not forgive (listed by kind).
     """
     splits = scan_splits(data)
-    log.info("%s", summarize(splits.defects, data.title))
-    refuse_fatal(splits.defects, data.title)
+    log.info("%s", summarize(splits.defects, called(data)))
+    refuse_fatal(splits.defects, called(data))
     return splits
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from carryover.configs import UserError
+from carryover.core.data.called import called
 from carryover.core.data.defects import Defect, refuse_fatal, summarize
 from carryover.core.data.objects.across import compare_splits
 from carryover.core.data.objects.boxes import read_boxes
@@ -59,8 +60,8 @@ def read_splits(data: DetectionData, needs_masks: bool) -> Splits:
         )
     compared = compare_splits(train, test, data.defects, all_wanted=not isinstance(data, CocoData))
     if compared:
-        log.info("%s", summarize(compared, data.title))
-    refuse_fatal(compared, data.title)
+        log.info("%s", summarize(compared, called(data)))
+    refuse_fatal(compared, called(data))
     if needs_masks:
         for dataset in (train, test):
             if not any(mask for i in dataset.images for mask in i.annotation.masks or ()):

@@ -8,6 +8,7 @@ from carryover.transfer.report.collection import what
 from carryover.transfer.report.naming import metric_name
 from carryover.transfer.results.record import Metric
 from tests.transfer.records import record
+from tests.transfer.report.gathered import gathered, tables_of
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,29 @@ def test_an_evaluation_is_called_after_its_task_or_its_share_of_the_labels(
     task: str, fraction: float, name: str
 ) -> None:
     assert what(record(task=task, label_fraction=fraction)) == name
+
+
+def test_data_sets_of_one_recipe_are_told_apart_by_their_names_and_by_a_digest_only_if_these_are_equal() -> (
+    None
+):
+    def captions(*named: tuple[str, str]) -> list[str]:
+        labeled = {"label_fraction": 0.01}
+        records = [record(dataset=n, data_digest=d * 64, **labeled) for n, d in named]
+        return list(gathered(*records).captions.values())
+
+    assert captions(("plants", "1"), ("cells", "2")) == [
+        "1 % of the labels, cells",
+        "1 % of the labels, plants",
+    ]
+    assert captions(("plants", "1"), ("plants", "2")) == [
+        "1 % of the labels, data 11111111",
+        "1 % of the labels, data 22222222",
+    ]
+
+
+def test_a_record_from_before_data_of_ones_own_had_a_name_joins_those_of_the_same_data() -> None:
+    old = record(50.0, dataset="my data", data_digest="1" * 64)
+    new = record(60.0, dataset="plants", data_digest="1" * 64, seed=1)
+    (table,) = tables_of(old, new)
+    assert table.title == "Fine-tuning, plants" and table.rows[0].cells[0].n == 2
+    assert tables_of(old)[0].title == "Fine-tuning, my data"

@@ -101,3 +101,13 @@ def test_a_file_that_does_not_tell_its_method_is_called_by_its_own_name(
     assert metadata.label == "my-run-2"
     _, metadata = load_canonical(canonical_of(path, tmp_path / "other", None, Said(label="ours")))
     assert metadata.label == "ours"
+
+
+def test_a_record_calls_data_of_ones_own_by_its_folder(theirs: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", n_train=20, n_val=10, n_detection=4, seed=0)
+    (tmp_path / "data" / "classification").rename(tmp_path / "plants")
+    said = [f"data.root={tmp_path / 'plants'}", "data={splits: null, test_split: val}", "k=[5]"]
+    images = ["image.size=32", "image.resize=32", "image.input_size=any", "workers=0", "precision=fp32"]
+    record = evaluate(load("transfer", "small_knn", [*said, *images]), theirs, tmp_path / "out")
+    assert record.dataset == "plants"
+    assert record.protocol is not None and record.protocol["data"]["name"] == "my data"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from carryover.configs import UserError
 from carryover.configs.files import atomic_file, write_atomic
+from carryover.core.data.called import called
 from carryover.core.data.labelled.images import LabeledImages
 from carryover.transfer.results.record import Facts, Metric
 from carryover.transfer.tasks.base import Outcome, Run
@@ -70,7 +71,7 @@ class Tsne(FrozenTask[TsneConfig]):
         )
         if run.ranks.first:
             write_atomic(out / POINTS_NAME, points.to_csv(index=False))
-            title = f"{run.source.metadata.method}, {config.data.title}"
+            title = f"{run.source.metadata.method}, {called(config.data)}"
             _draw(points, data.classes, title, out / PICTURE_NAME)
         divergence = float(tsne.kl_divergence_)
         return Outcome(
