@@ -76,21 +76,29 @@ def curve(
 
 
 def print_curve(run_dir: Path) -> None:
-    """Print the points that are there, and write them to the report's folder as csv and Markdown."""
+    """Print the points that are there and the labels saved; write both to the report's folder."""
     from rich.text import Text
 
     from carryover.configs import UserError
-    from carryover.transfer.report.learning_curves import HEADER, points, rows, write
+    from carryover.transfer.report.learning_curves import HEADER, collected, points, rows, saved_labels, write
+    from carryover.transfer.report.savings import SAVINGS_NOTE
     from carryover.transfer.studies.writing import out_console, print_table
 
     try:
-        found = points([run_dir])
+        collection = collected([run_dir])
     except UserError:
         return
-    if not found:
+    if not (found := points(collection)):
         return
     print_table("Against the share of the labels", HEADER, rows(found))
-    for file in write(found, run_dir / "report"):
+    saving = saved_labels(collection)
+    for one in saving:
+        out_console.print(Text(f"Labels saved: {one.heading}", style="bold"), soft_wrap=True)
+        for text in one.texts:
+            out_console.print(Text(f"  {text}"), soft_wrap=True)
+    if saving:
+        out_console.print(Text(SAVINGS_NOTE, style="dim"), soft_wrap=True)
+    for file in write(found, saving, run_dir / "report"):
         out_console.print(Text(str(file)), soft_wrap=True)
 
 

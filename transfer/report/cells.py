@@ -124,15 +124,26 @@ def joint_interval(cell: Cell) -> tuple[float, float] | None:
     the images' variance whole and the seeds' over their number; with two or three seeds Student's interval of
     the seeds alone would say next to nothing. It ends where the metric's values do.
     """
-    widths = [s.high - s.low for s in cell.sources if s.low is not None and s.high is not None]
-    if cell.mean is None or (not widths and cell.n < 2):
+    variances = joint_variances(cell)
+    if cell.mean is None or variances is None:
         return None
     if cell.n == 1:
         return cell.interval
-    of_images = mean(widths) / (2 * _NORMAL) if widths else 0.0
-    of_seeds = (cell.std or 0.0) / cell.n**0.5
-    half = _NORMAL * (of_images**2 + of_seeds**2) ** 0.5
+    half = _NORMAL * sum(variances) ** 0.5
     return within((cell.mean - half, cell.mean + half), cell.possible)
+
+
+def joint_variances(cell: Cell) -> tuple[float, float] | None:
+    """Return the variances of a mean over test images and over seeds; None where neither is known.
+
+    That over images is of the intervals of the single runs, 0 where they have none; that over seeds is 0 for
+    a single run.
+    """
+    widths = [s.high - s.low for s in cell.sources if s.low is not None and s.high is not None]
+    if cell.mean is None or (not widths and cell.n < 2):
+        return None
+    of_images = mean(widths) / (2 * _NORMAL) if widths else 0.0
+    return of_images**2, (cell.std or 0.0) ** 2 / cell.n
 
 
 def build_cell(runs: Sequence[Numbered], metric: str, missing: tuple[int, ...] = ()) -> Cell:

@@ -11,6 +11,7 @@ from carryover.transfer.report.concerns import Concern, concerns
 from carryover.transfer.report.costs import CostTable, build_cost_tables
 from carryover.transfer.report.drawing import Picture
 from carryover.transfer.report.findings import Differences, Summary, differences, summarize
+from carryover.transfer.report.learning_curves import SavedLabels, saved_labels
 from carryover.transfer.report.paired import Paired, paired
 from carryover.transfer.report.progress import RunProgress
 from carryover.transfer.report.samples import Strip, sample_strips
@@ -40,6 +41,7 @@ class Content:
     costs: tuple[CostTable, ...]
     by_class: tuple[ClassTable, ...]
     paired: Paired | None = None
+    saved: tuple[SavedLabels, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def build_content(
         costs=tuple(build_cost_tables(collection)),
         by_class=tuple(build_class_tables(collection)),
         paired=None if reference is None else paired(collection, reference),
+        saved=tuple(saved_labels(collection)),
     )
 
 

@@ -8,8 +8,10 @@ from carryover.transfer.report.concerns import Concern
 from carryover.transfer.report.content import Content
 from carryover.transfer.report.costs import CostTable
 from carryover.transfer.report.findings import Summary
+from carryover.transfer.report.learning_curves import SavedLabels
 from carryover.transfer.report.paired import Paired
 from carryover.transfer.report.progress import RunProgress
+from carryover.transfer.report.savings import SAVINGS_NOTE
 from carryover.transfer.report.tables import Table, reproductions
 from carryover.transfer.results.reading import Problem
 
@@ -25,6 +27,7 @@ def markdown(content: Content) -> str:
         parts += _table(table)
     if content.paired is not None:
         parts += _paired(content.paired)
+    parts += _saved(content.saved)
     for costs in content.costs:
         parts += _costs(costs)
     parts += ["## Records", ""]
@@ -109,6 +112,15 @@ def _paired(found: Paired) -> list[str]:
         *(f"- not compared: {_escape(reason)}" for reason in found.left_out),
         "",
     ]
+
+
+def _saved(found: Sequence[SavedLabels]) -> list[str]:
+    if not found:
+        return []
+    parts = ["## Labels that a pretraining saves", ""]
+    for one in found:
+        parts += [f"{_escape(one.heading)}:", "", *(f"- {_escape(text)}" for text in one.texts), ""]
+    return [*parts, SAVINGS_NOTE, ""]
 
 
 def _published(row: PublishedRow) -> str:

@@ -13,6 +13,7 @@ from carryover.transfer.report.content import Content, Pictures
 from carryover.transfer.report.figures import figure_note
 from carryover.transfer.report.findings import spread_note
 from carryover.transfer.report.listing import FIRST, build_listing, carried, packed
+from carryover.transfer.report.savings import SAVINGS_NOTE
 from carryover.transfer.report.tables import reproductions
 
 _SUBSCRIPT = re.compile(r"^(AP)(50|75|s|m|l)$")
@@ -50,6 +51,7 @@ def page(content: Content, pictures: Pictures, out: Path) -> str:
         reproductions=reproductions,
         figure_note=figure_note,
         spread_note=spread_note,
+        savings_note=SAVINGS_NOTE,
     )
 
 

@@ -105,6 +105,22 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = LEVEL)
     return Interval(difference, difference - half, difference + half)
 
 
+def p_value(difference: float, variance: float, parts: Sequence[tuple[float, int]]) -> float:
+    """Return the two-sided p-value of a difference of this variance, by Student's distribution.
+
+    `parts` are those summands of the variance that were estimated, each with its degrees of freedom; the
+    degrees of their sum are Satterthwaite's (1946), the rest counts as known. 1 without any variance: then
+    nothing is known of the spread.
+    """
+    from scipy.special import ndtr, stdtr
+
+    if variance <= 0:
+        return 1.0
+    uncertain = sum(part**2 / freedom for part, freedom in parts)
+    at = -abs(difference) / math.sqrt(variance)
+    return float(2 * (stdtr(variance**2 / uncertain, at) if uncertain > 0 else ndtr(at)))
+
+
 @lru_cache(maxsize=4096)
 def _quantile(share: float, freedom: float) -> float:
     """Return the quantile of Student's distribution."""
