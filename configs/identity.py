@@ -144,6 +144,8 @@ _INCIDENTAL_SINCE_V1: Final = frozenset(
     {
         "device",
         "test_in_train",
+        "two_labels",
+        "duplicate_image",
         "below_pixel",
         "box_mask_mismatch",
         "absent_class",

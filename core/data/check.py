@@ -9,8 +9,9 @@ from itertools import product
 from pathlib import Path
 
 from carryover.configs.errors import UserError
-from carryover.core.data.check_imagefolder import check_imagefolder, duplicates
+from carryover.core.data.check_imagefolder import check_imagefolder
 from carryover.core.data.defects import Defect, DefectPolicy
+from carryover.core.data.leakage import repeated_images
 from carryover.core.data.objects.across import compare_splits
 from carryover.core.data.objects.boxes import scan_boxes
 from carryover.core.data.objects.coco import load_coco_json, scan_coco
@@ -65,7 +66,7 @@ def check_boxes(data: BoxesData, splits: bool = False) -> list[Defect]:
         # Splits that are drawn from these images could hold one on both sides.
         (dataset, _), *_ = scanned
         defects += _spellings(data.root or Path(), dataset.classes)
-        defects += duplicates([image.path for image in dataset.images])
+        defects += repeated_images([i.path for i in dataset.images], [""] * len(dataset.images))
     elif all(dataset.images for dataset, _ in scanned):
         defects += compare_splits(scanned[0][0], scanned[1][0], data.defects, all_wanted=True)
     return defects

@@ -2,12 +2,11 @@
 
 import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from carryover.configs.errors import UserError
-from carryover.configs.files import sha256_file
 from carryover.core.data.decoding import undecodable
 from carryover.core.data.defects import Action, Defect
 from carryover.core.data.digest import images_below
@@ -21,9 +20,8 @@ from carryover.core.data.layouts import (
     passed_over,
     stray_image,
 )
-from carryover.core.data.leakage import test_in_train
+from carryover.core.data.leakage import identical, repeated_images, test_in_train
 from carryover.core.data.names import is_hidden
-from carryover.core.data.pictures import in_parallel
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +35,7 @@ def check_imagefolder(root: Path) -> list[Defect]:
     Fatal, as in an evaluation: unreadable images (``drop`` where there are no splits: pretraining skips and
     counts them), classes without images, classes that are not in every split, one class alone, images beside
     class folders, and test images that are training images too. Told: pictures whose suffix is not read, and
-    images that are byte for byte the same inside a split.
+    images that are byte for byte the same inside a split, in one class or under two.
 
     Raises UserError where `root` has no class folders.
     """
@@ -74,9 +72,14 @@ def check_imagefolder(root: Path) -> list[Defect]:
     for path, found in undecodable(everything, root, str(root)).items():
         message = f"cannot be decoded ({found.reason})"
         defects.append(Defect(path, found.kind, message, action, ("fatal", "1"), "data.max_unreadable"))
+    same = identical(everything)
+    taught = pictures.get("train", [])
     for name in pictures.keys() - {"train", ""}:
-        defects += test_in_train(pictures.get("train", []), pictures[name], "fatal", "data.test_in_train")
-    return defects + [defect for of_split in pictures.values() for defect in duplicates(of_split)]
+        defects += test_in_train(taught, pictures[name], "fatal", "data.test_in_train", same)
+    for name, classes in images.items():
+        named = [class_name for class_name, paths in classes.items() for _ in paths]
+        defects += repeated_images(pictures[name], named, same)
+    return defects
 
 
 def _of_split(folder: Path, classes: _ByClass) -> Iterator[tuple[str, str, Action]]:
@@ -121,18 +124,3 @@ def _class_mismatches(images: dict[Path, dict[str, list[Path]]]) -> list[Defect]
         for name in everything
         if name not in classes
     ]
-
-
-def duplicates(paths: Sequence[Path]) -> list[Defect]:
-    """Return a defect for every file that repeats an earlier one; only files of one size are compared."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path, size in zip(paths, in_parallel(lambda path: path.stat().st_size, paths), strict=True):
-        by_size[size].append(path)
-    suspects = [path for group in by_size.values() if len(group) > 1 for path in group]
-    first: dict[str, Path] = {}
-    defects = []
-    for path, digest in zip(suspects, in_parallel(sha256_file, suspects), strict=True):
-        original = first.setdefault(digest, path)
-        if original != path:
-            defects.append(Defect(path, "duplicate_image", f"the same file as {original}", "keep"))
-    return defects

@@ -81,9 +81,14 @@ def _drawn(config: ImageSection, root: Path) -> Files:
             f"{root}: its folders ({', '.join(classes)}) are splits of class folders, not classes; take them:"
             f" data.splits=null data.split={train} data.test_split={test}"
         )
+    if stray := stray_image(root):
+        raise UserError(f"{root}: {stray}")
     index = {name: label for label, name in enumerate(classes)}
-    names = [f"{name}/{image}" for name in classes for image in _images_below(root / name)]
+    others: Counter[str] = Counter()
+    names = [f"{name}/{image}" for name in classes for image in _images_below(root / name, others)]
     by_id = {name.rpartition(".")[0]: root / name for name in names}
+    if others:
+        log.warning("%s: %s", root, passed_over(others))
     groups = {image_id: image_id.split("/")[0] for image_id in by_id}
     found = Found(root, root, Names(by_id), list(by_id), groups=groups)
     ids, _ = found.members(config.split, config.splits, config.splits_seed)
@@ -96,6 +101,12 @@ def _drawn(config: ImageSection, root: Path) -> Files:
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 """What exporters call the folders of splits."""
+
+
+_OF_OTHER_READERS = frozenset(
+    {".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".exr", ".czi", ".dcm"}
+)
+"""Suffixes of pictures that Pillow does not know of itself."""
 
 
 def passed_over(suffixes: Counter[str]) -> str:
@@ -277,9 +288,9 @@ def _images_below(folder: Path, others: Counter[str] | None = None) -> Iterator[
 
 def is_other_picture(name: str) -> bool:
     """Return whether a file is a picture, by its suffix, that no data set is read from."""
-    return Path(name).suffix.lower() in Image.registered_extensions() and not (
-        _is_image(name) or is_hidden(name)
-    )
+    suffix = Path(name).suffix.lower()
+    known = suffix in Image.registered_extensions() or suffix in _OF_OTHER_READERS
+    return known and not (_is_image(name) or is_hidden(name))
 
 
 def _is_image(name: str) -> bool:

@@ -36,6 +36,8 @@ class ClassifyData(DataConfig):
         No unreadable image is tolerated unless the recipe says so: each one changes what is measured.
     test_in_train
         What is done about test images that are training images too, by the content of their files.
+    two_labels, duplicate_image
+        What is done about a file that is in one split twice: under two classes, or twice in one class.
     """
 
     test_split: str = "val"
@@ -43,6 +45,8 @@ class ClassifyData(DataConfig):
     test_list_file: Annotated[Path | None, Incidental] = None
     max_unreadable: Annotated[NonNegativeInt, Incidental] = 0
     test_in_train: Check = "fatal"
+    two_labels: Check = "keep"
+    duplicate_image: Check = "keep"
 
     @property
     def train(self) -> DataConfig:

@@ -10,13 +10,13 @@ import numpy as np
 from carryover.configs import UserError
 from carryover.core.data.called import called
 from carryover.core.data.datasets import Dataset, FileImages
-from carryover.core.data.defects import refuse_fatal, summarize
+from carryover.core.data.defects import Defect, refuse_fatal, summarize
 from carryover.core.data.labelled import subsets
 from carryover.core.data.labelled.config import ClassifyData
 from carryover.core.data.labelled.labels import FractionOfLabels, ImagesPerClass, Labels, ListedImages
 from carryover.core.data.labelled.subsets import Indices
 from carryover.core.data.layouts import NO_CLASSES, one_class
-from carryover.core.data.leakage import test_in_train
+from carryover.core.data.leakage import identical, repeated_images, test_in_train
 from carryover.core.data.opening import look_at, open_dataset, reasons_unreadable, report_unreadable
 
 log = logging.getLogger(__name__)
@@ -115,11 +115,7 @@ def _compared(data: ClassifyData, train: Dataset, test: Dataset) -> Splits:
         raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
     if len(train.classes) < 2:
         raise UserError(f"{Path(data.root or '') / data.split}: {one_class(list(train.classes))}")
-    if train.paths and test.paths:
-        shared = test_in_train(train.paths, test.paths, data.test_in_train, "data.test_in_train")
-        refuse_fatal(shared, called(data))
-        if shared:
-            log.warning("%s", summarize(shared, called(data)))
+    _refuse_repeated(data, test, train)
     return Splits(data, train, test, list(train.labels or []), list(train.classes))
 
 
@@ -144,10 +140,27 @@ def _compared_selection(data: ClassifyData, splits: Splits, dataset: Dataset | N
     if list(dataset.classes) != splits.classes:
         other = sorted(set(dataset.classes) ^ set(splits.classes))
         raise UserError(f"{where}: its classes are not those of the training images: {_some(other)}")
+    _refuse_repeated(data, dataset)
     if dataset.paths and splits.test.paths:
         shared = test_in_train(dataset.paths, splits.test.paths, data.test_in_train, "data.test_in_train")
         refuse_fatal(shared, called(data))
     return dataset
+
+
+def _refuse_repeated(data: ClassifyData, tested: Dataset, train: Dataset | None = None) -> None:
+    """Raise UserError for files that occur twice where the recipe does not keep them; log the others."""
+    parts = [part for part in (train, tested) if part is not None and part.paths]
+    same = identical([path for part in parts for path in part.paths or ()])
+    found: list[Defect] = []
+    if len(parts) == 2:
+        taught, asked = (list(part.paths or ()) for part in parts)
+        found += test_in_train(taught, asked, data.test_in_train, "data.test_in_train", same)
+    for part in parts:
+        names = [part.classes[label] for label in part.labels or ()]
+        found += repeated_images(part.paths or (), names, same, data.two_labels, data.duplicate_image)
+    refuse_fatal(found, called(data))
+    if found:
+        log.warning("%s", summarize(found, called(data)))
 
 
 def choose_labeled(labels: Labels, splits: Splits, seed: int) -> LabeledSubset:

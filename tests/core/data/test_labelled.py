@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from carryover.configs import UserError
+from carryover.configs import UserError, load, recipe_hash
 from carryover.core.data.check import check
 from carryover.core.data.labelled.config import ClassifyData
 from carryover.core.data.labelled.images import LabeledImages
@@ -118,3 +118,32 @@ def test_folders_that_hold_other_things_are_named_alike_by_both(root, caplog):
     with pytest.raises(UserError, match=r"only one class \(images\).* do the class folders lie deeper\?"):
         _ = open_images(root).splits
     assert [d.kind for d in check("imagefolder", root)].count("single_class") == 2
+
+
+def test_a_picture_under_two_classes_is_told_and_refused_where_the_recipe_says_so(root, caplog):
+    shutil.copy(root / "train" / "c0" / "00.png", root / "train" / "c1" / "again.png")
+    shutil.copy(root / "val" / "c2" / "x.png", root / "val" / "c2" / "y.png")
+    images = open_images(root)
+    assert len(images.train.indices) == 13
+    assert "c1/again.png: the same file as" in caplog.text and "'c1' here, 'c0' there" in caplog.text
+    assert "to decide otherwise: data: {two_labels: fatal}" in caplog.text
+    assert "val/c2/y.png: the same file as" in caplog.text
+    kinds = {d.kind: d.action for d in check("imagefolder", root)}
+    assert kinds == {"two_labels": "keep", "duplicate_image": "keep"}
+    for key, file in (("two_labels", "again"), ("duplicate_image", "y")):
+        with pytest.raises(UserError, match=rf"{file}\.png: the same file as .*\[{key}: fatal\]"):
+            open_images(root, **{key: "fatal"}).look()
+    unlike = [load("transfer", "small_knn", [f"data.two_labels={word}"]) for word in ("keep", "fatal")]
+    assert recipe_hash(unlike[0]) == recipe_hash(unlike[1])
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".heic", ".svg"])
+def test_pictures_that_are_not_read_are_told_where_splits_are_drawn_from_class_folders(root, caplog, suffix):
+    draw(root / "train" / "c0" / "moving.png").rename(root / "train" / "c0" / f"moving{suffix}")
+    keys = {"splits": {"test": 0.25}, "test_split": "test"}
+    images = LabeledImages(ClassifyData(root=root / "train", **keys))
+    assert len(images.splits.train) == 9
+    assert f"pictures that are not read: 1 {suffix}" in caplog.text
+    draw(root / "train" / "cover.png")
+    with pytest.raises(UserError, match=r"holds images \(cover\.png\) beside folders \(c0\)"):
+        LabeledImages(ClassifyData(root=root / "train", **keys)).look()
