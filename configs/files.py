@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Any
 from carryover.configs.errors import DamagedFileError
 
 _NUMBERS = count()
+_TEMPORARIES: set[str] = set()
 
 
 @contextmanager
@@ -98,9 +100,30 @@ def json_text(value: Any) -> str:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a hidden name beside `path` that no other process or thread, on any machine, uses."""
+    """Return a hidden name beside `path` that no other process or thread, on any machine, uses.
+
+    What a killed process leaves under it is removed by `configs.leftovers`.
+    """
     own = f"{os.uname().nodename}.{os.getpid()}.{threading.get_ident() % 10**6}-{next(_NUMBERS)}"
-    return path.with_name(f".{path.name}.{own}.tmp")
+    name = f".{path.name}.{own}.tmp"
+    _TEMPORARIES.add(name)
+    return path.with_name(name)
+
+
+def is_being_written(path: Path) -> bool:
+    """Return whether a temporary is of this very process, and not of a former one of the same number."""
+    return path.name in _TEMPORARIES
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, under a name of `temporary_name`; it is removed at the end."""
+    temporary = temporary_name(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def cache_folder(of: str) -> Path:

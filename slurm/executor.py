@@ -4,11 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from carryover.configs.leftovers import remove_abandoned, taken_back
 from carryover.configs.registry import Registry
 from carryover.slurm import scheduler
 from carryover.slurm.errors import RunError
@@ -165,8 +167,23 @@ def run_graph(
     RunError
         Another living process is at work on this run.
     """
-    ledger = Ledger.create(run_dir)
+    # Of a run that cannot begin nothing is left, but of one that has begun.
+    begun = Ledger(run_dir).pipeline_file.exists()
+    with nullcontext() if begun else taken_back(run_dir, ("submissions/*.json",)):
+        return _run_graph(graph, executor, Ledger.create(run_dir), on_event, origin or {}, only)
+
+
+def _run_graph(
+    graph: Graph,
+    executor: Executor,
+    ledger: Ledger,
+    on_event: OnEvent,
+    origin: dict[str, Any],
+    only: Collection[str] | None,
+) -> GraphResult:
     with submission(ledger, executor.name) as held:
+        for place in (ledger.run_dir, *(ledger.run_dir / name for name in ("submissions", "code"))):
+            remove_abandoned(place)
         flights = Flights(ledger)
         orphans = flights.orphans(graph)
         if orphans:
@@ -177,7 +194,7 @@ def run_graph(
         refuse_missing(plan)
         withdraw(ledger, [job for decision in plan for job in decision.supersedes])
         ledger.write_pipeline(graph, {d.stage.name: d.hash for d in plan})
-        held.update(origin=origin or {}, settings=executor.settings)
+        held.update(origin=origin, settings=executor.settings)
         run = Run(graph, plan, ledger, flights, held, on_event)
         # Two thousand small files over NFS: the waiting is for the server, and can be done side by side.
         with ThreadPoolExecutor(_WRITERS) as pool:

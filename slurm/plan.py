@@ -8,6 +8,7 @@ from typing import Any
 
 from carryover.configs.errors import DamagedFileError
 from carryover.configs.identity import Difference
+from carryover.configs.leftovers import remove_abandoned
 from carryover.slurm.errors import RequestError
 from carryover.slurm.graph import Graph
 from carryover.slurm.ledger import GONE, Ledger, StageRecord
@@ -154,6 +155,8 @@ def carry_out(decision: Decision, ledger: Ledger) -> StageRecord:
         assert record is not None
         ledger.set_aside(record)
         record = None
+    remove_abandoned(ledger.directory(name))
+    remove_abandoned(ledger.out(name))
     ledger.set_unfit_aside(name, decision.unfit)
     fresh = record or StageRecord(name=name, hash=decision.hash, state="waiting")
     record = fresh.changed("waiting", decision.reason, missing=(), stated=decision.stated, outputs={})

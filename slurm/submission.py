@@ -36,6 +36,8 @@ def _from_v1(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 FORMAT = Format("submission", 2, {1: _from_v1})
+SINGLE = ("evaluate", "pretrain")
+"""Commands that hold the directory of one piece of work, not a run: named in the place of an executor."""
 _HEARTBEAT_SECONDS = 5.0
 _DEAD_AFTER_SECONDS = 180.0
 _WATCH_SECONDS = 25.0
@@ -164,7 +166,8 @@ def is_copy(ledger: Ledger) -> bool:
 def _of_the_original(submission: Submission, ledger: Ledger) -> bool:
     """Return whether a submission was made of another directory, still there, that this one is a copy of."""
     there = Path(submission.run_dir)
-    if not submission.run_dir or there == ledger.run_dir or not (there / "pipeline.json").exists():
+    original = _file(Ledger(there), submission.number)
+    if not submission.run_dir or there == ledger.run_dir or not original.exists():
         return False
     return not there.samefile(ledger.run_dir)
 
@@ -197,14 +200,22 @@ def _take(ledger: Ledger, executor: str) -> OpenSubmission:
     path = _file(ledger, record.number)
     if not create_json(path, FORMAT.stamped(record.model_dump(mode="json"))):
         raise RunError(_held(ledger, submissions(ledger)[-1]))
+    # Where a submission that was counted has been removed since, two can have taken different numbers.
+    known = {record.token, *(s.token for s in past)}
+    other = next((s for s in submissions(ledger) if s.token not in known and alive(ledger, s)), None)
+    if other is not None:
+        path.unlink()
+        raise RunError(_held(ledger, other))
     return OpenSubmission(path, record)
 
 
 def _held(ledger: Ledger, other: Submission) -> str:
-    since = other.started.astimezone().strftime("%H:%M:%S")
+    since = other.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    work = "in this directory" if other.executor in SINGLE else "on this run"
+    by = f"carryover {other.executor}" if other.executor in SINGLE else f"executor {other.executor}"
     return (
-        f"{ledger.run_dir}: process {other.pid} on {other.host} has been at work on this run since {since} "
-        f"(executor {other.executor}); wait for it, or stop it"
+        f"{ledger.run_dir}: process {other.pid} on {other.host} has been at work {work} since {since} ({by});"
+        " wait for it, or stop it"
     )
 
 

@@ -90,7 +90,8 @@ def evaluate(
     UserError
         A recipe, data set or checkpoint that cannot work together, or `out` holds other work.
     WorkError
-        The work failed: a loss or features that are not finite, a verification that fails.
+        The work failed: a loss or features that are not finite, a verification that fails. Or another
+        process is at work in `out`.
     """
     if not isinstance(checkpoint, str | Path):
         from carryover.core.backbones.given import random_states_kept
@@ -113,13 +114,17 @@ def _evaluate(
 ) -> "ResultRecord":
     from carryover.configs import UserError, load
     from carryover.pretrain import override_strings
+    from carryover.transfer.results.record import RECORD_NAME
     from carryover.transfer.tasks.evaluate import canonical_of
     from carryover.transfer.tasks.evaluate import evaluate as run
+    from carryover.transfer.tasks.holding import alone_in
 
     given = [*override_strings(overrides), *([] if data is None else [f"data.root={data}"])]
     config = load("transfer", recipe, given)
     with ExitStack() as stack:
         kept = stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out
+        if out is not None:
+            stack.enter_context(alone_in(Path(out), "evaluate", RECORD_NAME))
         if isinstance(checkpoint, str | Path):
             return run(config, canonical_of(Path(checkpoint), Path(kept), encoder, None, stated), Path(kept))
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +16,14 @@ from carryover.configs.errors import DamagedFileError
 from carryover.configs.files import write_atomic
 from carryover.configs.formats import FileModel, Format
 from carryover.configs.identity import Difference, Identity, incidental_fields, protocol
+from carryover.configs.leftovers import remove_abandoned, taken_back
 from carryover.core.formats.state import read_state_identity, states_in
 
 IDENTITY_NAME: Final = "identity.json"
 RECIPE_NAME: Final = "recipe.yaml"
 FORMAT: Final = Format("work identity", 2)
-_CLAIM: Final = frozenset({IDENTITY_NAME, RECIPE_NAME})
+CLAIM: Final = frozenset({IDENTITY_NAME, RECIPE_NAME})
+"""Files by which a directory belongs to one work."""
 _MOST_SHOWN = 8
 
 
@@ -85,6 +87,7 @@ class Work:
             identity = read_state_identity(path)
             if identity is not None:
                 self.require(path, identity)
+        remove_abandoned(self.out, below=True)
         asked = self.identity.to_json()
         # What is not known now (data that are gone) was known when the work was begun.
         kept = {key: known.get(key) if value is None else value for key, value in asked.items()}
@@ -133,25 +136,12 @@ class Work:
         return {**there, "version": self.identity.version} if alike else dict(there)
 
 
-@contextmanager
-def claimed_by_work_alone(out: Path) -> Iterator[None]:
-    """Take back the claim on `out` that was made inside, when an error leaves nothing beside it.
+def claimed_by_work_alone(out: Path) -> AbstractContextManager[None]:
+    """Take back the claim on `out` that was made inside, when an error leaves nothing new beside it.
 
     A call with one wrong key is repeated with the same directory after the key was corrected.
     """
-    there = _names(out)
-    try:
-        yield
-    except Exception:
-        left = _names(out)
-        if left and not there & _CLAIM and left - there <= _CLAIM:
-            for name in left & _CLAIM:
-                (out / name).unlink(missing_ok=True)
-        raise
-
-
-def _names(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    return taken_back(out, CLAIM)
 
 
 def require_same_work(where: Path, identity: Identity, there: Mapping[str, Any], what: str = "work") -> None:

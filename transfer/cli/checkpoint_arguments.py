@@ -20,6 +20,7 @@ from carryover.transfer.cli.options import (
     PretrainedOn,
     Stem,
     Stride,
+    command_line,
     network_of,
 )
 
@@ -120,7 +121,7 @@ def evaluate(
     network = network_of(locals())
     said = _said(label, method, pretrained_on, epochs, input_size)
     with leaving():
-        evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder, said, network)
+        evaluate_checkpoint(recipe, checkpoint, overrides or [], out, encoder, said, network, command_line())
 
 
 def _said(

@@ -203,18 +203,25 @@ def evaluate_checkpoint(
     encoder: str | None = None,
     said: "Said | None" = None,
     network: "Stated | None" = None,
+    line: str = "",
 ) -> None:
-    """Run one evaluation recipe on a checkpoint of any maker, or on one of the encoders that it holds."""
+    """Run one evaluation recipe on a checkpoint of any maker, or on one of the encoders that it holds.
+
+    `line` is the command line, which `carryover status` prints for an evaluation that was stopped.
+    """
     from carryover.core.formats.checkpoint_files import checkpoint_file
     from carryover.transfer.tasks.config import check_roots
 
     config = load("transfer", recipe, overrides)
     check_roots(config)
     checkpoint_file(checkpoint)
+    from carryover.transfer.results.record import RECORD_NAME
     from carryover.transfer.tasks.evaluate import canonical_of, evaluate
+    from carryover.transfer.tasks.holding import alone_in
 
     directory = out or Path("runs") / f"{checkpoint.stem}-{config.name}-seed{config.seed}"
-    evaluate(config, canonical_of(checkpoint, directory, encoder, said, network), directory)
+    with alone_in(directory, "evaluate", RECORD_NAME, line):
+        evaluate(config, canonical_of(checkpoint, directory, encoder, said, network), directory)
 
 
 def print_report(

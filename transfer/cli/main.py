@@ -12,7 +12,7 @@ import typer
 from carryover.core.once import forget
 from carryover.transfer.cli.checkpoint_arguments import convert, evaluate, inspect
 from carryover.transfer.cli.curve_command import curve
-from carryover.transfer.cli.options import Out, Overrides
+from carryover.transfer.cli.options import Out, Overrides, command_line
 from carryover.transfer.cli.run_arguments import cancel, logs, retry, run, status
 from carryover.transfer.cli.study_arguments import study_app
 from carryover.transfer.cli.verify_command import verify
@@ -146,9 +146,12 @@ def pretrain(
     config = load("pretrain", recipe, overrides or [])
     from carryover.pretrain.trainer import train
     from carryover.slurm.processes import leaving
+    from carryover.transfer.pipeline.calls import BACKBONE
+    from carryover.transfer.tasks.holding import alone_in
 
-    with leaving():
-        typer.echo(train(config, out or Path("runs") / f"{config.name}-seed{config.seed}"))
+    directory = out or Path("runs") / f"{config.name}-seed{config.seed}"
+    with leaving(), alone_in(directory, "pretrain", BACKBONE, command_line()):
+        typer.echo(train(config, directory))
 
 
 for _command in (inspect, convert, evaluate, run, status, logs, cancel, retry):

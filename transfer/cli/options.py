@@ -1,5 +1,7 @@
 """Arguments and options shared by several commands."""
 
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +23,11 @@ def keys(given: list[str] | None) -> list[str]:
             raise UserError(f"'{override}': the output directory is not a recipe key: --out {override[4:]}")
     # typer 0.12 cannot convert None.
     return given or []
+
+
+def command_line() -> str:
+    """Return the command line, for the record."""
+    return shlex.join(["carryover", *sys.argv[1:]])
 
 
 def network_of(values: Mapping[str, Any], *more: str) -> "Stated | None":

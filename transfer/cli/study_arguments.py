@@ -1,12 +1,11 @@
 """Arguments of `carryover study`: experiments of the papers that need no training run."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from carryover.transfer.cli.options import Out
+from carryover.transfer.cli.options import Out, command_line
 
 study_app = typer.Typer(help="Experiments of the papers that need no training run.", no_args_is_help=True)
 
@@ -21,7 +20,7 @@ def study_eqco_mi(
     """Estimate a known mutual information with InfoNCE and EqCo (EqCo's Table 5); writes csv and md."""
     from carryover.transfer.studies.eqco_mi import eqco_mi
 
-    eqco_mi(seed, steps, estimates, out, _command_line())
+    eqco_mi(seed, steps, estimates, out, command_line())
 
 
 @study_app.command("gradients")
@@ -42,11 +41,4 @@ def study_gradients(
     """Compare the gradients of all methods on one batch: a table and a heat map."""
     from carryover.transfer.studies.gradients import Asked, gradients
 
-    gradients(Asked(images, checkpoint, batch_size, size, width, seed), out, _command_line())
-
-
-def _command_line() -> str:
-    """Return the command line, for the record."""
-    import shlex
-
-    return shlex.join(["carryover", *sys.argv[1:]])
+    gradients(Asked(images, checkpoint, batch_size, size, width, seed), out, command_line())

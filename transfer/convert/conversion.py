@@ -1,6 +1,5 @@
 """Carry one checkpoint to one library: write, let the library load it, compare, and only then keep it."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from carryover.configs import CarryoverError, UserError, WorkError
+from carryover.configs.files import temporary_folder
+from carryover.configs.leftovers import no_empty_folder, remove_abandoned
 from carryover.core.backbones.against import Reference, prove_against, read_reference
 from carryover.core.backbones.architecture import expected_tensors
 from carryover.core.backbones.imported import Imported, live_backbone, require_trained
@@ -88,23 +89,25 @@ def convert(
         target.require(imported.metadata.backbone)
     except UserError as error:
         raise UserError(f"{checkpoint}: {error}") from None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        written = Path(scratch) / out.name
-        held = target.hold(imported)
-        rename = held.rename or target.rename
-        renamed = {rename(name): value for name, value in held.tensors.items()}
-        target.write(written, renamed, about)
-        proven = _prove(written, target, imported, held, reference)
-        receipt = _receipt(checkpoint, written, target, imported, held, proven)
-        write_receipt(receipt_path(written), receipt)
-        # The receipt goes first: a converted file that is there always has its receipt.
-        receipt_path(written).replace(receipt_path(out))
-        try:
-            written.replace(out)
-        except OSError:
-            receipt_path(out).unlink()
-            raise
+    remove_abandoned(out.parent, out.name)
+    with no_empty_folder(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(out) as scratch:
+            written = scratch / out.name
+            held = target.hold(imported)
+            rename = held.rename or target.rename
+            renamed = {rename(name): value for name, value in held.tensors.items()}
+            target.write(written, renamed, about)
+            proven = _prove(written, target, imported, held, reference)
+            receipt = _receipt(checkpoint, written, target, imported, held, proven)
+            write_receipt(receipt_path(written), receipt)
+            # The receipt goes first: a converted file that is there always has its receipt.
+            receipt_path(written).replace(receipt_path(out))
+            try:
+                written.replace(out)
+            except OSError:
+                receipt_path(out).unlink()
+                raise
     return receipt
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from carryover.configs import UserError
 from carryover.configs.files import write_atomic
 from carryover.configs.garbage import without_garbage_collection
+from carryover.configs.leftovers import remove_abandoned
 from carryover.transfer.report.content import build_content, build_pictures
 from carryover.transfer.report.latex import latex
 from carryover.transfer.report.markdown import markdown
@@ -65,6 +66,7 @@ def write_report(
     if not records and not problems and not partial:
         raise UserError(f"{', '.join(map(str, runs))}: no result records there; nothing to report")
     out.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(out)
     content = build_content(title, records, problems, partial, refresh_seconds, reference)
     files = []
     if "html" in formats or "figures" in formats:

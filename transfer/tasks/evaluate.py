@@ -9,6 +9,7 @@ from carryover.configs import UserError
 from carryover.transfer.results.record import RECORD_NAME, ResultRecord
 from carryover.transfer.tasks.base import run_task
 from carryover.transfer.tasks.config import implementation_of
+from carryover.transfer.tasks.holding import IMPORT_NAME
 from carryover.transfer.tasks.recipe import EvaluationRecipe
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def canonical_of(
     if metadata.label is None and metadata.method in SAY_NO_METHOD:
         # A row of its own for every such file, by the name that its owner gave it.
         metadata = metadata.model_copy(update={"label": label_of(checkpoint.stem) or None})
-    path = out / "imported.safetensors"
+    path = out / IMPORT_NAME
     finished = (out / RECORD_NAME).is_file()
     if path.is_file() and (finished or (out / IDENTITY_NAME).is_file()):
         _refuse_other(path, checkpoint, state, metadata, said if finished else None)
