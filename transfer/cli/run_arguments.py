@@ -42,7 +42,10 @@ def status(
         bool, typer.Option("--follow", help="Wait until nothing is queued or running.")
     ] = False,
 ) -> None:
-    """Print the state of every stage; exit status 0: finished, queued or running, 1: failed, 3: unknown."""
+    """Print the state of every stage, or of one evaluation or pretraining by its directory.
+
+    Exit status 0: finished, queued or running, 1: failed, 3: unknown.
+    """
     from carryover.transfer.cli.run_commands import print_status
 
     raise typer.Exit(print_status(run_dir, follow=follow))

@@ -155,10 +155,16 @@ def print_status(run_dir: Path, *, follow: bool = False) -> int:
 
     0: every stage has finished, is queued or is running. 1: a stage failed, or nothing works on it. 3: no
     stage is known to have failed, but the state of one is unknown. With `follow`, the table is updated until
-    nothing is queued, running or unknown.
+    nothing is queued, running or unknown. Of an evaluation's, a pretraining's or a report's directory it is
+    printed what that is; 1: it is not finished, and nothing works on it.
     """
     from carryover.slurm.status import status
+    from carryover.transfer.cli.directories import require_run
 
+    other = _other_directory(run_dir, follow)
+    if other is not None:
+        return other
+    require_run(run_dir)
     now = status(run_dir)
     if follow:
         with Live(_status_table(now), console=out_console, auto_refresh=False) as screen:
@@ -173,6 +179,22 @@ def print_status(run_dir: Path, *, follow: bool = False) -> int:
     if now.ended_badly:
         return 1
     return UNKNOWN if now.counts["unknown"] else 0
+
+
+def _other_directory(directory: Path, follow: bool) -> int | None:
+    """Print what a directory is that is no run's, and return the exit status; None where it is not known."""
+    from carryover.slurm.ledger import Ledger
+    from carryover.transfer.cli.directories import look_at
+
+    if Ledger(directory).pipeline_file.is_file() or not directory.is_dir():
+        return None
+    while (found := look_at(directory)) is not None and found.at_work and follow:
+        time.sleep(_LOOK_SECONDS)
+    if found is None:
+        return None
+    for line in (*found.lines, *([f"next: {found.next}"] if found.next else [])):
+        out_console.print(Text(line), soft_wrap=True)
+    return 0 if found.well else 1
 
 
 def _status_table(now: "RunStatus") -> Table:
@@ -206,7 +228,9 @@ def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
     """Print the log and output of one attempt at a stage."""
     from carryover.slurm.ledger import Ledger
     from carryover.slurm.status import log_files
+    from carryover.transfer.cli.directories import require_run
 
+    require_run(run_dir)
     files = log_files(Ledger.open(run_dir), stage, attempt)
     if not files:
         err_console.print(Text(f"{stage} has printed nothing yet"))
@@ -218,7 +242,9 @@ def print_logs(run_dir: Path, stage: str, attempt: int | None) -> None:
 def cancel_run(run_dir: Path, stages: Sequence[str]) -> None:
     """Stop a run, or some of its stages, and print which were stopped."""
     from carryover.slurm.control import cancel
+    from carryover.transfer.cli.directories import require_run
 
+    require_run(run_dir)
     stopped = cancel(run_dir, stages or None)
     for name in stopped:
         out_console.print(Text(f"{name}: stopped"))
@@ -230,7 +256,9 @@ def retry_run(run_dir: Path, failed_only: bool) -> int:
     """Run or submit unfinished stages again, with the last settings; return the exit status."""
     from carryover.slurm.control import retry
     from carryover.slurm.sbatch import describe
+    from carryover.transfer.cli.directories import require_run
 
+    require_run(run_dir)
     origin = describe(Path(__file__).parent)
     return _conclude(retry(run_dir, failed_only=failed_only, on_event=_print_event, origin=origin))
 
