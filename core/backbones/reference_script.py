@@ -7,9 +7,11 @@ _SIZES = "(2, 3, {size}, {size})"
 _MODELS = {
     "DINO": "torch.hub.load('facebookresearch/dino:main', '{dino}', pretrained=False)",
     "DINOv2": "torch.hub.load('facebookresearch/dinov2', '{dinov2}', pretrained=False)",
+    "MoCo v3": "vits.{moco_v3}(num_classes=0)  # vits.py of facebookresearch/moco-v3",
     "MAE": "models_vit.{mae}(num_classes=0)  # models_vit.py of facebookresearch/mae",
 }
-_TORCHVISION = "torchvision.models.{arch}(num_classes=0)"
+# torchvision's classifier of no classes gives no features.
+_TORCHVISION = "torchvision.models.{arch}(); model.{head} = torch.nn.Identity()"
 _TIMM = "timm.create_model('{arch}', num_classes=0)"
 
 
@@ -27,12 +29,16 @@ def script_for(found: Inspection) -> str:
     if found.maker.startswith("MMSelfSup"):
         return _MM.format(path=found.path, size=size)
     usual = _TIMM if about.backbone.family == "timm" else _TORCHVISION
+    # MoCo v3's ResNets are torchvision's.
+    plain = found.maker == "MoCo v3" and usual is _TORCHVISION
     letter, patch = arch[4:5], arch.partition("patch")[2].partition("_")[0]
-    model = _MODELS.get(found.maker, usual).format(
+    model = (usual if plain else _MODELS.get(found.maker, usual)).format(
         arch=arch,
+        head="fc" if about.backbone.is_resnet else "classifier",
         dino=f"dino_vit{letter}{patch}" if arch.startswith("vit_") else f"dino_{arch}",
         dinov2=f"dinov2_vit{letter}{patch}{'_reg' if 'reg' in arch else ''}",
         mae=arch.removesuffix("_224"),
+        moco_v3="_".join(arch.split("_")[:2]),
     )
     return _GENERIC.format(
         path=found.path,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from carryover.configs import UserError, WorkError
 from carryover.core.backbones.against import prove_against, read_reference
@@ -115,6 +116,25 @@ def test_the_script_for_a_reference_is_python_of_the_maker(tmp_path: Path) -> No
         script = script_for(inspect_checkpoint(tmp_path / "c.pth"))
         assert text in script
         compile(script, "reference", "exec")
+
+
+def test_the_script_for_torchvisions_networks_gives_their_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run as it is printed, with the file's weights loaded: the reference is then that of `--against`."""
+    for number, arch in enumerate(("resnet18", "mobilenet_v2")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        model = randomized(torchvision.models.get_model(arch))
+        torch.save(model.state_dict(), "theirs.pth")
+        script = script_for(inspect_checkpoint(Path("theirs.pth")))
+        loaded = "model.load_state_dict(torch.load('theirs.pth'), strict=False)\nnormalized ="
+        exec(compile(script.replace("normalized =", loaded, 1), "reference", "exec"), {})
+        receipt = convert(
+            Path("theirs.pth"), "torchvision", folder / "o.pth", against=folder / "reference.npz"
+        )
+        assert receipt.proof == "verified against the maker"
 
 
 def test_a_converted_file_that_holds_tensors_only_is_read_by_its_receipt(tmp_path: Path) -> None:
