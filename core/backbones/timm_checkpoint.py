@@ -35,6 +35,11 @@ from carryover.core.formats.canonical import CanonicalMetadata
 
 # Their authors' vision transformers have as many heads as timm's.
 _TIMMS_HEADS = frozenset({"DINO", "iBOT", "MAE", "DINOv2", "I-JEPA"})
+# Those of a maker whose transformers have not, by timm's model (Chen et al. 2021; vits.py of MoCo v3).
+_AUTHORS_HEADS = {
+    ("MoCo v3", "timm/vit_small_patch16_224"): 12,
+    ("MoCo v3", "timm/vit_base_patch16_224"): 12,
+}
 
 
 def take_as(
@@ -100,8 +105,11 @@ def take_recognized(
             f"{where}: {kind} that none of the usual models fits{tried}; name the model of timm:"
             " --architecture timm/NAME"
         )
-    if told.heads not in (None, own_heads(filtered.config)):
-        filtered = fitted(raw, filtered.config.model_copy(update={"heads": told.heads}), where)
+    heads = told.heads
+    if heads is None and embedded is None:
+        heads = _AUTHORS_HEADS.get((maker_of(chosen, contents), filtered.config.arch))
+    if heads not in (None, own_heads(filtered.config)):
+        filtered = fitted(raw, filtered.config.model_copy(update={"heads": heads}), where)
     return _imported(path, contents, told, chosen, found, filtered, embedded, None, values)
 
 
@@ -203,10 +211,11 @@ def _resolved(filtered: Filtered, told: Stated, maker: str, named: str | None) -
         pixels = pixels_of(tuple(cfg["mean"]), tuple(cfg["std"]), "RGB", named)
     if pixels is None:
         pixels = assume_pixels(assumed)
-    if named is None and told.heads is None and name.startswith("vit_") and maker not in _TIMMS_HEADS:
+    known = maker in _TIMMS_HEADS or (maker, config.arch) in _AUTHORS_HEADS
+    if named is None and told.heads is None and name.startswith("vit_") and not known:
         assumed["heads"] = (
             f"timm/{name} as timm has it, by names and shapes, which do not tell its attention heads"
-            " (--heads; MoCo v3's ViT-S has 12)"
+            " (--heads)"
         )
     if named is None and name.startswith(("resnet", "resnext", "wide_resnet")):
         assumed["network"] = (

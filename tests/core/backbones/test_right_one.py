@@ -58,6 +58,21 @@ def _prove(case: Case, tmp_path: Path) -> None:
     assert case.wrong not in receipt.metadata.assumed
 
 
+def test_moco_v3s_small_transformer_has_its_authors_heads(tmp_path: Path) -> None:
+    """12 of 32 channels, where timm's has 6 of 64: the file's names tell whose it is."""
+    path, reference = tmp_path / "theirs.pth", tmp_path / "reference.npz"
+    case = CASES["12 heads"]
+    model = case.model()
+    state = {f"module.base_encoder.{n}": v for n, v in model.state_dict().items()}
+    torch.save({"epoch": 300, "state_dict": state | {"module.predictor.0.weight": torch.ones(2, 2)}}, path)
+    write_reference(reference, case, model)
+    receipt = convert(path, "canonical", tmp_path / "right.safetensors", against=reference)
+    assert receipt.proof == "verified against the maker"
+    assert receipt.metadata.backbone.heads == 12 and "heads" not in receipt.metadata.assumed
+    told = take_backbone(path, None, stated(heads=6)).metadata
+    assert told.backbone.heads is None and "heads" not in told.assumed
+
+
 def test_what_is_said_of_a_file_and_cannot_be_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.pth"
     torch.save(CASES["12 heads"].model().state_dict(), path)
