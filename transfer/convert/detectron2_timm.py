@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from carryover.configs import UserError
+from carryover.core.backbones.dense import SIMPLE_SCALES
 from carryover.core.backbones.description import describe
 from carryover.core.backbones.relative_positions import without_tables
 from carryover.core.backbones.verify import LoadedModel
@@ -28,6 +29,11 @@ def require_dense(config: BackboneConfig) -> None:
         raise UserError(
             f"detectron2 is given networks with stages of strides 4 to 32 or plain transformers, not"
             f" {config.label}; convert to timm or torchvision instead"
+        )
+    if not described.hierarchical and described.patch_size not in SIMPLE_SCALES:
+        raise UserError(
+            f"{config.label}: Detectron2's pyramids take patches of 8, 14 or 16 pixels, not of"
+            f" {described.patch_size}; convert to timm, torchvision or mmseg instead"
         )
 
 

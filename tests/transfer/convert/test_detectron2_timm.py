@@ -13,7 +13,7 @@ from carryover.core.backbones.build import feature_maps
 from carryover.core.backbones.inspection import inspect_checkpoint, load_backbone
 from carryover.core.formats.backbone import BackboneConfig
 from carryover.core.formats.receipt import Receipt
-from carryover.transfer.convert import convert, detectron2_vit
+from carryover.transfer.convert import TARGETS, convert, detectron2_vit
 from tests.transfer.convert.timm_backbones import write_timm
 
 SMALL = {"input_size": 56}
@@ -94,7 +94,6 @@ def test_layer_scale_that_is_lost_is_caught_by_the_features(
 def test_the_receipt_says_what_went_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from carryover.transfer.convert import TARGETS
     from carryover.transfer.convert.detectron2 import TARGET
 
     absent = replace(TARGET, version=lambda: (None, "not here"))
@@ -125,6 +124,13 @@ def test_the_makers_pooled_features_are_proven_in_detectron2_too(name: str, tmp_
     np.savez(tmp_path / "r.npz", images=images.numpy(), pooled=pooled.numpy())
     receipt = convert(source, "detectron2", tmp_path / "b.pkl", against=tmp_path / "r.npz")
     assert receipt.proof == "verified against the maker"
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch32_clip_quickgelu_224", "vit_small_patch32_224"])
+def test_patches_that_no_pyramid_takes_are_refused(name: str) -> None:
+    config = BackboneConfig.model_validate({"arch": f"timm/{name}"})
+    with pytest.raises(UserError, match="take patches of 8, 14 or 16 pixels, not of 32; convert to timm"):
+        TARGETS.get("detectron2").require(config)
 
 
 @pytest.mark.detectron2
