@@ -13,6 +13,7 @@ from carryover.configs.tables import Row, Table, is_table, read_table
 
 _OWN = re.compile(r"(?P<path>.*\.ya?ml)(:(?P<row>.+))?", re.DOTALL)
 _COMMANDS = {"pretrain": "pretrain", "transfer": "evaluate", "pipelines": "run"}
+_MOST_NAMED = 20
 _MATRIX = re.compile(r"^matrix:", re.MULTILINE)
 
 
@@ -74,12 +75,25 @@ def place_of(kind: str, folder: Path, name_or_path: str | Path) -> Place:
         raise UserError(f"{kind} '{name_or_path}' is a table of several recipes; name one of them: {within}")
     for other, command in _COMMANDS.items():
         if other != kind and str(name_or_path) in recipes_in(folder.parent / other):
-            raise UserError(f"'{name_or_path}' is a recipe of `carryover {command}`, and none of {kind}")
-    names = recipes_in(folder)
-    guess = nearest(str(name_or_path), names)
-    hint = f"did you mean '{guess}'?" if guess else f"there are: {', '.join(names) or 'none'}"
+            asked = f"`carryover {_COMMANDS[kind]}`" if kind in _COMMANDS else kind
+            raise UserError(f"'{name_or_path}' is a recipe of `carryover {command}`, not of {asked}")
+    called = f"recipe of `carryover {_COMMANDS[kind]}`" if kind in _COMMANDS else f"{kind} recipe"
     beside = " (a file of your own is given by its path, with its ending .yaml)"
-    raise UserError(f"no {kind} recipe is called '{name_or_path}'; {hint}{beside}")
+    meant = _meant(kind, str(name_or_path), folder)
+    raise UserError(f"no {called} is called '{name_or_path}'; {meant}{beside}")
+
+
+def _meant(kind: str, name: str, folder: Path) -> str:
+    """Return which recipe of this kind, or of another one, was probably meant; else which there are."""
+    names = recipes_in(folder)
+    if guess := nearest(name, names):
+        return f"did you mean '{guess}'?"
+    for other, command in _COMMANDS.items():
+        if other != kind and (guess := nearest(name, recipes_in(folder.parent / other))):
+            return f"did you mean '{guess}', a recipe of `carryover {command}`?"
+    if len(names) > _MOST_NAMED:
+        return f"`carryover recipes {kind}` lists all {len(names)}"
+    return f"there are: {', '.join(names) or 'none'}"
 
 
 def name_of(name_or_path: str) -> str:

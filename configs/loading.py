@@ -192,6 +192,26 @@ def _base(kind: str, place: Place, base: str) -> Place:
         raise UserError(f"{place.path}: base: {error}") from None
 
 
+_IN_WORDS = {
+    "tuple_type": "a list is expected, such as [20, 200]",
+    "list_type": "a list is expected, such as [20, 200]",
+    "dict_type": "keys and values are expected, such as {key: value}",
+    "model_type": "keys and values are expected, such as {key: value}",
+    "model_attributes_type": "keys and values are expected, such as {key: value}",
+    "string_type": "a text is expected",
+    "bool_type": "true or false is expected",
+    "bool_parsing": "true or false is expected",
+    "int_type": "a whole number is expected",
+    "int_parsing": "a whole number is expected",
+    "int_from_float": "a whole number is expected",
+    "float_type": "a number is expected",
+    "float_parsing": "a number is expected",
+    "path_type": "a path is expected",
+    "missing": "this key is required",
+}
+"""What pydantic calls by Python's types, in the words of YAML."""
+
+
 def _explain(model: Any, error: Any, overridden: Sequence[str], more: Sequence[str]) -> str:
     location = list(error["loc"])
     if error["type"] == "extra_forbidden":
@@ -205,7 +225,7 @@ def _explain(model: Any, error: Any, overridden: Sequence[str], more: Sequence[s
         hint = f"; did you mean '{guess}'?" if guess else f"; the keys here are: {', '.join(siblings)}"
         return f"unknown key '{_dotted(model, location)}'{hint}"
     key = _dotted(model, location) or "recipe"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _IN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
     value = error.get("input")
     shown = (
         ""

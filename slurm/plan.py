@@ -287,7 +287,30 @@ class _Planner:
 
 def _listed(changes: list[Difference], most: int = 5) -> str:
     more = f" and {len(changes) - most} more" if len(changes) > most else ""
-    return ", ".join(str(change) for change in changes[:most]) + more
+    told = dict.fromkeys(_in_words(change) for change in changes[:most])
+    if len(told) > 1:
+        # What is taken from the stage before says so more precisely.
+        told.pop(_UPSTREAM, None)
+    return ", ".join(told) + more
+
+
+_UPSTREAM = "a stage that it waits for is other work"
+
+
+def _in_words(change: Difference) -> str:
+    """Return a change as the user knows it: a key of a recipe with its values, a stage by name, a file."""
+    kind, _, name = change.key.partition(".")
+    if kind == "after":
+        if change.old is None or change.new is None:
+            return f"it {'now follows' if change.old is None else 'no longer follows'} {name}"
+        return f"{name}, which it follows, is other work"
+    if kind == "needs":
+        return f"{str(change.new or change.old).partition('/')[2]}, which it takes, is from other work"
+    if kind == "upstream":
+        return _UPSTREAM
+    if kind == "inputs":
+        return f"its file {name} changed" if name else "its files changed"
+    return str(change)
 
 
 def _why_unfinished(record: StageRecord) -> str:

@@ -138,7 +138,7 @@ def _depth(state: Collection[str], where: Path, prefix: str) -> tuple[Architectu
     counts = tuple(blocks[stage] for stage in sorted(blocks))
     if sorted(blocks) != [1, 2, 3, 4]:
         raise UserError(
-            f"{where}: under '{prefix}' the stages are {listed([f'layer{s}' for s in sorted(blocks)])}, "
+            f"{where}: {_below(prefix)}the stages are {listed([f'layer{s}' for s in sorted(blocks)])}, "
             "expected 'layer1' to 'layer4'"
         )
     kind = "bottleneck" if any(".conv3." in name for name in state) else "basic"
@@ -146,9 +146,14 @@ def _depth(state: Collection[str], where: Path, prefix: str) -> tuple[Architectu
     if arch is None:
         known = ", ".join(f"{name} {list(c)}" for (_, c), name in _DEPTHS.items())
         raise UserError(
-            f"{where}: under '{prefix}' layer1 to layer4 have {counts} {kind} blocks; known: {known}"
+            f"{where}: {_below(prefix)}layer1 to layer4 have {counts} {kind} blocks; known: {known}"
         )
     return arch, kind
+
+
+def _below(prefix: str) -> str:
+    """Return where tensors are in their file; nothing where they have no prefix."""
+    return f"under '{prefix}' " if prefix else ""
 
 
 def _recognize_mobile(state: Mapping[str, Tensor], where: Path, prefix: str) -> BackboneConfig:

@@ -114,8 +114,9 @@ def require_same_crops(stated: StatedCrops, metadata: TrainedOn, checkpoint: obj
     knows = getattr(metadata, "knows", None)
     assumed = knows is not None and not knows("input_size")
     if assumed and stated.size != metadata.input_size:
-        sentence = "%s does not say on what crops it was trained; crops of %d are shown as image.size says"
-        log_once(log, logging.INFO, sentence, checkpoint, stated.size)
+        # That it does not say is among what is assumed of it; here, that the assumption decides nothing.
+        sentence = "%s: crops of %d px are shown, as image.size says; the %d px assumed of it decide nothing"
+        log_once(log, logging.INFO, sentence, checkpoint, stated.size, metadata.input_size)
     elif stated.input_size == "checkpoint" and stated.size != metadata.input_size:
         raise UserError(
             f"image.size is {stated.size}, but {checkpoint} was trained on crops of {metadata.input_size};"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from carryover.configs import Incidental, Section
+from carryover.configs.counted import counted
 from carryover.configs.errors import UserError
 
 Action = Literal["fatal", "drop", "clip", "keep"]
@@ -249,14 +250,16 @@ def refuse_fatal(defects: Sequence[Defect], what: str) -> None:
     """Raise one UserError that lists the fatal defects by kind, and says what would decide each."""
     fatal = [defect for defect in defects if defect.action == "fatal"]
     if fatal:
-        raise UserError(_listing(fatal, f"{what}: {len(fatal)} defects that the recipe does not forgive"))
+        raise UserError(
+            _listing(fatal, f"{what}: {counted(fatal, 'defect')} that the recipe does not forgive")
+        )
 
 
 def summarize(defects: Sequence[Defect], what: str) -> str:
     """Return the defects for a person to read: the count of each kind, and the first of each."""
     if not defects:
         return f"{what}: no defects found"
-    return _listing(defects, f"{what}: {len(defects)} defects")
+    return _listing(defects, f"{what}: {counted(defects, 'defect')}")
 
 
 def tally(defects: Iterable[Defect]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover.configs import UserError
+from carryover.configs.counted import counted
 from carryover.core.data.names import read_text
 
 _DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -66,7 +67,9 @@ def labels_of_flat_split(files: Sequence[Path], names: Sequence[str], classes: S
         stated[Path(name).stem] = label
     unknown = [name for name in names if Path(name).stem not in stated]
     if unknown:
-        raise UserError(f"{files[0]}: lists no class for {len(unknown)} images: {', '.join(unknown[:5])}")
+        raise UserError(
+            f"{files[0]}: lists no class for {counted(unknown, 'image')}: {', '.join(unknown[:5])}"
+        )
     return [stated[Path(name).stem] for name in names]
 
 
@@ -96,7 +99,7 @@ def _by_number(files: Sequence[Path], names: Sequence[str], index: Mapping[str, 
     truth, meta = files
     numbers = read_text(truth).split()
     if len(numbers) != len(names):
-        raise UserError(f"{truth}: {len(numbers)} classes for {len(names)} images")
+        raise UserError(f"{truth}: {counted(numbers, 'class')} for {counted(names, 'image')}")
     try:
         wnids = _wnids(meta)
     except (OSError, KeyError, ValueError, IndexError) as error:

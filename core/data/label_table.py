@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from carryover.configs import UserError
+from carryover.configs.counted import counted
 from carryover.core.data.csv_table import Table, read_table
 from carryover.core.data.digest import Contents
 from carryover.core.data.named_splits import Found, Names
@@ -158,7 +159,10 @@ class LabelFiles:
                 )
         absent = [row.image for image_id, row in found.items() if image_id not in self.names.images]
         if absent:
-            raise UserError(f"{self.folder}: {len(absent)} images are not there: {', '.join(absent[:5])}")
+            raise UserError(
+                f"{self.folder}: {counted(absent, 'image is', 'images are')} not there:"
+                f" {', '.join(absent[:5])}"
+            )
         return found
 
     def _rows(self) -> Iterator[LabelRow]:
@@ -194,7 +198,7 @@ def labeled_files(data: ImageSection, root: Path) -> Files:
     unlabeled = [image_id for image_id in ids if image_id not in files.labels]
     if unlabeled:
         few = ", ".join(unlabeled[:5])
-        raise UserError(f"{files.files[0]}: lists no class for {len(unlabeled)} images: {few}")
+        raise UserError(f"{files.files[0]}: lists no class for {counted(unlabeled, 'image')}: {few}")
     classes = sorted({row.label for row in files.labels.values()}, key=_by_number)
     index = {name: label for label, name in enumerate(classes)}
     names = [files.names.images[i].relative_to(files.folder).as_posix() for i in ids]

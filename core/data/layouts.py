@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from carryover.configs import UserError
+from carryover.configs.counted import counted
 from carryover.core.data.digest import Contents, images_below, listed, named_in
 from carryover.core.data.flat_split import EXPECTED, labels_of_flat_split, truth_files
 from carryover.core.data.label_table import EXPECTED as EXPECTED_LABELS
@@ -94,7 +95,10 @@ def _drawn(config: ImageSection, root: Path) -> Files:
     ids, _ = found.members(config.split, config.splits, config.splits_seed)
     absent = [image_id for image_id in ids if image_id not in by_id]
     if absent:
-        raise UserError(f"{root}: {len(absent)} listed images are not there: {', '.join(absent[:5])}")
+        raise UserError(
+            f"{root}: {counted(absent, 'listed image is', 'listed images are')} not there:"
+            f" {', '.join(absent[:5])}"
+        )
     kept = [by_id[image_id].relative_to(root).as_posix() for image_id in ids]
     return Files(root, kept, [index[name.split("/")[0]] for name in kept], classes)
 
@@ -232,10 +236,12 @@ def _inaturalist(config: ImageSection, root: Path) -> Files:
     label_of = {a.image_id: order.get(a.category_id) for a in read.annotations}
     bare = [image.file_name for image in read.images if label_of.get(image.id) is None]
     if bare:
-        raise UserError(f"{file}: {len(bare)} images without a known category: {', '.join(bare[:5])}")
+        raise UserError(f"{file}: {counted(bare, 'image')} without a known category: {', '.join(bare[:5])}")
     absent = [image.file_name for image in read.images if not (root / image.file_name).is_file()]
     if absent:
-        raise UserError(f"{file}: {len(absent)} images are not there: {', '.join(absent[:5])}")
+        raise UserError(
+            f"{file}: {counted(absent, 'image is', 'images are')} not there: {', '.join(absent[:5])}"
+        )
     labels = [label for image in read.images if (label := label_of[image.id]) is not None]
     names = [f"{category.id}:{category.name}" for category in sorted(read.categories, key=lambda c: c.id)]
     return Files(root, [image.file_name for image in read.images], labels, names)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from carryover.configs import UserError
+from carryover.configs.counted import counted
 from carryover.core.data.csv_table import read_table
 from carryover.core.data.pictures import IMAGE_SUFFIXES
 from carryover.core.data.voc_lists import LISTINGS, listed
@@ -162,9 +163,9 @@ class Found:
         there += [f"{path.name} (list)" for path in sorted((self.root / LISTINGS).glob("*.txt"))[:5]]
         holds = f"there are {', '.join(there)}" if there else "there is no list, folder or column of splits"
         return (
-            f"{self.root}: nothing says which of its {len(self.annotated)} images are the split '{split}'"
-            f" ({told}); {holds}. `data: {{splits: {{test: 0.2}}}}` draws a fifth of them to test on, and"
-            " `splits: {train: train.txt, test: test.txt}` names lists"
+            f"{self.root}: nothing says which of its {counted(self.annotated, 'image is', 'images are')} the"
+            f" split '{split}' ({told}); {holds}. `data: {{splits: {{test: 0.2}}}}` draws a fifth of"
+            " them to test on, and `splits: {train: train.txt, test: test.txt}` names lists"
         )
 
 

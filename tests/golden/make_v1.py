@@ -80,7 +80,7 @@ def tile(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def tiled_weights() -> Iterator[None]:
-    """Make every initialiser of torch fill with tiles."""
+    """Make every initializer of torch fill with tiles."""
     names = ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "xavier_uniform_")
     with mock.patch.multiple(nn.init, **{n: lambda tensor, *a, **k: tile(tensor) for n in names}):
         yield

@@ -153,7 +153,12 @@ def test_a_stage_that_is_done_again_says_why_afterwards(run: Path) -> None:
     run_graph(Graph([changed, COPY, OTHER]), InlineExecutor(), run)
     told = {s.name: s.reason for s in status(run).stages}
     assert told["write"].startswith("changed: text: words -> other words;") and told["other"] == ""
-    assert told["copy"].startswith("changed: needs.0: ")
+    assert told["copy"].startswith("changed: result.txt, which it takes, is from other work;")
+    follows = [Stage("last", work.write, {"text": "a"}, after=(name,)) for name in ("write", "copy")]
+    run_graph(Graph([changed, COPY, OTHER, follows[0]]), InlineExecutor(), run)
+    run_graph(Graph([changed, COPY, OTHER, follows[1]]), InlineExecutor(), run)
+    again = {s.name: s.reason for s in status(run).stages}["last"]
+    assert again.startswith("changed: it now follows copy, it no longer follows write;")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_what_is_known_of_a_foreign_file_is_said_once_and_reaches_the_report(
         require_same_crops(recipe.image, import_checkpoint(foreign)[1], foreign)
         # Another evaluation of the same file repeats nothing.
         require_same_crops(recipe.image, import_checkpoint(foreign)[1], foreign)
-    for sentence in ("does not say on what crops it was trained", "assumed: RGB images"):
+    for sentence in ("crops of 32 px are shown, as image.size says; the 224 px assumed", "assumed: RGB"):
         assert caplog.text.count(sentence) == 1, caplog.text
     # Two files of one maker, with labels: two rows by those names, and no concern.
     imported = {"method": "torchvision", "pretrain_recipe": "imported", "pretrain_seed": None}
@@ -204,9 +204,7 @@ def test_a_dry_run_opens_the_data_and_says_every_error_at_once(
     run = tmp_path / "run"
     assert run_pipeline(str(tmp_path / "pipe.yaml"), run, "inline", [], dry_run=True) == 2
     said = capsys.readouterr().out
-    assert (
-        "evaluate/theirs/renamed-seed0 and 1 more: the test split has 1 classes that training lacks" in said
-    )
+    assert "evaluate/theirs/renamed-seed0 and 1 more: the test split has 1 class that training lacks" in said
     assert "9 images of each class were requested, but 'ant' has 4" in said
     assert "evaluate/theirs/demo_faster_fpn-seed0: " in said and "Annotations/" in said
     assert f"{tmp_path / 'nowhere'}: no such directory" in said

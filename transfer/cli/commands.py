@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from carryover.configs import UserError, dump, header, kind_of, load, recipe_names, title
+from carryover.configs.counted import counted, signed
 from carryover.configs.nearest import nearest
 from carryover.core.formats.backbone import Stem
 
@@ -51,8 +52,9 @@ def print_findings(findings: Iterable["Finding"]) -> bool:
 def print_recipes(group: str | None = None, paper: str | None = None) -> None:
     """List the shipped recipes with the first line of their headers: by kind, and evaluations by task.
 
-    `group` is a kind, a task or a word of the name, `paper` a part of the recipe's name or source. In a pipe
-    the output is plain lines: group, name and title, separated by tabs.
+    `group` is a kind, a task or a word of the name, `paper` a part of the recipe's name or source. Without
+    either, a terminal gets the groups with their sizes. In a pipe the output is plain lines: group, name and
+    title, separated by tabs.
     """
     by_word = group is not None and not _is_kind_or_task(group)
     found = [
@@ -69,6 +71,9 @@ def print_recipes(group: str | None = None, paper: str | None = None) -> None:
             # Not by the console, which turns tabs into spaces.
             typer.echo("\t".join(line))
         return
+    if group is None and paper is None:
+        _print_groups(found)
+        return
     for own in dict.fromkeys(own for own, _, _ in found):
         table = Table(title=own, box=None, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column("name", no_wrap=True)
@@ -76,6 +81,27 @@ def print_recipes(group: str | None = None, paper: str | None = None) -> None:
         for _, name, what in (line for line in found if line[0] == own):
             table.add_row(name, Text(what))
         out_console.print(table)
+
+
+def _print_groups(found: Sequence[tuple[str, str, str]]) -> None:
+    """Print the groups of recipes, how many are in each with some of their names, and how to see them."""
+    groups: dict[str, list[str]] = {}
+    for own, name, _ in found:
+        groups.setdefault(own, []).append(name)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group", no_wrap=True)
+    table.add_column("recipes", justify="right")
+    table.add_column("for example")
+    for own, names in groups.items():
+        table.add_row(own, str(len(names)), Text(", ".join(names[:3])))
+    out_console.print(table)
+    out_console.print(
+        Text(
+            f"\n{counted(found, 'recipe')}. `carryover recipes GROUP` lists a group, `... recipes small`"
+            " those with this word in their names, `carryover recipes --paper sqrtkl` those of a paper;"
+            " `carryover recipes NAME` prints one, and `carryover recipes | cat` lists all."
+        )
+    )
 
 
 def is_group(name: str) -> bool:
@@ -312,9 +338,11 @@ def print_comparison(first: Path, second: Path) -> bool:
         for column in ("evaluation", "metric", "first", "second", "second - first", "95 % interval"):
             table.add_column(column, overflow="fold")
         for line in found.lines:
-            difference = "" if line.difference is None else f"{line.difference:+.1f}"
+            difference = "" if line.difference is None else f"{signed(line.difference)}"
             interval = (
-                "" if line.interval is None else f"{line.interval.low:+.1f} to {line.interval.high:+.1f}"
+                ""
+                if line.interval is None
+                else f"{signed(line.interval.low)} to {signed(line.interval.high)}"
             )
             values = [f"{cell.text()} {cell.brackets()}".strip() for cell in (line.first, line.second)]
             table.add_row(line.evaluation, line.metric, *map(Text, values), difference, Text(interval))

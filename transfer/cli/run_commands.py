@@ -14,6 +14,7 @@ from rich.text import Text
 
 import carryover.transfer.pipeline.calls  # noqa: F401 (makes the calls of a run directory known)
 from carryover.configs import UserError, load
+from carryover.configs.counted import counted
 from carryover.core.processor import bf16_instructions
 
 if TYPE_CHECKING:
@@ -277,7 +278,9 @@ def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor:
 
     planned = preview(graph, run_dir, place.cluster)
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "plan", "resources", "depends on"):
+    # Resources are what SLURM is asked for: nothing of them, a time limit least of all, holds elsewhere.
+    asked = executor == "slurm"
+    for column in ("stage", "plan", *(["resources"] if asked else []), "depends on"):
         table.add_column(column, overflow="fold")
     for decision in planned.plan:
         stage = decision.stage
@@ -286,20 +289,21 @@ def _print_plan(graph: "Graph", run_dir: Path, place: "ClusterConfig", executor:
         done = (
             what if decision.action is Action.RUN and not decision.damaged else f"{what}: {decision.reason}"
         )
-        table.add_row(Text(stage.name), Text(done), stage.resources.over(place.defaults).summary, waits)
+        resources = [stage.resources.over(place.defaults).summary] if asked else []
+        table.add_row(Text(stage.name), Text(done), *resources, waits)
     out_console.print(table)
-    out_console.print(f"{len(graph)} stages: {_in_short(planned.plan)}")
+    out_console.print(f"{counted(len(graph), 'stage')}: {_in_short(planned.plan)}")
     if executor != "slurm":
         return planned
     for job in planned.jobs:
         chained = f", {job.links} in a chain" if job.links > 1 else ""
-        title = f"job {job.number}: {job.name} ({len(job.stages)} stages{chained})"
+        title = f"job {job.number}: {job.name} ({counted(job.stages, 'stage')}{chained})"
         out_console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         for line in (*job.header, *(f"scontrol update {request}" for request in job.updates)):
             out_console.print(Text(line), soft_wrap=True)
     out_console.print(
-        f"\n{len(planned.jobs)} jobs, {planned.gpu_hours:.0f} GPU-hours requested, if every stage uses its "
-        "time limit once"
+        f"\n{counted(planned.jobs, 'job')}, {planned.gpu_hours:.0f} GPU-hours requested, if every stage uses"
+        " its time limit once"
     )
     return planned
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from carryover.configs.counted import signed
 from carryover.transfer.report.cells import Cell
 from carryover.transfer.report.naming import RANDOM
 from carryover.transfer.report.statistics import Interval, possible_differences, welch
@@ -47,10 +48,10 @@ class Finding:
     def text(self) -> str:
         """Return the difference with its interval: ``SiMo +3.4 (95 % interval +1.0 to +5.8)``."""
         if self.interval is None:
-            return f"{self.label} {self.difference:+.1f}"
+            return f"{self.label} {signed(self.difference)}"
         return (
-            f"{self.label} {self.difference:+.1f}"
-            f" (95 % interval {self.interval.low:+.1f} to {self.interval.high:+.1f})"
+            f"{self.label} {signed(self.difference)}"
+            f" (95 % interval {signed(self.interval.low)} to {signed(self.interval.high)})"
         )
 
 

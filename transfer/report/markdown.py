@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from carryover.configs.counted import signed
 from carryover.transfer.report.beside import PublishedRow
 from carryover.transfer.report.cells import Cell
 from carryover.transfer.report.concerns import Concern
@@ -98,8 +99,8 @@ def _table(table: Table) -> list[str]:
 
 def _paired(found: Paired) -> list[str]:
     rows = [
-        f"| {_escape(d.label)} | {_escape(d.heading)} | {_escape(d.metric)} | {d.difference:+.2f} |"
-        f" {d.low:+.2f} to {d.high:+.2f} | {d.p:.3f} | {d.verdict} |"
+        f"| {_escape(d.label)} | {_escape(d.heading)} | {_escape(d.metric)} | {signed(d.difference, 2)} |"
+        f" {signed(d.low, 2)} to {signed(d.high, 2)} | {d.p:.3f} | {d.verdict} |"
         for d in found.differences
     ]
     return [

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from carryover.configs.counted import signed
 from carryover.transfer.report.content import Content, Pictures
 from carryover.transfer.report.figures import figure_note
 from carryover.transfer.report.findings import spread_note
@@ -36,6 +37,7 @@ def page(content: Content, pictures: Pictures, out: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters["subscript"] = _subscript
+    environment.filters["signed"] = signed
     listing = build_listing(content.collection, out)
     return environment.get_template("page.html.j2").render(
         content=content,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from carryover.configs.counted import signed
 from carryover.transfer.report.beside import PublishedRow, PublishedRows, published_rows
 from carryover.transfer.report.cells import Cell, build_cell
 from carryover.transfer.report.collection import Collection, Evaluation, Numbered, Pretraining
@@ -195,7 +196,7 @@ def reproductions(table: Table) -> list[str]:
             if not same or theirs.epochs not in (None, row.pretraining.epochs):
                 continue
             parts = [
-                f"{group.heading} {column.heading} {cell.mean - value:+.1f}"
+                f"{group.heading} {column.heading} {signed(cell.mean - value)}"
                 f" ({cell.text()}, published {value:.1f})"
                 for (group, column), cell, value in zip(table.columns, row.cells, theirs.values)
                 if cell.mean is not None and value is not None

@@ -210,6 +210,20 @@ class Counted:
     ties: tuple[int, ...] = ()
 
 
+def equal_scores(ties: Sequence[int]) -> str:
+    """Return what equal scores mean for a number, of how many guesses there are any.
+
+    `ties` counts them for each set of guesses (each k and temperature, each rate of a grid).
+    """
+    few, most = min(ties), max(ties)
+    of = f"{most:,}" if few == most else f"{few:,} to {most:,} (by setting)"
+    noun = "guess has" if most == 1 else "guesses have"
+    return (
+        f"{of} {noun} the same score as another class or image; the first class, or the earlier image, counts"
+        " as the higher one, so that the metric is the same on every machine"
+    )
+
+
 def count(outcome: Outcome, out: Path) -> Counted:
     """Write an evaluation's per-image outcomes, then count its metrics from them.
 
@@ -225,7 +239,7 @@ def count(outcome: Outcome, out: Path) -> Counted:
     write_outcomes(path, outcome.outcomes)
     ties, metrics = outcome.outcomes.ties(), outcome.outcomes.metrics()
     if any(ties):
-        log.info("equal scores, ordered by a fixed rule: %s", ", ".join(map(str, ties)))
+        log.info("%s", equal_scores(ties))
     if outcome.metrics:
         require_same(outcome.metrics, metrics, path)
         metrics = tuple(outcome.metrics)

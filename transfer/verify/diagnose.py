@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from scipy.stats import t as student
 
+from carryover.configs.counted import signed
 from carryover.transfer.report.statistics import holm
 from carryover.transfer.verify.evidence import Evidence
 from carryover.transfer.verify.findings import Finding, Reading
@@ -117,7 +118,7 @@ def undecided(base: Evidence, compared: Sequence[Compared]) -> list[str]:
         m = c.evidence.mismatch
         closer = m is not None and m.value <= CLOSER * base.mismatch.value and m.value <= FITS
         if closer and c.look.cause != "encoder":
-            d = "" if c.difference is None else f", {c.difference:+.1f} points"
+            d = "" if c.difference is None else f", {signed(c.difference)} points"
             said.append(f"{c.look.cause}: {c.look.words}: batch statistics closer{d}; not confirmed")
     return said
 
@@ -195,7 +196,7 @@ def _why(base: Evidence, c: Compared) -> str:
         half = _half(c.evidence, 0.025, c.deviation)
         low, high = c.difference - half, c.difference + half
         parts.append(
-            f"so read, {c.difference:+.1f} points ({low:+.1f} to {high:+.1f})"
+            f"so read, {signed(c.difference)} points ({signed(low)} to {signed(high)})"
             f" on the same {_count(base)} images"
         )
     if base.mismatch is not None and c.evidence.mismatch is not None:

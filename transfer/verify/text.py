@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from carryover.configs.counted import signed
 from carryover.configs.formats import Format
 from carryover.transfer.verify.findings import Reading, Verification
 
@@ -30,7 +31,7 @@ def header(found: Verification) -> list[str]:
     for claim in found.claims:
         lines.append(
             f"  published {claim.number}: {claim.published:.1f} %; here {claim.measured:.1f} %"
-            f" ({claim.difference:+.1f}; {claim.how}, another protocol)"
+            f" ({signed(claim.difference)}; {claim.how}, another protocol)"
         )
     return lines
 
@@ -51,8 +52,8 @@ def write(found: Verification, path: Path) -> None:
 
 def _row(r: Reading) -> list[str]:
     difference = ""
-    if r.difference is not None:
-        difference = f"{r.difference:+.1f} ({r.low:+.1f} to {r.high:+.1f})"
+    if r.difference is not None and r.low is not None and r.high is not None:
+        difference = f"{signed(r.difference)} ({signed(r.low)} to {signed(r.high)})"
     p = "" if r.p is None else ("<0.001" if r.p < 0.001 else f"{r.p:.3f}")
     return [r.cause, r.words, _shown(r.knn), _shown(r.linear), difference, p, _distance(r.mismatch)]
 

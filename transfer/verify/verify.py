@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from carryover.configs import UserError
+from carryover.configs.counted import signed
 from carryover.core.backbones.imported import Imported
 from carryover.core.backbones.importers import take_backbone
 from carryover.core.backbones.inspected import in_words
@@ -48,7 +49,8 @@ def verify(
     imported = take_backbone(path, encoder, stated)
     named = _of_tensors(path, imported)
     images = _images(config)
-    remarks = [*imported.notes, *in_words(imported.metadata.assumed)]
+    assumed = imported.metadata.assumed if images is None else _assumed(imported)
+    remarks = [*imported.notes, *in_words(assumed)]
     if images is None:
         questions = ("everything but the tensors: give images (data.root=DIRECTORY, or images=FOLDER)",)
         return Verification(
@@ -221,7 +223,15 @@ def _best_size(size: int, compared: Sequence[Compared]) -> str:
     said = f"the file does not say on what crops it was trained; shown at {size} px, the data's own size"
     if best is None:
         return said
-    return f"{said}; it reads better at {best.look.size} px ({best.difference:+.1f} points)"
+    return f"{said}; it reads better at {best.look.size} px ({signed(best.difference or 0.0)} points)"
+
+
+def _assumed(imported: Imported) -> dict[str, str]:
+    """Return what is assumed of a file, without the size of its crops: `_best_size` tells of that."""
+    found = dict(imported.metadata.assumed)
+    if not _knows_size(imported):
+        found.pop("input_size", None)
+    return found
 
 
 def _knows_size(imported: Imported) -> bool:
@@ -264,7 +274,7 @@ def _open_questions(
         near = reading.low is not None and reading.high is not None and reading.low < 0 < reading.high
         if near and reading.cause in ("channel order", "encoder") and named is None:
             d = reading.difference or 0.0
-            said.append(f"{reading.cause}: {reading.words}: {d:+.1f} points, no difference found")
+            said.append(f"{reading.cause}: {reading.words}: {signed(d)} points, no difference found")
     if controls and named is None:
         best = max(_mean(c) for c in controls)
         own = _mean(table[0])

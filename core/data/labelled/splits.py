@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from carryover.configs import UserError
+from carryover.configs.counted import counted
 from carryover.core.data.called import called
 from carryover.core.data.datasets import Dataset, FileImages
 from carryover.core.data.defects import Defect, refuse_fatal, summarize
@@ -108,11 +109,15 @@ def _compared(data: ClassifyData, train: Dataset, test: Dataset) -> Splits:
     if unseen:
         known = _some(list(train.classes))
         raise UserError(
-            f"the test split has {len(unseen)} classes that training lacks: {_some(unseen)}; it has: {known}"
+            f"the test split has {counted(unseen, 'class')} that training lacks: {_some(unseen)};"
+            f" it has: {known}"
         )
     untested = sorted(set(train.classes) - set(test.classes))
     if untested:
-        raise UserError(f"the test split lacks {len(untested)} of the training classes: {_some(untested)}")
+        raise UserError(
+            f"the test split lacks {len(untested)} of {counted(train.classes, 'training class')}:"
+            f" {_some(untested)}"
+        )
     if len(train.classes) < 2:
         raise UserError(f"{Path(data.root or '') / data.split}: {one_class(list(train.classes))}")
     _refuse_repeated(data, test, train)

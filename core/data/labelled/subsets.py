@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carryover.configs import UserError
+from carryover.configs.counted import counted, counted_of
 
 Indices = NDArray[np.int64]
 
@@ -57,13 +58,13 @@ def take_fraction(labels: Sequence[int], classes: Sequence[str], fraction: float
     """
     by_class = _by_class(labels, classes)
     empty = [
-        f"'{name}' ({len(members)} images)"
+        f"'{name}' ({counted(members, 'image')})"
         for name, members in zip(classes, by_class)
         if _share(len(members), fraction) == 0
     ]
     if empty:
         raise UserError(
-            f"a fraction of {fraction:g} leaves no image of {len(empty)} classes: {_some(empty)};"
+            f"a fraction of {fraction:g} leaves no image of {counted(empty, 'class')}: {_some(empty)};"
             " take a larger fraction, or n per class"
         )
     return _prefixes(by_class, [_share(len(m), fraction) for m in by_class], seed)
@@ -119,17 +120,19 @@ def take_listed(
             absent.append(name)
     if absent:
         raise UserError(
-            f"{source}: {len(absent)} of {len(names)} listed images are not among the {len(paths)} training"
-            f" images: {_some(absent)}"
+            f"{source}: {counted_of(absent, names, 'listed image', 'is', 'are')} not among the"
+            f" {len(paths):,} training images: {_some(absent)}"
         )
     twice = [str(paths[i]) for i, n in Counter(found).items() if n > 1]
     if twice:
-        raise UserError(f"{source}: {len(twice)} images are listed more than once: {_some(twice)}")
+        raise UserError(
+            f"{source}: {counted(twice, 'image is', 'images are')} listed more than once: {_some(twice)}"
+        )
     chosen = np.asarray(found, dtype=np.int64)
     counts = per_class(labels, classes, chosen)
     missing = [f"'{name}'" for name, n in counts.items() if n == 0]
     if missing:
-        raise UserError(f"{source}: no image of {len(missing)} classes is listed: {_some(missing)}")
+        raise UserError(f"{source}: no image of {counted(missing, 'class')} is listed: {_some(missing)}")
     return chosen
 
 
@@ -200,7 +203,7 @@ def describe(counts: Mapping[str, int]) -> str:
     """Return the number of images, in all and of each class, in one line."""
     total, numbers = sum(counts.values()), sorted(counts.values())
     each = f"{numbers[0]}" if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"
-    return f"{total:,} images of {len(counts)} classes, {each} of each"
+    return f"{counted(total, 'image')} of {counted(counts, 'class')}, {each} of each"
 
 
 def _read_official(official: OfficialList) -> list[str]:
@@ -217,7 +220,7 @@ def _by_class(labels: Sequence[int], classes: Sequence[str]) -> list[Indices]:
     members = [np.flatnonzero(array == c).astype(np.int64) for c in range(len(classes))]
     empty = [f"'{name}'" for name, rows in zip(classes, members) if len(rows) == 0]
     if empty:
-        raise UserError(f"{len(empty)} classes have no training image: {_some(empty)}")
+        raise UserError(f"{counted(empty, 'class has', 'classes have')} no training image: {_some(empty)}")
     return members
 
 

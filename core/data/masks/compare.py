@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from carryover.configs.counted import counted, counted_of
 from carryover.core.data.defects import Defect, MaskDefectPolicy
 from carryover.core.data.masks.dataset import IGNORED, DecodedMask
 
@@ -88,7 +89,8 @@ def _absent(pixels: np.ndarray, classes: Sequence[str], taught: bool) -> Iterato
     if not absent:
         return
     where = "training" if taught else "test"
-    message = f"{len(absent)} of {len(classes)} classes have no pixel in the {where} masks: {_some(absent)}"
+    lacking = counted_of(absent, classes, "class", "has", "have")
+    message = f"{lacking} no pixel in the {where} masks: {_some(absent)}"
     if len(classes) == 2 and pixels[IGNORED]:
         message += (
             f"; {100 * pixels[IGNORED] / pixels.sum():.1f} % of all pixels are ignored ({IGNORED}). Masks"
@@ -112,8 +114,9 @@ def _interpolated(counts: MaskCounts, classes: Sequence[str]) -> Iterator[tuple[
     if odd:
         yield (
             "interpolated_class",
-            f"{len(odd)} of {len(classes)} classes have pixels only where a lower class meets a higher one:"
-            f" {_some(odd)}. Were the masks resized with interpolation? Resize them with nearest neighbor",
+            f"{counted_of(odd, classes, 'class', 'has', 'have')} pixels only where a lower class meets a"
+            f" higher one: {_some(odd)}. Were the masks resized with interpolation?"
+            " Resize them with nearest neighbor",
         )
 
 
@@ -136,8 +139,9 @@ def _lossy(masks: Sequence[Path]) -> Iterator[tuple[str, str]]:
     if masks:
         yield (
             "lossy_mask",
-            f"{len(masks)} masks are JPEG files ({masks[0].name}), whose compression turns labels into others"
-            " along every edge: use the masks from before, or save them again as PNG",
+            f"{counted(masks, 'mask is a JPEG file', 'masks are JPEG files')} ({masks[0].name}),"
+            " whose compression turns labels into others along every edge: use the masks from before,"
+            " or save them again as PNG",
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
+from carryover.configs.counted import counted_of
 from carryover.core.data.defects import LISTED, Defect, DefectPolicy
 from carryover.core.data.leakage import test_in_train
 from carryover.core.data.objects.dataset import DetectionDataset, DetectionImage
@@ -47,7 +48,9 @@ def _absent(kind: str, split: DetectionDataset, policy: DefectPolicy, labels: li
     names = ", ".join(f"'{split.classes[label]}'" for label in labels[:LISTED])
     more = ", ..." if len(labels) > LISTED else ""
     purpose = "train on" if kind == "absent_class" else "test on"
-    message = f"{len(labels)} of {len(split.classes)} classes have no object to {purpose}: {names}{more}"
+    message = (
+        f"{counted_of(labels, split.classes, 'class', 'has', 'have')} no object to {purpose}: {names}{more}"
+    )
     yield policy.defect(Path(split.name), kind, message)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from carryover.configs.counted import counted_of
 from carryover.core.data.defects import Defect, DefectPolicy
 from carryover.core.data.objects.coco_masks import mask_box
 from carryover.core.data.objects.dataset import DetectionImage
@@ -51,8 +52,8 @@ def compare_boxes(
         box, around, image = wrong[0]
         example = f"{_shown(box)} with {_shown(around)} in {image.path.name}"
         message = (
-            f"{len(wrong)} of {len(pairs)} boxes overlap less than half with the box around their own mask"
-            f" (for example {example}): {guess}"
+            f"{counted_of(wrong, pairs, 'box', 'overlaps', 'overlap')} less than half with the box"
+            f" around their own mask (for example {example}): {guess}"
         )
         defects.append(policy.defect(file, "box_mask_mismatch", message))
     return defects

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from carryover.configs.counted import counted, counted_of
 from carryover.configs.errors import UserError
 from carryover.core.data.decoding import decoding_defects
 from carryover.core.data.defects import Defect, DefectPolicy, settle_box
@@ -76,8 +77,9 @@ def _counted_from_zero(name: str, records: Sequence[VocRecord], policy: DefectPo
         r.header is not None and (e[2] >= r.header.size[0] or e[3] >= r.header.size[1]) for e, r in boxes
     )
     message = (
-        f"{len(zero)} of {len(boxes)} boxes begin at 0 (the first in {zero[0].xml.name}), {full} reach the"
-        " width or height: coordinates that count from 1 do not; `data: {first_pixel: 0}` counts them from 0"
+        f"{counted_of(zero, boxes, 'box', 'begins', 'begin')} at 0 (the first in {zero[0].xml.name}),"
+        f" {full} reach the width or height: coordinates that count from 1 do not;"
+        " `data: {first_pixel: 0}` counts them from 0"
     )
     return [policy.defect(Path(name), "counted_from_zero", message)]
 
@@ -112,7 +114,7 @@ def _settle(
         place = item.place or f"object {item.number}"
         what = f"{place} ('{item.name}' at {', '.join(f'{e:g}' for e in item.edges)})"
         if item.name not in labels:
-            message = f"{what}: not among the {len(labels)} classes ({few})"
+            message = f"{what}: not among the {counted(labels, 'class')} ({few})"
             defects.append(policy.defect(record.xml, "unknown_class", message))
             continue
         xmin, ymin, xmax, ymax = item.edges

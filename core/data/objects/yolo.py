@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from carryover.configs.counted import counted
 from carryover.core.data.names import as_number, read_text
 from carryover.core.data.objects.voc_xml import VocObject, VocRecord, opened
 from carryover.core.data.pictures import Orientation
@@ -70,7 +71,7 @@ def _object(number: int, words: list[str], names: list[str], size: tuple[int, in
         return f"{' '.join(words[:6])!r}: YOLO's numbers are shares of the image's width and height, 0 to 1"
     index = int(words[0])
     if index >= len(names):
-        return f"class {index}, but {len(names)} classes are named"
+        return f"class {index}, but {counted(names, 'class is', 'classes are')} named"
     if len(shares) == 4:
         x, y, w, h = shares
         box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from carryover.configs import UserError
 from carryover.core.backbones.architecture import expected_tensors, recognize
 from carryover.core.backbones.build import build_backbone
 from carryover.core.formats.backbone import MOBILE, RESNETS, BackboneConfig
@@ -39,3 +40,13 @@ def test_one_lost_tensor_does_not_hide_what_the_network_is() -> None:
         if lost != "conv1.weight":
             rest = {name: value for name, value in whole.items() if name != lost}
             assert recognize(rest, Path("c.pth"), "") == config, lost
+
+
+@pytest.mark.parametrize(
+    ("prefix", "says"), [("", "a.pth: the stages are"), ("net.", "under 'net.' the stages are")]
+)
+def test_a_prefix_is_named_only_where_there_is_one(prefix: str, says: str) -> None:
+    state = {n: torch.zeros(s.shape) for n, s in expected_tensors(BackboneConfig(arch="resnet18")).items()}
+    state = {name: value for name, value in state.items() if not name.startswith("layer3.")}
+    with pytest.raises(UserError, match=says):
+        recognize(state, Path("a.pth"), prefix)

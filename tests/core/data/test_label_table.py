@@ -134,7 +134,7 @@ def test_what_is_wrong_with_a_table_is_named_by_its_line(tmp_path: Path) -> None
         r"2 images are not there: y.png, z.png": ["id,label", "a,moss", "y.png,oak", "z.png,oak"],
         r"line 2: no label": ["id,label", "a,"],
         r"line 3: 2 classes \(fern, moss\); expected one class": ["id,fern,moss", "a,0,1", "b,1,1"],
-        r"nothing says which of its 1 images are the split 'train'": ["id,label", "a,moss"],
+        r"nothing says which of its 1 image is the split 'train'": ["id,label", "a,moss"],
     }
     for words, lines in wrong.items():
         if lines:
@@ -145,7 +145,7 @@ def test_what_is_wrong_with_a_table_is_named_by_its_line(tmp_path: Path) -> None
     columns = {"image": "Bild", "label": "Art"}
     assert len(read(tmp_path, "train", columns=columns, splits={"test": 0.4})) == 3
     write_csv(tmp_path / "train.txt", "a", "nobody")
-    with pytest.raises(UserError, match="lists no class for 1 images: nobody"):
+    with pytest.raises(UserError, match="lists no class for 1 image: nobody"):
         read(tmp_path, "train", columns=columns)
     for given, words in (
         ({"kind": "imagefolder", "images": "x"}, "images belongs to kind: csv"),

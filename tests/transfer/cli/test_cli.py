@@ -1,6 +1,7 @@
 """The command line answers fast, says what is wrong, and leaves with the status that DESIGN promises."""
 
 import errno
+import io
 import re
 import resource
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from carryover.transfer.cli import doctor, main
+from carryover.configs import recipe_names
+from carryover.transfer.cli import commands, doctor, main
 from tests.core.backbones.layouts import network
 from tests.transfer.tasks.classification.samples import write_images
 from tests.transfer.tasks.detection.layouts import write_image, write_voc_xml
@@ -111,6 +114,23 @@ def test_a_recipes_title_is_listed_whole(tmp_path: Path) -> None:
     assert len(paper) > 5 and all(line.startswith("pretrain\t") for line in paper)
 
 
+def test_a_terminal_gets_the_groups_of_recipes_with_their_sizes_and_how_to_see_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(commands, "out_console", Console(file=shown, force_terminal=True, width=100))
+    commands.print_recipes()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue()).splitlines()
+    assert len(lines) < 30
+    sizes = {line.split()[0]: line.split()[1] for line in lines[1:] if line and line.split()[1:2]}
+    names = recipe_names("pretrain")
+    assert sizes["pretrain"] == str(len(names)) and "detection" in sizes
+    assert "`carryover recipes GROUP`" in shown.getvalue() and "--paper sqrtkl" in shown.getvalue()
+    shown.truncate(0)
+    commands.print_recipes("clusters")
+    assert all(name in shown.getvalue() for name in recipe_names("clusters"))
+
+
 @pytest.mark.parametrize(
     ("base", "command"),
     [
@@ -184,6 +204,8 @@ def test_planning_and_looking_import_nothing_that_computes(tmp_path: Path) -> No
         assert first.returncode == 0, first.stdout + first.stderr
         again = carryover(*command, cwd=tmp_path)
         assert again.stdout == first.stdout
+        # Resources are what SLURM is asked for.
+        assert "resources" not in first.stdout and ":00 h" not in first.stdout
     heavy = (
         "torch",
         "torchvision",

@@ -92,3 +92,8 @@ def test_any_two_pretrainings_are_compared() -> None:
     assert found.labels == ("BYOL", "UniGrad")
     assert found.intervals[1][0] == welch([60.0, 62.0], [50.0, 51.0])
     assert found.intervals[0][0] is None
+
+
+def test_a_best_difference_that_rounds_to_zero_is_printed_without_a_sign() -> None:
+    summary = summary_of(*runs("random", 50.0, 50.2), *runs("unigrad", 49.98, 50.18))
+    assert "Best: UniGrad 0.0 (95 % interval" in summary.lead()

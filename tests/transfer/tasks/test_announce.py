@@ -32,7 +32,7 @@ def splits(tmp_path):
 def test_a_detection_is_announced(splits):
     said = announce(*splits(*KEEP))
     assert "3 images, 4 objects" in said and re.search(r"dog 2, .*", said) and "cat 2" in said
-    assert "VOC2007 test: 1 images, 1 objects" in said
+    assert "VOC2007 test: 1 image, 1 object" in said
     assert "16 images a step, rate 0.02, 24,000 iterations\n" in said
     assert "left out: zero_area 1" in said
     assert "short edge 480, 512, " in said and "800 in testing" in said

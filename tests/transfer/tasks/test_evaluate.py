@@ -11,6 +11,7 @@ from carryover.core.data.shapes.write import write_shapes
 from carryover.core.formats.canonical import load_canonical, save_canonical
 from carryover.core.formats.said import Said
 from carryover.transfer.results.record import ResultRecord
+from carryover.transfer.tasks.base import equal_scores
 from carryover.transfer.tasks.evaluate import canonical_of, evaluate
 from tests.core.backbones.layouts import backbone_of, dino, network, prefixed
 
@@ -111,3 +112,11 @@ def test_a_record_calls_data_of_ones_own_by_its_folder(theirs: Path, tmp_path: P
     record = evaluate(load("transfer", "small_knn", [*said, *images]), theirs, tmp_path / "out")
     assert record.dataset == "plants"
     assert record.protocol is not None and record.protocol["data"]["name"] == "my data"
+
+
+def test_equal_scores_are_told_with_what_they_mean() -> None:
+    assert equal_scores((1,)).startswith(
+        "1 guess has the same score as another class or image; the first class"
+    )
+    told = equal_scores((0, 1200))
+    assert told.startswith("0 to 1,200 (by setting) guesses have") and told.endswith("on every machine")

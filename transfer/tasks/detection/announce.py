@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from carryover.configs.counted import counted
 from carryover.core.data.defects import tally
 from carryover.core.data.objects.dataset import DetectionDataset
 from carryover.core.data.objects.splits import Splits
@@ -29,4 +30,6 @@ def announce(config: DetectionConfig, splits: Splits) -> str:
 def _contents(dataset: DetectionDataset) -> str:
     counts = Counter(int(label) for image in dataset.images for label in image.annotation.labels)
     of_each = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(dataset.classes))
-    return f"{dataset.name}: {len(dataset.images)} images, {counts.total()} objects ({of_each})"
+    return (
+        f"{dataset.name}: {counted(dataset.images, 'image')}, {counted(counts.total(), 'object')} ({of_each})"
+    )

@@ -1,4 +1,4 @@
-"""k-NN evaluation: every test image by its nearest labelled training images; nothing is trained."""
+"""k-NN evaluation: every test image by its nearest labeled training images; nothing is trained."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,6 @@
 """Summary of a segmenter's data and training, printed before it starts."""
 
+from carryover.configs.counted import counted
 from carryover.core.data.defects import tally
 from carryover.core.data.masks.splits import Splits, shares
 from carryover.transfer.tasks.segmentation.config import METRIC_RULE, SegmentationConfig
@@ -10,7 +11,7 @@ def announce(config: SegmentationConfig, splits: Splits) -> str:
     shown, dropped = config.input, tally(d for d in splits.defects if d.action == "drop")
     tested = "their own size" if shown.test_scale is None else "{} x {}".format(*shown.test_scale)
     parts = ((splits.train, splits.train_pixels), (splits.test, splits.test_pixels))
-    train, test = (f"{d.name}: {len(d.images)} images; {shares(d, pixels)}" for d, pixels in parts)
+    train, test = (f"{d.name}: {counted(d.images, 'image')}; {shares(d, pixels)}" for d, pixels in parts)
     lines = [
         "plan",
         f"  train on {train}",

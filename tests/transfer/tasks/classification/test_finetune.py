@@ -298,12 +298,12 @@ def test_classes_that_differ_between_the_splits_are_named(checkpoint: Path, tmp_
     write_images(tmp_path / "train", 2, seed=0)
     write_images(tmp_path / "val", 2, seed=1)
     (tmp_path / "train" / "fox").rename(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"1 classes that training lacks: fox"):
+    with pytest.raises(UserError, match=r"1 class that training lacks: fox"):
         evaluate(recipe(tmp_path), checkpoint, tmp_path / "out")
     (tmp_path / "val" / "fox").rename(tmp_path / "val" / "yak")
     (tmp_path / "gone").rename(tmp_path / "train" / "yak")
     (tmp_path / "val" / "ant").rename(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"lacks 1 of the training classes: ant"):
+    with pytest.raises(UserError, match=r"lacks 1 of 6 training classes: ant"):
         evaluate(recipe(tmp_path), checkpoint, tmp_path / "out")
 
 

@@ -125,6 +125,6 @@ def test_an_official_list_on_other_data_is_refused_with_its_first_names(
 ) -> None:
     small = recipe("simclr_1percent", f"data.root={images}", "image.size=32", "image.resize=32")
     with pytest.raises(
-        UserError, match=r"simclr_1percent: 12811 of 12811 listed images.*n04235860_14959\.JPEG"
+        UserError, match=r"simclr_1percent: 12,811 of 12,811 listed images.*n04235860_14959\.JPEG"
     ):
         evaluate(small, checkpoint, tmp_path)

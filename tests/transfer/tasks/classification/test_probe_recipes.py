@@ -92,7 +92,7 @@ def test_inaturalists_layout_is_read_by_its_annotations(tmp_path: Path) -> None:
 def test_inaturalists_absent_images_and_broken_files_are_named(tmp_path: Path) -> None:
     root = write_inaturalist(tmp_path)
     (root / "train_val2018/Birds/3/1.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 images are not there: train_val2018/Birds/3/1\.jpg"):
+    with pytest.raises(UserError, match=r"1 image is not there: train_val2018/Birds/3/1\.jpg"):
         open_dataset(DataConfig(kind="inaturalist", root=root, split="train2018"))
     (root / "train2018.json").write_text('{"images": []}')
     with pytest.raises(UserError, match=r"train2018\.json: not iNaturalist's annotations: annotations"):

@@ -37,7 +37,7 @@ def test_seeds_draw_different_images_and_one_seed_the_same() -> None:
 
 
 def test_a_fraction_without_an_image_of_some_class_is_refused_by_the_class() -> None:
-    with pytest.raises(UserError, match=r"no image of 1 classes: 'emu' \(50 images\)"):
+    with pytest.raises(UserError, match=r"no image of 1 class: 'emu' \(50 images\)"):
         subsets.take_fraction(LABELS, CLASSES, 0.009, seed=0)
 
 
@@ -83,7 +83,7 @@ def test_a_list_takes_what_it_names_in_its_order() -> None:
     [
         (["cat_0.png", "cat_999.png", "nobody.png"], r"2 of 3 listed images.*cat_999.png, nobody.png"),
         (["cat_0.png", "cat_0.png", "dog_250.png", "emu_349.png"], "more than once.*cat_0.png"),
-        (["cat_0.png", "dog_250.png"], "no image of 1 classes is listed: 'emu'"),
+        (["cat_0.png", "dog_250.png"], "no image of 1 class is listed: 'emu'"),
     ],
 )
 def test_a_list_that_does_not_fit_the_data_is_refused(names: list[str], message: str) -> None:

@@ -246,7 +246,7 @@ def test_what_is_not_there_or_wrong_is_named_by_file_and_line(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"the classes have numbers but no names; expected classes.txt"):
         read(tmp_path, splits={"test": 0.5})
     (tmp_path / "classes.txt").write_text("dog\n")
-    with pytest.raises(UserError, match=r"a.txt: line 1: class 1, but 1 classes are named"):
+    with pytest.raises(UserError, match=r"a.txt: line 1: class 1, but 1 class is named"):
         read(tmp_path, splits={"test": "test.txt", "train": "train.txt"}, **_lists(tmp_path))
     # Not labeled yet is not the same as without objects.
     (tmp_path / "classes.txt").write_text("dog\ncat\n")

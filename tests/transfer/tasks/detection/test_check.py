@@ -215,7 +215,7 @@ class TestClassesWithoutObjects:
 
     def test_a_recipes_class_is_wanted_and_a_difficult_object_is_none(self, tmp_path):
         with pytest.raises(
-            UserError, match=r"1 of 2 classes have no object to train on: 'cat' \[absent_class"
+            UserError, match=r"1 of 2 classes has no object to train on: 'cat' \[absent_class"
         ):
             self._voc(tmp_path)
         kept = self._voc(tmp_path, "data.defects.absent_class=keep").defects

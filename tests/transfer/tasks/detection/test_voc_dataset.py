@@ -184,7 +184,7 @@ def with_undecodable_text(folder):
 def test_files_that_cannot_be_used(tmp_path, sabotage, kind, file):
     write_voc(tmp_path, {"a": [DOG], "b": [DOG]})
     sabotage(tmp_path)
-    with pytest.raises(UserError, match=rf"1 defects .*\n.*{file}: .*\[{kind}: fatal\]"):
+    with pytest.raises(UserError, match=rf"1 defect .*\n.*{file}: .*\[{kind}: fatal\]"):
         read_voc(tmp_path, [(None, "train")])
     dataset, defects = read_voc(tmp_path, [(None, "train")], policy=DefectPolicy(**{kind: "drop"}))
     assert [(d.kind, d.action, d.file.name) for d in defects] == [(kind, "drop", file)]
@@ -264,7 +264,7 @@ def test_all_fatal_defects_are_listed_at_once_the_rare_kinds_first_of_all(tmp_pa
 def test_boxes_may_count_from_0(tmp_path):
     write_voc(tmp_path, {"a": [("dog", (0, 2, 39, 29))]})
     _, defects = read_voc(tmp_path, [(None, "train")])
-    assert "1 of 1 boxes begin at 0 (the first in a.xml), 0 reach" in defects[0].message
+    assert "1 of 1 box begins at 0 (the first in a.xml), 0 reach" in defects[0].message
     assert "`data: {first_pixel: 0}`" in defects[0].message
     dataset, defects = read_voc(tmp_path, [(None, "train")], first_pixel=0)
     assert dataset.images[0].annotation.boxes.tolist() == [[0, 2, 40, 30]] and defects == []

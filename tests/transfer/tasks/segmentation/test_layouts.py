@@ -221,7 +221,7 @@ class TestComparison:
         root = self._write(tmp_path, _mask([0, 255], [0, 0]))
         remedy = ["ignore: null", "palette: [[0, 0, 0], [255, 255, 255]]"]
         with pytest.raises(
-            UserError, match=r"1 of 2 classes have no pixel .*'target' \(1\); 25\.0 %"
+            UserError, match=r"1 of 2 classes has no pixel .*'target' \(1\); 25\.0 %"
         ) as refused:
             self._read(root, "[ground, target]")
         assert all(f"`{key}`" in str(refused.value) for key in remedy)
