@@ -18,7 +18,8 @@ NOT_RUN: dict[str, str] = {
 }
 # Run in another way: by tests/slurm_cluster/test_docs.py on a cluster, and with Detectron2 only.
 ON_A_CLUSTER = re.compile(
-    r"^carryover (run (?!evaluate_checkpoint).*slurm(?!.*--dry-run)|status|logs|cancel|retry)\b"
+    r"^carryover (run (?!evaluate_checkpoint).*slurm(?!.*--dry-run)"
+    r"|status(?! runs/random-knn)|logs|cancel|retry)\b"
 )
 WITH_DETECTRON2 = re.compile(r"^carryover evaluate .*backend=detectron2")
 

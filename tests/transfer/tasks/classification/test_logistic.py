@@ -3,9 +3,10 @@
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import cross_entropy
 
 from carryover.configs import WorkError
-from carryover.transfer.tasks.linear.logistic import fit, fit_path
+from carryover.transfer.tasks.linear.logistic import Logistic, fit, fit_path
 
 
 def problem(rows: int = 400, classes: int = 5, dim: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -13,6 +14,26 @@ def problem(rows: int = 400, classes: int = 5, dim: int = 12) -> tuple[torch.Ten
     labels = torch.arange(rows) % classes
     centers = torch.randn(classes, dim, generator=generator, dtype=torch.float64)
     return centers[labels] + torch.randn(rows, dim, generator=generator, dtype=torch.float64), labels
+
+
+def after_newtons_steps(found: Logistic, x: torch.Tensor, y: torch.Tensor, cost: float) -> torch.Tensor:
+    """Return the probabilities (rows, classes) two steps of Newton's method further."""
+    ones = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
+    start = torch.cat([found.weight, found.bias.unsqueeze(1)], dim=1)
+
+    def objective(flat: torch.Tensor) -> torch.Tensor:
+        matrix = flat.view_as(start)
+        loss = cross_entropy(ones @ matrix.T, y, reduction="sum")
+        return loss / len(y) + matrix[:, :-1].square().sum() / (2 * cost * len(y))
+
+    flat = start.flatten()
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(objective(flat.requires_grad_(True)), flat)
+        flat = flat.detach()
+        hessian = torch.autograd.functional.hessian(objective, flat)
+        # A bias that is the same for all classes changes nothing: there the curvature is zero.
+        flat = flat - torch.linalg.lstsq(hessian, gradient, driver="gelsd").solution
+    return (ones @ flat.view_as(start).T).softmax(1)
 
 
 @pytest.mark.parametrize("cost", [1e-3, 1.0, 100.0])
@@ -23,7 +44,10 @@ def test_the_solution_is_scikit_learns(cost: float) -> None:
     found = fit(x, y, 5, cost, tolerance=1e-9)
     assert found.gradient <= 1e-7, "it may stop early, where the objective's differences are below rounding"
     probability = torch.from_numpy(oracle.predict_proba(x))
-    torch.testing.assert_close(found.logits(x).softmax(1), probability, atol=5e-6, rtol=0)
+    if found.gradient <= 1e-9:
+        torch.testing.assert_close(found.logits(x).softmax(1), probability, atol=5e-6, rtol=0)
+    # Where it stopped earlier, at a gradient that depends on the processor, that explains the difference.
+    torch.testing.assert_close(after_newtons_steps(found, x, y, cost), probability, atol=1e-9, rtol=0)
     # The objective's curvature in the weights is at least 1 / (cost * rows): no further off can they be.
     off = (found.weight - torch.from_numpy(oracle.coef_)).norm()
     assert off <= found.gradient * (found.weight.numel() + 5) ** 0.5 * cost * len(x) + 1e-9
