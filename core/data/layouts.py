@@ -87,7 +87,9 @@ def _drawn(config: ImageSection, root: Path) -> Files:
     index = {name: label for label, name in enumerate(classes)}
     others: Counter[str] = Counter()
     names = [f"{name}/{image}" for name in classes for image in _images_below(root / name, others)]
-    by_id = {name.rpartition(".")[0]: root / name for name in names}
+    shared = Counter(name.rpartition(".")[0] for name in names)
+    # Of two pictures that differ in their suffix alone, each keeps it.
+    by_id = {stem if shared[stem := name.rpartition(".")[0]] == 1 else name: root / name for name in names}
     if others:
         log.warning("%s: %s", root, passed_over(others))
     groups = {image_id: image_id.split("/")[0] for image_id in by_id}

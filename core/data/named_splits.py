@@ -71,7 +71,10 @@ def require_one_rest(splits: Mapping[str, float | str], used: Sequence[str]) -> 
 
 
 class Names:
-    """The images of a data set by their ids: their paths below the images' folder, without suffix."""
+    """The images of a data set by their ids: their paths below the images' folder, without suffix.
+
+    Of images that differ in their suffix alone, the ids may keep it.
+    """
 
     def __init__(self, images: Mapping[str, Path]) -> None:
         self.images = images
@@ -86,6 +89,8 @@ class Names:
         folder it lies in. A name of no image comes back without its suffix.
         """
         name = name.strip("'\"").replace("\\", "/").removeprefix("./")
+        if (exact := self.images.get(name)) is not None and exact.name == name.rpartition("/")[2]:
+            return name
         head, dot, suffix = name.rpartition(".")
         for candidate in (head, name) if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else (name, head):
             parts = [part for part in candidate.split("/") if part]
@@ -178,7 +183,7 @@ def list_files(root: Path, told: str) -> list[Path]:
 def _names_in(file: Path) -> list[str]:
     if file.suffix.lower() != ".csv":
         try:
-            return [line.id for line in listed(file)]
+            return [line.id + line.suffix for line in listed(file)]
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); expected a name a line") from None
     table = read_table(file)

@@ -30,10 +30,11 @@ class VocFiles:
 
 @dataclass(frozen=True)
 class Listed:
-    """Entry of a list: an image without suffix, and its mask if the line has a second path."""
+    """Entry of a list: an image without suffix, its mask if the line has a second path, and the suffix."""
 
     id: str
     mask: str | None = None
+    suffix: str = ""
 
 
 def side_by_side(root: Path) -> list[Path]:
@@ -93,8 +94,8 @@ def _listed(words: list[str]) -> Listed:
         words, mask = words[:1], words[1].replace("\\", "/").lstrip("/")
     name = " ".join(words).strip("'\"").replace("\\", "/").lstrip("/")
     name = name.split("JPEGImages/")[-1]
-    name = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in _SUFFIXES else name
-    return Listed(name, mask)
+    suffix = Path(name).suffix if Path(name).suffix.lower() in _SUFFIXES else ""
+    return Listed(name.removesuffix(suffix), mask, suffix)
 
 
 def _has_flag(words: list[str]) -> bool:

@@ -137,6 +137,25 @@ def test_a_picture_under_two_classes_is_told_and_refused_where_the_recipe_says_s
     assert recipe_hash(unlike[0]) == recipe_hash(unlike[1])
 
 
+def test_pictures_that_differ_in_their_suffix_alone_are_all_drawn_and_named_by_lists(root, tmp_path):
+    folder = root / "train"
+    number = sum(1 for _ in folder.rglob("*.png"))
+    draw(folder / "c0" / "00.bmp")
+    drawn = LabeledImages(ClassifyData(root=folder, splits={"test": 0.25}, split="train", test_split="test"))
+    files = [*drawn.splits.train.paths, *drawn.splits.test.paths]
+    assert len({str(file) for file in files}) == len(files) == number + 1
+    lists = {name: tmp_path / f"{name}.txt" for name in ("train", "test")}
+    lists["train"].write_text("c0/00.png\nc1/00.png\nc2/00.png\n")
+    lists["test"].write_text("c0/00.bmp\nc1/01.png\nc2/01.png\n")
+    named = LabeledImages(
+        ClassifyData(
+            root=folder, splits={k: str(v) for k, v in lists.items()}, split="train", test_split="test"
+        )
+    )
+    assert [path.name for path in named.splits.test.paths] == ["00.bmp", "01.png", "01.png"]
+    assert [path.name for path in named.splits.train.paths] == ["00.png"] * 3
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".heic", ".svg"])
 def test_pictures_that_are_not_read_are_told_where_splits_are_drawn_from_class_folders(root, caplog, suffix):
     draw(root / "train" / "c0" / "moving.png").rename(root / "train" / "c0" / f"moving{suffix}")
