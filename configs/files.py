@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from carryover.configs.errors import DamagedFileError
 
 _NUMBERS = count()
 _TEMPORARIES: set[str] = set()
+# `temporary_name`: the file's name and the host, which may have dots, then the process.
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.\d+-\d+\.tmp")
 
 
 @contextmanager
@@ -43,6 +46,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
             _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        _TEMPORARIES.discard(temporary.name)
 
 
 def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
@@ -73,6 +77,7 @@ def create_json(path: Path, value: Any) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
+        _TEMPORARIES.discard(temporary.name)
     _sync_directory(path.parent)
     return True
 
@@ -110,6 +115,20 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(name)
 
 
+def temporaries(directory: Path, of: str = "*", *, below: bool = False) -> list[Path]:
+    """Return the temporaries of the file `of` (or a pattern) in a directory, or everywhere below it."""
+    find = directory.rglob if below else directory.glob
+    return list(find(f".{of}.*.tmp"))
+
+
+def writer_of(temporary: Path) -> tuple[int, bool] | None:
+    """Return the number of the process that made a temporary, and whether on this machine; else None."""
+    found = _TEMPORARY.fullmatch(temporary.name)
+    if found is None:
+        return None
+    return int(found[1]), f".{os.uname().nodename}.{found[1]}." in temporary.name
+
+
 def is_being_written(path: Path) -> bool:
     """Return whether a temporary is of this very process, and not of a former one of the same number."""
     return path.name in _TEMPORARIES
@@ -124,6 +143,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _TEMPORARIES.discard(temporary.name)
 
 
 def cache_folder(of: str) -> Path:

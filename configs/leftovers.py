@@ -1,7 +1,6 @@
 """Removal of what failed and killed commands leave: files of no use, empty folders, temporaries."""
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -9,10 +8,8 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from carryover.configs.files import is_being_written
+from carryover.configs.files import is_being_written, temporaries, writer_of
 
-# configs.files.temporary_name: the file's name and the host, which may have dots, then the process.
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.\d+-\d+\.tmp")
 # A writer on another machine cannot be seen; none takes a day for one file.
 _DEAD_FOR_CERTAIN_SECONDS = 86400.0
 
@@ -73,8 +70,7 @@ def remove_abandoned(directory: Path, of: str = "*", *, below: bool = False) -> 
     `of` is the name, or a pattern of the names, of the files that they would have become; `below`: in the
     folders below it as well. A writer on another machine counts as killed after a day.
     """
-    find = directory.rglob if below else directory.glob
-    for path in list(find(f".{of}.*.tmp")):
+    for path in temporaries(directory, of, below=below):
         if _is_abandoned(path):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -83,11 +79,11 @@ def remove_abandoned(directory: Path, of: str = "*", *, below: bool = False) -> 
 
 
 def _is_abandoned(path: Path) -> bool:
-    found = _TEMPORARY.fullmatch(path.name)
-    if found is None or is_being_written(path):
+    writer = writer_of(path)
+    if writer is None or is_being_written(path):
         return False
-    pid = int(found[1])
-    if f".{os.uname().nodename}.{pid}." in path.name:
+    pid, here = writer
+    if here:
         return pid == os.getpid() or not _lives(pid)
     try:
         return time.time() - path.stat().st_mtime > _DEAD_FOR_CERTAIN_SECONDS
