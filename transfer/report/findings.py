@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from carryover.configs.counted import signed
+from carryover.configs.counted import counted, counted_of, signed
 from carryover.transfer.report.cells import Cell
 from carryover.transfer.report.naming import RANDOM
 from carryover.transfer.report.statistics import Interval, possible_differences, welch
@@ -87,14 +87,14 @@ class Summary:
             within = len([f for f in judged if f.verdict == "within"])
             below = len(judged) - above - within
             parts.append(
-                f"{above} of {_count(len(judged), 'pretraining')} beat"
-                f"{'s' if above == 1 else ''} random initialization by more than {than}"
+                f"{counted_of(above, judged, 'pretraining', 'beats', 'beat')} random initialization"
+                f" by more than {than}"
             )
             parts += [f"{within} with no difference found"] if within else []
             parts += [f"{below} {'is' if below == 1 else 'are'} worse by more than it"] if below else []
         if single := self.of("one run"):
             parts.append(
-                f"{len(self.better('one run'))} of {_count(len(single), 'single run')} better than random"
+                f"{len(self.better('one run'))} of {counted(single, 'single run')} better than random"
                 " initialization, with no spread to judge that by"
             )
         sign = 1 if self.higher_is_better else -1
@@ -184,10 +184,6 @@ def _compare(row: Row, ours: Cell, base: Cell) -> Finding | None:
     verdict = "beyond" if abs(difference) > spread else "within"
     interval = Interval(difference, difference - spread, difference + spread).within(possible)
     return Finding(row.label, difference, spread, interval, verdict, supervised, "images")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from carryover.configs.counted import counted
 from carryover.transfer.report.cells import Cell, joint_variances
 from carryover.transfer.report.naming import share
 from carryover.transfer.report.statistics import LEVEL, holm, p_value
@@ -25,8 +26,8 @@ class At:
 
     def text(self, first: bool = False) -> str:
         """Return the point in words: ``5 % of the labels (60 images)``."""
-        counted = "" if self.images is None else f" ({self.images:,.0f} image{'s' * (self.images != 1)})"
-        return f"{share(self.share)}{' of the labels' if first else ''}{counted}"
+        images = "" if self.images is None else f" ({counted(round(self.images), 'image')})"
+        return f"{share(self.share)}{' of the labels' if first else ''}{images}"
 
 
 @dataclass(frozen=True)
